@@ -1,0 +1,36 @@
+# Needs python3 (3.11 or newer) and make; everything else goes into .venv. CUDA users: `pip install .` without constraints.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: quickstart test check bench builtin clean
+
+quickstart: .venv/ready
+	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && set -x && \
+	$(BIN)/reflora train quickstart --output $$run && \
+	$(BIN)/reflora eval $$run && \
+	$(BIN)/reflora merge $$run && \
+	$(BIN)/reflora export $$run --format peft
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python -m tests.benchmarks
+
+builtin: .venv/ready
+	$(BIN)/python -m reflora_cli.builtin.pretrain
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml .constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint .constraints.txt --editable '.[dev]'
+	touch $@
