@@ -1,0 +1,202 @@
+"""What the user sees: the sole importer of rich.
+
+Everything but a command's JSON goes to stderr: a live display on a terminal, plain lines elsewhere or under NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from reflora_cli.errors import RefloraError
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One logged step: `loss` is the mean since the last record, `rate` the learning rate of A."""
+
+    step: int
+    epoch: float
+    loss: float
+    rate: float
+    gradient_norm: float
+    examples_per_second: float
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The scores of one split after `step` steps; `best` when the main score is the best so far."""
+
+    step: int
+    split: str
+    scores: Mapping[str, float]
+    best: bool
+
+
+class Reporter(Protocol):
+    """Where a command tells what it is doing."""
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        """A titled list of names and values."""
+
+    def begin(self, done: int, total: int) -> None:
+        """Training starts at step `done` of `total`."""
+
+    def step(self, record: StepRecord) -> None:
+        """A step was logged."""
+
+    def evaluations(self, records: Sequence[EvaluationRecord]) -> None:
+        """The evaluation splits were scored."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def end(self) -> None:
+        """Training is over, well or not."""
+
+
+@final
+class SilentReporter:
+    """Says nothing: every process but the first."""
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None: ...
+    def begin(self, done: int, total: int) -> None: ...
+    def step(self, record: StepRecord) -> None: ...
+    def evaluations(self, records: Sequence[EvaluationRecord]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@final
+class PlainReporter:
+    """One plain line per event, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        width = max(map(len, rows), default=0)
+        self.note(title)
+        for name, value in rows.items():
+            self.note(f"  {name.ljust(width)}  {value}")
+
+    def begin(self, done: int, total: int) -> None:
+        self.total = total
+
+    def step(self, record: StepRecord) -> None:
+        self.note(
+            f"step {record.step}/{self.total}  epoch {record.epoch:.2f}  loss {record.loss:.4f}  "
+            f"lr {record.rate:.2e}  {record.examples_per_second:.1f} examples/s"
+        )
+
+    def evaluations(self, records: Sequence[EvaluationRecord]) -> None:
+        for record in records:
+            scores = "  ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
+            self.note(
+                f"evaluation after step {record.step}  {record.split}  {scores}{'  (best)' if record.best else ''}"
+            )
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None: ...
+
+
+@final
+class RichReporter:
+    """A live bar with loss, rate, speed and time left; a table at every evaluation; panels."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.live: Live | None = None
+
+    def facts(self, title: str, rows: Mapping[str, str]) -> None:
+        grid = Table.grid(padding=(0, 2))
+        for name, value in rows.items():
+            grid.add_row(Text(name, style="cyan"), Text(value))
+        self.console.print(Panel(grid, title=title, title_align="left", expand=False))
+
+    def begin(self, done: int, total: int) -> None:
+        self.task = self.progress.add_task("train", total=total, completed=done, text="")
+        self.live = Live(self.progress, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def step(self, record: StepRecord) -> None:
+        text = (
+            f"epoch {record.epoch:.2f}  loss {record.loss:.4f}  lr {record.rate:.1e}  "
+            f"{record.examples_per_second:.0f} examples/s"
+        )
+        self.progress.update(self.task, completed=record.step, text=text)
+
+    def evaluations(self, records: Sequence[EvaluationRecord]) -> None:
+        table = Table(title=f"after step {records[0].step}", title_justify="left")
+        table.add_column("split")
+        for name in records[0].scores:
+            table.add_column(name, justify="right")
+        for record in records:
+            style = "bold green" if record.best else ""
+            table.add_row(record.split, *(f"{value:.4f}" for value in record.scores.values()), style=style)
+        self.console.print(table)
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def make_reporter() -> Reporter:
+    """The live display on a terminal, plain lines elsewhere."""
+    return RichReporter() if is_terminal() else PlainReporter()
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show_error(error: RefloraError) -> None:
+    """One panel on a terminal, one block of plain lines elsewhere."""
+    if is_terminal():
+        panel = Panel(Text(str(error)), title=error.title, title_align="left", border_style="red")
+        Console(stderr=True).print(panel)
+    else:
+        print(f"{error.title}: {error}", file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout: all that a command prints there."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stderr."""
+    if is_terminal():
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        Console(stderr=True).print(table)
+        return
+    widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
+    print("\n".join([title, *lines]), file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""The errors a user can meet, each with its exit status.
+
+An error carries one or more `Problem`s: what is wrong, where, what was found, what was expected, and how to mend it.
+The command line prints them in one panel; nothing else in the package prints or exits.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. Only `what` is required; empty fields are not shown."""
+
+    what: str
+    where: str = ""
+    found: str = ""
+    expected: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        fields = (("where", self.where), ("found", self.found), ("expected", self.expected), ("remedy", self.remedy))
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in fields if text)])
+
+
+class RefloraError(Exception):
+    """Base of the errors below; never raised itself."""
+
+    exit_status: int
+    title: str
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class InputError(RefloraError):
+    """The recipe, a path, the data or an adapter is wrong: something the user can mend."""
+
+    exit_status = 2
+    title = "Wrong input"
+
+
+class DivergedError(RefloraError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_status = 3
+    title = "Training diverged"
+
+
+class VerificationError(RefloraError):
+    """Something was written and does not compute what it should: a fault of ours."""
+
+    exit_status = 1
+    title = "Verification failed"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy that names the known names most like `name`, or lists all of them when none is near."""
+    names = sorted(set(known))
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if matches:
+        return f"did you mean {' or '.join(repr(match) for match in matches)}?"
+    return f"known: {', '.join(names)}" if names else ""

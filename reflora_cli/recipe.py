@@ -1,0 +1,109 @@
+"""A recipe: everything that defines a run, as frozen, validated sections.
+
+Unknown keys are errors and numbers must be numbers: a misspelt or misread setting would otherwise train something else.
+How files, `extends` and overrides become a Recipe is in `recipe_file.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reflora_cli.methods import Method
+from reflora_cli.schedules import Schedule
+
+
+class Dtype(StrEnum):
+    """The dtype of the frozen base; auto is bfloat16 on a GPU that computes in it, else float32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Section(BaseModel):
+    """What all sections share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    name: str = Field(description="hub id, local directory, builtin:NAME, or pkg:PACKAGE/PATH")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    dtype: Annotated[Dtype, Field(strict=False)] = Dtype.AUTO
+    classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
+
+
+class TaskSection(Section):
+    """What is learned, and from which rows."""
+
+    name: str = Field(description="family/task, for example glue/cola")
+    data: str = Field("hub", description="hub, or a directory or file of jsonl, json, csv, tsv, parquet")
+    max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
+    max_train_rows: int | None = Field(None, ge=1, description="the first N training rows, before shuffling")
+    max_eval_rows: int | None = Field(None, ge=1, description="the first N rows of every evaluation split")
+
+
+class TrainSection(Section):
+    """How long and how fast."""
+
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows; or give steps")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
+    batch_size: int = Field(32, ge=1, description="rows per optimizer step, over all processes and micro-batches")
+    micro_batch_size: int = Field(32, ge=1, description="rows per forward pass on one device, at most")
+    learning_rate: float = Field(1e-3, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0, description="of modules trained whole; null: learning_rate")
+    schedule: Annotated[Schedule, Field(strict=False)] = Schedule.LINEAR
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
+    log_every: int = Field(10, ge=1, description="steps")
+    checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> TrainSection:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either train.epochs or train.steps")
+        return self
+
+
+class EvalSection(Section):
+    """When to score and which adapter to keep."""
+
+    every: int | Literal["epoch", "never"] = Field("epoch", description="epoch, never, or a number of steps")
+    at_start: bool = Field(False, description="also score before the first step")
+    batch_size: int = Field(64, ge=1)
+    select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _number_of_steps(cls, value: Any) -> Any:
+        """`500 steps` is 500."""
+        number, _, unit = value.partition(" ") if isinstance(value, str) else ("", "", "")
+        return int(number) if unit == "steps" and number.isdecimal() else value
+
+    @model_validator(mode="after")
+    def _something_to_select_by(self) -> EvalSection:
+        if isinstance(self.every, int) and self.every < 1:
+            raise ValueError("eval.every must be at least 1 step")
+        if self.every == "never" and self.select == "best":
+            raise ValueError("without evaluations there is no best adapter; set eval.select=last")
+        return self
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    model: ModelSection
+    method: Method = Method()
+    task: TaskSection
+    train: TrainSection
+    eval: EvalSection = EvalSection()

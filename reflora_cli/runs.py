@@ -1,0 +1,159 @@
+"""The run directory: its names, and writes that are whole or absent.
+
+Every file is written beside its place, flushed to the disk and renamed; a directory likewise. A reader, or a run that
+comes back after a crash, never sees half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from reflora_cli.errors import InputError, Problem
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def open_run(path: Path) -> RunDirectory:
+    """A finished or running run. Raises InputError when the directory is none."""
+    run = RunDirectory(path)
+    if not run.recipe.is_file():
+        what = "the run directory does not exist" if not path.exists() else "this is not a run directory"
+        raise InputError(Problem(what, str(path), expected="a directory written by `reflora train`, with recipe.yaml"))
+    return run
+
+
+def default_output(task: str, method: str) -> Path:
+    """runs/TASK-METHOD-DATE-TIME."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{task.rpartition('/')[2]}-{method}-{stamp}"
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing. Raises InputError when the place cannot be written."""
+    data = content.encode() if isinstance(content, str) else content
+    with readable_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~current_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON; NaN and infinity are refused because they are not JSON."""
+    write_file(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def write_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` when the block ends well, and vanishes otherwise.
+
+    Raises InputError when `path` already exists: nothing is ever replaced.
+    """
+    if path.exists():
+        raise InputError(
+            Problem("the output already exists", str(path), remedy="choose another --output, or remove it")
+        )
+    with readable_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield temporary
+            mask = current_umask()
+            os.chmod(temporary, 0o777 & ~mask)
+            for file in temporary.rglob("*"):
+                os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~mask)
+                sync(file)
+            sync(temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def readable_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a missing permission and their like into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write: {error.strerror or error}"
+        raise InputError(
+            Problem(what, str(error.filename or path), remedy="free space or choose another --output")
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable, where the system lets directories be opened."""
+    with contextlib.suppress(PermissionError):
+        sync(path)
+
+
+def current_umask() -> int:
+    """The process's file mode mask; the system only tells it while setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

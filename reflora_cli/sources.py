@@ -1,0 +1,102 @@
+"""Where a base model comes from: its name in a recipe -> a local directory, or an id on the Hugging Face hub.
+
+`builtin:NAME`          shipped with this package
+`pkg:PACKAGE/PATH`      files inside an installed Python package, found without importing it
+a directory             safetensors weights, config and tokenizer
+`owner/name`            the hub, through transformers and its cache
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reflora_cli.errors import InputError, Problem, nearest
+
+BUILTIN = {"tiny-llama": Path(__file__).parent / "builtin" / "tiny_llama"}
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model: its name in the recipe and where transformers finds it (a directory, or a hub id and revision)."""
+
+    name: str
+    location: str
+    revision: str | None
+    is_local: bool
+
+
+def find_source(name: str, revision: str | None) -> Source:
+    """Resolve a model name. Raises InputError for a directory that lacks config or safetensors weights."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "builtin":
+        return local(name, builtin(rest))
+    if colon and kind == "pkg":
+        return local(name, inside_package(rest))
+    path = Path(name).expanduser()
+    if path.exists():
+        return local(name, path)
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        expected = "an existing directory or a hub id"
+        raise InputError(problem("the base model's directory does not exist", name, expected))
+    return Source(name, name, revision, is_local=False)
+
+
+def problem(what: str, found: str, expected: str, remedy: str = "") -> Problem:
+    return Problem(what, where="model.name", found=repr(found), expected=expected, remedy=remedy)
+
+
+def builtin(name: str) -> Path:
+    if name not in BUILTIN:
+        raise InputError(problem("unknown builtin model", name, "a builtin model", nearest(name, BUILTIN)))
+    return BUILTIN[name]
+
+
+def inside_package(path: str) -> Path:
+    """`PACKAGE/PATH` -> the path inside the installed package's directory."""
+    package, _, inner = path.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        expected = "pkg:PACKAGE/PATH with an installed top-level Python package"
+        raise InputError(problem("the Python package is not installed", package, expected, f"pip install {package}"))
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def local(name: str, path: Path) -> Source:
+    """A source in a directory, checked for what loading needs."""
+    expected = "a directory with config.json and *.safetensors"
+    if not path.is_dir():
+        raise InputError(problem("the base model is not a directory", f"{name} ({path})", expected))
+    if not (path / "config.json").is_file():
+        raise InputError(problem("the base model has no config.json", f"{name} ({path})", expected))
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for file in (*path.glob("*.bin"), *path.glob("*.pt")))
+        remedy = f"convert {', '.join(pickled)} to safetensors; pickled weights are never loaded" if pickled else ""
+        raise InputError(problem("the base model has no safetensors weights", f"{name} ({path})", expected, remedy))
+    return Source(name, str(path.resolve()), None, is_local=True)
+
+
+def weights_hash(source: Source) -> str:
+    """sha256 over the weight files of a local source, in order of their names; empty for a hub source.
+
+    A hub source is identified by its commit, which already fixes the content of every file.
+    """
+    if not source.is_local:
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(Path(source.location).glob("*.safetensors")):
+        digest.update(file.name.encode())
+        for block in blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def blocks(file: Path, size: int = 1 << 22) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(size):
+            yield block
