@@ -1,0 +1,72 @@
+"""Which rows make up which optimizer step, and how encoded rows become tensors.
+
+The order is a pure function of (seed, step): nothing has to be stored to continue a run, and nothing of it depends on
+the number of processes or on how a step is cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from reflora_cli.data.encode import EncodedRow
+
+
+@dataclass(frozen=True)
+class StepSampler:
+    """A seeded shuffle of the rows per epoch, cut into steps of `batch_size`; an epoch's last step may be smaller."""
+
+    rows: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def step_rows(self, step: int) -> list[int]:
+        """The row indices of optimizer step `step` (0-based), over all processes."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = shuffled(self.rows, self.seed, epoch)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+
+@lru_cache(maxsize=2)
+def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
+    """The permutation of one epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(rows, generator=generator).tolist()
+    return order
+
+
+def micro_batches(rows: Sequence[int], rank: int, processes: int, size: int) -> list[list[int]]:
+    """This process's share of a step, in chunks of at most `size` rows.
+
+    Every process gets the same number of chunks, so that collective operations match; a chunk may be empty.
+    """
+    mine = list(rows[rank::processes])
+    largest_share = -(-len(rows) // processes)
+    return [mine[start : start + size] for start in range(0, largest_share, size)]
+
+
+def collate(rows: Sequence[EncodedRow], pad_token: int, pad_type: int) -> dict[str, Tensor]:
+    """Pad to the longest row: input_ids, attention_mask and, where the model has them, token_type_ids [n, length].
+
+    Padding is masked by length, never by token id: the pad token may also be an ordinary token.
+    """
+    length = max(len(row.input_ids) for row in rows)
+
+    def padded(values: Sequence[Sequence[int]], fill: int) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in values], dtype=torch.long)
+
+    batch = {
+        "input_ids": padded([row.input_ids for row in rows], pad_token),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
+    }
+    if all(row.token_type_ids is not None for row in rows):
+        batch["token_type_ids"] = padded([row.token_type_ids or [] for row in rows], pad_type)
+    return batch

@@ -1,0 +1,146 @@
+"""Columns -> Examples; every row that cannot be one is counted, and the first few are shown."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from reflora_cli.data.read import Table
+from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.tasks.base import Example, Task
+
+SHOWN = 3
+"""Bad rows described in full; all are counted."""
+
+UNLABELLED = -1
+"""What GLUE's test splits have for a label."""
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 80
+
+
+def examples_of(table: Table, task: Task) -> list[Example]:
+    """One Example for each row; InputError for missing columns, no rows, or bad rows."""
+    check_columns(table, task)
+    labels, hidden = table.columns[task.label], 0
+    texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for row, (cells, value) in enumerate(zip(texts, labels, strict=True), start=1):
+        where = f"{table.where}, row {row}"
+        label = label_of(value, task)
+        if label == UNLABELLED and not in_range(label, task):
+            hidden += 1
+        elif label is None or not in_range(label, task):
+            problems.append(bad_label(value, task, where))
+        elif problem := bad_text(cells, task, where):
+            problems.append(problem)
+        else:
+            examples.append(Example(cells, label))
+    if hidden:
+        problems.insert(0, unlabelled(hidden, table, task))
+    if problems:
+        raise InputError(*summary(problems, table.height - len(examples), table))
+    return examples
+
+
+def check_columns(table: Table, task: Task) -> None:
+    if not table.height:
+        expected = f"rows with {', '.join((*task.text, task.label))}"
+        raise InputError(Problem("there are no rows", table.where, expected=expected))
+    missing = [name for name in (*task.text, task.label) if name not in table.columns]
+    if missing:
+        found = ", ".join(table.names) or "no columns"
+        raise InputError(
+            *(
+                Problem(f"column {name!r} is missing", table.where, found, task_columns(task), similar(name, table))
+                for name in missing
+            )
+        )
+
+
+def task_columns(task: Task) -> str:
+    return f"{', '.join((*task.text, task.label))} (task {task.name})"
+
+
+def similar(name: str, table: Table) -> str:
+    """Which column may be meant; nothing when none is near, as all of them are shown already."""
+    remedy = nearest(name, table.names)
+    return f"{remedy} Rename the column to {name!r}." if remedy.startswith("did you mean") else ""
+
+
+def bad_text(cells: Sequence[Any], task: Task, where: str) -> Problem | None:
+    """What is wrong with the first cell that is not a text; None when all are. An empty text is one."""
+    for name, cell in zip(task.text, cells, strict=True):
+        if cell is None:
+            return Problem(f"{name!r} is missing", where, found="nothing", expected="a text")
+        if not isinstance(cell, str):
+            found = f"{SHORT.repr(cell)}, of type {type(cell).__name__}"
+            return Problem(f"{name!r} is not a text", where, found, expected="a text")
+        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
+            return Problem(f"{name!r} is not valid Unicode", where, SHORT.repr(cell), expected="no lone surrogates")
+    return None
+
+
+def label_of(value: Any, task: Task) -> float | None:
+    """The label as a number, finite and whole where it is a class id; None when the value does not say one."""
+    if isinstance(value, str) and value.strip() in task.label_names:
+        return float(task.label_names.index(value.strip()))
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return None
+    try:
+        label = float(value)
+    except (ValueError, OverflowError):
+        return None
+    usable = math.isfinite(label) and (task.is_regression or label.is_integer())
+    return label if usable else None
+
+
+def in_range(label: float, task: Task) -> bool:
+    if task.label_names:
+        return 0 <= label < len(task.label_names)
+    low, high = task.label_range or (-math.inf, math.inf)
+    return low <= label <= high
+
+
+def bad_label(value: Any, task: Task, where: str) -> Problem:
+    if value is None or value == "":
+        return Problem(f"{task.label!r} is missing", where, "nothing", expected_label(task))
+    label, remedy = label_of(value, task), ""
+    if label is not None:
+        what = f"{task.label!r} is out of range"
+    elif task.is_regression:
+        what = f"{task.label!r} is not a finite number"
+    else:
+        what = f"{task.label!r} is neither a class id nor a class name"
+        near = nearest(value, task.label_names) if isinstance(value, str) else ""
+        remedy = near if near.startswith("did you mean") else ""
+    return Problem(what, where, SHORT.repr(value), expected_label(task), remedy)
+
+
+def expected_label(task: Task) -> str:
+    if task.label_names:
+        names = ", ".join(f"{index} {name}" for index, name in enumerate(task.label_names))
+        return f"0 to {len(task.label_names) - 1}, or a name ({names})"
+    return "a number from {:g} to {:g}".format(*task.label_range) if task.label_range else "a number"
+
+
+def unlabelled(hidden: int, table: Table, task: Task) -> Problem:
+    return Problem(
+        "rows are unlabelled (hidden test labels)",
+        table.where,
+        found=f"label {UNLABELLED} in {hidden} of {table.height} rows",
+        expected=expected_label(task),
+        remedy=f"use a split with labels: {', '.join((task.train, *task.evaluation))}",
+    )
+
+
+def summary(problems: list[Problem], bad: int, table: Table) -> list[Problem]:
+    """The first few problems, and how many rows are bad when not all of them are shown."""
+    if len(problems) <= SHOWN:
+        return problems
+    total = Problem(f"{bad} of {table.height} rows are bad; the first are shown", table.where)
+    return [*problems[:SHOWN], total]

@@ -1,0 +1,101 @@
+"""The nine GLUE tasks (Wang et al. 2018, arXiv 1804.07461), with the metrics of the benchmark.
+
+Columns, splits and class ids are those of the hub's `nyu-mll/glue`; the hub's test labels are hidden (-1).
+The first metric is the one that papers' tables show.
+"""
+
+from __future__ import annotations
+
+from reflora_cli.tasks.base import HubSource, Task
+from reflora_cli.tasks.metrics import accuracy, f1, matthews, pearson, spearman
+
+
+def hub(config: str) -> HubSource:
+    return HubSource("nyu-mll/glue", config)
+
+
+SENTENCES = ("sentence1", "sentence2")
+
+COLA = Task(
+    name="glue/cola",
+    source=hub("cola"),
+    text=("sentence",),
+    label_names=("unacceptable", "acceptable"),
+    metrics={"matthews": matthews},
+    notes="Is the sentence acceptable English?",
+)
+
+SST2 = Task(
+    name="glue/sst2",
+    source=hub("sst2"),
+    text=("sentence",),
+    label_names=("negative", "positive"),
+    metrics={"accuracy": accuracy},
+    notes="Sentiment of a movie review; training rows are phrases too.",
+)
+
+MRPC = Task(
+    name="glue/mrpc",
+    source=hub("mrpc"),
+    text=SENTENCES,
+    label_names=("not_equivalent", "equivalent"),
+    metrics={"accuracy": accuracy, "f1": f1},
+    notes="Do two sentences of the news say the same?",
+)
+
+STSB = Task(
+    name="glue/stsb",
+    source=hub("stsb"),
+    text=SENTENCES,
+    label_range=(0.0, 5.0),
+    metrics={"pearson": pearson, "spearman": spearman},
+    notes="How alike are two sentences, from 0 to 5? Regression.",
+)
+
+QQP = Task(
+    name="glue/qqp",
+    source=hub("qqp"),
+    text=("question1", "question2"),
+    label_names=("not_duplicate", "duplicate"),
+    metrics={"accuracy": accuracy, "f1": f1},
+    notes="Do two questions ask the same?",
+)
+
+MNLI = Task(
+    name="glue/mnli",
+    source=hub("mnli"),
+    text=("premise", "hypothesis"),
+    label_names=("entailment", "neutral", "contradiction"),
+    evaluation=("validation_matched", "validation_mismatched"),
+    metrics={"accuracy": accuracy},
+    notes="Does the premise entail the hypothesis? Matched: genres seen in training; mismatched: others.",
+)
+
+QNLI = Task(
+    name="glue/qnli",
+    source=hub("qnli"),
+    text=("question", "sentence"),
+    label_names=("entailment", "not_entailment"),
+    metrics={"accuracy": accuracy},
+    notes="Does the sentence answer the question?",
+)
+
+RTE = Task(
+    name="glue/rte",
+    source=hub("rte"),
+    text=SENTENCES,
+    label_names=("entailment", "not_entailment"),
+    metrics={"accuracy": accuracy},
+    notes="Does the first text entail the second?",
+)
+
+WNLI = Task(
+    name="glue/wnli",
+    source=hub("wnli"),
+    text=SENTENCES,
+    label_names=("not_entailment", "entailment"),
+    metrics={"accuracy": accuracy},
+    notes="Is the pronoun resolved rightly? Adversarial by design: the majority class is hard to beat.",
+)
+
+TASKS = (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI)

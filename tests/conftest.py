@@ -1,0 +1,35 @@
+"""What every test shares: no network, a throw-away cache of data sets, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+CACHE = tempfile.mkdtemp(prefix="reflora-datasets-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+# Read by the libraries when they are imported, so set before any test module is.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=CACHE)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of published data sets beside (or in) the repository; skips where there is none."""
+    root = Path(__file__).parents[1]
+    for place in (root.parent, root):
+        if (place / "shared" / "data").is_dir():
+            return place / "shared" / "data"
+    pytest.skip(f"no published data in {root.parent / 'shared' / 'data'}")
+
+
+@pytest.fixture(scope="session")
+def glue_data(shared_data: Path) -> Path:
+    """GLUE as jsonl files, a folder for each task."""
+    if not (shared_data / "glue").is_dir():
+        pytest.skip(f"no GLUE in {shared_data}")
+    return shared_data / "glue"
