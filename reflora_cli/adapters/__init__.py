@@ -1,0 +1,1 @@
+"""The first seam: how the adapted weight W + dW is computed."""

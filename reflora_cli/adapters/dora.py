@@ -1,0 +1,68 @@
+"""DoRA, weight-decomposed LoRA: W_eff = diag(m / n) V with V = W + s B A and n_j = ||V_j||, the norm of row j.
+
+Liu et al. 2024, arXiv 2402.09353. One norm per output neuron (a row of the [out, in] weight), as the authors' code and
+PEFT compute it; the paper's text says columns. The norm is taken as a constant in the backward pass (section 4.3).
+
+We differ in how n is found: PEFT forms the dense V in every forward pass; here, with the first term computed once,
+
+    n^2 = rowsum(W * W) + 2 s rowsum((W A^T) * B) + s^2 rowsum((B A A^T) * B)
+
+which needs no temporary larger than [out, r]. A row of zeros stays zero instead of becoming infinite.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.layer import AdapterLayer
+
+NORM_FLOOR = 1e-12
+"""Below this a row counts as zero: far under any trained row's norm, and its square is still a normal float32."""
+
+
+@final
+class DoRALinear(AdapterLayer):
+    """LoRA's parts plus the magnitude m [out], float32, which starts at the row norms of W + s B A.
+
+    With dropout on the update's input the authors' semantics drop inputs of W too, which costs a second product with W:
+    y = W x + b + (c - 1) W drop(x) + c s B A drop(x), where c = m / n.
+    """
+
+    row_square_sums: Tensor
+
+    def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
+        super().__init__(frozen, pair, scale, dropout)
+        self.register_buffer("row_square_sums", frozen.row_square_sums(), persistent=False)
+        self.magnitude = nn.Parameter(self.row_norms())
+
+    @torch.no_grad()
+    def row_norms(self) -> Tensor:
+        """n [out], float32: the norm of every row of W + s B A."""
+        with torch.autocast(self.A.device.type, enabled=False):
+            WA: Tensor = self.frozen.product(self.A.to(self.frozen.compute_dtype)).float().T
+            cross = (WA * self.B).sum(dim=1)
+            square = ((self.B @ (self.A @ self.A.T)) * self.B).sum(dim=1)
+            squares: Tensor = self.row_square_sums + 2 * self.scale * cross + self.scale**2 * square
+            norms: Tensor = squares.clamp_min_(NORM_FLOOR**2).sqrt_()
+        return norms
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.magnitude is not None
+        gain = self.magnitude / self.row_norms()
+        if self.dropout.p > 0 and self.training:
+            dropped = self.dropout(x)
+            y: Tensor = self.frozen(x)
+            return y + (gain - 1).to(y.dtype) * self.frozen.product(dropped) + gain.to(y.dtype) * self.low_rank(dropped)
+        y = self.frozen.product(x) + self.low_rank(x)
+        y = y * gain.to(y.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def merged(self) -> Tensor:
+        assert self.magnitude is not None
+        V = self.dense_sum()
+        norms: Tensor = torch.linalg.vector_norm(V, dim=1, keepdim=True).clamp_min_(NORM_FLOOR)
+        return V * (self.magnitude.detach()[:, None] / norms)

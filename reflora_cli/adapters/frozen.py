@@ -1,0 +1,118 @@
+"""The frozen weight of an adapted module, behind one small interface.
+
+An adapter layer never looks at how its base stores W; it asks for products, row norms or a dense copy, always with W in
+R^{out x in}. Another precision or layout is another `FrozenWeight` and one arm in `freeze`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+
+class FrozenWeight(nn.Module, ABC):
+    """W [out, in] and an optional bias [out], neither trained."""
+
+    in_features: int
+    out_features: int
+    weight: Tensor
+    bias: Tensor | None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> W x + bias [..., out], in x's dtype."""
+
+    @abstractmethod
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> W x [..., out], without the bias."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """A float32 copy of W [out, in]."""
+
+    @abstractmethod
+    def thaw(self, weight: Tensor) -> nn.Module:
+        """An ordinary module of the kind this was made from, holding `weight` [out, in] and the same bias."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype in which products with W run outside autocast."""
+        return self.weight.dtype
+
+    def row_square_sums(self) -> Tensor:
+        """The squared norm of every row of W [out], float32."""
+        return self.dense().square().sum(dim=1)
+
+
+class LinearWeight(FrozenWeight):
+    """The weight of an `nn.Linear`, stored [out, in]."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = module.in_features, module.out_features
+        self.weight = module.weight
+        self.bias = module.bias
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def dense(self) -> Tensor:
+        return self.weight.detach().to(torch.float32, copy=True)
+
+    def thaw(self, weight: Tensor) -> nn.Module:
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.register_parameter("bias", as_parameter(self.bias))
+        return linear
+
+
+class TransposedWeight(FrozenWeight):
+    """The weight of GPT-2's `Conv1D`, stored [in, out]."""
+
+    def __init__(self, module: Conv1D) -> None:
+        super().__init__()
+        self.in_features, self.out_features = module.weight.shape
+        self.weight, self.bias = module.weight, module.bias
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T, self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T)
+
+    def dense(self) -> Tensor:
+        return self.weight.detach().T.to(torch.float32, copy=True).contiguous()
+
+    def thaw(self, weight: Tensor) -> nn.Module:
+        conv = Conv1D(self.out_features, self.in_features)
+        conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+        conv.register_parameter("bias", as_parameter(self.bias))
+        return conv
+
+
+def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:
+    """A frozen parameter on the same storage."""
+    return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Whether `freeze` takes the module. Subclasses of nn.Linear are left alone: they compute something else."""
+    return type(module) in (nn.Linear, Conv1D)
+
+
+def freeze(module: nn.Module) -> FrozenWeight:
+    """The frozen weight of an adaptable module; shares its storage. Raises TypeError for any other module."""
+    if isinstance(module, nn.Linear):
+        return LinearWeight(module)
+    if isinstance(module, Conv1D):
+        return TransposedWeight(module)
+    raise TypeError(f"cannot adapt a {type(module).__name__}")

@@ -1,0 +1,178 @@
+"""Put adapter layers into a model: match targets, replace modules, freeze the rest, report what was done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from reflora_cli.adapters.dora import DoRALinear
+from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
+from reflora_cli.adapters.init import generator_for, start_factors
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.factors import FactorPair, scaling_factor
+from reflora_cli.methods import Layer, Method, Update
+
+PLAIN_NAME = re.compile(r"[\w.]+")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What training needs to know of an adapted model: every trained parameter stands in exactly one of the three.
+
+    layers: adapter layers by module name, in the model's order.
+    others: parameters of the modules trained whole (heads), by full name.
+    matches: number of modules that each target pattern matched.
+    """
+
+    layers: dict[str, AdapterLayer]
+    others: dict[str, nn.Parameter]
+    matches: dict[str, int]
+
+    @property
+    def pairs(self) -> list[FactorPair]:
+        return [layer.pair(name) for name, layer in self.layers.items()]
+
+    @property
+    def magnitudes(self) -> dict[str, nn.Parameter]:
+        """DoRA's magnitudes by full parameter name; empty for LoRA."""
+        found = ((f"{name}.magnitude", layer.magnitude) for name, layer in self.layers.items())
+        return {name: magnitude for name, magnitude in found if magnitude is not None}
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter by its full name in the model."""
+        own = {
+            f"{name}.{key}": parameter
+            for name, layer in self.layers.items()
+            for key, parameter in layer.named_parameters(recurse=False)
+        }
+        return {**own, **self.others}
+
+
+def inject(model: nn.Module, method: Method, trainable: Sequence[str], saved: Sequence[str], seed: int) -> Adapted:
+    """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
+
+    Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Raises
+    InputError when a pattern matches nothing, or when the rank is too large for RefLoRA on a matched module.
+    """
+    matched = match_targets(model, method.targets, saved)
+    wanted = {name for found in matched.values() for name in found}
+    bases = {name: module for name, module in model.named_modules() if name in wanted}
+    scale = scaling_factor(method.scaling, method.alpha, method.rank)
+    layers: dict[str, AdapterLayer] = {}
+    for name, base in bases.items():
+        frozen = freeze(base)
+        shape = (frozen.out_features, frozen.in_features)
+        check_rank(method, name, shape)
+        pair = start_factors(method.init, method.rank, shape, generator_for(seed, name))
+        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
+    return attach(model, layers, trainable, {pattern: len(found) for pattern, found in matched.items()})
+
+
+def attach(
+    model: nn.Module, layers: Mapping[str, AdapterLayer], trainable: Sequence[str], matches: Mapping[str, int]
+) -> Adapted:
+    """Put ready-made adapter layers at the named modules; only they and the `trainable` modules keep gradients."""
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
+    return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
+
+
+def build_layer(
+    layer: Layer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+) -> AdapterLayer:
+    """The adapter layer of one kind on one frozen weight."""
+    match layer:
+        case Layer.LORA:
+            return LoRALinear(frozen, pair, scale, dropout)
+        case Layer.DORA:
+            return DoRALinear(frozen, pair, scale, dropout)
+
+
+def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Turn the named modules to float32 and let them train; their parameters by full name."""
+    others: dict[str, nn.Parameter] = {}
+    for module_name in trainable:
+        module = model.get_submodule(module_name).float().requires_grad_(True)
+        others |= {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
+    return others
+
+
+def match_targets(
+    model: nn.Module, targets: tuple[str, ...] | Literal["all-linear"], saved: Sequence[str]
+) -> dict[str, list[str]]:
+    """The adaptable modules that each target pattern names.
+
+    A pattern of letters, digits, `_` and `.` matches whole trailing parts of a module's path (`query`,
+    `attention.output.dense`); any other pattern is a regular expression that must match the whole path.
+    `all-linear` is every linear layer but the output embedding.
+    """
+    names = [name for name in adaptable_names(model) if not is_inside(name, saved)]
+    if targets == "all-linear":
+        found = [name for name in names if model.get_submodule(name) is not output_embedding(model)]
+        if not found:
+            raise InputError(Problem("the model has no linear layer to adapt", where="method.targets"))
+        return {"all-linear": found}
+    matched = {pattern: [name for name in names if matches(pattern, name)] for pattern in targets}
+    empty = [unmatched(pattern, names, adaptable_names(model)) for pattern, found in matched.items() if not found]
+    if empty:
+        raise InputError(*empty)
+    return matched
+
+
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """The language-model head of a transformers model, if it has one."""
+    find = getattr(model, "get_output_embeddings", None)
+    return find() if callable(find) else None
+
+
+def adaptable_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if is_adaptable(module)]
+
+
+def is_inside(name: str, modules: Sequence[str]) -> bool:
+    """Whether the path is one of the modules or lies below one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a target pattern names the module at path `name`. Raises InputError for a broken regular expression."""
+    if PLAIN_NAME.fullmatch(pattern):
+        return name == pattern or name.endswith(f".{pattern}")
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        problem = Problem(
+            "a target is not a valid regular expression", "method.targets", f"{pattern!r}: {error}", "a name or a regex"
+        )
+        raise InputError(problem) from error
+
+
+def unmatched(pattern: str, names: Sequence[str], adaptable: Sequence[str]) -> Problem:
+    """Why a pattern names no module, with the nearest names that exist."""
+    if any(matches(pattern, name) for name in adaptable):
+        what = "a target only matches modules that are trained and saved whole"
+        return Problem(what, "method.targets", repr(pattern), remedy="remove the target: these need no adapter")
+    parts = {".".join(part for part in name.split(".")[-count:]) for name in names for count in (1, 2)}
+    suffixes = {part for part in parts if not part.replace(".", "").isdigit()}
+    remedy = nearest(pattern, suffixes)
+    return Problem("a target matches no linear layer of the model", "method.targets", repr(pattern), remedy=remedy)
+
+
+def check_rank(method: Method, name: str, shape: tuple[int, int]) -> None:
+    """RefLoRA needs factors of full rank: r of at most min(out, in) on every adapted module."""
+    if method.update is Update.REFLORA and method.rank > min(shape):
+        problem = Problem(
+            "the rank is larger than a matched weight allows: RefLoRA needs A and B of full rank",
+            where=f"method.rank, at module {name}",
+            found=str(method.rank),
+            expected=f"at most {min(shape)} for a weight of {shape[0]} x {shape[1]}",
+        )
+        raise InputError(problem)

@@ -1,0 +1,41 @@
+"""A pair of low-rank factors: the one thing that adapter layers and update rules both know."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from reflora_cli.methods import Scaling
+
+
+@dataclass(frozen=True)
+class FactorPair:
+    """The factors of one adapted module: the update of its weight is `scale * B @ A`.
+
+    name: path of the module in the model, without a trailing dot.
+    A: [r, in], float32.  B: [out, r], float32.
+    """
+
+    name: str
+    A: nn.Parameter
+    B: nn.Parameter
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    def product(self) -> Tensor:
+        """The dense update `scale * B @ A` [out, in], in float32 and detached."""
+        return self.scale * (self.B.detach().float() @ self.A.detach().float())
+
+
+def scaling_factor(scaling: Scaling, alpha: float, rank: int) -> float:
+    """s of `W + s B A`: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732)."""
+    match scaling:
+        case Scaling.STANDARD:
+            return alpha / rank
+        case Scaling.RSLORA:
+            return alpha / math.sqrt(rank)

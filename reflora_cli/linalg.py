@@ -1,0 +1,99 @@
+"""The matrix S that balances a pair of factors, for many pairs at once.
+
+For GA = A A^T and GB = B^T B, S is the symmetric positive definite root of `S GA S = GB` (Zhang, Li, Giannakis 2025,
+arXiv 2505.18877): of all factorizations (P^T A, B P^-T) of BA, that with P P^T = S has the least ||A||^2 + ||B||^2.
+The paper writes S = GA^-1/2 (GA^1/2 GB GA^1/2)^1/2 GA^-1/2. With Cholesky factors GA = La La^T, GB = Lb Lb^T and the
+singular value decomposition Lb^T La = U diag(sigma) V^T, whose sigma are the singular values of BA, the same matrix is
+
+    S = (Lb U) diag(1/sigma) (Lb U)^T        S^-1 = (La V) diag(1/sigma) (La V)^T
+
+which inverts no Gram matrix and no square root. The authors' code evaluates the paper's form by two eigendecompositions
+per module in the factors' own precision; in float32 that yields NaN once cond(BA) is some 1e4, because round-off makes
+a small eigenvalue negative. Here everything is float64, batched and clamped, and the inverse is damped:
+sigma -> sqrt(sigma^2 + (damping sigma_max)^2). Singular values of BA do not depend on how BA is factored, so neither
+does the damping; adding a multiple of the identity to the Grams would.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+JITTER = 1e-13
+"""Added to a correlation matrix that is numerically singular: r times float64's precision, with room for r = 256."""
+
+
+class Metric(NamedTuple):
+    """S and its inverse for N pairs, float64 [N, r, r], symmetric; the identity where `valid` [N] is false.
+
+    S is damped and so is its inverse, each on its own: both stay bounded, and their product is the identity except in
+    the directions that damping turns off, those in which BA (nearly) vanishes.
+    """
+
+    S: Tensor
+    S_inverse: Tensor
+    valid: Tensor
+
+
+def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float) -> Metric:
+    """S with S GA S = GB, for a stack of Gram matrices; damping 0 gives the exact S.
+
+    gram_a: A A^T [N, r, r] and gram_b: B^T B [N, r, r], both float64; damping: a share of BA's largest singular value.
+
+    A pair is not valid when one factor is zero or not finite, or, undamped, when BA has a rank below r. Nothing is
+    decided on the host: on an accelerator the only synchronization is that of the one `eigh`.
+    """
+    trace_a, trace_b = _trace(gram_a), _trace(gram_b)
+    usable = _finite(gram_a) & _finite(gram_b) & (trace_a > 0) & (trace_b > 0)
+    La, factored_a = _cholesky(_or_identity(usable, gram_a / trace_a[:, None, None]))
+    Lb, factored_b = _cholesky(_or_identity(usable, gram_b / trace_b[:, None, None]))
+    K = Lb.mT @ La
+    # One call for the left and the right singular vectors. Batched SVD is a loop over matrices beyond r = 32 on CUDA;
+    # squaring K costs nothing here: its noise, 1e-8 sigma_max, lies far below any damping.
+    squares, vectors = torch.linalg.eigh(torch.cat([K @ K.mT, K.mT @ K]))
+    largest = squares[:, -1:].clamp(min=0)
+    sigma = (squares.clamp(min=0) + damping**2 * largest).sqrt()
+    F = torch.cat([Lb, La]) @ (vectors * sigma.rsqrt()[:, None, :])
+    S, S_inverse = (F @ F.mT).chunk(2)
+    scale = (trace_b / trace_a).sqrt()[:, None, None]
+    S, S_inverse = _symmetric(S * scale), _symmetric(S_inverse / scale)
+    valid = usable & factored_a & factored_b & _finite(S) & _finite(S_inverse)
+    return Metric(_or_identity(valid, S), _or_identity(valid, S_inverse), valid)
+
+
+def _cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
+    """L [N, r, r] with L L^T = G, for positive semidefinite G without NaN, and whether it was found [N].
+
+    Factored as correlations, with a unit diagonal: so badly scaled rows of a factor stay as accurate as the others.
+    JITTER is added only where G is numerically singular; a zero row of G gives a zero row of L.
+    """
+    deviations = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    reciprocal = torch.where(deviations > 0, 1 / deviations, 0)
+    correlations = reciprocal[:, :, None] * grams * reciprocal[:, None, :]
+    correlations.diagonal(dim1=-2, dim2=-1).fill_(1)
+    exact, failed = torch.linalg.cholesky_ex(correlations)
+    correlations.diagonal(dim1=-2, dim2=-1).add_(JITTER)
+    jittered, failed_again = torch.linalg.cholesky_ex(correlations)
+    L = torch.where((failed == 0)[:, None, None], exact, jittered)
+    found = (failed == 0) | (failed_again == 0)
+    return deviations[:, :, None] * _or_identity(found, L), found
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _finite(matrices: Tensor) -> Tensor:
+    return matrices.isfinite().all(-1).all(-1)
+
+
+def _symmetric(matrices: Tensor) -> Tensor:
+    return (matrices + matrices.mT) / 2
+
+
+def _or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:
+    """The matrices where `chosen` [N], else the identity; eigh raises on NaN, so nothing bad may reach it."""
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return torch.where(chosen[:, None, None], matrices, identity)

@@ -1,0 +1,62 @@
+"""Named parameter groups: which rate and which weight decay every trained parameter has.
+
+LoRA+ (Hayou et al. 2024, arXiv 2402.12354) gives B a higher rate than A. Its authors' code, and PEFT's, tell factors by
+their names and put every vector beside B, so that biases, norms and DoRA's magnitudes learn at B's rate. Here each
+parameter's role is known from where it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from reflora_cli.factors import FactorPair
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates and weight decay. A head without a rate of its own has that of the adapters."""
+
+    learning_rate: float
+    head_learning_rate: float | None
+    weight_decay: float
+
+
+def parameter_groups(
+    pairs: Sequence[FactorPair],
+    magnitudes: Mapping[str, nn.Parameter],
+    others: Mapping[str, nn.Parameter],
+    rates: Rates,
+    lr_ratio: float,
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer, each with `name`, `params`, `lr`, `initial_lr` and `weight_decay`; no empty ones.
+
+        factors A, factors B       decayed; B at `lr_ratio` times the rate of A
+        magnitudes                 DoRA's; the rate of A, never decayed: they are norms of weights, not near zero
+        head                       matrices among the `others`, at the head's rate, decayed
+        head, undecayed            vectors and scalars among them: biases and norms
+
+    Raises ValueError when a parameter would be in two groups.
+    """
+    rate, decay = rates.learning_rate, rates.weight_decay
+    head_rate = rate if rates.head_learning_rate is None else rates.head_learning_rate
+    matrices = [parameter for parameter in others.values() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in others.values() if parameter.ndim < 2]
+    groups = [
+        _group("factors A", [pair.A for pair in pairs], rate, decay),
+        _group("factors B", [pair.B for pair in pairs], rate * lr_ratio, decay),
+        _group("magnitudes", list(magnitudes.values()), rate, 0.0),
+        _group("head", matrices, head_rate, decay),
+        _group("head, undecayed", vectors, head_rate, 0.0),
+    ]
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    if len(members) > len(set(members)):
+        raise ValueError("a parameter is in two groups: it is shared between modules, or both a factor and a head")
+    return [group for group in groups if group["params"]]
+
+
+def _group(name: str, parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"name": name, "params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}

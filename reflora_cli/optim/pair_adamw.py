@@ -1,0 +1,99 @@
+"""AdamW that lets an update rule act around its step, and its whole state as tensors with names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.optim.rule import UpdateRule, check_shapes
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class PairAdamW(torch.optim.AdamW):
+    """torch's AdamW between `rule.before_step` and `rule.after_step`.
+
+    groups: parameter groups, each with its own `lr` and `weight_decay`.
+
+    A gradient scaler that finds an overflow does not call `step`, so neither AdamW nor the rule counts that step. This
+    holds for AdamW's default implementations only, and therefore its `fused` one cannot be asked for: with that the
+    scaler calls `step` all the same, and a rule would see scaled gradients.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        rule: UpdateRule,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(groups, betas=betas, eps=eps, weight_decay=0.0)
+        self.rule = rule
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One optimizer step. Raises ValueError for a closure, whose gradients no rule would see."""
+        if closure is not None:
+            raise ValueError("PairAdamW takes no closure: a rule acts on gradients that are already there")
+        self.rule.before_step()
+        super().step()
+        self.rule.after_step(self.state)
+
+
+def state_tensors(optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A copy of all that the optimizer remembers, on the CPU, by the names of its parameters.
+
+        step.<parameter>         the updates it has had, float32; 0 without moments when it never had a gradient
+        exp_avg.<parameter>      Adam's first moment
+        exp_avg_sq.<parameter>   Adam's second moment
+        rule.<key>               what the update rule remembers
+
+    Raises ValueError when `parameters` are not those of the optimizer.
+    """
+    _check_same_parameters(optimizer, parameters)
+    tensors = {f"rule.{key}": tensor for key, tensor in optimizer.rule.tensors().items()}
+    for name, parameter in parameters.items():
+        state = optimizer.state.get(parameter, {})
+        tensors[f"step.{name}"] = state.get("step", torch.tensor(0.0))
+        tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
+    return {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+
+
+def load_state_tensors(
+    optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Restore what `state_tensors` gave, to the bit.
+
+    Raises ValueError, and leaves the parameters' state as it is, unless names and shapes agree.
+    """
+    _check_same_parameters(optimizer, parameters)
+    rule = {key.removeprefix("rule."): tensor for key, tensor in tensors.items() if key.startswith("rule.")}
+    moments = {key: tensor for key, tensor in tensors.items() if not key.startswith("rule.")}
+    stepped = [name for name in parameters if tensors.get(f"step.{name}", torch.tensor(0)).sum() > 0]
+    shapes: dict[str, tuple[int, ...]] = {f"step.{name}": () for name in parameters}
+    shapes |= {f"{moment}.{name}": tuple(parameters[name].shape) for name in stepped for moment in MOMENTS}
+    check_shapes(shapes, moments)
+    optimizer.rule.load_tensors(rule)
+    for parameter in parameters.values():
+        optimizer.state.pop(parameter, None)
+    for name in stepped:
+        parameter = parameters[name]
+        state = {moment: _like(parameter, tensors[f"{moment}.{name}"]) for moment in MOMENTS}
+        optimizer.state[parameter] = {"step": tensors[f"step.{name}"].clone(), **state}
+
+
+def _check_same_parameters(optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter]) -> None:
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    named = {id(parameter) for parameter in parameters.values()}
+    if own != named:
+        raise ValueError(
+            f"{len(own - named)} parameters of the optimizer have no name, "
+            f"and {len(named - own)} named parameters are not in the optimizer"
+        )
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A copy of `tensor` with the device, dtype and memory layout of `parameter`."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

@@ -1,0 +1,93 @@
+"""RefLoRA-S: factors rescaled to equal norms after the optimizer's step (arXiv 2505.18877, scalar variant).
+
+The best S among the multiples of the identity is ||B|| / ||A||. Handed to Adam as a preconditioner a scalar does
+nothing, for Adam ignores the scale of its gradients; so, as in the authors' code (zhangyilang/RefLoRA), the factors are
+really refactored and Adam's moments follow, exactly. With p = sqrt(||B|| / ||A||):
+
+    A <- p A      m_A <- m_A / p      v_A <- v_A / p^2
+    B <- B / p    m_B <- p m_B        v_B <- p^2 v_B
+
+BA stays as it is and ||A|| = ||B||. Where we differ from that code: a pair with a zero factor is left alone instead of
+divided by zero, and the count of steps is part of the checkpoint. AMSGrad's running maximum is not transported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reflora_cli.factors import FactorPair
+from reflora_cli.optim.rule import UpdateRule, check_shapes
+
+LEAST_RATIO = 1e-12
+"""Norms further apart than this are left alone: p^2 would carry float32 moments out of their range."""
+
+
+class RefLoRAS(UpdateRule):
+    """Refactors after steps warmup, warmup + interval, ..., so that step warmup + 1 is the first that is affected.
+
+    warmup: plain steps; with 0, factors that are not zero are refactored right here, before the first step.
+    interval: steps between two refactorings; at least 1.
+    """
+
+    def __init__(self, pairs: Sequence[FactorPair], warmup: int, interval: int) -> None:
+        self._pairs = tuple(pairs)
+        self._warmup, self._interval = warmup, interval
+        self._steps = 0
+        self._refactor_when_due({})
+
+    def before_step(self) -> None:
+        pass
+
+    def after_step(self, state: Mapping[Tensor, Any]) -> None:
+        self._steps += 1
+        self._refactor_when_due(state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`steps`."""
+        return {"steps": torch.tensor(self._steps)}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        check_shapes({"steps": ()}, tensors)
+        self._steps = int(tensors["steps"])
+
+    def _refactor_when_due(self, state: Mapping[Tensor, Any]) -> None:
+        since_warmup = self._steps - self._warmup
+        if since_warmup >= 0 and since_warmup % self._interval == 0:
+            refactor(self._pairs, state)
+
+
+@torch.no_grad()
+def refactor(pairs: Sequence[FactorPair], state: Mapping[Tensor, Any]) -> None:
+    """Give the factors of every pair equal norms, in place, and let their moments follow.
+
+    state: `exp_avg` and `exp_avg_sq` by parameter; a parameter without them has had no gradient yet. Pairs with a zero,
+    non-finite or hopelessly small factor are multiplied by 1, so that nothing is decided on the host.
+    """
+    for device in dict.fromkeys(pair.A.device for pair in pairs):
+        As: list[Tensor] = [pair.A for pair in pairs if pair.A.device == device]
+        Bs: list[Tensor] = [pair.B for pair in pairs if pair.A.device == device]
+        p = _balancing_scalars(torch.stack(torch._foreach_norm(As)), torch.stack(torch._foreach_norm(Bs)))
+        _rescale(As, state, p)
+        _rescale(Bs, state, 1 / p)
+
+
+def _balancing_scalars(norms_a: Tensor, norms_b: Tensor) -> Tensor:
+    """p [N] of N pairs from the norms [N] of their factors; 1 where a factor is as good as zero, or not finite."""
+    ratios = norms_b / norms_a
+    usable = (ratios > LEAST_RATIO) & (ratios < 1 / LEAST_RATIO)
+    return torch.where(usable, ratios, 1).sqrt()
+
+
+def _rescale(factors: Sequence[Tensor], state: Mapping[Tensor, Any], p: Tensor) -> None:
+    """Multiply each factor by its own p [N] and transport its moments."""
+    by = list(p.unbind())
+    torch._foreach_mul_(list(factors), by)
+    moved = [n for n, factor in enumerate(factors) if "exp_avg" in state.get(factor, {})]
+    if moved:
+        by = [by[n] for n in moved]
+        torch._foreach_div_([state[factors[n]]["exp_avg"] for n in moved], by)
+        torch._foreach_div_([state[factors[n]]["exp_avg_sq"] for n in moved], torch._foreach_mul(by, by))

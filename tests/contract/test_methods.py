@@ -1,0 +1,164 @@
+"""Every legal method against the properties that all of them share, from one table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from reflora_cli.adapter_config import peft_config
+from reflora_cli.adapter_files import WEIGHTS, adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.errors import InputError
+from reflora_cli.methods import Init, Layer, Method, Refactor, Scaling, Update
+from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
+from tests.models import HEADS, batch, make
+
+WARMUP = 2
+METHODS = [
+    Method(
+        name="lora",
+        rank=3,
+        alpha=6.0,
+        layer=layer,
+        init=init,
+        update=update,
+        scaling=scaling,
+        lr_ratio=ratio,
+        refactor=Refactor(warmup_steps=WARMUP, interval=interval),
+    )
+    for layer, init, update, scaling, (ratio, interval) in itertools.product(
+        Layer, Init, Update, Scaling, [(1.0, 1), (4.0, 3)]
+    )
+]
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.label}, every {m.refactor.interval}")
+
+
+class Training:
+    """A small model under one method, with its optimizer."""
+
+    def __init__(self, method: Method, architecture: str = "bert") -> None:
+        self.head = HEADS[architecture]
+        self.base = make(architecture)
+        self.model = copy.deepcopy(self.base)
+        self.adapted: Adapted = inject(self.model, method, self.head, self.head, seed=1)
+        self.optimizer: PairAdamW = optimizer_for(method, self.adapted)
+
+    def step(self) -> float:
+        loss = loss_of(self.model)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def optimizer_for(method: Method, adapted: Adapted) -> PairAdamW:
+    rates = Rates(1e-2, None, 0.01)
+    return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=False)
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    inputs, labels = batch(seed=0, rows=8)
+    return F.cross_entropy(model(**inputs).logits, labels)
+
+
+def logits_of(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**batch(seed=7)[0]).logits
+
+
+@every_method
+def test_adapted_model_starts_as_its_base(method: Method) -> None:
+    training = Training(method)
+    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=1e-5, rtol=1e-5)
+
+
+@every_method
+def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
+    training = Training(method)
+    kinds = {"A", "B", "magnitude"} if method.layer is Layer.DORA else {"A", "B"}
+    expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
+    expected |= {"classifier.weight", "classifier.bias"}
+    with_gradient = {name for name, p in training.model.named_parameters() if p.requires_grad}
+    assert with_gradient == expected == set(training.adapted.parameters)
+    grouped = [p for group in training.optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, training.adapted.parameters.values()))
+
+
+@every_method
+def test_every_trained_tensor_moves_within_warmup_and_two_steps_and_the_loss_falls(method: Method) -> None:
+    training = Training(method)
+    before = {name: p.detach().clone() for name, p in training.adapted.parameters.items()}
+    losses = [training.step() for _ in range(WARMUP + 2)]
+    still = [name for name, p in training.adapted.parameters.items() if torch.equal(p, before[name])]
+    assert not still
+    losses += [training.step() for _ in range(WARMUP + 2, 40)]
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@every_method
+def test_merged_model_computes_what_the_adapted_one_does(method: Method) -> None:
+    training = Training(method)
+    for _ in range(6):
+        training.step()
+    adapted = logits_of(training.model)
+    for name, layer in training.adapted.layers.items():
+        training.model.set_submodule(name, layer.frozen.thaw(layer.merged()))
+    assert not any("frozen" in name for name, _ in training.model.named_parameters())
+    torch.testing.assert_close(logits_of(training.model), adapted, atol=2e-5, rtol=1e-5)
+
+
+@every_method
+def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: Path) -> None:
+    training = Training(method)
+    for _ in range(4):
+        training.step()
+    tensors = adapter_tensors(training.model, training.adapted, training.head)
+    config = peft_config(training.model, training.adapted, method, training.head, ("base", None))
+    write_adapter_config(tmp_path, config, {})
+    write_adapter(tmp_path, tensors)
+
+    fresh = copy.deepcopy(training.base)
+    load_adapter(fresh, read_adapter(tmp_path), training.head)
+    assert torch.equal(logits_of(fresh), logits_of(training.model))
+
+    for change in ("missing", "unexpected"):
+        changed = load_file(tmp_path / WEIGHTS)
+        if change == "missing":
+            changed.pop(next(key for key in changed if key.endswith("lora_B.weight")))
+        else:
+            changed["base_model.model.bert.nowhere.lora_A.weight"] = torch.zeros(3, 16)
+        other = tmp_path / change
+        other.mkdir()
+        save_file(changed, other / WEIGHTS)
+        (other / "adapter_config.json").write_bytes((tmp_path / "adapter_config.json").read_bytes())
+        with pytest.raises(InputError):
+            load_adapter(copy.deepcopy(training.base), read_adapter(other), training.head)
+
+
+@every_method
+@pytest.mark.parametrize("stop", [1, WARMUP, WARMUP + 2])
+def test_interrupted_training_equals_uninterrupted(method: Method, stop: int) -> None:
+    """Everything that advances is in the optimizer's tensors: moments, counters, cached matrices."""
+    whole, part = Training(method), Training(method)
+    for _ in range(8):
+        whole.step()
+    for _ in range(stop):
+        part.step()
+    saved = {name: tensor.clone() for name, tensor in state_tensors(part.optimizer, part.adapted.parameters).items()}
+    optimizer = optimizer_for(method, part.adapted)
+    load_state_tensors(optimizer, part.adapted.parameters, saved)
+    part.optimizer = optimizer
+    for _ in range(stop, 8):
+        part.step()
+    for name, parameter in whole.adapted.parameters.items():
+        assert torch.equal(parameter, part.adapted.parameters[name]), name

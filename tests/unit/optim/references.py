@@ -1,0 +1,73 @@
+"""What the optimizer's tests compare with: formulas written a second time, in float64, one pair at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.factors import FactorPair
+from reflora_cli.linalg import Metric, balancing_metric
+
+
+def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Random orthonormal columns, float64 [rows, columns]."""
+    return torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64, generator=generator))[0]
+
+
+def conditioned(rows: int, columns: int, condition: float, generator: torch.Generator) -> Tensor:
+    """A random float64 [rows, columns] matrix with singular values from 1 down to 1 / condition."""
+    r = min(rows, columns)
+    values = torch.logspace(0, -torch.tensor(condition).log10().item(), r, dtype=torch.float64)
+    return orthonormal(rows, r, generator) * values @ orthonormal(columns, r, generator).T
+
+
+def metric_of(A: Tensor, B: Tensor, damping: float = 0.0) -> Metric:
+    """The package's metric of a single pair, [r, r]."""
+    A, B = A.double(), B.double()
+    metric = balancing_metric((A @ A.T)[None], (B.T @ B)[None], damping)
+    return Metric(*(part[0] for part in metric))
+
+
+def metric_by_svd(A: Tensor, B: Tensor, damping: float = 0.0) -> tuple[Tensor, Tensor]:
+    """S and S^-1 [r, r] from thin QR of the factors and the SVD of RB RA^T: no Gram matrix, nothing squared."""
+    Ra, Rb = torch.linalg.qr(A.double().T)[1], torch.linalg.qr(B.double())[1]
+    U, sigma, Vh = torch.linalg.svd(Rb @ Ra.T)
+    inverse = 1 / (sigma**2 + (damping * sigma[0]) ** 2).sqrt()
+    return Rb.T @ U * inverse @ U.T @ Rb, Ra.T @ Vh.T * inverse @ Vh @ Ra
+
+
+def paper_metric(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """S = GA^-1/2 (GA^1/2 GB GA^1/2)^1/2 GA^-1/2 and S^-1 as the paper states them, without damping or clamping.
+
+    In the precision of the factors; this is the evaluation by two eigendecompositions of the authors' code.
+    """
+    tiny = torch.finfo(A.dtype).eps
+    values, Q = torch.linalg.eigh(A @ A.T)
+    root, root_inverse = Q * values.sqrt() @ Q.T, Q * (1 / (values.sqrt() + tiny)) @ Q.T
+    values, Q = torch.linalg.eigh(root @ (B.T @ B) @ root)
+    middle, middle_inverse = Q * values.sqrt() @ Q.T, Q * (1 / (values.sqrt() + tiny)) @ Q.T
+    return root_inverse @ middle @ root_inverse, root @ middle_inverse @ root
+
+
+def pair_of(A: Tensor, B: Tensor, name: str = "module") -> FactorPair:
+    return FactorPair(name, nn.Parameter(A.clone()), nn.Parameter(B.clone()), 1.0)
+
+
+@dataclass
+class HandAdam:
+    """Adam with bias correction as printed in its paper, for one tensor, out of place."""
+
+    rate: float
+    eps: float = 1e-8
+    m: Tensor | float = 0.0
+    v: Tensor | float = 0.0
+    t: int = field(default=0)
+
+    def __call__(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * gradient
+        self.v = 0.999 * self.v + 0.001 * gradient**2
+        m_hat, v_hat = self.m / (1 - 0.9**self.t), self.v / (1 - 0.999**self.t)
+        return parameter - self.rate * m_hat / (v_hat.sqrt() + self.eps)

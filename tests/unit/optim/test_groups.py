@@ -1,0 +1,101 @@
+"""Every trained parameter's rate and decay, and the optimizer that a method asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reflora_cli.factors import FactorPair
+from reflora_cli.methods import Method, Refactor
+from reflora_cli.optim.build import Rates, build_optimizer, build_rule, damping
+from reflora_cli.optim.groups import parameter_groups
+from reflora_cli.optim.reflora import RefLoRA
+from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.rule import PlainRule, UpdateRule
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shape))
+
+
+PAIRS = [FactorPair(f"layer.{n}", parameter(2, 4), parameter(3, 2), 1.0) for n in range(2)]
+MAGNITUDES = {"layer.0.magnitude": parameter(3), "layer.1.magnitude": parameter(3)}
+HEAD = {"head.weight": parameter(2, 3), "head.bias": parameter(2), "head.temperature": parameter()}
+
+
+def groups(rates: Rates, lr_ratio: float = 1.0) -> dict[str, dict[str, Any]]:
+    return {group.pop("name"): group for group in parameter_groups(PAIRS, MAGNITUDES, HEAD, rates, lr_ratio)}
+
+
+def same(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+    return [id(one) for one in parameters] == [id(other) for other in others]
+
+
+def test_every_parameter_is_in_the_group_of_its_role() -> None:
+    found = groups(Rates(1e-3, 1e-4, 0.1), lr_ratio=16.0)
+    expected = {
+        "factors A": ([pair.A for pair in PAIRS], 1e-3, 0.1),
+        "factors B": ([pair.B for pair in PAIRS], 16e-3, 0.1),
+        "magnitudes": (list(MAGNITUDES.values()), 1e-3, 0.0),
+        "head": ([HEAD["head.weight"]], 1e-4, 0.1),
+        "head, undecayed": ([HEAD["head.bias"], HEAD["head.temperature"]], 1e-4, 0.0),
+    }
+    assert found.keys() == expected.keys()
+    for name, (parameters, rate, decay) in expected.items():
+        assert same(found[name]["params"], parameters)
+        assert found[name]["lr"] == found[name]["initial_lr"] == rate
+        assert found[name]["weight_decay"] == decay
+
+
+def test_a_head_without_a_rate_of_its_own_has_that_of_a() -> None:
+    """Not that of B, and 0 is a rate."""
+    assert groups(Rates(1e-3, None, 0.0), lr_ratio=16.0)["head"]["lr"] == 1e-3
+    assert groups(Rates(1e-3, 0.0, 0.0))["head"]["lr"] == 0.0
+
+
+def test_empty_groups_are_left_out() -> None:
+    assert [group["name"] for group in parameter_groups(PAIRS, {}, {}, Rates(1e-3, None, 0.0), 1.0)] == [
+        "factors A",
+        "factors B",
+    ]
+
+
+def test_a_parameter_in_two_roles_is_refused() -> None:
+    with pytest.raises(ValueError, match="in two groups"):
+        parameter_groups(PAIRS, {}, {"layer.0.A": PAIRS[0].A}, Rates(1e-3, None, 0.0), 1.0)
+    with pytest.raises(ValueError, match="in two groups"):
+        parameter_groups([PAIRS[0], PAIRS[0]], {}, {}, Rates(1e-3, None, 0.0), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("lora", PlainRule), ("dora", PlainRule), ("lora+", PlainRule), ("reflora", RefLoRA), ("reflora-s", RefLoRAS)],
+)
+def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
+    method = Method(name=name)
+    optimizer = build_optimizer(method, PAIRS, MAGNITUDES, HEAD, Rates(1e-3, None, 0.0), half_precision=False)
+    assert type(optimizer.rule) is rule
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates["factors B"] == 1e-3 * method.lr_ratio
+    assert rates["magnitudes"] == rates["head"] == 1e-3
+
+
+def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
+    """The first S is computed after two plain steps and is still in use, hence saved, after the third."""
+    method = Method(name="reflora", refactor=Refactor(warmup_steps=2, interval=5))
+    rule = build_rule(method, PAIRS, half_precision=False)
+    saved = []
+    for _ in range(7):
+        rule.before_step()
+        rule.after_step({})
+        saved.append(len(rule.tensors()) > 1)
+    assert saved == [False, False, True, True, True, True, False]
+
+
+def test_damping_is_larger_under_half_precision_unless_it_is_given() -> None:
+    assert damping(Refactor(), half_precision=False) == 1e-3
+    assert damping(Refactor(), half_precision=True) == 1e-2
+    assert damping(Refactor(damping=0.0), half_precision=True) == 0.0

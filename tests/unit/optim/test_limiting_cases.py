@@ -1,0 +1,142 @@
+"""RefLoRA's limiting cases: where it must equal something simpler, with Adam behind it or without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.factors import FactorPair
+from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.reflora import RefLoRA
+from reflora_cli.optim.rule import PlainRule, UpdateRule
+from tests.unit.optim.references import HandAdam, conditioned, pair_of, paper_metric
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def regression(seed: int = 3, out: int = 8, rank: int = 3, inputs: int = 6, rows: int = 40) -> tuple[Tensor, ...]:
+    """X [rows, in], a target [rows, out] of a weight of full rank, and A, B to start from, in float64."""
+    g = generator(seed)
+    X = torch.randn(rows, inputs, dtype=torch.float64, generator=g)
+    target = X @ torch.randn(inputs, out, dtype=torch.float64, generator=g)
+    return X, target, conditioned(rank, inputs, 2.0, g), 0.3 * conditioned(out, rank, 5.0, g)
+
+
+def loss_of(X: Tensor, target: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    return (X @ A.T @ B.T - target).square().mean()
+
+
+def train(pair: FactorPair, rule: UpdateRule, steps: int, eps: float = 1e-8) -> None:
+    """Adam at a rate of 1e-2 on the regression, in the precision of the factors."""
+    X, target = (tensor.to(pair.A.dtype) for tensor in regression()[:2])
+    optimizer = PairAdamW([{"params": [pair.A, pair.B], "lr": 1e-2, "weight_decay": 0.0}], rule, eps=eps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(X, target, pair.A, pair.B).backward()
+        optimizer.step()
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
+def test_twenty_steps_follow_the_paper_s_closed_form() -> None:
+    """Float32 factors with damping 1e-6 against S = GA^-1/2 (...)^1/2 GA^-1/2 and a hand-written Adam, in float64.
+
+    Five plain steps and twenty preconditioned ones; measured deviation 3e-7.
+    """
+    X, target, A, B = regression()
+    pair = pair_of(A.float(), B.float())
+    train(pair, RefLoRA([pair], 5, 1, 1e-6), 25)
+    adam_A, adam_B = HandAdam(1e-2), HandAdam(1e-2)
+    for step in range(25):
+        residual = 2 * (X @ A.T @ B.T - target) / target.numel()
+        gA, gB = B.T @ residual.T @ X, residual.T @ X @ A.T
+        if step >= 5:
+            S, S_inverse = paper_metric(A, B)
+            gA, gB = S_inverse @ gA, gB @ S
+        A, B = adam_A(A, gA), adam_B(B, gB)
+    assert relative(pair.A.detach(), A) < 1e-5
+    assert relative(pair.B.detach(), B) < 1e-5
+
+
+class ConstantMap(UpdateRule):
+    """RefLoRA's map with an S that is diagonal and never changes."""
+
+    def __init__(self, pair: FactorPair, diagonal: Tensor) -> None:
+        self.pair, self.diagonal = pair, diagonal
+
+    def before_step(self) -> None:
+        grad(self.pair.A).div_(self.diagonal[:, None])
+        grad(self.pair.B).mul_(self.diagonal)
+
+    def after_step(self, state: object) -> None:
+        pass
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_tensors(self, tensors: object) -> None:
+        pass
+
+
+def test_a_constant_diagonal_s_does_nothing_under_adam() -> None:
+    """Adam without epsilon is blind to constant scales of its gradients: only the mixing in S acts."""
+    A, B = regression()[2:]
+    plain, scaled = pair_of(A, B), pair_of(A, B)
+    train(plain, PlainRule(), 30, eps=0.0)
+    train(scaled, ConstantMap(scaled, torch.tensor([1e-3, 2.0, 500.0], dtype=torch.float64)), 30, eps=0.0)
+    assert relative(scaled.A.detach(), plain.A.detach()) < 1e-12
+    assert relative(scaled.B.detach(), plain.B.detach()) < 1e-12
+
+
+def test_a_warmup_that_is_never_left_is_plain_lora() -> None:
+    A, B = regression()[2:]
+    plain, warming = pair_of(A, B), pair_of(A, B)
+    train(plain, PlainRule(), 10)
+    train(warming, RefLoRA([warming], 10, 1, 1e-3), 10)
+    assert torch.equal(plain.A, warming.A)
+    assert torch.equal(plain.B, warming.B)
+
+
+def test_balanced_factors_take_a_plain_first_step() -> None:
+    """Where GA = GB, S is the identity: RefLoRA after a balanced start changes nothing at first."""
+    g = generator()
+    U, V = conditioned(12, 4, 20.0, g), conditioned(10, 4, 1.0, g)
+    left, sigma, right = torch.linalg.svd(U @ V.T)
+    root = sigma[:4].sqrt()
+    pair = pair_of(root[:, None] * right[:4], left[:, :4] * root)
+    (pair.B @ pair.A).square().sum().backward()
+    gA, gB = grad(pair.A).clone(), grad(pair.B).clone()
+    RefLoRA([pair], 0, 1, 0.0).before_step()
+    torch.testing.assert_close(pair.A.grad, gA, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(pair.B.grad, gB, rtol=1e-9, atol=1e-12)
+
+
+def test_equals_the_scalar_rule_at_rank_one() -> None:
+    """For r = 1 the full S is ||B|| / ||A||, that of RefLoRA-S."""
+    pair = pair_of(torch.full((1, 10), 0.2), torch.full((12, 1), 3.0))
+    pair.B.grad = torch.ones(12, 1)
+    RefLoRA([pair], 0, 1, 0.0).before_step()
+    assert pair.B.grad[0].item() == pytest.approx((pair.B.norm() / pair.A.norm()).item(), rel=1e-6)
+
+
+def test_four_micro_batches_are_one_batch() -> None:
+    """The map acts once on the accumulated gradient."""
+    X, target, A, B = regression()
+    whole, parts = pair_of(A, B), pair_of(A, B)
+    loss_of(X, target, whole.A, whole.B).backward()
+    for rows, targets in zip(X.chunk(4), target.chunk(4), strict=True):
+        (loss_of(rows, targets, parts.A, parts.B) / 4).backward()
+    RefLoRA([whole], 0, 1, 1e-3).before_step()
+    RefLoRA([parts], 0, 1, 1e-3).before_step()
+    torch.testing.assert_close(whole.A.grad, parts.A.grad, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(whole.B.grad, parts.B.grad, rtol=1e-10, atol=1e-14)
