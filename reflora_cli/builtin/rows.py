@@ -1,0 +1,22 @@
+"""The rows of the built-in tasks, by the name of their generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from reflora_cli.builtin import acceptability, entailment, questions
+from reflora_cli.builtin.world import Fact, Row
+
+EXAMPLES: dict[str, Callable[[str], Iterator[tuple[Fact, Row]]]] = {
+    "acceptability": acceptability.examples,
+    "entailment": entailment.examples,
+    "questions": questions.examples,
+}
+"""Generator name -> function from a split to its rows, each with the fact that it is about."""
+
+GENERATORS = tuple(EXAMPLES)
+
+
+def rows(generator: str, split: str) -> list[Row]:
+    """All rows of one split, always the same; KeyError for an unknown generator or split."""
+    return [row for _, row in EXAMPLES[generator](split)]

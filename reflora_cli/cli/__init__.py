@@ -1,0 +1,35 @@
+"""The command line: one file per command, each parses, calls one function and prints.
+
+Nothing heavy is imported here: torch and transformers come in inside the command functions, so that help, completion
+and argument errors are immediate.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from reflora_cli.cli.eval import eval_command
+from reflora_cli.cli.export import export_command
+from reflora_cli.cli.merge import merge_command
+from reflora_cli.cli.train import train_command
+
+app = typer.Typer(
+    name="reflora",
+    help="Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and RefLoRA-S.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train_command)
+app.command("eval")(eval_command)
+app.command("merge")(merge_command)
+app.command("export")(export_command)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from reflora_cli import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit

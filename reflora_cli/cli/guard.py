@@ -1,0 +1,46 @@
+"""What all commands share: errors become one panel and an exit status, libraries are kept quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from reflora_cli.errors import RefloraError
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Run a command: 0 done, 2 wrong input, 3 diverged, 130 interrupted, 1 a fault of ours (with its traceback)."""
+    keep_libraries_quiet()
+    try:
+        yield
+    except RefloraError as error:
+        from reflora_cli.console import show_error
+
+        show_error(error)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        typer.echo("This is a fault of reflora, not of your input: please report it with the lines above.", err=True)
+        raise typer.Exit(1) from None
+
+
+def keep_libraries_quiet() -> None:
+    """Progress bars, advice and deprecations of libraries are not for the user of this command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,79 @@
+"""`reflora train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.options import Json, Overrides
+
+
+def train_command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a bundled recipe such as glue/cola.")
+    ],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [default: runs/...].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model as a recipe says.
+
+    Example: `reflora train glue/cola method.name=dora train.seed=1 --output runs/cola-dora`
+    """
+    with guarded():
+        from reflora_cli.errors import InputError, Problem
+        from reflora_cli.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])
+        if resume and output is None:
+            raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
+        if dry_run:
+            plan(loaded, as_json)
+            return
+        from reflora_cli.console import SilentReporter, make_reporter, print_json
+        from reflora_cli.processes import is_first_process
+        from reflora_cli.train import train
+
+        reporter = make_reporter() if is_first_process() else SilentReporter()
+        results = train(loaded, output, resume, reporter)
+        if not is_first_process():
+            return
+        reporter.facts("done", closing_facts(results))
+        if as_json:
+            print_json(results)
+
+
+def plan(recipe: Any, as_json: bool) -> None:
+    """Prepare the run without writing anything and show what it would do."""
+    from reflora_cli.console import make_reporter, print_json
+    from reflora_cli.evaluate import Compute
+    from reflora_cli.job import prepare
+    from reflora_cli.model import pick_device, resolve_dtype
+
+    device = pick_device()
+    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)))
+    make_reporter().facts("plan: nothing was trained or written", job.facts())
+    if as_json:
+        print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})
+
+
+def closing_facts(results: dict[str, Any]) -> dict[str, str]:
+    """The result and the next commands."""
+    run, metric = results["run"], results["main_metric"]
+    facts: dict[str, str] = {}
+    if results["scores"]:
+        split = next(iter(results["scores"]))
+        before = f", {results['before'][split][metric]:.4f} before" if results["before"] else ""
+        facts[metric] = f"{results['scores'][split][metric]:.4f}{before} ({split}, step {results['selected_step']})"
+    facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
+    facts["adapter"] = f"{run}/adapter"
+    facts["curves"] = f"{run}/curves.png"
+    facts["score it"] = f"reflora eval {run}"
+    facts["merge it"] = f"reflora merge {run} --output {run}/merged"
+    facts["export it"] = f"reflora export {run} --format peft"
+    return facts

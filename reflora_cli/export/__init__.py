@@ -1,0 +1,1 @@
+"""Adapters and merged models in the formats that others load: one file per format."""

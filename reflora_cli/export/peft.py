@@ -1,0 +1,64 @@
+"""Export to PEFT: an adapter directory that PEFT and transformers load, with a model card.
+
+A run's `adapter/` already is in PEFT's format. The export adds the tokenizer and the card, and proves itself: it is
+read back strictly and every tensor must be bit-equal to the run's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_adapter
+from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.errors import Problem, VerificationError
+from reflora_cli.export.card import adapter_card
+from reflora_cli.model import load_classifier, load_tokenizer
+from reflora_cli.recipe import Recipe
+from reflora_cli.restore import Restored, restore
+from reflora_cli.runs import write_directory, write_file, write_json
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written."""
+
+    output: str
+    format: str
+    tensors: int
+    parameters: int
+
+
+def export_peft(recipe: Recipe, adapter: Path, output: Path, results: dict[str, Any] | None) -> ExportReport:
+    """Write the adapter to `output`. results: the run's results.json for the card, if there is one.
+
+    Raises InputError for wrong input or an existing output; nothing is left there then.
+    """
+    restored = restore(recipe, adapter, torch.device("cpu"))
+    files = restored.files
+    assert files is not None
+    with write_directory(output) as directory:
+        write_json(directory / "adapter_config.json", files.config.model_dump())
+        write_json(directory / "reflora.json", files.record)
+        write_adapter(directory, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
+        load_tokenizer(restored.base.source).save_pretrained(directory)
+        write_file(directory / "README.md", adapter_card(restored, results))
+        verify(restored, files, directory)
+    parameters = sum(tensor.numel() for tensor in files.tensors.values())
+    return ExportReport(str(output), "peft", len(files.tensors), parameters)
+
+
+def verify(restored: Restored, files: AdapterFiles, directory: Path) -> None:
+    """Attach what was written to a new base and compare every tensor."""
+    section = restored.recipe.model
+    written = read_adapter(directory)
+    base = load_classifier(section.name, section.revision, restored.task, dtype=restored.dtype, dropout=None, seed=0)
+    load_adapter(base.model, written, base.fresh)
+    same = written.tensors.keys() == files.tensors.keys() and all(
+        torch.equal(tensor, files.tensors[key]) for key, tensor in written.tensors.items()
+    )
+    if not same:
+        raise VerificationError(Problem("the exported tensors differ from the run's", str(directory)))

@@ -1,0 +1,133 @@
+"""From a recipe to everything a training run needs, checked, before anything is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.data.batches import StepSampler
+from reflora_cli.data.encode import EncodedRow, encode
+from reflora_cli.data.load import load_split
+from reflora_cli.environment import describe
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.evaluate import Compute, Split
+from reflora_cli.methods import Update
+from reflora_cli.model import Base, check_length, load_classifier, parameter_count
+from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.recipe import Recipe
+from reflora_cli.tasks.base import Example, Task
+from reflora_cli.tasks.registry import find_task
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run, ready to start. `saved`: modules that travel with the adapter, trained or not."""
+
+    recipe: Recipe
+    task: Task
+    base: Base
+    adapted: Adapted
+    saved: tuple[str, ...]
+    rows: list[EncodedRow]
+    splits: list[Split]
+    sampler: StepSampler
+    optimizer: PairAdamW
+    total_steps: int
+    compute: Compute
+    environment: dict[str, object]
+
+    def facts(self) -> dict[str, str]:
+        """What the user should see before the first step."""
+        trained = sum(parameter.numel() for parameter in self.adapted.parameters.values())
+        total = parameter_count(self.base.model)
+        matches = ", ".join(f"{pattern} ({count})" for pattern, count in self.adapted.matches.items())
+        method = self.recipe.method
+        return {
+            "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}",
+            "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
+            "targets": matches,
+            "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
+            "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
+            "task": f"{self.task.name}, {len(self.rows):,} training rows",
+            "steps": f"{self.total_steps:,} of {self.recipe.train.batch_size} rows",
+        }
+
+
+def prepare(recipe: Recipe, compute: Compute) -> Job:
+    """Load, check and build. Raises InputError for whatever the user can mend."""
+    task = find_task(recipe.task.name)
+    examples = load_examples(recipe, task)
+    base = load_base(recipe, task, compute)
+    check_length(base, recipe.task.max_length)
+    trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
+    adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed)
+    encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
+    rows = encoded[task.train]
+    sampler = StepSampler(len(rows), recipe.train.batch_size, recipe.train.seed)
+    total = total_steps(recipe, sampler)
+    base.place(compute.device)
+    if recipe.train.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Job(
+        recipe=recipe,
+        task=task,
+        base=base,
+        adapted=adapted,
+        saved=saved,
+        rows=rows,
+        splits=[Split(name, encoded[name]) for name in task.evaluation if name in encoded],
+        sampler=sampler,
+        optimizer=make_optimizer(recipe, adapted, compute),
+        total_steps=total,
+        compute=compute,
+        environment=describe(base, examples, compute.device),
+    )
+
+
+def load_examples(recipe: Recipe, task: Task) -> dict[str, list[Example]]:
+    """The training split and, unless evaluation is off, the evaluation splits."""
+    section = recipe.task
+    examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
+    if recipe.eval.every != "never" or recipe.eval.at_start:
+        for split in task.evaluation:
+            examples[split] = load_split(task, section.data, split, section.max_eval_rows)
+    return examples
+
+
+def load_base(recipe: Recipe, task: Task, compute: Compute) -> Base:
+    """The recipe's base model with a head for the task, in the dtype of `compute`."""
+    section = recipe.model
+    return load_classifier(
+        section.name,
+        section.revision,
+        task,
+        dtype=compute.dtype,
+        dropout=section.classifier_dropout,
+        seed=recipe.train.seed,
+    )
+
+
+def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
+    """Optimizer steps of the whole run. Raises InputError when RefLoRA's warm-up would outlast it."""
+    train, method = recipe.train, recipe.method
+    epochs = train.epochs or 0.0
+    total = train.steps or max(1, math.ceil(epochs * sampler.steps_per_epoch))
+    if method.update is not Update.PLAIN and method.refactor.warmup_steps >= total:
+        problem = Problem(
+            f"the run ends before {method.update} begins: it would be plain training under another name",
+            where="method.refactor.warmup_steps",
+            found=f"{method.refactor.warmup_steps} warm-up steps in a run of {total}",
+            expected=f"fewer than {total}",
+            remedy="lower method.refactor.warmup_steps or train longer",
+        )
+        raise InputError(problem)
+    return total
+
+
+def make_optimizer(recipe: Recipe, adapted: Adapted, compute: Compute) -> PairAdamW:
+    train = recipe.train
+    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay)
+    half = compute.dtype.itemsize < 4
+    return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=half)

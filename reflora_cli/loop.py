@@ -1,0 +1,233 @@
+"""The training loop: optimizer steps with their logging, evaluations and checkpoints.
+
+The order of a step is fixed: accumulate, reduce, unscale, clip, update rule, AdamW, update rule.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from reflora_cli.adapter_files import adapter_tensors, write_adapter
+from reflora_cli.checkpoint import Checkpoint, Progress, named_random_states, random_state, save_checkpoint
+from reflora_cli.console import EvaluationRecord, Reporter, StepRecord
+from reflora_cli.data.batches import micro_batches
+from reflora_cli.errors import DivergedError, Problem
+from reflora_cli.evaluate import loss_sum, score_split, to_inputs
+from reflora_cli.job import Job
+from reflora_cli.model import precision
+from reflora_cli.optim.pair_adamw import state_tensors
+from reflora_cli.runs import RunDirectory
+from reflora_cli.schedules import learning_rate_multiplier
+
+
+@dataclass
+class Session:
+    """A job under way: accelerate's handles on it, its directory, and what has advanced."""
+
+    job: Job
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    run: RunDirectory
+    reporter: Reporter
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def is_writer(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+
+def run_steps(session: Session) -> None:
+    """All optimizer steps that are left, with their logging, evaluations and checkpoints."""
+    job, progress = session.job, session.progress
+    if progress.step == 0 and job.recipe.eval.at_start:
+        progress.before = evaluate(session)
+    session.reporter.begin(progress.step, job.total_steps)
+    session.model.train()
+    window = Window()
+    for step in range(progress.step, job.total_steps):
+        clock = time.perf_counter()
+        rows = job.sampler.step_rows(step)
+        loss = accumulate(session, rows)
+        norm = clip(session)
+        check_finite(session, step + 1, loss, norm)
+        rate = set_rate(session, step)
+        session.optimizer.step()
+        session.optimizer.zero_grad()
+        progress.step = step + 1
+        window.add(loss, len(rows), time.perf_counter() - clock)
+        progress.seconds += window.last_seconds
+        if progress.step % job.recipe.train.log_every == 0 or progress.step == job.total_steps:
+            log_step(session, window, rate, norm)
+            window = Window()
+        if is_due(session, job.recipe.eval.every):
+            evaluate(session)
+        if is_due(session, job.recipe.train.checkpoint_every or "epoch"):
+            checkpoint(session)
+
+
+@dataclass
+class Window:
+    """Sums since the last logged step."""
+
+    loss: float = 0.0
+    steps: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+
+    def add(self, loss: float, rows: int, seconds: float) -> None:
+        self.loss += loss
+        self.steps += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.last_seconds = seconds
+
+
+def accumulate(session: Session, rows: list[int]) -> float:
+    """Backward through all micro-batches of a step; returns the step's mean loss over all processes.
+
+    The loss is normalized by the rows of the whole step, so k micro-batches give the gradient of one large batch, and
+    is multiplied by the number of processes because their gradients are averaged.
+    """
+    job, accelerator = session.job, session.accelerator
+    compute = job.compute
+    chunks = micro_batches(rows, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
+    total = torch.zeros((), device=compute.device)
+    for index, chunk in enumerate(chunks):
+        with synchronizing(session, index == len(chunks) - 1):
+            loss = chunk_loss(session, chunk or rows[:1]) * (compute.processes / len(rows))
+            if not chunk:
+                loss = loss * 0
+            accelerator.backward(loss)
+        total += loss.detach() / compute.processes
+    if compute.processes > 1:
+        total = accelerator.reduce(total, reduction="sum")
+    return total.item()
+
+
+def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
+    """Gradients are reduced among processes once per step, with the last micro-batch."""
+    return nullcontext() if last else session.accelerator.no_sync(session.model)
+
+
+def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
+    """The summed loss of some rows."""
+    job = session.job
+    rows = [job.rows[index] for index in chunk]
+    labels = torch.tensor([row.label for row in rows], device=job.compute.device)
+    with precision(job.compute.device, job.compute.dtype):
+        logits = session.model(**to_inputs(rows, job.base, job.compute.device)).logits
+    return loss_sum(logits, labels)
+
+
+def clip(session: Session) -> float:
+    """Unscale and clip the gradients; returns their norm before clipping."""
+    limit = session.job.recipe.train.max_grad_norm or float("inf")
+    norm = session.accelerator.clip_grad_norm_(session.job.adapted.parameters.values(), limit)
+    return float(norm)
+
+
+def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
+    """Stop before a non-finite step reaches the weights; float16's scaler skips overflowing gradients itself."""
+    scaled = session.accelerator.scaler is not None
+    if torch.isfinite(torch.tensor(loss)) and (scaled or torch.isfinite(torch.tensor(norm))):
+        return
+    parameters = session.job.adapted.parameters
+    bad = (name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all())
+    saved = session.run.checkpoints()
+    problem = Problem(
+        "the loss or a gradient is no longer finite",
+        where=f"step {step} of {session.job.total_steps}",
+        found=f"loss {loss}, first non-finite gradient in {next(bad, 'no adapter: the loss itself')}",
+        remedy=f"lower train.learning_rate; last good checkpoint: {saved[-1] if saved else 'none yet'}",
+    )
+    raise DivergedError(problem)
+
+
+def set_rate(session: Session, step: int) -> float:
+    """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A."""
+    train, total = session.job.recipe.train, session.job.total_steps
+    multiplier = learning_rate_multiplier(train.schedule, step, train.warmup_steps, total)
+    for group in session.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * multiplier
+    return train.learning_rate * multiplier
+
+
+def is_due(session: Session, every: int | str) -> bool:
+    """Whether something that happens every `every` steps, at the end of each epoch, or never is due now."""
+    step, job = session.progress.step, session.job
+    if every == "never":
+        return False
+    period = job.sampler.steps_per_epoch if every == "epoch" else int(every)
+    return step % period == 0 or step == job.total_steps
+
+
+def append(session: Session, record: dict[str, object]) -> None:
+    """One more line in metrics.jsonl."""
+    if session.is_writer:
+        with session.run.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def log_step(session: Session, window: Window, rate: float, norm: float) -> None:
+    job, step = session.job, session.progress.step
+    record = StepRecord(
+        step=step,
+        epoch=step / job.sampler.steps_per_epoch,
+        loss=window.loss / window.steps,
+        rate=rate,
+        gradient_norm=norm,
+        examples_per_second=window.rows / max(window.seconds, 1e-9),
+    )
+    session.reporter.step(record)
+    values = {"loss": record.loss, "learning_rate": rate, "gradient_norm": norm if norm < float("inf") else None}
+    speed = {"examples_per_second": record.examples_per_second, "seconds": session.progress.seconds}
+    append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed})
+
+
+def evaluate(session: Session) -> dict[str, dict[str, float]]:
+    """Score every evaluation split; a new best score saves the adapter."""
+    job, progress = session.job, session.progress
+    size = job.recipe.eval.batch_size
+    scores = {s.name: score_split(job.base.model, job.base, job.task, s, size, job.compute) for s in job.splits}
+    score = scores[job.splits[0].name][job.task.main_metric]
+    best = progress.step > 0 and (progress.best_score is None or score > progress.best_score)
+    if best:
+        progress.best_step, progress.best_score = progress.step, score
+        if job.recipe.eval.select == "best":
+            save_adapter(session)
+    if progress.step:
+        progress.history.append({"step": progress.step, "scores": scores})
+    session.reporter.evaluations([EvaluationRecord(progress.step, name, own, best) for name, own in scores.items()])
+    for name, own in scores.items():
+        append(session, {"event": "evaluation", "step": progress.step, "split": name, **own})
+    session.model.train()
+    return scores
+
+
+def save_adapter(session: Session) -> None:
+    if session.is_writer:
+        job = session.job
+        write_adapter(session.run.adapter, adapter_tensors(job.base.model, job.adapted, job.saved))
+
+
+def checkpoint(session: Session) -> None:
+    """Save all that continuing needs; every process contributes its generators."""
+    job = session.job
+    states = gather_object([random_state()]) if job.compute.processes > 1 else [random_state()]
+    if session.is_writer:
+        trained = {name: p.detach().cpu().contiguous() for name, p in job.adapted.parameters.items()}
+        optimizer = state_tensors(job.optimizer, job.adapted.parameters)
+        content = Checkpoint(trained, optimizer, named_random_states(states), session.progress)
+        save_checkpoint(session.run, content, job.recipe.train.keep_checkpoints)
+    session.accelerator.wait_for_everyone()

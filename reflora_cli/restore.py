@@ -1,0 +1,103 @@
+"""From a run directory, or a recipe and an adapter directory, back to the model that was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reflora_cli.adapter_files import AdapterFiles, read_adapter
+from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.data.encode import encode
+from reflora_cli.data.load import load_split
+from reflora_cli.environment import base_identity
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.evaluate import Split
+from reflora_cli.model import Base, check_length, load_classifier, pick_device, resolve_dtype
+from reflora_cli.recipe import Recipe
+from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.registry import find_task
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A base model with its adapter attached (or none), in evaluation mode on its device."""
+
+    recipe: Recipe
+    task: Task
+    base: Base
+    files: AdapterFiles | None
+    adapted: Adapted | None
+    device: torch.device
+    dtype: torch.dtype
+
+
+def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = None) -> Restored:
+    """Load a recipe's base model and put an adapter on it.
+
+    Without an adapter the base itself must bring the task's head. Raises InputError for a base other than the one the
+    adapter was trained on, and for everything that does not fit.
+    """
+    task = find_task(recipe.task.name)
+    files = read_adapter(adapter) if adapter is not None else None
+    device = device or pick_device()
+    dtype = resolve_dtype(recipe.model.dtype, device)
+    section = recipe.model
+    base = load_classifier(
+        section.name, section.revision, task, dtype=dtype, dropout=section.classifier_dropout, seed=recipe.train.seed
+    )
+    check_length(base, recipe.task.max_length)
+    adapted = None
+    if files is None:
+        refuse_random_head(base)
+    else:
+        check_base(files, base)
+        adapted = load_adapter(base.model, files, base.fresh)
+    base.place(device)
+    base.model.eval()
+    return Restored(recipe, task, base, files, adapted, device, dtype)
+
+
+def refuse_random_head(base: Base) -> None:
+    if base.fresh:
+        problem = Problem(
+            "the base model has no trained head for this task: its scores would be random",
+            where=f"model.name: {base.source.name}",
+            found=f"absent from the checkpoint: {', '.join(base.fresh)}",
+            expected="a run directory, a recipe with --adapter, or a model with the task's head",
+        )
+        raise InputError(problem)
+
+
+def check_base(files: AdapterFiles, base: Base) -> None:
+    """Refuse a base whose weights are not those that the adapter was trained on."""
+    trained_on, now = files.record.get("base"), base_identity(base)
+    if not isinstance(trained_on, dict):
+        return
+    for key in ("sha256", "commit"):
+        if trained_on.get(key) and now[key] and trained_on[key] != now[key]:
+            problem = Problem(
+                "the base model is not the one that the adapter was trained on",
+                where=f"model.name: {base.source.name}",
+                found=f"{key} {now[key]}",
+                expected=f"{key} {trained_on[key]}",
+            )
+            raise InputError(problem)
+
+
+def load_splits(restored: Restored, names: tuple[str, ...], limit: int | None) -> list[Split]:
+    """Evaluation splits of the restored model's task, encoded."""
+    section = restored.recipe.task
+    return [
+        Split(
+            name,
+            encode(
+                restored.base.tokenizer,
+                load_split(restored.task, section.data, name, limit or section.max_eval_rows),
+                section.max_length,
+            ),
+        )
+        for name in names
+    ]

@@ -1,0 +1,180 @@
+"""Train: from a recipe to a run directory. The steps themselves are in `loop.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from reflora_cli.adapter_config import peft_config
+from reflora_cli.adapter_files import write_adapter_config
+from reflora_cli.checkpoint import load_checkpoint, restore_parameters, restore_random_state
+from reflora_cli.console import Reporter
+from reflora_cli.curves import draw_curves
+from reflora_cli.environment import peak_memory
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.evaluate import Compute
+from reflora_cli.job import Job, prepare
+from reflora_cli.loop import Session, run_steps, save_adapter
+from reflora_cli.model import parameter_count, pick_device, resolve_dtype
+from reflora_cli.optim.pair_adamw import load_state_tensors
+from reflora_cli.recipe import Recipe
+from reflora_cli.recipe_file import dump_recipe
+from reflora_cli.runs import RunDirectory, default_output, write_file, write_json
+
+
+def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
+    """Run a recipe and return what `results.json` holds.
+
+    Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
+    """
+    accelerator = make_accelerator(recipe)
+    run = RunDirectory(output or shared_default(recipe))
+    if run.results.is_file() and resume:
+        reporter.note(f"this run is finished: {run.path}")
+        return dict(json.loads(run.results.read_text(encoding="utf-8")))
+    check_output(run, recipe, resume)
+    device = accelerator.device
+    dtype = resolve_dtype(recipe.model.dtype, device)
+    job = prepare(recipe, Compute(device, dtype, accelerator.process_index, accelerator.num_processes))
+    torch.manual_seed(recipe.train.seed + accelerator.process_index)
+    model, optimizer = accelerator.prepare(job.base.model, job.optimizer)
+    session = Session(job, accelerator, model, optimizer, run, reporter)
+    start(session, resume)
+    try:
+        run_steps(session)
+    finally:
+        reporter.end()
+    return finish(session)
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Devices and processes; a loss scaler for float16, which needs a GPU."""
+    half = recipe.model.dtype == "float16"
+    if half and pick_device().type == "cpu":
+        problem = Problem(
+            "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
+        )
+        raise InputError(problem)
+    return Accelerator(mixed_precision="fp16" if half else "no")
+
+
+def shared_default(recipe: Recipe) -> Path:
+    """The default run directory, the same for all processes."""
+    chosen = [default_output(recipe.task.name, recipe.method.name)]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
+    """A new run needs an unused directory; a resumed one needs the same recipe."""
+    if not resume:
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            remedy = "choose another --output, or continue the run in it with --resume"
+            raise InputError(Problem("the output directory is not empty", str(run.path), remedy=remedy))
+        return
+    if not run.recipe.is_file():
+        raise InputError(Problem("there is no run to resume", str(run.path), expected="a directory with recipe.yaml"))
+    before, now = run.recipe.read_text(encoding="utf-8").splitlines(), dump_recipe(recipe).splitlines()
+    if before != now:
+        changed = [line.strip() for line in now if line not in before]
+        problem = Problem("the recipe differs from the run's", str(run.recipe), found="; ".join(changed[:5]))
+        raise InputError(problem)
+
+
+def start(session: Session, resume: bool) -> None:
+    """Write the run's unchanging files, or continue from its newest checkpoint."""
+    job, run = session.job, session.run
+    checkpoints = run.checkpoints() if resume else []
+    if checkpoints:
+        restore(session, checkpoints[-1])
+    if session.is_writer:
+        kept = []
+        if run.metrics.is_file():
+            lines = run.metrics.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= session.progress.step and checkpoints]
+        write_file(run.recipe, dump_recipe(job.recipe))
+        write_json(run.environment, job.environment)
+        write_file(run.metrics, "".join(f"{line}\n" for line in kept))
+        base = job.base.source.location, job.base.source.revision
+        config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base)
+        write_adapter_config(run.adapter, config, adapter_record(job))
+    session.accelerator.wait_for_everyone()
+    session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
+
+
+def adapter_record(job: Job) -> dict[str, Any]:
+    """What an adapter remembers of its making, for those who load it without its run."""
+    return {
+        "base": job.environment["base"],
+        "method": job.recipe.method.model_dump(mode="json"),
+        "task": job.task.name,
+        "label_names": list(job.task.label_names),
+        "dtype": job.compute.dtype_name,
+        "saved_modules": list(job.saved),
+    }
+
+
+def restore(session: Session, path: Path) -> None:
+    """Load a checkpoint into model, optimizer, generators and progress."""
+    job = session.job
+    checkpoint = load_checkpoint(path)
+    restore_parameters(job.adapted.parameters, checkpoint.trained, path)
+    load_state_tensors(job.optimizer, job.adapted.parameters, checkpoint.optimizer)
+    restore_random_state(checkpoint.random, job.compute.rank)
+    session.progress = checkpoint.progress
+    session.reporter.note(f"continuing from {path}")
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Choose the adapter, write results and curves."""
+    job, progress = session.job, session.progress
+    if job.recipe.eval.select == "last" or progress.best_step is None:
+        save_adapter(session)
+    results = summarize(session)
+    if session.is_writer:
+        title = f"{job.task.name}, {job.recipe.method.label}"
+        draw_curves(session.run.metrics, session.run.curves, job.task.main_metric, title)
+        write_json(session.run.results, results)
+    session.accelerator.wait_for_everyone()
+    return results
+
+
+def selected_evaluation(session: Session) -> dict[str, Any] | None:
+    """The evaluation of the adapter that was kept; None when nothing was evaluated."""
+    progress = session.progress
+    wanted = progress.best_step if session.job.recipe.eval.select == "best" else progress.step
+    return next((entry for entry in progress.history if entry["step"] == wanted), None)
+
+
+def summarize(session: Session) -> dict[str, Any]:
+    """What `results.json` holds."""
+    job, progress, recipe = session.job, session.progress, session.job.recipe
+    selected = selected_evaluation(session)
+    epochs = progress.step / job.sampler.steps_per_epoch
+    return {
+        "run": str(session.run.path),
+        "task": job.task.name,
+        "base": recipe.model.name,
+        "method": recipe.method.label,
+        "seed": recipe.train.seed,
+        "main_metric": job.task.main_metric,
+        "selected": recipe.eval.select,
+        "selected_step": selected["step"] if selected else progress.step,
+        "scores": selected["scores"] if selected else None,
+        "before": progress.before,
+        "history": progress.history,
+        "steps": progress.step,
+        "epochs": epochs,
+        "seconds": progress.seconds,
+        "seconds_per_epoch": progress.seconds / epochs,
+        "peak_memory_bytes": peak_memory(job.compute.device),
+        "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
+        "total_parameters": parameter_count(job.base.model),
+        "dtype": job.compute.dtype_name,
+        "processes": job.compute.processes,
+    }

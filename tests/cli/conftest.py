@@ -1,0 +1,75 @@
+"""One small trained run, shared by all tests of the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from reflora_cli.cli import app
+
+RECIPE: dict[str, Any] = {
+    "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
+    "method": {"name": "reflora", "rank": 4, "alpha": 8.0, "refactor": {"warmup_steps": 5}},
+    "task": {"name": "builtin/entailment", "max_length": 48, "max_train_rows": 320, "max_eval_rows": 100},
+    "train": {"epochs": 2, "batch_size": 32, "learning_rate": 3e-3, "checkpoint_every": 8},
+    "eval": {"at_start": True},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        lines = self.out.splitlines()
+        assert len(lines) == 1, "stdout must hold one JSON object and nothing else"
+        return dict(json.loads(lines[0]))
+
+
+Reflora = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def reflora() -> Reflora:
+    """Run a command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests that change one take `run`."""
+    output = tmp_path_factory.mktemp("runs") / "small"
+    outcome = reflora("train", recipe, "--output", output)
+    assert outcome.status == 0, outcome.err
+    return output
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(trained, tmp_path / "run")
