@@ -214,8 +214,8 @@ def loading_errors(source: Source) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        problem = Problem("the base model's weights are damaged", f"{source.name} ({source.location})", str(error))
-        raise InputError(problem) from error
+        where = f"model.name: {source.name} ({source.location})"
+        raise InputError(Problem("the base model's weights are damaged", where, str(error))) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         what = "the base model cannot be loaded"
         remedy = "" if source.is_local else "check the name and the network, or give a local directory"

@@ -30,8 +30,8 @@ Loader.add_implicit_resolver(
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
     """The value and the 1-based line of every key, by its path. Raises InputError for all that is not safe YAML."""
-    loader = Loader(text)
     try:
+        loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -43,8 +43,6 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
         what = "the YAML is nested too deeply" if isinstance(error, RecursionError) else "a YAML value cannot be read"
         found = "" if isinstance(error, RecursionError) else str(error)
         raise InputError(Problem(what, where, found)) from error
-    finally:
-        loader.dispose()
 
 
 def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -78,7 +79,7 @@ def drop_factor(tensors: dict[str, object]) -> None:
 
 
 def add_stranger(tensors: dict[str, object]) -> None:
-    tensors["base_model.model.model.norm.weight"] = tensors["base_model.model.score.weight"]
+    tensors["base_model.model.model.norm.weight"] = torch.ones(128)
 
 
 def other_base(place: Place) -> Outcome:
@@ -173,7 +174,7 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "run without adapter": (without_adapter, ("adapter_model.safetensors",)),
     "corrupt adapter": (corrupt_adapter, ("adapter_model.safetensors", "damaged")),
     "adapter without its head": (changed_adapter(drop_head), ("score",)),
-    "adapter without a factor": (changed_adapter(drop_factor), ("lora",)),
+    "adapter without a factor": (changed_adapter(drop_factor), ("do not fit", "proj")),
     "adapter with a stranger": (changed_adapter(add_stranger), ("unexpected", "norm.weight")),
     "another base": (other_base, ("sha256",)),
     "untrained head": (lambda p: p.reflora("eval", p.recipe), ("score", "--adapter")),
@@ -191,7 +192,7 @@ def test_wrong_input_is_one_clear_message(
     case: str, run: Path, recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    place = Place(tmp_path, Path(shutil.copy(recipe, tmp_path / "recipe.yaml")), run, reflora)
+    place = Place(tmp_path, Path(shutil.copy(recipe, tmp_path / "mine.yaml")), run, reflora)
     act, expected = CASES[case]
     kept = {path.relative_to(tmp_path) for path in run.rglob("*")}
 
