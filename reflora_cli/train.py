@@ -124,7 +124,10 @@ def restore(session: Session, path: Path) -> None:
     job = session.job
     checkpoint = load_checkpoint(path)
     restore_parameters(job.adapted.parameters, checkpoint.trained, path)
-    load_state_tensors(job.optimizer, job.adapted.parameters, checkpoint.optimizer)
+    try:
+        load_state_tensors(job.optimizer, job.adapted.parameters, checkpoint.optimizer)
+    except ValueError as error:
+        raise InputError(Problem("the checkpoint does not belong to this recipe", str(path), str(error))) from error
     restore_random_state(checkpoint.random, job.compute.rank)
     session.progress = checkpoint.progress
     session.reporter.note(f"continuing from {path}")

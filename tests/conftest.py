@@ -14,7 +14,8 @@ CACHE = tempfile.mkdtemp(prefix="reflora-datasets-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 # Read by the libraries when they are imported, so set before any test module is.
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=CACHE)
+# One thread: the matrices are tiny, and threads of parallel test processes would wait for each other.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=CACHE)
 
 
 @pytest.fixture(scope="session")

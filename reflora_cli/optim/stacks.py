@@ -19,7 +19,7 @@ STACK_ELEMENTS = 2**18
 """A stack holds at most this many elements of A and B, 2 MiB in float64, or one pair if that is larger.
 
 It bounds the memory beside the model, and a CPU slows down when stacks leave its cache: RefLoRA's part of a step for
-DeBERTa-base takes 9 ms with 2**18 and 27 ms with 2**23. Where modules are large, one launch each is no burden.
+DeBERTa-base takes 12 ms on one core with 2**18 and 27 ms with 2**23. Large modules can afford launches of their own.
 """
 
 

@@ -1,0 +1,81 @@
+"""The README is true: its commands run, its recipe is valid, its tree is the tree."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from reflora_cli.methods import PRESETS
+from reflora_cli.recipe_file import load_recipe
+from tests.cli.conftest import Reflora
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALLER = ["task.max_train_rows=160", "task.max_eval_rows=40", "train.epochs=1", "method.refactor.warmup_steps=2"]
+"""The quickstart's own size takes a minute; its commands are the same on fewer rows."""
+LOCAL = [
+    "model.name=builtin:tiny-llama",
+    "model.classifier_dropout=null",
+    "method.targets=all-linear",
+    "task.max_length=64",
+    "--dry-run",
+]
+"""DeBERTa lies on the hub: these commands are checked up to the first step, on a local model."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_reflora_commands_run_in_order(
+    reflora: Reflora, tmp_path: Path, glue_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
+    assert {command[0] for command in commands} == {"train", "eval", "merge", "export"}
+    for written in commands:
+        command = affordable(written, glue_data)
+        outcome = reflora(*command)
+        assert outcome.status == 0, (command, outcome.err)
+
+
+def affordable(command: list[str], glue_data: Path) -> list[str]:
+    """The same command, on rows and models that are at hand."""
+    if command[1].startswith("glue/"):
+        return [*(part for part in command if not part.startswith("task.data=")), *LOCAL, f"task.data={glue_data}"]
+    return [*command, *SMALLER] if command[0] == "train" else command
+
+
+def test_make_commands_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"^make (\w+)$", "\n".join(blocks("sh")), flags=re.MULTILINE))
+    assert named == {"quickstart", "test"}
+    assert {*named, *re.findall(r"`make (\w+)`", README)} <= targets
+
+
+def test_recipe_block_is_a_valid_recipe(tmp_path: Path) -> None:
+    (recipe,) = blocks("yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    assert load_recipe(str(path), []).method.name == "reflora"
+
+
+def test_every_preset_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `([^`]+)` \|", README, flags=re.MULTILINE)) == set(PRESETS)
+
+
+def test_tree_names_every_module_and_nothing_else() -> None:
+    tree = README.partition("## What is where")[2].split("```")[1].strip("\n")
+    named: set[str] = set()
+    stack: list[str] = []
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        stack = [*stack[:depth], name]
+        named.add("".join(stack))
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "reflora_cli").rglob("*.py")}
+    assert {path for path in package if not path.endswith("__init__.py")} <= named
+    assert all((ROOT / path).exists() for path in named)
