@@ -7,7 +7,7 @@ run's seed and remembered as fresh, because such modules must travel with the ad
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
 """What architectures call the dropout before their classification head."""
+UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
+"""Architectures that read a field which their configuration does not list."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,15 @@ def load_classifier(
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.location, config=config, revision=source.revision, dtype=dtype, **SAFE, output_loading_info=True
         )
-    refuse_mismatches(source, report)
-    fresh = outermost({parameter.rpartition(".")[0] for parameter in report["missing_keys"]})
+    head = head_modules(model)
+    missing = {*report["missing_keys"], *resized(source, report, head)}
+    fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})
     commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
-    return Base(model, tokenizer, source, commit, fresh, head_modules(model))
+    return Base(model, tokenizer, source, commit, fresh, head)
 
 
-SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+"""Never a pickle, never code from a checkpoint. Sizes that do not fit are sorted out by `resized`."""
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -144,7 +148,8 @@ def head_config(
     )
     config.pad_token_id = tokenizer.pad_token_id
     if dropout is not None:
-        field = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)
+        listed = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)
+        field = listed or UNLISTED_DROPOUT.get(config.model_type)
         if field is None:
             what = f"a {config.model_type} model has no dropout before its head"
             raise InputError(Problem(what, "model.classifier_dropout", str(dropout), remedy="leave it out (null)"))
@@ -178,11 +183,17 @@ def outermost(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if not any(n.startswith(f"{other}.") for other in names)))
 
 
-def refuse_mismatches(source: Source, report: dict[str, Any]) -> None:
-    """A pretrained weight of another shape would be silently drawn anew."""
-    if report["mismatched_keys"]:
-        first = ", ".join(str(key) for key in sorted(report["mismatched_keys"], key=str)[:3])
-        raise InputError(Problem("weights of the base do not fit its architecture", source.name, found=first))
+def resized(source: Source, report: dict[str, Any], head: Sequence[str]) -> set[str]:
+    """Parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
+
+    Raises InputError for any other weight of another shape, which would be silently random.
+    """
+    names = {str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in report["mismatched_keys"]}
+    body = sorted(name for name in names if not any(name.startswith(f"{module}.") for module in head))
+    if body:
+        what = "weights of the base do not fit its architecture"
+        raise InputError(Problem(what, f"model.name: {source.name}", found=", ".join(body[:3])))
+    return names
 
 
 def parameter_count(module: nn.Module, chosen: Callable[[nn.Parameter], bool] = lambda _: True) -> int:

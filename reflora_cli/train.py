@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,24 @@ def start(session: Session, resume: bool) -> None:
     if checkpoints:
         restore(session, checkpoints[-1])
     if session.is_writer:
-        kept = []
-        if run.metrics.is_file():
-            lines = run.metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= session.progress.step and checkpoints]
         write_file(run.recipe, dump_recipe(job.recipe))
         write_json(run.environment, job.environment)
-        write_file(run.metrics, "".join(f"{line}\n" for line in kept))
+        write_file(run.metrics, "".join(kept_metrics(run, session.progress.step) if checkpoints else []))
         base = job.base.source.location, job.base.source.revision
         config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base)
         write_adapter_config(run.adapter, config, adapter_record(job))
     session.accelerator.wait_for_everyone()
     session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
+
+
+def kept_metrics(run: RunDirectory, step: int) -> list[str]:
+    """The lines of metrics.jsonl up to a checkpoint; a line that a crash cut short is dropped."""
+    lines: list[str] = []
+    for line in run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else ():
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                lines.append(f"{line}\n")
+    return lines
 
 
 def adapter_record(job: Job) -> dict[str, Any]:

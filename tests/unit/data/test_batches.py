@@ -1,0 +1,46 @@
+"""Which rows make up a step: every row once per epoch, whatever the processes and micro-batches."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflora_cli.data.batches import StepSampler, collate, micro_batches
+from reflora_cli.data.encode import EncodedRow
+
+sizes = st.integers(1, 60)
+
+
+@given(rows=sizes, batch=sizes, seed=st.integers(0, 5), epoch=st.integers(0, 3))
+def test_an_epoch_visits_every_row_once(rows: int, batch: int, seed: int, epoch: int) -> None:
+    sampler = StepSampler(rows, batch, seed)
+    first = epoch * sampler.steps_per_epoch
+    steps = [sampler.step_rows(step) for step in range(first, first + sampler.steps_per_epoch)]
+    assert sorted(index for step in steps for index in step) == list(range(rows))
+    assert all(len(step) == batch for step in steps[:-1])
+
+
+def test_order_changes_with_seed_and_epoch_and_is_a_function_of_the_step() -> None:
+    sampler = StepSampler(50, 50, 0)
+    orders = [sampler.step_rows(0), sampler.step_rows(1), StepSampler(50, 50, 1).step_rows(0)]
+    assert len({tuple(order) for order in orders}) == 3
+    assert sampler.step_rows(0) == StepSampler(50, 50, 0).step_rows(0)
+
+
+@given(rows=sizes, processes=st.integers(1, 5), size=st.integers(1, 20))
+def test_processes_share_a_step_without_loss_or_repeat(rows: int, processes: int, size: int) -> None:
+    """Every process gets the same number of chunks, or collective operations would wait for ever."""
+    shares = [micro_batches(list(range(rows)), rank, processes, size) for rank in range(processes)]
+    assert sorted(index for share in shares for chunk in share for index in chunk) == list(range(rows))
+    assert len({len(share) for share in shares}) == 1
+    assert all(len(chunk) <= size for share in shares for chunk in share)
+
+
+def test_padding_is_masked_by_length_even_where_the_pad_token_is_an_ordinary_one() -> None:
+    rows = [EncodedRow([7, 3, 7], None, 0), EncodedRow([7], None, 1)]
+    batch = collate(rows, pad_token=7, pad_type=0)
+    assert batch["input_ids"].tolist() == [[7, 3, 7], [7, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert "token_type_ids" not in batch
+    assert batch["input_ids"].dtype is torch.long
