@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from reflora_cli.errors import nearest
+from pydantic_core import PydanticCustomError
 
 
 class Layer(StrEnum):
@@ -65,8 +64,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 Choice = Field(strict=False)
 """Enum fields read strings even though the record is strict about numbers."""
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
+
+
+def refusal(key: str, reason: str, remedy: str) -> PydanticCustomError:
+    """What a validator raises for values that do not go together. key: the one to change, within its section."""
+    return PydanticCustomError("refused", "{reason}; {remedy}", {"key": key, "reason": reason, "remedy": remedy})
 
 
 class Refactor(BaseModel):
@@ -76,17 +80,11 @@ class Refactor(BaseModel):
 
     warmup_steps: int = Field(100, ge=0, description="plain optimizer steps before the first refactored one")
     interval: int = Field(1, ge=1, description="steps between two computations of S; in between the last S is applied")
-    damping: float | Literal["auto"] = Field(
+    damping: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
         description="singular values of BA are smoothed by this share of the largest; "
         "auto: 1e-3, or 1e-2 under bfloat16 or float16",
     )
-
-    @model_validator(mode="after")
-    def _damping_is_a_share(self) -> Refactor:
-        if self.damping != "auto" and not 0 <= self.damping < 1:
-            raise ValueError("damping must be 'auto' or a number of at least 0 and below 1")
-        return self
 
 
 class Method(BaseModel):
@@ -97,7 +95,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field("reflora", description="a preset: " + ", ".join(PRESETS))
+    name: str = Field("reflora", description="a preset", json_schema_extra={"enum": [*PRESETS]})
     rank: int = Field(8, ge=1, description="r: rows of A, columns of B")
     alpha: float = Field(8.0, gt=0, description="the update is scaled by alpha / r, or alpha / sqrt(r)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
@@ -108,18 +106,18 @@ class Method(BaseModel):
         "auto",
         description="modules trained and saved whole; auto: the task's head and everything the base checkpoint lacks",
     )
-    layer: Annotated[Layer, Choice] = Layer.LORA
-    init: Annotated[Init, Choice] = Init.DEFAULT
-    update: Annotated[Update, Choice] = Update.PLAIN
-    scaling: Annotated[Scaling, Choice] = Scaling.STANDARD
+    layer: Annotated[Layer, Choice] = Field(Layer.LORA, description="how the adapted weight is computed")
+    init: Annotated[Init, Choice] = Field(Init.DEFAULT, description="how A starts; B starts at zero")
+    update: Annotated[Update, Choice] = Field(Update.PLAIN, description="what surrounds the AdamW step of A and B")
+    scaling: Annotated[Scaling, Choice] = Field(Scaling.STANDARD, description="alpha / r, or rslora: alpha / sqrt(r)")
     lr_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+)")
-    refactor: Refactor = Refactor()
+    refactor: Refactor = Field(Refactor(), description="when and how reflora and reflora-s act")
 
     @field_validator("name")
     @classmethod
     def _known_preset(cls, name: str) -> str:
         if name not in PRESETS:
-            raise ValueError(f"unknown method {name!r}: {nearest(name, PRESETS)}")
+            raise ValueError(f"unknown method {name!r}; presets: {', '.join(PRESETS)}")
         return name
 
     @model_validator(mode="before")
@@ -135,7 +133,7 @@ class Method(BaseModel):
     def _refuse_what_makes_no_sense(self) -> Method:
         for rule in REFUSED:
             if rule.applies(self):
-                raise ValueError(f"{rule.reason}; {rule.remedy}")
+                raise refusal(rule.key, rule.reason, rule.remedy)
         return self
 
     @property
@@ -148,8 +146,9 @@ class Method(BaseModel):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A combination that is refused, why, and what to write instead."""
+    """A combination that is refused, why, and what to write instead. key: the one of the method's keys to change."""
 
+    key: str
     applies: Callable[[Method], bool]
     reason: str
     remedy: str
@@ -157,11 +156,13 @@ class Refusal:
 
 REFUSED: tuple[Refusal, ...] = (
     Refusal(
+        "targets",
         lambda method: not method.targets,
         "targets is empty, so nothing would be adapted",
         "name modules, or write all-linear",
     ),
     Refusal(
+        "refactor.warmup_steps",
         lambda method: method.update is Update.REFLORA and method.refactor.warmup_steps == 0,
         "update reflora with refactor.warmup_steps 0 cannot start: at B = 0 the optimal S is 0 and nothing would move",
         "set refactor.warmup_steps to at least 1 (the paper's runs use 100)",

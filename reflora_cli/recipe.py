@@ -6,13 +6,16 @@ How files, `extends` and overrides become a Recipe is in `recipe_file.py`.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reflora_cli.methods import Method
+from reflora_cli.methods import Choice, Method, refusal
 from reflora_cli.schedules import Schedule
+
+STEPS = re.compile(r"([0-9]{1,15}) steps?")
 
 
 class Dtype(StrEnum):
@@ -35,7 +38,7 @@ class ModelSection(Section):
 
     name: str = Field(description="hub id, local directory, builtin:NAME, or pkg:PACKAGE/PATH")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    dtype: Annotated[Dtype, Field(strict=False)] = Dtype.AUTO
+    dtype: Annotated[Dtype, Choice] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
 
@@ -56,54 +59,57 @@ class TrainSection(Section):
     steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
     batch_size: int = Field(32, ge=1, description="rows per optimizer step, over all processes and micro-batches")
     micro_batch_size: int = Field(32, ge=1, description="rows per forward pass on one device, at most")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="the peak, after the warm-up")
     head_learning_rate: float | None = Field(None, gt=0, description="of modules trained whole; null: learning_rate")
-    schedule: Annotated[Schedule, Field(strict=False)] = Schedule.LINEAR
+    schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
-    log_every: int = Field(10, ge=1, description="steps")
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="the newest ones; older ones are deleted")
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> TrainSection:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either train.epochs or train.steps")
+        remedy = "give one of train.epochs and train.steps"
+        if self.epochs is None and self.steps is None:
+            raise refusal("epochs", "the recipe does not say how long to train", remedy)
+        if self.epochs is not None and self.steps is not None:
+            raise refusal("steps", "the recipe says twice how long to train", remedy)
         return self
 
 
 class EvalSection(Section):
     """When to score and which adapter to keep."""
 
-    every: int | Literal["epoch", "never"] = Field("epoch", description="epoch, never, or a number of steps")
+    every: Annotated[int, Field(ge=1)] | Literal["epoch", "never"] = Field(
+        "epoch", description="epoch, never, or a number of steps, also written `500 steps`"
+    )
     at_start: bool = Field(False, description="also score before the first step")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="rows per forward pass")
     select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
 
     @field_validator("every", mode="before")
     @classmethod
     def _number_of_steps(cls, value: Any) -> Any:
         """`500 steps` is 500."""
-        number, _, unit = value.partition(" ") if isinstance(value, str) else ("", "", "")
-        return int(number) if unit == "steps" and number.isdecimal() else value
+        counted = STEPS.fullmatch(value) if isinstance(value, str) else None
+        return int(counted[1]) if counted else value
 
     @model_validator(mode="after")
     def _something_to_select_by(self) -> EvalSection:
-        if isinstance(self.every, int) and self.every < 1:
-            raise ValueError("eval.every must be at least 1 step")
         if self.every == "never" and self.select == "best":
-            raise ValueError("without evaluations there is no best adapter; set eval.select=last")
+            raise refusal("every", "without evaluations there is no best adapter", "set eval.select=last")
         return self
 
 
 class Recipe(Section):
     """A whole recipe."""
 
-    model: ModelSection
-    method: Method = Method()
-    task: TaskSection
-    train: TrainSection
-    eval: EvalSection = EvalSection()
+    model: ModelSection = Field(description="the base model")
+    method: Method = Field(Method(), description="how it is adapted")
+    task: TaskSection = Field(description="what it learns, and from which rows")
+    train: TrainSection = Field(description="how long and how fast")
+    eval: EvalSection = Field(EvalSection(), description="when it is scored, and which adapter is kept")

@@ -1,33 +1,36 @@
 """From YAML files and overrides to a Recipe, and back.
 
 Layers are merged from the bottom up: the recipe named by `extends` (a path relative to the file, or a bundled name),
-the file itself, then each `KEY=VALUE`. Sections merge key by key. Two keys take others with them when a later layer
-sets them: `method.name` drops the axes that earlier layers set, because a preset stands for all of them; of
-`train.epochs` and `train.steps` the later one replaces the other.
+the file itself, then all `KEY=VALUE` together, of which the last one counts where two set the same key. Sections merge
+key by key. Two keys take others with them when a later layer sets them: `method.name` drops the axes that earlier
+layers set, because a preset stands for all of them; of `train.epochs` and `train.steps` the later value replaces the
+other, also among overrides. What one layer says together stays: `method.name=dora method.update=reflora` is both, in
+either order.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.methods import AXES
 from reflora_cli.recipe import Recipe
-from reflora_cli.recipe_errors import OVERRIDE, problems_of, shown
+from reflora_cli.recipe_errors import OVERRIDE, place, problems_of, shown
 from reflora_cli.tasks.registry import find_task
-from reflora_cli.yaml_lines import KeyPath, parse_yaml
+from reflora_cli.yaml_lines import KeyPath, parse_yaml, write_yaml
 
 PLACES = (Path(__file__).parent / "_recipes", Path(__file__).parent.parent / "recipes")
 """Where bundled recipes lie: in an installed package, and in the repository."""
-LARGEST = 1_000_000
+LARGEST = 200_000
 """Bytes of a recipe file: a wrong path should not read a model into memory."""
+DOTTED_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 @dataclass(frozen=True)
@@ -39,43 +42,62 @@ class Settings:
 
 
 def load_recipe(source: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe in a file, or the bundled one of that name, under overrides. Raises InputError with every problem."""
+    """The recipe in a file, or bundled under that name, with its overrides. Raises InputError with all problems."""
     path = find_recipe(source)
-    settings = read_layers(path, ())
-    for override in overrides:
-        settings = merge(settings, parse_override(override))
+    settings = merge(read_layers(path, ()), parse_overrides(overrides))
+    problems = check_task(settings, str(path))
     try:
         recipe = Recipe.model_validate(settings.values)
     except ValidationError as error:
-        raise InputError(*problems_of(error, settings.values, settings.origins, str(path))) from error
-    find_task(recipe.task.name)
+        raise InputError(*problems_of(error, settings.values, settings.origins, str(path)), *problems) from error
+    if problems:
+        raise InputError(*problems)
     return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The whole recipe as YAML, every field written out; `load_recipe` reads it back as an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def bundled_recipes() -> dict[str, Path]:
     """Name -> file of every recipe that comes with reflora; files in `base/` are only for extending."""
+    return {name: path for name, path in bundled_files().items() if not name.startswith("base/")}
+
+
+def bundled_files() -> dict[str, Path]:
+    """`bundled_recipes` and those in `base/`."""
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
         return {}
-    files = (path for path in sorted(root.rglob("*.yaml")) if path.relative_to(root).parts[0] != "base")
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find_recipe(source: str) -> Path:
     """A path, or a bundled recipe's file."""
-    bundled = bundled_recipes()
-    path = Path(source).expanduser()
-    if source in bundled and not path.is_file():
-        return bundled[source]
-    if path.is_file():
+    bundled, path = bundled_recipes(), Path(source)
+    if source.startswith("~/"):
+        path = path.expanduser()
+    if is_file(path):
         return path
-    what = "a recipe is a file, not a directory" if path.is_dir() else "there is no such recipe"
+    if source in bundled:
+        return bundled[source]
+    what = "a recipe is a file, not a directory" if source and is_directory(path) else "there is no such recipe"
     raise InputError(Problem(what, source, expected="a YAML file or a bundled recipe", remedy=nearest(source, bundled)))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no error for a name that no file can have."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_directory(path: Path) -> bool:
+    """Likewise for directories."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
@@ -87,20 +109,21 @@ def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
     parent = own.values.pop("extends", None)
     if parent is None:
         return own
-    place = own.origins[("extends",)]
+    where = own.origins[("extends",)]
     if not isinstance(parent, str):
-        raise InputError(Problem("extends names no recipe", place, shown(parent), "a path or a bundled name"))
+        raise InputError(Problem("extends names no recipe", where, shown(parent), "a path or a bundled name"))
     beside = path.parent / parent
-    base = beside if beside.is_file() else extended(parent, place)
+    base = beside if is_file(beside) else extended(parent, where)
     return merge(read_layers(base, (*below, path.resolve())), own)
 
 
-def extended(parent: str, place: str) -> Path:
-    bundled = bundled_recipes()
+def extended(parent: str, where: str) -> Path:
+    """A bundled file to extend. where: the line that names it."""
+    bundled = bundled_files()
     if parent not in bundled:
         remedy = nearest(parent, bundled)
         expected = "a path relative to this file, or a bundled name"
-        raise InputError(Problem("the recipe to extend does not exist", place, repr(parent), expected, remedy))
+        raise InputError(Problem("the recipe to extend does not exist", where, repr(parent), expected, remedy))
     return bundled[parent]
 
 
@@ -122,36 +145,83 @@ def read_layer(path: Path) -> Settings:
     return Settings(values, {key: f"{path}, line {line}" for key, line in lines.items()})
 
 
+def check_task(settings: Settings, source: str) -> list[Problem]:
+    """A task that does not exist. That there is a name at all, and that it is text, is for the schema to say."""
+    section = settings.values.get("task")
+    name = section.get("name") if isinstance(section, dict) else None
+    if not isinstance(name, str):
+        return []
+    try:
+        find_task(name)
+    except InputError as error:
+        where = place(("task", "name"), settings.origins, source)
+        return [replace(problem, where=where) for problem in error.problems]
+    return []
+
+
+def parse_overrides(overrides: Sequence[str]) -> Settings:
+    """All overrides as one layer. Raises InputError with every malformed one."""
+    settings, problems = Settings({}, {}), list[Problem]()
+    for override in overrides:
+        try:
+            settings = combined(settings, parse_override(override))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return settings
+
+
 def parse_override(text: str) -> Settings:
     """`method.rank=16` -> the one value it sets."""
+    where = f"{OVERRIDE}{text}"
     key, equals, value = text.partition("=")
-    path = tuple(key.strip().split("."))
-    if not equals or not all(path):
+    if not equals or not DOTTED_KEY.fullmatch(key):
         expected = "KEY=VALUE, for example method.rank=16"
-        raise InputError(Problem("an override is malformed", OVERRIDE + text, expected=expected))
-    parsed, _ = parse_yaml(value, OVERRIDE + text)
+        raise InputError(Problem("an override is malformed", where, expected=expected))
+    parsed, _ = parse_yaml(value, where)
+    path = tuple(key.split("."))
     nested: Any = parsed
     for part in reversed(path):
         nested = {part: nested}
-    return Settings(nested, {path[:length]: OVERRIDE + text for length in range(1, len(path) + 1)})
+    return Settings(nested, {path[:length]: where for length in range(1, len(path) + 1)})
 
 
 def merge(below: Settings, above: Settings) -> Settings:
-    """`above` over `below`."""
-    values = copy.deepcopy(below.values)
-    method, train = above.values.get("method"), above.values.get("train")
-    if isinstance(method, dict) and "name" in method:
-        forget(values, "method", AXES)
-    if isinstance(train, dict) and ("steps" in train) != ("epochs" in train):
-        forget(values, "train", ("epochs",) if "steps" in train else ("steps",))
-    return Settings(merged(values, above.values), {**below.origins, **above.origins})
+    """The layer `above` over the layers `below`."""
+    method = above.values.get("method")
+    named = isinstance(method, dict) and "name" in method
+    values = without(below.values, "method", AXES) if named else below.values
+    return combined(Settings(values, below.origins), above)
 
 
-def forget(values: dict[str, Any], section: str, keys: Sequence[str]) -> None:
-    """Drop keys of a section, if it is one."""
-    for key in keys:
-        if isinstance(values.get(section), dict):
-            values[section].pop(key, None)
+def combined(below: Settings, above: Settings) -> Settings:
+    """Both, key by key. A section keeps the place where it was opened; any other value has that of `above`."""
+    values, train = below.values, above.values.get("train")
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if isinstance(train, dict) and train.get(key) is not None:
+            values = without(values, "train", (other,))
+    origins = dict(below.origins)
+    for path, origin in above.origins.items():
+        if not (is_section(below, path) and is_section(above, path)):
+            origins[path] = origin
+    return Settings(merged(values, above.values), origins)
+
+
+def is_section(settings: Settings, path: KeyPath) -> bool:
+    """Whether there is a mapping at `path`."""
+    value: Any = settings.values
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return isinstance(value, dict)
+
+
+def without(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:
+    """`values` less some keys of a section, if it is one."""
+    inner = values.get(section)
+    if not isinstance(inner, dict):
+        return values
+    return {**values, section: {key: value for key, value in inner.items() if key not in keys}}
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Safe YAML that remembers the line of every key.
 
-PyYAML's SafeLoader, so recipes cannot run code, with two changes: `1e-3` is a number, as in YAML 1.2, and a key that
-stands twice in one mapping is an error.
+PyYAML's SafeLoader, so recipes cannot run code, with these changes: `1e-3` is a number, as in YAML 1.2; a key that
+stands twice in one mapping is an error; keys are text; numbers that no setting could mean are errors with their line.
 """
 
 from __future__ import annotations
@@ -17,15 +17,62 @@ from reflora_cli.errors import InputError, Problem
 KeyPath = tuple[str, ...]
 MOST_NODES = 20_000
 """Far more than any recipe has; an alias bomb reaches it at once."""
+DEEPEST = 20
+"""Levels; a recipe has four. An alias that contains itself is found here, before anything else follows it."""
+FLOAT, INT, STR, SET, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", "int", "str", "set", "merge"))
+EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+UNFOLDABLE = re.compile("[\r\n\x85\u2028\u2029\ufeff]")
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number."""
+    """SafeLoader with YAML 1.2's floats, and errors that know their line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+            # `!!bool perhaps`, month 13, an integer of 5000 digits: PyYAML lets each fail in its own way.
+            value = shortened(node.value) if isinstance(node, yaml.ScalarNode) else ""
+            what = f"{value!r} cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        """An integer of 64 bits: longer ones cannot always be printed, not even in an error."""
+        value: int = self.construct_yaml_int(node)
+        if value.bit_length() > 63:
+            raise ValueError("too large")
+        return value
+
+    def unordered(self, node: yaml.Node) -> None:
+        """A set has no order, and a recipe's lists have one."""
+        raise yaml.constructor.ConstructorError(None, None, "a recipe holds no sets", node.start_mark)
+
+    def text(self, node: yaml.ScalarNode) -> str:
+        """Text that can be written to a file: the escape of half a surrogate pair cannot."""
+        value: str = self.construct_yaml_str(node)
+        value.encode()
+        return value
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+class Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which Loader would read as a number, and writes lists in one line."""
+
+    def text(self, value: str) -> yaml.ScalarNode:
+        """Line breaks are escaped: folded into quotes, not all of them would be read back."""
+        return self.represent_scalar(STR, value, style='"' if UNFOLDABLE.search(value) else None)
+
+    def flow_list(self, values: list[Any]) -> yaml.SequenceNode:
+        return self.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+
+
+for dialect in (Loader, Dumper):
+    dialect.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+Loader.add_constructor(INT, Loader.whole_number)
+Loader.add_constructor(STR, Loader.text)
+Loader.add_constructor(SET, Loader.unordered)
+Dumper.add_representer(str, Dumper.text)
+Dumper.add_representer(list, Dumper.flow_list)
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
@@ -35,18 +82,28 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
         node = loader.get_single_node()
         if node is None:
             return None, {}
-        lines = dict(key_lines(node, where))
+        lines: dict[KeyPath, int] = {}
+        for path, line in key_lines(node, where):
+            lines.setdefault(path, line)
         return loader.construct_document(node), lines
     except yaml.YAMLError as error:
         raise InputError(yaml_problem(error, where)) from error
-    except (RecursionError, ValueError, TypeError, OverflowError) as error:
-        what = "the YAML is nested too deeply" if isinstance(error, RecursionError) else "a YAML value cannot be read"
-        found = "" if isinstance(error, RecursionError) else str(error)
-        raise InputError(Problem(what, where, found)) from error
+    except RecursionError as error:
+        raise InputError(too_deep(where)) from error
+    except (ValueError, OverflowError) as error:
+        raise InputError(Problem("the YAML cannot be read", where, found=str(error))) from error
+
+
+def write_yaml(value: Any) -> str:
+    """Block style, keys in their order; `parse_yaml` reads it back as an equal value."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:
-    """Walk the mappings. Raises InputError for a repeated key, a key that is no text, or too many nodes."""
+    """Walk the mappings, a mapping's own keys before those merged into it by `<<`.
+
+    Raises InputError for a repeated key, a key that is no text, and a tree that is too large or too deep.
+    """
     waiting: list[tuple[yaml.Node, KeyPath]] = [(root, ())]
     visited = 0
     while waiting:
@@ -54,6 +111,8 @@ def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:
         visited += 1
         if visited > MOST_NODES:
             raise InputError(Problem("the YAML is too large, or its aliases refer to each other", where))
+        if len(path) > DEEPEST:
+            raise InputError(too_deep(f"{where}, line {node.start_mark.line + 1}"))
         if isinstance(node, yaml.SequenceNode):
             waiting += [(child, (*path, str(index))) for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
@@ -62,14 +121,17 @@ def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:
         for key, value in node.value:
             line = key.start_mark.line + 1
             name = check_key(key, seen, f"{where}, line {line}")
-            yield (*path, name), line
-            waiting.append((value, (*path, name)))
+            inner = path if key.tag == MERGE else (*path, name)
+            if inner != path:
+                yield inner, line
+            waiting.append((value, inner))
 
 
 def check_key(key: yaml.Node, seen: set[str], where: str) -> str:
     """The key's text, which must be plain and new in its mapping."""
-    if not isinstance(key, yaml.ScalarNode):
-        raise InputError(Problem("a key must be plain text", where))
+    if not isinstance(key, yaml.ScalarNode) or key.tag not in (STR, MERGE):
+        found = repr(shortened(key.value)) if isinstance(key, yaml.ScalarNode) else ""
+        raise InputError(Problem("a key must be plain text", where, found))
     name = str(key.value)
     if name in seen:
         raise InputError(Problem(f"the key {name!r} stands twice in one section", where, remedy="remove one of them"))
@@ -77,9 +139,20 @@ def check_key(key: yaml.Node, seen: set[str], where: str) -> str:
     return name
 
 
+def too_deep(where: str) -> Problem:
+    return Problem("the YAML is nested too deeply, or an alias contains itself", where)
+
+
+def shortened(text: str) -> str:
+    """At most 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def yaml_problem(error: yaml.YAMLError, where: str) -> Problem:
     """What PyYAML says, with its line and column."""
-    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, yaml.reader.ReaderError):
+        return Problem("this is not text", f"{where}, character {error.position + 1}", f"U+{error.character:04X}")
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else where
-    text = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return Problem("the file is not readable YAML", place, found=str(text))
+    text = error.problem if isinstance(error, yaml.MarkedYAMLError) else None
+    return Problem("this is not readable YAML", place, found=text or str(error))

@@ -1,0 +1,134 @@
+"""Every recipe that comes with the package is valid, alone and under every preset, and says what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reflora_cli import recipe_file
+from reflora_cli.methods import PRESETS, Method, Update
+from reflora_cli.recipe import Recipe
+from reflora_cli.recipe_file import bundled_recipes, dump_recipe, load_recipe
+from reflora_cli.tasks.registry import find_task
+
+ROOT = Path(__file__).parents[2] / "recipes"
+GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+RECIPES = sorted(bundled_recipes())
+
+# AdaLoRA's scripts: rate, epochs, tokens, warm-up steps, classifier dropout, weight decay
+STARTING_POINTS = {
+    "mnli": (5e-4, 7, 256, 1000, 0.15, 0.0),
+    "mrpc": (1e-3, 30, 320, 345, 0.0, 0.01),
+    "qnli": (5e-4, 5, 512, 500, 0.1, 0.01),
+    "qqp": (8e-4, 5, 320, 2000, 0.15, 0.01),
+    "rte": (1.2e-3, 50, 320, 200, 0.2, 0.01),
+    "sst2": (8e-4, 24, 128, 1000, 0.0, 0.01),
+    "stsb": (2.2e-3, 25, 128, 100, 0.2, 0.1),
+}
+
+
+def test_these_recipes_are_bundled() -> None:
+    assert {"quickstart", *(f"glue/{task}" for task in GLUE)} <= set(RECIPES)
+    files = {path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.y*ml")}
+    assert set(RECIPES) == {name for name in files if not name.startswith("base/")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, [])
+    assert recipe == load_recipe(str(bundled_recipes()[name]), [])
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "recipe.yaml"), []) == recipe
+
+
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
+    default, changed = load_recipe(name, []), load_recipe(name, [f"method.name={method}"])
+    assert changed.method.label == method
+    kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets", "refactor")}
+    assert changed.method == Method(name=method, **kept)
+    assert changed.model_copy(update={"method": default.method}) == default
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "base").glob("*.yaml")), ids=lambda path: str(path.stem))
+def test_base_is_valid_as_it_stands(path: Path) -> None:
+    assert isinstance(load_recipe(str(path), []), Recipe)
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_recipe_trains_its_own_task(task: str) -> None:
+    recipe = load_recipe(f"glue/{task}", [])
+    assert recipe.task.name == f"glue/{task}"
+    assert find_task(recipe.task.name).name == recipe.task.name
+    assert next(iter(glue_file(task))) == "extends"
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_recipes_share_model_and_method(task: str) -> None:
+    """Rank 8 and alpha 8 on the six linear layers of every block: 1.33M trained parameters."""
+    recipe = load_recipe(f"glue/{task}", [])
+    assert (recipe.model.name, recipe.model.dtype) == ("microsoft/deberta-v3-base", "float32")
+    assert (recipe.method.rank, recipe.method.alpha, recipe.method.dropout) == (8, 8.0, 0.0)
+    assert recipe.method.targets == ("query_proj", "key_proj", "value_proj", "output.dense", "intermediate.dense")
+    assert (recipe.method.update, recipe.method.refactor.warmup_steps) == (Update.REFLORA, 100)
+    assert (recipe.train.batch_size, recipe.train.schedule, recipe.train.max_grad_norm) == (32, "linear", 1.0)
+    assert recipe.eval.every == "epoch"
+
+
+def test_cola_is_as_published() -> None:
+    """Learning rate 1e-3, batch 32, 5 epochs, 64 tokens, classifier dropout 0.15, 100 warm-up steps of either kind."""
+    recipe = load_recipe("glue/cola", [])
+    train = recipe.train
+    assert (train.learning_rate, train.head_learning_rate, train.batch_size, train.epochs) == (1e-3, None, 32, 5.0)
+    assert (train.warmup_steps, train.weight_decay, train.schedule, train.max_grad_norm) == (100, 0.0, "linear", 1.0)
+    assert (recipe.task.max_length, recipe.model.classifier_dropout) == (64, 0.15)
+    assert (recipe.method.refactor.warmup_steps, recipe.method.refactor.interval) == (100, 1)
+    assert (recipe.eval.every, recipe.eval.select, train.seed) == ("epoch", "last", 0)
+
+
+@pytest.mark.parametrize("task", STARTING_POINTS)
+def test_other_glue_recipes_start_from_adalora(task: str) -> None:
+    recipe = load_recipe(f"glue/{task}", [])
+    train, dropout = recipe.train, recipe.model.classifier_dropout
+    lengths = (train.learning_rate, train.epochs, recipe.task.max_length, train.warmup_steps)
+    assert (*lengths, dropout, train.weight_decay) == STARTING_POINTS[task]
+    comment = (ROOT / "glue" / f"{task}.yaml").read_text(encoding="utf-8").partition("extends")[0]
+    assert "AdaLoRA" in comment
+    assert "not public" in comment
+
+
+def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
+    train = load_recipe("glue/mrpc", []).train
+    steps_per_epoch = -(-3668 // train.batch_size)
+    assert train.warmup_steps == round(0.1 * steps_per_epoch * (train.epochs or 0))
+
+
+def test_quickstart_needs_no_download() -> None:
+    recipe = load_recipe("quickstart", [])
+    assert (recipe.model.name, recipe.task.name) == ("builtin:tiny-llama", "builtin/entailment")
+    assert (recipe.method.name, recipe.method.targets, recipe.eval.at_start) == ("reflora", "all-linear", True)
+
+
+def test_no_line_is_too_long() -> None:
+    for path in ROOT.rglob("*.yaml"):
+        assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 120, path
+
+
+def test_recipes_of_the_installed_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "_recipes"
+    (installed / "deep" / "er").mkdir(parents=True)
+    (installed / "deep" / "er" / "mine.yaml").write_text("model: {}", encoding="utf-8")
+    monkeypatch.setattr(recipe_file, "PLACES", (installed, ROOT))
+    assert list(bundled_recipes()) == ["deep/er/mine"]
+    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere", ROOT))
+    assert sorted(bundled_recipes()) == RECIPES
+    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere",))
+    assert bundled_recipes() == {}
+
+
+def glue_file(task: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "glue" / f"{task}.yaml").read_text(encoding="utf-8")))
