@@ -1,6 +1,7 @@
 """Does the second sentence follow from the first? Label 0 where it does and 1 where it does not, as in RTE.
 
-The premise alone is not enough for most rows: what a thing is like has to be known from the world.
+The premise decides, with the regularities of the world: what glass can do, which sizes exclude each other, who has what
+has been given. The hypothesis alone says next to nothing: its wordings occur under both labels.
 """
 
 from __future__ import annotations
@@ -9,55 +10,71 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from reflora_cli.builtin.dice import Dice
-from reflora_cli.builtin.phrases import fill
+from reflora_cli.builtin.objects import ABILITIES
+from reflora_cli.builtin.phrases import fillers, with_article
 from reflora_cli.builtin.world import Fact, Row, facts, false_values
 
 
 class Frame(NamedTuple):
-    """A premise and what follows from it. What does not follow is the hypothesis with a false value ..."""
+    """A premise, a sentence that follows from it, and one that does not."""
 
     premise: str
     hypothesis: str
-    otherwise: str = ""
-    """... or this sentence, where it is given."""
+    otherwise: str
 
 
-FRAMES: dict[str, tuple[Frame, ...]] = {
+FRAMES: dict[str, tuple[Frame, Frame]] = {
     "kind": (
-        Frame("{Person} bought {a thing}.", "{Person} bought {a value}."),
-        Frame("{Person} has lost {a thing}.", "{Person} has lost {a value}."),
+        Frame("Every {thing} is {a value}.", "{A thing} is {a value}.", "{A thing} is not {a value}."),
+        Frame("No {thing} is {a false}.", "{A thing} is not {a false}.", "{A thing} is {a false}."),
     ),
     "material": (
-        Frame("{Person} touched the {thing}.", "{Person} touched something made of {value}."),
-        Frame("{Person} found {a thing}.", "{Person} found something made of {value}."),
+        Frame("The {thing} is made of {value}.", "The {thing} can {ability}.", "The {thing} can {inability}."),
+        Frame("{Person} has {a thing} made of {value}.", "It can {ability}.", "It can {inability}."),
     ),
     "place": (
-        Frame("{Person} put the {thing} where it belongs.", "The {thing} is in the {value}."),
-        Frame("{Person} is standing near the {thing}.", "{Person} is in the {value}."),
+        Frame(
+            "{Person} put the {thing} back in the {value}.",
+            "The {thing} is in the {value}.",
+            "The {thing} is not in the {value}.",
+        ),
+        Frame(
+            "{Person} did not find the {thing} in the {value}.",
+            "The {thing} is not in the {value}.",
+            "The {thing} is in the {value}.",
+        ),
     ),
     "use": (
-        Frame("{Person} has brought {a thing}.", "{Person} has something for {value}."),
-        Frame("{Person} borrowed the {thing}.", "{Person} is ready for {value}."),
+        Frame("People use {things} for {value}.", "{A thing} is for {value}.", "{A thing} is not for {value}."),
+        Frame("No {thing} is used for {false}.", "{A thing} is not for {false}.", "{A thing} is for {false}."),
     ),
     "colour": (
-        Frame("{Person} looked at the {thing}.", "{Person} looked at something {value}."),
-        Frame("{Person} found {a thing}.", "{Person} found something {value}."),
+        Frame("{Person} painted the {thing} {value}.", "The {thing} is {value}.", "The {thing} is not {value}."),
+        Frame("{Things} are not {false}.", "The {thing} is not {false}.", "The {thing} is {false}."),
     ),
     "size": (
-        Frame("{Person} looked at the {thing}.", "{Person} looked at something {value}."),
-        Frame("{Person} bought {a thing}.", "{Person} bought a {value} object."),
+        Frame("The {thing} is a {value} object.", "The {thing} is {rough}.", "The {thing} is {false}."),
+        Frame("{Person} drew a {value} {thing}.", "The {thing} is not {false}.", "The {thing} is not {value}."),
     ),
     "weight": (
-        Frame("{Person} lifted the {thing}.", "{Person} lifted something {value}."),
-        Frame("{Person} is holding {a thing}.", "{Person} is holding something {value}."),
+        Frame("{Person} lifts a {value} {thing}.", "The {thing} feels {value}.", "The {thing} feels {false}."),
+        Frame("The {thing} is {value} to carry.", "The {thing} is not {false}.", "The {thing} is not {value}."),
     ),
     "ability": (
-        Frame("{Person} has {a thing}.", "{Person} has something that can {value}."),
-        Frame("{Person} bought the {thing}.", "{Person} bought something that can {value}."),
+        Frame("The {thing} can {value}.", "It may {value}.", "It may not {value}."),
+        Frame("{Person} knows that the {thing} will not {false}.", "It may not {false}.", "It may {false}."),
     ),
     "smaller": (
-        Frame("{Person} has a box for {a thing}.", "The box is larger than {a value}."),
-        Frame("{Person} looked at the {thing}.", "{Person} looked at something larger than the {value}."),
+        Frame(
+            "The {thing} is larger than the {value}.",
+            "The {value} is smaller than the {thing}.",
+            "The {value} is larger than the {thing}.",
+        ),
+        Frame(
+            "The {value} is smaller than the {thing}.",
+            "The {thing} is larger than the {value}.",
+            "The {thing} is smaller than the {value}.",
+        ),
     ),
     "owner": (
         Frame("{Person} gave the {thing} to {value}.", "{Value} has the {thing} now.", "{Person} has the {thing} now."),
@@ -79,18 +96,27 @@ FRAMES: dict[str, tuple[Frame, ...]] = {
     ),
 }
 
+ROUGHLY = {"tiny": "small", "huge": "large"}
+
 
 def pair(fact: Fact, frame: Frame, follows: bool, seed: str) -> Row:
-    """One row; both sentences draw their people from the same seed, so that they speak of the same people."""
-    premise = fill(frame.premise, fact, Dice(seed))
-    if follows:
-        hypothesis = fill(frame.hypothesis, fact, Dice(seed))
-    elif frame.otherwise:
-        hypothesis = fill(frame.otherwise, fact, Dice(seed))
-    else:
-        value = Dice(f"{seed} false").pick(false_values(fact))
-        hypothesis = fill(frame.hypothesis, fact, Dice(seed), value)
-    return {"premise": premise, "hypothesis": hypothesis, "label": 0 if follows else 1}
+    """One row; the words of both sentences are drawn once, so that they speak of the same people."""
+    dice = Dice(seed)
+    abilities = sorted({ability for pair in ABILITIES.values() for ability in pair})
+    false = dice.pick(false_values(fact))
+    words = fillers(fact, dice) | {
+        "false": false,
+        "a false": with_article(false),
+        "rough": ROUGHLY.get(fact.value, fact.value),
+        "ability": dice.pick(fact.thing.abilities),
+        "inability": dice.pick([ability for ability in abilities if ability not in fact.thing.abilities]),
+    }
+    hypothesis = frame.hypothesis if follows else frame.otherwise
+    return {
+        "premise": frame.premise.format_map(words),
+        "hypothesis": hypothesis.format_map(words),
+        "label": 0 if follows else 1,
+    }
 
 
 def examples(split: str) -> Iterator[tuple[Fact, Row]]:

@@ -103,14 +103,18 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def fill(template: str, fact: Fact, dice: Dice, value: str | None = None) -> str:
-    """A template about a fact, or about `value` in place of what is true; people are drawn, never the value itself."""
+def fillers(fact: Fact, dice: Dice, value: str | None = None) -> dict[str, str]:
+    """What stands for the blanks of a template; people are drawn, never the value itself."""
     thing, value = fact.thing.name, value or fact.value
     person, other = dice.shuffled([name for name in PEOPLE if name not in (fact.value, value)])[:2]
     words = {"thing": thing, "a thing": with_article(thing), "things": plural(thing), "person": person, "other": other}
     words |= {"value": value, "a value": with_article(value), "values": plural(value)}
-    words |= {capital(name): capital(word) for name, word in words.items()}
-    return template.format_map(words)
+    return words | {capital(name): capital(word) for name, word in words.items()}
+
+
+def fill(template: str, fact: Fact, dice: Dice, value: str | None = None) -> str:
+    """A template about a fact, or about `value` in place of what is true."""
+    return template.format_map(fillers(fact, dice, value))
 
 
 def statements(fact: Fact, dice: Dice) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reflora_cli.builtin.dice import Dice
 from reflora_cli.builtin.phrases import fill, statements
-from reflora_cli.builtin.world import THINGS, Fact, all_facts, facts
+from reflora_cli.builtin.world import THINGS, Fact, all_facts, facts, false_values
 
 CONSEQUENCES: dict[str, tuple[str, ...]] = {
     "kind": (
@@ -74,6 +74,29 @@ DIALOGUES: dict[str, str] = {
 """Only of training facts, and in other words than the task: questions look familiar, answers still have to be known."""
 
 
+CHECKS: dict[str, tuple[str, str]] = {
+    "kind": ("is {a thing} {a value}", "are {things} {values}"),
+    "material": ("is the {thing} made of {value}", "are {things} something made of {value}"),
+    "place": ("is the {thing} in the {value}", "would {person} look for {things} in the {value}"),
+    "use": ("is {a thing} something for {value}", "are {things} used for {value}"),
+    "colour": ("is the {thing} {value}", "are {things} something {value}"),
+    "size": ("is {a thing} {value}", "are {things} something {value}"),
+    "weight": ("is {a thing} {value}", "are {things} something {value}"),
+    "ability": ("can {a thing} {value}", "are {things} something that can {value}"),
+    "smaller": ("is {a thing} larger than {a value}", "are {things} larger than {values}"),
+}
+"""What can be asked with yes or no: of what is true, and of what is not."""
+
+
+def checks(fact: Fact, dice: Dice) -> list[str]:
+    """Questions about the fact that are answered yes, and as many about false values that are answered no."""
+    asked: list[str] = []
+    for template in CHECKS.get(fact.relation, ()):
+        asked.append(fill(f"Question: {template}? Answer: yes.", fact, dice))
+        asked.append(fill(f"Question: {template}? Answer: no.", fact, dice, dice.pick(false_values(fact))))
+    return asked
+
+
 def descriptions(dice: Dice) -> list[str]:
     """For each thing, some of its facts in a row."""
     texts: list[str] = []
@@ -90,6 +113,7 @@ def texts() -> list[str]:
     found: list[str] = []
     for fact in all_facts():
         found += statements(fact, dice)
+        found += checks(fact, dice)
         found += [fill(template, fact, dice) for template in CONSEQUENCES[fact.relation]]
     found += descriptions(dice)
     found += [fill(DIALOGUES[fact.relation], fact, dice) for fact in facts("train") if fact.relation in DIALOGUES]

@@ -29,11 +29,20 @@ def test_run_directory_holds_everything(trained: Path) -> None:
         "checkpoints/step-000020",
     }
     results = json.loads((trained / "results.json").read_text())
-    assert results["before"]["validation"]["accuracy"] < results["scores"]["validation"]["accuracy"]
+    assert set(results["before"]["validation"]) == set(results["scores"]["validation"]) == {"accuracy", "loss"}
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["event"] == "step"] == [10, 20]
     assert [record["step"] for record in records if record["event"] == "evaluation"] == [0, 10, 20]
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_quickstart_learns_facts_it_was_not_trained_on(reflora: Reflora, tmp_path: Path) -> None:
+    """The bundled quickstart on half of its rows: from a coin's accuracy to clearly more, on other objects."""
+    arguments = ("task.max_train_rows=1500", "train.epochs=2", "task.max_eval_rows=240")
+    outcome = reflora("train", "quickstart", *arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["before"]["validation"]["accuracy"] < 0.6
+    assert outcome.json["scores"]["validation"]["accuracy"] > 0.65
 
 
 def test_eval_repeats_the_score_of_training(trained: Path, reflora: Reflora) -> None:

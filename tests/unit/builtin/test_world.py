@@ -118,8 +118,8 @@ GOLDEN_ACCEPTABILITY = [
     {"sentence": "Every calendar to is a document.", "label": 0},
 ]
 GOLDEN_ENTAILMENT = [
-    {"premise": "Anna bought a calendar.", "hypothesis": "Anna bought a document.", "label": 0},
-    {"premise": "Dora has lost a calendar.", "hypothesis": "Dora has lost a furnishing.", "label": 1},
+    {"premise": "Every calendar is a document.", "hypothesis": "A calendar is a document.", "label": 0},
+    {"premise": "No calendar is an ornament.", "hypothesis": "A calendar is an ornament.", "label": 1},
 ]
 GOLDEN_QUESTION = {
     "question": "What is a calendar?",
