@@ -1,6 +1,6 @@
 """Makes the tiny model: `python -m reflora_cli.builtin.pretrain [--output DIR]`.
 
-A byte-level BPE tokenizer and a Llama of about a million parameters learn every plain text of the world by heart; a few
+A byte-level BPE tokenizer and a Llama of about a million parameters learn every plain text of the world by heart; some
 minutes on two cores. The weights are stored as float32, which a model of this size can afford.
 """
 

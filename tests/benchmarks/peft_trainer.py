@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -60,6 +61,7 @@ def run(setting: Setting, directory: Path) -> Outcome:
         eval_dataset=dev,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints on stdout, which is for the report
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
