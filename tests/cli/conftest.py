@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from reflora_cli.cli import app
+from reflora_cli.tasks.registry import find_task
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -67,6 +68,24 @@ def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFac
     outcome = reflora("train", recipe, "--output", output)
     assert outcome.status == 0, outcome.err
     return output
+
+
+@pytest.fixture(scope="session")
+def small_glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory laid out like GLUE's files, with a few made-up rows for some tasks."""
+    root = tmp_path_factory.mktemp("glue")
+    for name in ("cola", "mrpc", "stsb", "mnli"):
+        task = find_task(f"glue/{name}")
+        for split in (task.train, *task.evaluation):
+            rows = [
+                {column: f"the {word} is small" for column, word in zip(task.text, ("cup", "box"), strict=False)}
+                | {"label": index % len(task.label_names) if task.label_names else index % 6 * 0.9}
+                for index in range(200 if split == task.train else 60)
+            ]
+            path = root / name / f"{split}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return root
 
 
 @pytest.fixture

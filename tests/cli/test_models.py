@@ -108,9 +108,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(recipe: Path, reflora
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_regression_reports_correlations(glue_data: Path, reflora: Reflora, tmp_path: Path) -> None:
+def test_regression_reports_correlations(small_glue: Path, reflora: Reflora, tmp_path: Path) -> None:
     recipe = tmp_path / "stsb.yaml"
-    values = RECIPE | {"task": {"name": "glue/stsb", "data": str(glue_data), "max_length": 48}}
+    values = RECIPE | {"task": {"name": "glue/stsb", "data": str(small_glue), "max_length": 48}}
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
     outcome = reflora("train", recipe, *SHORT, "method.name=lora", "--output", tmp_path / "run", "--json")
     assert outcome.status == 0, outcome.err
@@ -120,9 +120,9 @@ def test_regression_reports_correlations(glue_data: Path, reflora: Reflora, tmp_
     assert reflora("merge", tmp_path / "run").status == 0
 
 
-def test_two_evaluation_splits_are_both_scored(glue_data: Path, reflora: Reflora, tmp_path: Path) -> None:
+def test_two_evaluation_splits_are_both_scored(small_glue: Path, reflora: Reflora, tmp_path: Path) -> None:
     recipe = tmp_path / "mnli.yaml"
-    values = RECIPE | {"task": {"name": "glue/mnli", "data": str(glue_data), "max_length": 48}}
+    values = RECIPE | {"task": {"name": "glue/mnli", "data": str(small_glue), "max_length": 48}}
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
     outcome = reflora("train", recipe, *SHORT, "method.name=lora", "--output", tmp_path / "run", "--json")
     assert outcome.status == 0, outcome.err

@@ -21,6 +21,7 @@ LOCAL = [
     "model.classifier_dropout=null",
     "method.targets=all-linear",
     "task.max_length=64",
+    "method.refactor.warmup_steps=2",
     "--dry-run",
 ]
 """DeBERTa lies on the hub: these commands are checked up to the first step, on a local model."""
@@ -31,21 +32,21 @@ def blocks(language: str) -> list[str]:
 
 
 def test_reflora_commands_run_in_order(
-    reflora: Reflora, tmp_path: Path, glue_data: Path, monkeypatch: pytest.MonkeyPatch
+    reflora: Reflora, tmp_path: Path, small_glue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {"train", "eval", "merge", "export"}
     for written in commands:
-        command = affordable(written, glue_data)
+        command = affordable(written, small_glue)
         outcome = reflora(*command)
         assert outcome.status == 0, (command, outcome.err)
 
 
-def affordable(command: list[str], glue_data: Path) -> list[str]:
+def affordable(command: list[str], small_glue: Path) -> list[str]:
     """The same command, on rows and models that are at hand."""
     if command[1].startswith("glue/"):
-        return [*(part for part in command if not part.startswith("task.data=")), *LOCAL, f"task.data={glue_data}"]
+        return [*(part for part in command if not part.startswith("task.data=")), *LOCAL, f"task.data={small_glue}"]
     return [*command, *SMALLER] if command[0] == "train" else command
 
 
