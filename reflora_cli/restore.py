@@ -45,8 +45,9 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     device = device or pick_device()
     dtype = resolve_dtype(recipe.model.dtype, device)
     section = recipe.model
+    revision = section.revision or trained_commit(files, section.name)
     base = load_classifier(
-        section.name, section.revision, task, dtype=dtype, dropout=section.classifier_dropout, seed=recipe.train.seed
+        section.name, revision, task, dtype=dtype, dropout=section.classifier_dropout, seed=recipe.train.seed
     )
     check_length(base, recipe.task.max_length)
     adapted = None
@@ -58,6 +59,15 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     base.place(device)
     base.model.eval()
     return Restored(recipe, task, base, files, adapted, device, dtype)
+
+
+def trained_commit(files: AdapterFiles | None, name: str) -> str | None:
+    """The hub commit that the adapter was trained on, if it says so: a base that moves on upstream changes nothing."""
+    trained_on = files.record.get("base") if files is not None else None
+    if not isinstance(trained_on, dict) or trained_on.get("name") != name:
+        return None
+    commit = trained_on.get("commit")
+    return commit if isinstance(commit, str) else None
 
 
 def refuse_random_head(base: Base) -> None:
