@@ -53,9 +53,9 @@ def export_peft(recipe: Recipe, adapter: Path, output: Path, results: dict[str, 
 
 def verify(restored: Restored, files: AdapterFiles, directory: Path) -> None:
     """Attach what was written to a new base and compare every tensor."""
-    section = restored.recipe.model
+    source = restored.base.source
     written = read_adapter(directory)
-    base = load_classifier(section.name, section.revision, restored.task, dtype=restored.dtype, dropout=None, seed=0)
+    base = load_classifier(source.name, source.revision, restored.task, dtype=restored.dtype, dropout=None, seed=0)
     load_adapter(base.model, written, base.fresh)
     same = written.tensors.keys() == files.tensors.keys() and all(
         torch.equal(tensor, files.tensors[key]) for key, tensor in written.tensors.items()
