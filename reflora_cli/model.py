@@ -7,7 +7,7 @@ run's seed and remembered as fresh, because such modules must travel with the ad
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -196,8 +196,8 @@ def resized(source: Source, report: dict[str, Any], head: Sequence[str]) -> set[
     return names
 
 
-def parameter_count(module: nn.Module, chosen: Callable[[nn.Parameter], bool] = lambda _: True) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if chosen(parameter))
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager

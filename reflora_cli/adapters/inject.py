@@ -114,14 +114,16 @@ def match_targets(
     `attention.output.dense`); any other pattern is a regular expression that must match the whole path.
     `all-linear` is every linear layer but the output embedding.
     """
-    names = [name for name in adaptable_names(model) if not is_inside(name, saved)]
+    adaptable = adaptable_names(model)
+    names = [name for name in adaptable if not is_inside(name, saved)]
     if targets == "all-linear":
-        found = [name for name in names if model.get_submodule(name) is not output_embedding(model)]
+        output = output_embedding(model)
+        found = [name for name in names if model.get_submodule(name) is not output]
         if not found:
             raise InputError(Problem("the model has no linear layer to adapt", where="method.targets"))
         return {"all-linear": found}
     matched = {pattern: [name for name in names if matches(pattern, name)] for pattern in targets}
-    empty = [unmatched(pattern, names, adaptable_names(model)) for pattern, found in matched.items() if not found]
+    empty = [unmatched(pattern, names, adaptable) for pattern, found in matched.items() if not found]
     if empty:
         raise InputError(*empty)
     return matched
@@ -160,7 +162,7 @@ def unmatched(pattern: str, names: Sequence[str], adaptable: Sequence[str]) -> P
     if any(matches(pattern, name) for name in adaptable):
         what = "a target only matches modules that are trained and saved whole"
         return Problem(what, "method.targets", repr(pattern), remedy="remove the target: these need no adapter")
-    parts = {".".join(part for part in name.split(".")[-count:]) for name in names for count in (1, 2)}
+    parts = {".".join(name.split(".")[-count:]) for name in names for count in (1, 2)}
     suffixes = {part for part in parts if not part.replace(".", "").isdigit()}
     remedy = nearest(pattern, suffixes)
     return Problem("a target matches no linear layer of the model", "method.targets", repr(pattern), remedy=remedy)

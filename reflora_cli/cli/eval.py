@@ -60,6 +60,6 @@ def score(recipe: Any, adapter: Path | None, split: str | None, limit: int | Non
         "main_metric": restored.task.main_metric,
         "rows": {own.name: len(own.rows) for own in splits},
         "scores": {own.name: score_split(model, base, restored.task, own, size, compute) for own in splits},
-        "dtype": str(restored.dtype).removeprefix("torch."),
+        "dtype": compute.dtype_name,
         "batch_size": size,
     }
