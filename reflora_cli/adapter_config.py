@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
@@ -45,13 +45,18 @@ class PeftConfig(BaseModel):
 
 
 def peft_config(
-    model: nn.Module, adapted: Adapted, method: Method, saved: Sequence[str], base: tuple[str, str | None]
+    model: nn.Module,
+    adapted: Adapted,
+    method: Method,
+    saved: Sequence[str],
+    base: tuple[str, str | None],
+    task_type: Literal["SEQ_CLS", "CAUSAL_LM"],
 ) -> dict[str, Any]:
     """`adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
     transposed = any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values())
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": task_type,
         "base_model_name_or_path": base[0],
         "revision": base[1],
         "inference_mode": True,

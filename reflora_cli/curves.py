@@ -18,10 +18,12 @@ def draw_curves(metrics: Path, output: Path, score: str, title: str) -> None:
     evaluations = [record for record in records if record["event"] == "evaluation" and score in record]
     figure = Figure(figsize=(8, 8), layout="constrained")
     loss, metric, rate = figure.subplots(3, 1, sharex=True)
+    has_loss = all("loss" in record for record in evaluations)
     loss.plot([record["step"] for record in steps], [record["loss"] for record in steps], label="training")
     for split in dict.fromkeys(record["split"] for record in evaluations):
         own = [record for record in evaluations if record["split"] == split]
-        loss.plot([record["step"] for record in own], [record["loss"] for record in own], "o--", label=split)
+        if has_loss:
+            loss.plot([record["step"] for record in own], [record["loss"] for record in own], "o--", label=split)
         metric.plot([record["step"] for record in own], [record[score] for record in own], "o-", label=split)
     rate.plot([record["step"] for record in steps], [record["learning_rate"] for record in steps])
     for axes, label in ((loss, "loss"), (metric, score), (rate, "learning rate")):

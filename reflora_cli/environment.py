@@ -13,14 +13,13 @@ from importlib.metadata import version
 import torch
 
 from reflora_cli import __version__
-from reflora_cli.model import Base
+from reflora_cli.model.base import Base
 from reflora_cli.sources import weights_hash
-from reflora_cli.tasks.base import Example
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "bitsandbytes")
 
 
-def describe(base: Base, examples: Mapping[str, Sequence[Example]], device: torch.device) -> dict[str, object]:
+def describe(base: Base, examples: Mapping[str, Sequence[object]], device: torch.device) -> dict[str, object]:
     """Versions, device, git state of the working directory, identity of the base model and of the data."""
     return {
         "reflora": __version__,
@@ -43,10 +42,11 @@ def base_identity(base: Base) -> dict[str, str | None]:
     return {"name": source.name, "revision": source.revision, "commit": base.commit, "sha256": weights_hash(source)}
 
 
-def data_hash(rows: Sequence[Example]) -> str:
+def data_hash(rows: Sequence[object]) -> str:
+    """sha256 over rows as read, whose records print all that they hold."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(repr((row.texts, row.label)).encode("utf-8", "surrogatepass"))
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

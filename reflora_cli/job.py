@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.data.batches import StepSampler
-from reflora_cli.data.encode import EncodedRow, encode
-from reflora_cli.data.load import load_split
 from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.evaluate import Compute, Split
 from reflora_cli.methods import Update
-from reflora_cli.model import Base, check_length, load_classifier, parameter_count
+from reflora_cli.model.base import Base, check_length, parameter_count
+from reflora_cli.model.pick import load_base
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.objective import Objective
+from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
+from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.recipe import Recipe
-from reflora_cli.tasks.base import Example, Task
+from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task
 
 
@@ -30,13 +33,16 @@ class Job:
     base: Base
     adapted: Adapted
     saved: tuple[str, ...]
-    rows: list[EncodedRow]
-    splits: list[Split]
+    rows: Rows
+    objective: Objective[Any]
     sampler: StepSampler
     optimizer: PairAdamW
     total_steps: int
-    compute: Compute
     environment: dict[str, object]
+
+    @property
+    def compute(self) -> Compute:
+        return self.objective.compute
 
     def facts(self) -> dict[str, str]:
         """What the user should see before the first step."""
@@ -50,7 +56,10 @@ class Job:
             "targets": matches,
             "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
-            "task": f"{self.task.name}, {len(self.rows):,} training rows",
+            "task": f"{self.task.name}, {len(self.rows.training):,} training rows",
+            **(
+                {"dropped": f"{self.rows.dropped:,} rows whose answer max_length cuts off"} if self.rows.dropped else {}
+            ),
             "steps": f"{self.total_steps:,} of {self.recipe.train.batch_size} rows",
         }
 
@@ -59,13 +68,12 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
     """Load, check and build. Raises InputError for whatever the user can mend."""
     task = find_task(recipe.task.name)
     examples = load_examples(recipe, task)
-    base = load_base(recipe, task, compute)
+    base = load_base(recipe.model, recipe.model.revision, task, compute.dtype, recipe.train.seed)
     check_length(base, recipe.task.max_length)
+    rows = encode_examples(recipe, task, base, examples)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
     adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed)
-    encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
-    rows = encoded[task.train]
-    sampler = StepSampler(len(rows), recipe.train.batch_size, recipe.train.seed)
+    sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed)
     total = total_steps(recipe, sampler)
     base.place(compute.device)
     if recipe.train.gradient_checkpointing:
@@ -77,35 +85,11 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
         adapted=adapted,
         saved=saved,
         rows=rows,
-        splits=[Split(name, encoded[name]) for name in task.evaluation if name in encoded],
+        objective=make_objective(recipe, task, base, compute),
         sampler=sampler,
         optimizer=make_optimizer(recipe, adapted, compute),
         total_steps=total,
-        compute=compute,
         environment=describe(base, examples, compute.device),
-    )
-
-
-def load_examples(recipe: Recipe, task: Task) -> dict[str, list[Example]]:
-    """The training split and, unless evaluation is off, the evaluation splits."""
-    section = recipe.task
-    examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
-    if recipe.eval.every != "never" or recipe.eval.at_start:
-        for split in task.evaluation:
-            examples[split] = load_split(task, section.data, split, section.max_eval_rows)
-    return examples
-
-
-def load_base(recipe: Recipe, task: Task, compute: Compute) -> Base:
-    """The recipe's base model with a head for the task, in the dtype of `compute`."""
-    section = recipe.model
-    return load_classifier(
-        section.name,
-        section.revision,
-        task,
-        dtype=compute.dtype,
-        dropout=section.classifier_dropout,
-        seed=recipe.train.seed,
     )
 
 

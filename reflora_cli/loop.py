@@ -21,9 +21,8 @@ from reflora_cli.checkpoint import Checkpoint, Progress, named_random_states, ra
 from reflora_cli.console import EvaluationRecord, Reporter, StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.errors import DivergedError, Problem
-from reflora_cli.evaluate import loss_sum, score_split, to_inputs
 from reflora_cli.job import Job
-from reflora_cli.model import precision
+from reflora_cli.model.precision import precision
 from reflora_cli.optim.pair_adamw import state_tensors
 from reflora_cli.runs import RunDirectory
 from reflora_cli.schedules import learning_rate_multiplier
@@ -96,16 +95,17 @@ class Window:
 def accumulate(session: Session, rows: list[int]) -> float:
     """Backward through all micro-batches of a step; returns the step's mean loss over all processes.
 
-    The loss is normalized by the rows of the whole step, so k micro-batches give the gradient of one large batch, and
-    is multiplied by the number of processes because their gradients are averaged.
+    The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so k micro-batches give
+    the gradient of one large batch, and is multiplied by the number of processes because their gradients are averaged.
     """
     job, accelerator = session.job, session.accelerator
     compute = job.compute
     chunks = micro_batches(rows, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
+    weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
     total = torch.zeros((), device=compute.device)
     for index, chunk in enumerate(chunks):
         with synchronizing(session, index == len(chunks) - 1):
-            loss = chunk_loss(session, chunk or rows[:1]) * (compute.processes / len(rows))
+            loss = chunk_loss(session, chunk or rows[:1]) * (compute.processes / weight)
             if not chunk:
                 loss = loss * 0
             accelerator.backward(loss)
@@ -123,11 +123,10 @@ def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
 def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
     """The summed loss of some rows."""
     job = session.job
-    rows = [job.rows[index] for index in chunk]
-    labels = torch.tensor([row.label for row in rows], device=job.compute.device)
+    arguments = job.objective.arguments([job.rows.training[index] for index in chunk])
     with precision(job.compute.device, job.compute.dtype):
-        logits = session.model(**to_inputs(rows, job.base, job.compute.device)).logits
-    return loss_sum(logits, labels)
+        loss: Tensor = session.model(**arguments)
+    return loss
 
 
 def clip(session: Session) -> float:
@@ -199,11 +198,11 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     """Score every evaluation split; a new best score saves the adapter."""
     job, progress = session.job, session.progress
     size = job.recipe.eval.batch_size
-    scores = {s.name: score_split(job.base.model, job.base, job.task, s, size, job.compute) for s in job.splits}
-    score = scores[job.splits[0].name][job.task.main_metric]
-    best = progress.step > 0 and (progress.best_score is None or score > progress.best_score)
+    scores = {split.name: job.objective.score(split, size) for split in job.rows.splits}
+    merit = job.objective.merit(scores)
+    best = progress.step > 0 and (progress.best_score is None or merit > progress.best_score)
     if best:
-        progress.best_step, progress.best_score = progress.step, score
+        progress.best_step, progress.best_score = progress.step, merit
         if job.recipe.eval.select == "best":
             save_adapter(session)
     if progress.step:

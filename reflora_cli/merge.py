@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.inject import Adapted
-from reflora_cli.data.encode import EncodedRow
 from reflora_cli.errors import Problem, VerificationError
-from reflora_cli.evaluate import Compute, predict
-from reflora_cli.model import DTYPES, Base, load_classifier, load_tokenizer
-from reflora_cli.recipe import Recipe
-from reflora_cli.restore import Restored, load_splits, restore
+from reflora_cli.model.load import load_tokenizer
+from reflora_cli.model.pick import load_base
+from reflora_cli.model.precision import DTYPES, Compute
+from reflora_cli.objectives.pick import make_objective, probe_rows
+from reflora_cli.recipe import ModelSection, Recipe
+from reflora_cli.restore import Restored, restore
 from reflora_cli.runs import write_directory, write_json
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
@@ -26,8 +28,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
 
 float32 only reorders sums. The half precisions round every weight once, to 2^-11 and 2^-8 of its size.
 """
-PROBE_ROWS = 64
-"""Task rows on which merged and adapter model are compared."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def merge(recipe: Recipe, adapter: Path, output: Path, dtype_name: str | None) -
     else; in both cases nothing is left at `output`.
     """
     restored = restore(recipe, adapter, torch.device("cpu"))
-    dtype = DTYPES[dtype_name] if dtype_name else restored.dtype
-    rows = load_splits(restored, restored.task.evaluation[:1], PROBE_ROWS)[0].rows
+    dtype = DTYPES[dtype_name] if dtype_name else restored.compute.dtype
+    rows = probe_rows(recipe, restored.task, restored.base)
     with write_directory(output) as directory:
-        before = probe(restored.base, rows, restored.dtype)
+        before = restored.objective.probe(rows)
         write_merged(restored, dtype, directory)
         report = compare(restored, rows, before, directory, output, dtype)
         write_json(directory / "merge.json", asdict(report))
@@ -79,20 +79,16 @@ def merged_modules(adapted: Adapted, dtype: torch.dtype) -> dict[str, nn.Module]
     return {name: layer.frozen.thaw(layer.merged().to(dtype)) for name, layer in adapted.layers.items()}
 
 
-def probe(base: Base, rows: list[EncodedRow], dtype: torch.dtype) -> Tensor:
-    return predict(base.model, base, rows, 32, Compute(torch.device("cpu"), dtype))
-
-
 def compare(
-    restored: Restored, rows: list[EncodedRow], before: Tensor, directory: Path, output: Path, dtype: torch.dtype
+    restored: Restored, rows: list[Any], before: Tensor, directory: Path, output: Path, dtype: torch.dtype
 ) -> MergeReport:
     """Load the directory with plain transformers and compare logits. Raises VerificationError above tolerance."""
-    merged = load_classifier(str(directory), None, restored.task, dtype=dtype, dropout=None, seed=0)
+    merged = load_base(ModelSection(name=str(directory)), None, restored.task, dtype, seed=0)
     if merged.fresh:
         problem = Problem("the merged model lacks weights", str(output), found=", ".join(merged.fresh))
         raise VerificationError(problem)
     merged.model.eval()
-    after = probe(merged, rows, dtype)
+    after = make_objective(restored.recipe, restored.task, merged, Compute(torch.device("cpu"), dtype)).probe(rows)
     difference = (after - before).abs()
     tolerance = TOLERANCE[dtype] * max(1.0, float(before.abs().max()))
     report = MergeReport(

@@ -27,6 +27,13 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class EvalProtocol(StrEnum):
+    """How a language model's answers are scored; scores of different protocols are never comparable."""
+
+    LLM_ADAPTERS = "llm-adapters"
+    CHOICES = "choices"
+
+
 class Section(BaseModel):
     """What all sections share."""
 
@@ -45,9 +52,15 @@ class ModelSection(Section):
 class TaskSection(Section):
     """What is learned, and from which rows."""
 
-    name: str = Field(description="family/task, for example glue/cola")
+    name: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="family/task, for example glue/cola; or a list of tasks for a language model"
+    )
     data: str = Field("hub", description="hub, or a directory or file of jsonl, json, csv, tsv, parquet")
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
+    train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
+    validation_rows: int | None = Field(
+        None, ge=1, description="language models: training rows held out and scored by their loss, instead of the task"
+    )
     max_train_rows: int | None = Field(None, ge=1, description="the first N training rows, before shuffling")
     max_eval_rows: int | None = Field(None, ge=1, description="the first N rows of every evaluation split")
 
@@ -89,6 +102,12 @@ class EvalSection(Section):
     )
     at_start: bool = Field(False, description="also score before the first step")
     batch_size: int = Field(64, ge=1, description="rows per forward pass")
+    protocol: Annotated[EvalProtocol, Choice] = Field(
+        EvalProtocol.LLM_ADAPTERS,
+        description="language models: llm-adapters generates and parses, choices compares log-likelihoods",
+    )
+    num_beams: int = Field(1, ge=1, description="llm-adapters: beams; 1 is greedy, published scores have 4")
+    max_new_tokens: int = Field(32, ge=1, description="llm-adapters: tokens of a generated answer at most")
     select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
 
     @field_validator("every", mode="before")

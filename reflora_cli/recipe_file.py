@@ -149,7 +149,7 @@ def check_task(settings: Settings, source: str) -> list[Problem]:
     """A task that does not exist. That there is a name at all, and that it is text, is for the schema to say."""
     section = settings.values.get("task")
     name = section.get("name") if isinstance(section, dict) else None
-    if not isinstance(name, str):
+    if not isinstance(name, str) and not (name and isinstance(name, list) and all(isinstance(n, str) for n in name)):
         return []
     try:
         find_task(name)

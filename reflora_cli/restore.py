@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reflora_cli.adapter_files import AdapterFiles, read_adapter
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.adapters.inject import Adapted
-from reflora_cli.data.encode import encode
-from reflora_cli.data.load import load_split
 from reflora_cli.environment import base_identity
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.evaluate import Split
-from reflora_cli.model import Base, check_length, load_classifier, pick_device, resolve_dtype
+from reflora_cli.model.base import Base, check_length
+from reflora_cli.model.pick import load_base
+from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.objectives.objective import Objective
+from reflora_cli.objectives.pick import make_objective
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task
@@ -30,8 +32,11 @@ class Restored:
     base: Base
     files: AdapterFiles | None
     adapted: Adapted | None
-    device: torch.device
-    dtype: torch.dtype
+    objective: Objective[Any]
+
+    @property
+    def compute(self) -> Compute:
+        return self.objective.compute
 
 
 def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = None) -> Restored:
@@ -46,9 +51,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     dtype = resolve_dtype(recipe.model.dtype, device)
     section = recipe.model
     revision = section.revision or trained_commit(files, section.name)
-    base = load_classifier(
-        section.name, revision, task, dtype=dtype, dropout=section.classifier_dropout, seed=recipe.train.seed
-    )
+    base = load_base(section, revision, task, dtype, recipe.train.seed)
     check_length(base, recipe.task.max_length)
     adapted = None
     if files is None:
@@ -58,7 +61,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
         adapted = load_adapter(base.model, files, base.fresh)
     base.place(device)
     base.model.eval()
-    return Restored(recipe, task, base, files, adapted, device, dtype)
+    return Restored(recipe, task, base, files, adapted, make_objective(recipe, task, base, Compute(device, dtype)))
 
 
 def trained_commit(files: AdapterFiles | None, name: str) -> str | None:
@@ -95,19 +98,3 @@ def check_base(files: AdapterFiles, base: Base) -> None:
                 expected=f"{key} {trained_on[key]}",
             )
             raise InputError(problem)
-
-
-def load_splits(restored: Restored, names: tuple[str, ...], limit: int | None) -> list[Split]:
-    """Evaluation splits of the restored model's task, encoded."""
-    section = restored.recipe.task
-    return [
-        Split(
-            name,
-            encode(
-                restored.base.tokenizer,
-                load_split(restored.task, section.data, name, limit or section.max_eval_rows),
-                section.max_length,
-            ),
-        )
-        for name in names
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,14 +18,16 @@ from reflora_cli.console import Reporter
 from reflora_cli.curves import draw_curves
 from reflora_cli.environment import peak_memory
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.evaluate import Compute
 from reflora_cli.job import Job, prepare
 from reflora_cli.loop import Session, run_steps, save_adapter
-from reflora_cli.model import parameter_count, pick_device, resolve_dtype
+from reflora_cli.model.base import parameter_count
+from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
 from reflora_cli.runs import RunDirectory, default_output, write_file, write_json
+from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.registry import find_task
 
 
 def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter)
     dtype = resolve_dtype(recipe.model.dtype, device)
     job = prepare(recipe, Compute(device, dtype, accelerator.process_index, accelerator.num_processes))
     torch.manual_seed(recipe.train.seed + accelerator.process_index)
-    model, optimizer = accelerator.prepare(job.base.model, job.optimizer)
+    model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
     session = Session(job, accelerator, model, optimizer, run, reporter)
     start(session, resume)
     try:
@@ -66,7 +68,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 def shared_default(recipe: Recipe) -> Path:
     """The default run directory, the same for all processes."""
-    chosen = [default_output(recipe.task.name, recipe.method.name)]
+    chosen = [default_output(find_task(recipe.task.name).short, recipe.method.name)]
     broadcast_object_list(chosen)
     return chosen[0]
 
@@ -98,10 +100,14 @@ def start(session: Session, resume: bool) -> None:
         write_json(run.environment, job.environment)
         write_file(run.metrics, "".join(kept_metrics(run, session.progress.step) if checkpoints else []))
         base = job.base.source.location, job.base.source.revision
-        config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base)
+        config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, peft_task_type(job.task))
         write_adapter_config(run.adapter, config, adapter_record(job))
     session.accelerator.wait_for_everyone()
     session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
+
+
+def peft_task_type(task: Task) -> Literal["SEQ_CLS", "CAUSAL_LM"]:
+    return "SEQ_CLS" if isinstance(task, SequenceTask) else "CAUSAL_LM"
 
 
 def kept_metrics(run: RunDirectory, step: int) -> list[str]:
@@ -120,7 +126,8 @@ def adapter_record(job: Job) -> dict[str, Any]:
         "base": job.environment["base"],
         "method": job.recipe.method.model_dump(mode="json"),
         "task": job.task.name,
-        "label_names": list(job.task.label_names),
+        "label_names": list(job.task.label_names) if isinstance(job.task, SequenceTask) else [],
+        "settings": job.objective.settings(),
         "dtype": job.compute.dtype_name,
         "saved_modules": list(job.saved),
     }
@@ -148,7 +155,7 @@ def finish(session: Session) -> dict[str, Any]:
     results = summarize(session)
     if session.is_writer:
         title = f"{job.task.name}, {job.recipe.method.label}"
-        draw_curves(session.run.metrics, session.run.curves, job.task.main_metric, title)
+        draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results
@@ -172,7 +179,9 @@ def summarize(session: Session) -> dict[str, Any]:
         "base": recipe.model.name,
         "method": recipe.method.label,
         "seed": recipe.train.seed,
-        "main_metric": job.task.main_metric,
+        "main_metric": job.objective.main_metric,
+        "settings": job.objective.settings(),
+        "dropped_rows": job.rows.dropped,
         "selected": recipe.eval.select,
         "selected_step": selected["step"] if selected else progress.step,
         "scores": selected["scores"] if selected else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,13 @@ from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.options import Json, Overrides
 
 
+class Protocol(StrEnum):
+    """How a language model's answers are scored."""
+
+    LLM_ADAPTERS = "llm-adapters"
+    CHOICES = "choices"
+
+
 def eval_command(
     run: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A run directory, a YAML file or a bundled recipe.")],
     overrides: Overrides = None,
@@ -18,48 +26,127 @@ def eval_command(
     task: Annotated[list[str] | None, typer.Option("--task", help="Score on this task instead; repeatable.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Score this split [default: the task's own].")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows.")] = None,
+    protocol: Annotated[
+        Protocol | None, typer.Option("--protocol", help="For language models [default: the recipe's].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where predictions go [default: RUN/evaluations/...].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a trained adapter, or any model with the task's head.
+    """Score a trained adapter, or any model as it is.
 
-    Example: `reflora eval runs/cola-dora --split validation`
+    Example: `reflora eval runs/llama3 --task commonsense --protocol llm-adapters`
     """
     with guarded():
-        from reflora_cli.console import print_json, show_table
+        from reflora_cli.console import print_json
         from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import RunDirectory
+        from reflora_cli.tasks.base import SequenceTask
+        from reflora_cli.tasks.registry import find_task
 
         directory = RunDirectory(Path(run))
         is_run = directory.recipe.is_file()
         source = str(directory.recipe) if is_run else run
         chosen = adapter or (directory.adapter if is_run else None)
-        fixed = overrides or []
-        recipes = [load_recipe(source, [*fixed, f"task.name={name}"]) for name in task or []]
-        results = [score(recipe, chosen, split, limit) for recipe in recipes or [load_recipe(source, fixed)]]
-        for result in results:
-            columns = ["split", *next(iter(result["scores"].values()))]
-            rows = [[name, *(f"{v:.4f}" for v in own.values())] for name, own in result["scores"].items()]
-            show_table(f"{result['task']}, {result['adapter'] or result['base']}", columns, rows)
+        fixed = [*(overrides or []), *([f"eval.protocol={protocol.value}"] if protocol else [])]
+        results = []
+        for named in task_overrides(task or []):
+            recipe = load_recipe(source, [*fixed, *named])
+            if isinstance(find_task(recipe.task.name), SequenceTask):
+                results.append(score_sequence(recipe, chosen, split, limit, (protocol, output)))
+            else:
+                below = (directory.path if is_run else Path("runs")) / "evaluations"
+                results.append(score_language(recipe, chosen, split, limit, (below, output)))
         if as_json:
             print_json(results[0] if len(results) == 1 else {"results": results})
 
 
-def score(recipe: Any, adapter: Path | None, split: str | None, limit: int | None) -> dict[str, Any]:
-    """Scores of one task's splits, as printed with --json."""
-    from reflora_cli.evaluate import Compute, score_split
-    from reflora_cli.restore import load_splits, restore
+def task_overrides(names: list[str]) -> list[list[str]]:
+    """Recipe overrides for the tasks asked for: language models' tasks are scored together, on one loaded model.
 
+    Every sequence-level task has a head of its own, and so a model.
+    """
+    from reflora_cli.tasks.base import SequenceTask
+    from reflora_cli.tasks.registry import find_task
+
+    if not names:
+        return [[]]
+    if any(isinstance(find_task(name), SequenceTask) for name in names):
+        return [[f"task.name={name}"] for name in names]
+    return [[f"task.name=[{', '.join(names)}]"]]
+
+
+def score_sequence(
+    recipe: Any, adapter: Path | None, split: str | None, limit: int | None, refused: tuple[Any, Path | None]
+) -> dict[str, Any]:
+    """Scores of one sequence-level task's splits, shown and returned as printed with --json."""
+    from reflora_cli.console import show_table
+    from reflora_cli.errors import InputError, Problem
+    from reflora_cli.objectives.sequence_rows import sequence_splits
+    from reflora_cli.restore import restore
+    from reflora_cli.tasks.base import SequenceTask
+
+    for value, option in zip(refused, ("--protocol", "--output"), strict=True):
+        if value:
+            raise InputError(Problem("only language models' answers are written down and scored by protocols", option))
     restored = restore(recipe, adapter)
-    splits = load_splits(restored, (split,) if split else restored.task.evaluation, limit)
-    compute = Compute(restored.device, restored.dtype)
-    model, base, size = restored.base.model, restored.base, recipe.eval.batch_size
+    task, size = restored.task, recipe.eval.batch_size
+    assert isinstance(task, SequenceTask)
+    splits = sequence_splits(recipe, task, restored.base, (split,) if split else task.evaluation, limit)
+    scores = {own.name: restored.objective.score(own, size) for own in splits}
+    base = restored.base.source.name
+    rows = [[name, *(f"{value:.4f}" for value in own.values())] for name, own in scores.items()]
+    show_table(f"{task.name}, {adapter or base}", ["split", *next(iter(scores.values()))], rows)
     return {
-        "task": restored.task.name,
-        "base": base.source.name,
+        "task": task.name,
+        "base": base,
         "adapter": str(adapter) if adapter else None,
-        "main_metric": restored.task.main_metric,
+        "main_metric": task.main_metric,
         "rows": {own.name: len(own.rows) for own in splits},
-        "scores": {own.name: score_split(model, base, restored.task, own, size, compute) for own in splits},
-        "dtype": compute.dtype_name,
+        "scores": scores,
+        "dtype": restored.compute.dtype_name,
         "batch_size": size,
     }
+
+
+def score_language(
+    recipe: Any,
+    adapter: Path | None,
+    split: str | None,
+    limit: int | None,
+    places: tuple[Path, Path | None],
+) -> dict[str, Any]:
+    """Scores of a language model's tasks, shown and returned as printed with --json."""
+    from reflora_cli.console import make_reporter, show_table
+    from reflora_cli.evaluation import Request, evaluate_language
+    from reflora_cli.restore import restore
+    from reflora_cli.tasks.base import SequenceTask
+
+    restored, reporter = restore(recipe, adapter), make_reporter()
+    assert not isinstance(restored.task, SequenceTask)
+    results = evaluate_language(restored, Request(restored.task, split, limit, *places), reporter)
+    lines = {**results["tasks"], **({"mean": results["mean"]} if results["mean"] else {})}
+    columns = [c for c in COLUMNS if any(c in own for own in lines.values())]
+    rows = [[name, *(cell(own.get(column)) for column in columns)] for name, own in lines.items()]
+    protocol = results["identity"]["protocol"]
+    show_table(f"{protocol}, {adapter or restored.base.source.name}", ["task", *columns], rows)
+    reporter.note(f"row by row: {results['directory']}")
+    return {"base": restored.base.source.name, "adapter": str(adapter) if adapter else None, **results}
+
+
+COLUMNS = ("rows", "accuracy", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
+"""Of the closing table."""
+
+
+def cell(value: Any) -> str:
+    """A number, an interval or nothing, as shown."""
+    match value:
+        case None:
+            return ""
+        case [low, high]:
+            return f"{low:.4f} to {high:.4f}"
+        case float():
+            return f"{value:.4f}"
+        case _:
+            return f"{value:,}"

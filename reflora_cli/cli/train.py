@@ -51,9 +51,8 @@ def train_command(
 def plan(recipe: Any, as_json: bool) -> None:
     """Prepare the run without writing anything and show what it would do."""
     from reflora_cli.console import make_reporter, print_json
-    from reflora_cli.evaluate import Compute
     from reflora_cli.job import prepare
-    from reflora_cli.model import pick_device, resolve_dtype
+    from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 
     device = pick_device()
     job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)))
@@ -66,10 +65,9 @@ def closing_facts(results: dict[str, Any]) -> dict[str, str]:
     """The result and the next commands."""
     run, metric = results["run"], results["main_metric"]
     facts: dict[str, str] = {}
-    if results["scores"]:
-        split = next(iter(results["scores"]))
+    for split, scores in (results["scores"] or {}).items():
         before = f", {results['before'][split][metric]:.4f} before" if results["before"] else ""
-        facts[metric] = f"{results['scores'][split][metric]:.4f}{before} ({split}, step {results['selected_step']})"
+        facts[f"{metric}, {split}"] = f"{scores[metric]:.4f}{before} (step {results['selected_step']})"
     facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
     facts["adapter"] = f"{run}/adapter"
     facts["curves"] = f"{run}/curves.png"

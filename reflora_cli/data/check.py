@@ -10,7 +10,7 @@ from typing import Any
 
 from reflora_cli.data.read import Table
 from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import Example, Task
+from reflora_cli.tasks.base import Example, SequenceTask
 
 SHOWN = 3
 """Bad rows described in full; all are counted."""
@@ -22,9 +22,9 @@ SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80
 
 
-def examples_of(table: Table, task: Task) -> list[Example]:
+def examples_of(table: Table, task: SequenceTask) -> list[Example]:
     """One Example for each row; InputError for missing columns, no rows, or bad rows."""
-    check_columns(table, task)
+    check_columns(table, task.columns, task.name)
     labels, hidden = table.columns[task.label], 0
     texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
     examples: list[Example] = []
@@ -47,23 +47,19 @@ def examples_of(table: Table, task: Task) -> list[Example]:
     return examples
 
 
-def check_columns(table: Table, task: Task) -> None:
+def check_columns(table: Table, needed: Sequence[str], task_name: str) -> None:
+    """Raises InputError for a table without rows, or without a column that the task needs."""
+    listed = ", ".join(needed)
     if not table.height:
-        expected = f"rows with {', '.join((*task.text, task.label))}"
-        raise InputError(Problem("there are no rows", table.where, expected=expected))
-    missing = [name for name in (*task.text, task.label) if name not in table.columns]
+        raise InputError(Problem("there are no rows", table.where, expected=f"rows with {listed}"))
+    found = ", ".join(table.names) or "no columns"
+    missing = [
+        Problem(f"column {name!r} is missing", table.where, found, f"{listed} (task {task_name})", similar(name, table))
+        for name in needed
+        if name not in table.columns
+    ]
     if missing:
-        found = ", ".join(table.names) or "no columns"
-        raise InputError(
-            *(
-                Problem(f"column {name!r} is missing", table.where, found, task_columns(task), similar(name, table))
-                for name in missing
-            )
-        )
-
-
-def task_columns(task: Task) -> str:
-    return f"{', '.join((*task.text, task.label))} (task {task.name})"
+        raise InputError(*missing)
 
 
 def similar(name: str, table: Table) -> str:
@@ -72,7 +68,7 @@ def similar(name: str, table: Table) -> str:
     return f"{remedy} Rename the column to {name!r}." if remedy.startswith("did you mean") else ""
 
 
-def bad_text(cells: Sequence[Any], task: Task, where: str) -> Problem | None:
+def bad_text(cells: Sequence[Any], task: SequenceTask, where: str) -> Problem | None:
     """What is wrong with the first cell that is not a text; None when all are. An empty text is one."""
     for name, cell in zip(task.text, cells, strict=True):
         if cell is None:
@@ -85,7 +81,7 @@ def bad_text(cells: Sequence[Any], task: Task, where: str) -> Problem | None:
     return None
 
 
-def label_of(value: Any, task: Task) -> float | None:
+def label_of(value: Any, task: SequenceTask) -> float | None:
     """The label as a number, finite and whole where it is a class id; None when the value does not say one."""
     if isinstance(value, str) and value.strip() in task.label_names:
         return float(task.label_names.index(value.strip()))
@@ -99,14 +95,14 @@ def label_of(value: Any, task: Task) -> float | None:
     return label if usable else None
 
 
-def in_range(label: float, task: Task) -> bool:
+def in_range(label: float, task: SequenceTask) -> bool:
     if task.label_names:
         return 0 <= label < len(task.label_names)
     low, high = task.label_range or (-math.inf, math.inf)
     return low <= label <= high
 
 
-def bad_label(value: Any, task: Task, where: str) -> Problem:
+def bad_label(value: Any, task: SequenceTask, where: str) -> Problem:
     if value is None or value == "":
         return Problem(f"{task.label!r} is missing", where, "nothing", expected_label(task))
     label, remedy = label_of(value, task), ""
@@ -121,14 +117,14 @@ def bad_label(value: Any, task: Task, where: str) -> Problem:
     return Problem(what, where, SHORT.repr(value), expected_label(task), remedy)
 
 
-def expected_label(task: Task) -> str:
+def expected_label(task: SequenceTask) -> str:
     if task.label_names:
         names = ", ".join(f"{index} {name}" for index, name in enumerate(task.label_names))
         return f"0 to {len(task.label_names) - 1}, or a name ({names})"
     return "a number from {:g} to {:g}".format(*task.label_range) if task.label_range else "a number"
 
 
-def unlabelled(hidden: int, table: Table, task: Task) -> Problem:
+def unlabelled(hidden: int, table: Table, task: SequenceTask) -> Problem:
     return Problem(
         "rows are unlabelled (hidden test labels)",
         table.where,

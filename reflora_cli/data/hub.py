@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from reflora_cli.data.read import Table
+from reflora_cli.data.check import check_columns
+from reflora_cli.data.check_prompts import rows_of
+from reflora_cli.data.read import Table, table_of
 from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import HubSource, Task
+from reflora_cli.tasks.base import DataTask, HubSource, Row
 
 
-def read_hub(task: Task, source: HubSource, split: str, limit: int | None) -> Table:
-    """The task's columns of the first `limit` rows of a split, downloaded or from the cache."""
-    where = f"{source.repository} {source.config}"
+def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -> Table:
+    """The task's columns of the first `limit` rows of a split, downloaded or from the cache.
+
+    Raises InputError when they cannot be had, and for a row that cannot be converted to the task's columns.
+    """
+    where = " ".join(filter(None, (source.repository, source.config)))
+    own_split = source.splits.get(split, split)
     try:
         with quiet():
             from datasets import load_dataset
@@ -26,12 +33,28 @@ def read_hub(task: Task, source: HubSource, split: str, limit: int | None) -> Ta
         raise InputError(
             Problem(f"{task.name} cannot be loaded from the hub", where, found, expected, remedy)
         ) from None
-    if split not in splits:
-        raise unknown_split(split, where, tuple(splits))
-    rows = splits[split]
+    if own_split not in splits:
+        raise unknown_split(own_split, where, tuple(splits))
+    rows = splits[own_split]
     rows = rows.select(range(len(rows) if limit is None else min(limit, len(rows))))
-    wanted = [name for name in (*task.text, task.label) if name in rows.column_names]
-    return Table(f"{where} {split}", len(rows), tuple(rows.column_names), rows.select_columns(wanted)[:])
+    wanted = [name for name in source.columns or task.columns if name in rows.column_names]
+    table = Table(
+        f"{where} {own_split}", len(rows), tuple(rows.column_names), rows.select_columns(wanted)[:] if wanted else {}
+    )
+    return table if source.convert is None else converted(table, source, source.convert, task)
+
+
+def converted(table: Table, source: HubSource, convert: Callable[[Row], Row], task: DataTask) -> Table:
+    """The table with the task's columns, made of the data set's own."""
+    check_columns(table, source.columns, task.name)
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(rows_of(table), start=1):
+        try:
+            rows.append(dict(convert(row)))
+        except (ValueError, TypeError, KeyError) as error:
+            where = f"{table.where}, row {number}"
+            raise InputError(Problem("the row is not what the data set's rows were", where, str(error))) from error
+    return table_of(rows, table.where, task.columns)
 
 
 def unknown_split(split: str, where: str, known: tuple[str, ...]) -> InputError:

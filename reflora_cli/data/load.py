@@ -8,33 +8,78 @@ from pathlib import Path
 from reflora_cli.builtin.rows import rows as builtin_rows
 from reflora_cli.builtin.world import SPLITS
 from reflora_cli.data.check import examples_of
+from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.hub import read_hub, unknown_split
 from reflora_cli.data.read import SUFFIXES, Table, read_file, table_of
 from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import BuiltinSource, Example, Task
+from reflora_cli.tasks.base import (
+    BuiltinSource,
+    DataTask,
+    Example,
+    LanguageTask,
+    Mixture,
+    PromptExample,
+    PromptTask,
+    SequenceTask,
+)
 
 OWN = ("hub", "builtin")
 """What `task.data` says for the task's own source; a folder of that name is reached as `./hub`."""
 
 
-def load_split(task: Task, data: str, split: str, limit: int | None) -> list[Example]:
+def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> list[Example]:
     """The first `limit` rows of a split (all for None). data: as in a recipe: hub, builtin, a folder or a file.
 
     A folder holds `SPLIT.EXT` or `TASK/SPLIT.EXT` (TASK without its family); a file is whatever split is asked for.
     """
+    return examples_of(load_table(task, data, split, limit), task)
+
+
+def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
+    """The same for a language model's task."""
+    return prompt_examples(load_table(task, data, split, limit), task)
+
+
+def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:
+    """Training rows: of one task, or of all parts of a mixture one after the other, at most `limit` of each.
+
+    Where a mixture may have a file of its own with the rows of all parts, and there is one, it is read instead.
+    """
+    if isinstance(task, Mixture):
+        path = Path(os.path.expanduser(data))
+        joint = joint_file(task, path) if data not in OWN else None
+        if joint is not None and task.joint is not None:
+            return load_prompts(task.joint, str(joint), task.train, limit)
+        if data not in OWN and path.is_file():
+            what = f"one file cannot be divided among the tasks of {task.name}"
+            expected = "a directory with a folder for each task"
+            raise InputError(Problem(what, "task.data", str(path), expected))
+    return [example for part in task.parts for example in load_prompts(part, data, part.train, limit)]
+
+
+def joint_file(task: Mixture, path: Path) -> Path | None:
+    """The file with the training rows of all parts, if the mixture may have one and it is there."""
+    if task.joint is None or path.is_file():
+        return path if task.joint is not None else None
+    return next((file for stem in task.joint_files for file in data_files(path) if file.stem == stem), None)
+
+
+def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Table:
+    """The task's columns of a split."""
     if data not in OWN:
-        table = read_file(find_file(Path(os.path.expanduser(data)), task, split), (*task.text, task.label), limit)
-    elif isinstance(task.source, BuiltinSource):
-        table = read_builtin(task, task.source, split, limit)
-    elif data == "builtin":
+        return read_file(find_file(Path(os.path.expanduser(data)), task, split), task.columns, limit)
+    if isinstance(task.source, BuiltinSource):
+        return read_builtin(task, task.source, split, limit)
+    if task.source is None:
+        expected = "a directory or file: jsonl, json, csv, tsv, parquet"
+        raise InputError(Problem(f"task {task.name} needs your own data", "task.data", repr(data), expected))
+    if data == "builtin":
         remedy = "task.data=hub, or a directory or file"
         raise InputError(Problem(f"{task.name} has no built-in rows", "task.data", repr(data), remedy=remedy))
-    else:
-        table = read_hub(task, task.source, split, limit)
-    return examples_of(table, task)
+    return read_hub(task, task.source, split, limit)
 
 
-def find_file(path: Path, task: Task, split: str) -> Path:
+def find_file(path: Path, task: DataTask, split: str) -> Path:
     """The one file with the split; InputError when there is none or more than one."""
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
@@ -74,8 +119,8 @@ def kinds() -> str:
     return ", ".join(suffix[1:] for suffix in SUFFIXES)
 
 
-def read_builtin(task: Task, source: BuiltinSource, split: str, limit: int | None) -> Table:
+def read_builtin(task: DataTask, source: BuiltinSource, split: str, limit: int | None) -> Table:
     if split not in SPLITS:
         raise unknown_split(split, task.name, SPLITS)
     rows = builtin_rows(source.generator, split)[:limit]
-    return table_of(list(rows), f"{task.name} {split}", (*task.text, task.label))
+    return table_of(list(rows), f"{task.name} {split}", task.columns)

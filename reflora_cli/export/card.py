@@ -7,6 +7,7 @@ from typing import Any
 from reflora_cli import __version__
 from reflora_cli.recipe_file import dump_recipe
 from reflora_cli.restore import Restored
+from reflora_cli.tasks.base import SequenceTask, Task
 
 SOURCES = {
     "lora": "Hu et al. 2021, LoRA, arXiv 2106.09685",
@@ -40,10 +41,7 @@ def adapter_card(restored: Restored, results: dict[str, Any] | None) -> str:
         "",
         "```python",
         "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification",
-        "",
-        f"base = AutoModelForSequenceClassification.from_pretrained({source.location!r}, "
-        f"num_labels={max(1, len(task.label_names))})",
+        *loading_lines(task, source.location),
         'model = PeftModel.from_pretrained(base, "path/to/this/directory")',
         "```",
         "",
@@ -55,6 +53,15 @@ def adapter_card(restored: Restored, results: dict[str, Any] | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def loading_lines(task: Task, location: str) -> list[str]:
+    """Python that loads the base model."""
+    if isinstance(task, SequenceTask):
+        kind, arguments = "AutoModelForSequenceClassification", f", num_labels={max(1, len(task.label_names))}"
+    else:
+        kind, arguments = "AutoModelForCausalLM", ""
+    return [f"from transformers import {kind}", "", f"base = {kind}.from_pretrained({location!r}{arguments})"]
 
 
 def score_lines(results: dict[str, Any] | None) -> list[str]:

@@ -16,8 +16,9 @@ from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.errors import Problem, VerificationError
 from reflora_cli.export.card import adapter_card
-from reflora_cli.model import load_classifier, load_tokenizer
-from reflora_cli.recipe import Recipe
+from reflora_cli.model.load import load_tokenizer
+from reflora_cli.model.pick import load_base
+from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.restore import Restored, restore
 from reflora_cli.runs import write_directory, write_file, write_json
 
@@ -55,7 +56,8 @@ def verify(restored: Restored, files: AdapterFiles, directory: Path) -> None:
     """Attach what was written to a new base and compare every tensor."""
     source = restored.base.source
     written = read_adapter(directory)
-    base = load_classifier(source.name, source.revision, restored.task, dtype=restored.dtype, dropout=None, seed=0)
+    section = ModelSection(name=source.name)
+    base = load_base(section, source.revision, restored.task, restored.compute.dtype, seed=0)
     load_adapter(base.model, written, base.fresh)
     same = written.tensors.keys() == files.tensors.keys() and all(
         torch.equal(tensor, files.tensors[key]) for key, tensor in written.tensors.items()

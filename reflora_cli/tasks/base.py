@@ -1,15 +1,23 @@
-"""A task is a record: where its rows are, which columns to read, what the labels mean, how it is scored."""
+"""A task is a record: where its rows are, which columns to read, what the labels mean, how it is scored.
+
+Two kinds: a `SequenceTask` labels one text or a pair of texts; a `PromptTask` has a language model write an answer
+after a prompt. A `Mixture` is several prompt tasks, trained as one and scored one by one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 """(predictions [n], labels [n]) -> score; class ids or real values, as float64."""
+Row = Mapping[str, Any]
+"""One row of a data set by column."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,17 @@ class Example:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the Hugging Face hub."""
+    """A data set on the Hugging Face hub.
+
+    splits: what it calls our splits, where that differs. columns and convert: the columns of its own, and the function
+    that makes a row of the task's columns of them; without it the columns are the task's.
+    """
 
     repository: str
-    config: str
+    config: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    convert: Callable[[Row], Row] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class BuiltinSource:
 
 
 @dataclass(frozen=True)
-class Task:
+class SequenceTask:
     """A sequence-level task: classification when it has label names, regression when it has none.
 
     name: as written in recipes, `family/short`.
@@ -62,6 +77,10 @@ class Task:
         return self.name.rpartition("/")[2]
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.text, self.label)
+
+    @property
     def is_regression(self) -> bool:
         return not self.label_names
 
@@ -73,3 +92,91 @@ class Task:
         """All metrics of the task, main one first."""
         p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
         return {name: metric(p, y) for name, metric in self.metrics.items()}
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """One row for a language model.
+
+    prompt, answer: what it reads and what it should write, joined as they are.
+    generation_prompt: what it reads where it is asked to generate; most tasks ask as they train.
+    candidates: the possible answers, written like `answer`; none for free text.
+    labels: the word that stands for each candidate in a generated text, in the same order.
+    label: the right one of them.
+    """
+
+    prompt: str
+    answer: str
+    generation_prompt: str
+    candidates: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class PromptTask:
+    """A task for a language model: rows become prompts with answers.
+
+    name: as written in recipes, `family/short`, or one word.
+    fields: the columns that every row must have, with the type of their values; `optional` columns hold texts and may
+        be absent or empty.
+    example: (row) -> PromptExample; raises ValueError that says what is wrong with the row.
+    pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
+        loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
+    evaluation: splits that are scored.
+    """
+
+    name: str
+    source: HubSource | BuiltinSource | None
+    fields: Mapping[str, type]
+    example: Callable[[Row], PromptExample]
+    pattern: str = ""
+    optional: tuple[str, ...] = ()
+    has_candidates: bool = True
+    train: str = "train"
+    evaluation: tuple[str, ...] = ("test",)
+    notes: str = field(default="", repr=False)
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.fields, *self.optional)
+
+    @property
+    def parts(self) -> tuple[PromptTask, ...]:
+        return (self,)
+
+    def parse(self, text: str, labels: Sequence[str]) -> str | None:
+        """The answer that a generated text gives: the first match of the pattern, or None."""
+        pattern = self.pattern or "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+        match = re.search(pattern, text)
+        return match[0] if match else None
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Prompt tasks that are trained together and scored one by one; its score is the mean of theirs.
+
+    joint: how a file with the training rows of all of them is read, where there may be one; and its possible names.
+    """
+
+    name: str
+    parts: tuple[PromptTask, ...]
+    joint: PromptTask | None = None
+    joint_files: tuple[str, ...] = ()
+    train: str = "train"
+    notes: str = field(default="", repr=False)
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
+DataTask = SequenceTask | PromptTask
+"""What has rows of its own."""
+LanguageTask = PromptTask | Mixture
+"""What a language model is trained for."""
+Task = SequenceTask | PromptTask | Mixture

@@ -1,11 +1,11 @@
-"""The two sequence-level tasks about the embedded world (`reflora_cli.builtin`): no download, a minute to learn."""
+"""The tasks about the embedded world (`reflora_cli.builtin`): no download, a minute to learn."""
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import BuiltinSource, Task
+from reflora_cli.tasks.base import BuiltinSource, PromptExample, PromptTask, Row, SequenceTask
 from reflora_cli.tasks.metrics import accuracy, matthews
 
-ACCEPTABILITY = Task(
+ACCEPTABILITY = SequenceTask(
     name="builtin/acceptability",
     source=BuiltinSource("acceptability"),
     text=("sentence",),
@@ -14,7 +14,7 @@ ACCEPTABILITY = Task(
     notes="Is the sentence well formed? Half of them carry one grammatical fault.",
 )
 
-ENTAILMENT = Task(
+ENTAILMENT = SequenceTask(
     name="builtin/entailment",
     source=BuiltinSource("entailment"),
     text=("premise", "hypothesis"),
@@ -23,4 +23,26 @@ ENTAILMENT = Task(
     notes="Does the premise entail the hypothesis?",
 )
 
-TASKS = (ACCEPTABILITY, ENTAILMENT)
+
+def question_example(row: Row) -> PromptExample:
+    """The wording that the tiny model has read; the candidates are the choices themselves."""
+    choices, right = row["choices"], row["answer"]
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ValueError("'choices' holds something that is not a text")
+    if not 0 <= right < len(choices):
+        raise ValueError(f"'answer' {right} is not the number of one of {len(choices)} choices, counted from 0")
+    prompt = f"Question: {row['question']} Answer:"
+    candidates = tuple(f" {choice}" for choice in choices)
+    return PromptExample(prompt, candidates[right], prompt, candidates, tuple(choices), choices[right])
+
+
+QUESTIONS = PromptTask(
+    name="builtin/questions",
+    source=BuiltinSource("questions"),
+    fields={"question": str, "choices": list, "answer": int},
+    example=question_example,
+    evaluation=("validation",),
+    notes="Multiple choice about the facts: four choices, one right.",
+)
+
+TASKS = (ACCEPTABILITY, ENTAILMENT, QUESTIONS)

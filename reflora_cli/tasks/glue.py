@@ -6,7 +6,7 @@ The first metric is the one that papers' tables show.
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import HubSource, Task
+from reflora_cli.tasks.base import HubSource, SequenceTask
 from reflora_cli.tasks.metrics import accuracy, f1, matthews, pearson, spearman
 
 
@@ -16,7 +16,7 @@ def hub(config: str) -> HubSource:
 
 SENTENCES = ("sentence1", "sentence2")
 
-COLA = Task(
+COLA = SequenceTask(
     name="glue/cola",
     source=hub("cola"),
     text=("sentence",),
@@ -25,7 +25,7 @@ COLA = Task(
     notes="Is the sentence acceptable English?",
 )
 
-SST2 = Task(
+SST2 = SequenceTask(
     name="glue/sst2",
     source=hub("sst2"),
     text=("sentence",),
@@ -34,7 +34,7 @@ SST2 = Task(
     notes="Sentiment of a movie review; training rows are phrases too.",
 )
 
-MRPC = Task(
+MRPC = SequenceTask(
     name="glue/mrpc",
     source=hub("mrpc"),
     text=SENTENCES,
@@ -43,7 +43,7 @@ MRPC = Task(
     notes="Do two sentences of the news say the same?",
 )
 
-STSB = Task(
+STSB = SequenceTask(
     name="glue/stsb",
     source=hub("stsb"),
     text=SENTENCES,
@@ -52,7 +52,7 @@ STSB = Task(
     notes="How alike are two sentences, from 0 to 5? Regression.",
 )
 
-QQP = Task(
+QQP = SequenceTask(
     name="glue/qqp",
     source=hub("qqp"),
     text=("question1", "question2"),
@@ -61,7 +61,7 @@ QQP = Task(
     notes="Do two questions ask the same?",
 )
 
-MNLI = Task(
+MNLI = SequenceTask(
     name="glue/mnli",
     source=hub("mnli"),
     text=("premise", "hypothesis"),
@@ -71,7 +71,7 @@ MNLI = Task(
     notes="Does the premise entail the hypothesis? Matched: genres seen in training; mismatched: others.",
 )
 
-QNLI = Task(
+QNLI = SequenceTask(
     name="glue/qnli",
     source=hub("qnli"),
     text=("question", "sentence"),
@@ -80,7 +80,7 @@ QNLI = Task(
     notes="Does the sentence answer the question?",
 )
 
-RTE = Task(
+RTE = SequenceTask(
     name="glue/rte",
     source=hub("rte"),
     text=SENTENCES,
@@ -89,7 +89,7 @@ RTE = Task(
     notes="Does the first text entail the second?",
 )
 
-WNLI = Task(
+WNLI = SequenceTask(
     name="glue/wnli",
     source=hub("wnli"),
     text=SENTENCES,

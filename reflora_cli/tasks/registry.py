@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.tasks import builtin, glue
-from reflora_cli.tasks.base import Task
+from reflora_cli.tasks import builtin, commonsense, glue, instruct
+from reflora_cli.tasks.base import Mixture, PromptTask, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*builtin.TASKS, *glue.TASKS)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (*builtin.TASKS, *glue.TASKS, commonsense.COMMONSENSE, *commonsense.TASKS, *instruct.TASKS)
+}
 
 
-def find_task(name: str) -> Task:
-    """The task of that name; InputError with the nearest names when there is none."""
+def find_task(name: str | Sequence[str]) -> Task:
+    """The task of that name, or the mixture of several; InputError with the nearest names where there is none."""
+    if isinstance(name, str):
+        return named(name)
+    if len(name) == 1:
+        return named(name[0])
+    tasks = [named(one) for one in name]
+    parts = [part for task in tasks if isinstance(task, PromptTask | Mixture) for part in task.parts]
+    problems = [
+        Problem("only tasks for language models can be mixed", "task.name", repr(task.name))
+        for task in tasks
+        if not isinstance(task, PromptTask | Mixture)
+    ]
+    if len(set(names := [part.name for part in parts])) < len(names):
+        repeated = next(one for one in names if names.count(one) > 1)
+        problems.append(Problem("a task is named twice", "task.name", repr(repeated)))
+    if problems:
+        raise InputError(*problems)
+    return Mixture("+".join(name), tuple(parts))
+
+
+def named(name: str) -> Task:
     if name not in TASKS:
         # `cola` alone is nearer to `glue/cola` than its letters are.
-        whole = next((known for known, task in TASKS.items() if task.short == name.lower()), None)
+        whole = next((known for known, task in TASKS.items() if task.short.lower() == name.lower()), None)
         remedy = f"did you mean {whole!r}?" if whole else nearest(name, TASKS)
         raise InputError(Problem("there is no such task", where="task.name", found=repr(name), remedy=remedy))
     return TASKS[name]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, DebertaV2Model, GPT2ForSequenceClassification, PreTrainedModel
 
 from reflora_cli.errors import InputError
-from reflora_cli.model import load_classifier
+from reflora_cli.model.classifier import load_classifier
 from reflora_cli.sources import find_source
 from reflora_cli.tasks.registry import find_task
 from tests.cli.conftest import RECIPE, Reflora

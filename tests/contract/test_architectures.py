@@ -34,7 +34,7 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: Layer, dropout
         expected = model.eval()(**inputs).logits
 
         write_adapter(tmp_path, adapter_tensors(model, adapted, HEADS[name]))
-        write_adapter_config(tmp_path, peft_config(model, adapted, method, HEADS[name], ("base", None)), {})
+        write_adapter_config(tmp_path, peft_config(model, adapted, method, HEADS[name], ("base", None), "SEQ_CLS"), {})
         loaded = copy.deepcopy(base)
         restored = load_adapter(loaded, read_adapter(tmp_path), HEADS[name]).parameters
         assert restored.keys() == adapted.parameters.keys()

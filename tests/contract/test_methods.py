@@ -123,7 +123,7 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
     for _ in range(4):
         training.step()
     tensors = adapter_tensors(training.model, training.adapted, training.head)
-    config = peft_config(training.model, training.adapted, method, training.head, ("base", None))
+    config = peft_config(training.model, training.adapted, method, training.head, ("base", None), "SEQ_CLS")
     write_adapter_config(tmp_path, config, {})
     write_adapter(tmp_path, tensors)
 

@@ -16,6 +16,8 @@ from reflora_cli.tasks.registry import find_task
 
 ROOT = Path(__file__).parents[2] / "recipes"
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+COMMONSENSE = {"llama-7b": (2e-4, 200), "llama2-7b": (2e-4, 100), "llama3-8b": (1e-4, 100)}
+"""Learning rate and RefLoRA's warm-up of the published runs."""
 RECIPES = sorted(bundled_recipes())
 
 # AdaLoRA's scripts: rate, epochs, tokens, warm-up steps, classifier dropout, weight decay
@@ -31,7 +33,8 @@ STARTING_POINTS = {
 
 
 def test_these_recipes_are_bundled() -> None:
-    assert {"quickstart", *(f"glue/{task}" for task in GLUE)} <= set(RECIPES)
+    commonsense = {f"commonsense/{name}" for name in (*COMMONSENSE, "qwen-small")}
+    assert {"quickstart", "quickstart-commonsense", *commonsense, *(f"glue/{task}" for task in GLUE)} == set(RECIPES)
     files = {path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.y*ml")}
     assert set(RECIPES) == {name for name in files if not name.startswith("base/")}
 
@@ -107,10 +110,29 @@ def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
     assert train.warmup_steps == round(0.1 * steps_per_epoch * (train.epochs or 0))
 
 
-def test_quickstart_needs_no_download() -> None:
-    recipe = load_recipe("quickstart", [])
-    assert (recipe.model.name, recipe.task.name) == ("builtin:tiny-llama", "builtin/entailment")
+@pytest.mark.parametrize(
+    ("name", "task"), [("quickstart", "builtin/entailment"), ("quickstart-commonsense", "builtin/questions")]
+)
+def test_quickstart_needs_no_download(name: str, task: str) -> None:
+    recipe = load_recipe(name, [])
+    assert (recipe.model.name, recipe.task.name) == ("builtin:tiny-llama", task)
     assert (recipe.method.name, recipe.method.targets, recipe.eval.at_start) == ("reflora", "all-linear", True)
+
+
+@pytest.mark.parametrize("name", COMMONSENSE)
+def test_commonsense_is_as_published(name: str) -> None:
+    """Batch 16 in micro-batches of 8, 2 epochs, 256 tokens, loss on the prompt too, 120 rows held out, 4 beams."""
+    recipe = load_recipe(f"commonsense/{name}", [])
+    method, train = recipe.method, recipe.train
+    assert (train.learning_rate, method.refactor.warmup_steps) == COMMONSENSE[name]
+    assert (method.update, method.rank, method.alpha, method.dropout) == (Update.REFLORA, 32, 64.0, 0.05)
+    assert method.targets == ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+    assert (train.batch_size, train.micro_batch_size, train.epochs, train.warmup_steps) == (16, 8, 2.0, 100)
+    assert (train.schedule, train.weight_decay, train.seed, recipe.model.dtype) == ("linear", 0.0, 42, "float16")
+    task, evaluation = recipe.task, recipe.eval
+    assert (task.name, task.max_length, task.train_on_prompt, task.validation_rows) == ("commonsense", 256, True, 120)
+    assert (evaluation.every, evaluation.select, evaluation.protocol) == (1000, "best", "llm-adapters")
+    assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
 
 
 def test_no_line_is_too_long() -> None:

@@ -55,6 +55,8 @@ def test_defaults() -> None:
         "name": "t",
         "data": "hub",
         "max_length": 128,
+        "train_on_prompt": False,
+        "validation_rows": None,
         "max_train_rows": None,
         "max_eval_rows": None,
     }
@@ -75,7 +77,15 @@ def test_defaults() -> None:
         "checkpoint_every": 500,
         "keep_checkpoints": 2,
     }
-    assert least.eval.model_dump() == {"every": "epoch", "at_start": False, "batch_size": 64, "select": "best"}
+    assert least.eval.model_dump() == {
+        "every": "epoch",
+        "at_start": False,
+        "batch_size": 64,
+        "protocol": "llm-adapters",
+        "num_beams": 1,
+        "max_new_tokens": 32,
+        "select": "best",
+    }
 
 
 def test_every_field_is_described() -> None:

@@ -1,0 +1,59 @@
+"""Columns -> PromptExamples; every row that cannot be one is counted, and the first few are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from reflora_cli.data.check import SHORT, check_columns, summary
+from reflora_cli.data.read import Table
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.tasks.base import PromptExample, PromptTask, Row
+
+WORDS = {str: "a text", list: "a list of texts", int: "a whole number"}
+
+
+def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
+    """One PromptExample for each row; InputError for missing columns, no rows, or bad rows."""
+    check_columns(table, tuple(task.fields), task.name)
+    examples: list[PromptExample] = []
+    problems: list[Problem] = []
+    for number, row in enumerate(rows_of(table), start=1):
+        where = f"{table.where}, row {number}"
+        problem = bad_cell(row, task, where)
+        if problem is None:
+            try:
+                examples.append(task.example(row))
+                continue
+            except ValueError as error:
+                problem = Problem(str(error), where)
+        problems.append(problem)
+    if problems:
+        raise InputError(*summary(problems, len(problems), table))
+    return examples
+
+
+def rows_of(table: Table) -> Iterator[Row]:
+    names = tuple(table.columns)
+    return (dict(zip(names, cells, strict=True)) for cells in zip(*table.columns.values(), strict=True))
+
+
+def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
+    """What is wrong with the first cell of the wrong type, or with an empty one that must not be; None when none is."""
+    for name, kind in task.fields.items():
+        value = row.get(name)
+        if value is None or value == "":
+            return Problem(f"{name!r} is missing", where, "nothing", WORDS[kind])
+        if problem := wrong_type(name, value, kind, where):
+            return problem
+    wrong = (wrong_type(name, row[name], str, where) for name in task.optional if row.get(name) is not None)
+    return next((problem for problem in wrong if problem), None)
+
+
+def wrong_type(name: str, value: Any, kind: type, where: str) -> Problem | None:
+    if type(value) is not kind:
+        found = f"{SHORT.repr(value)}, of type {type(value).__name__}"
+        return Problem(f"{name!r} is not {WORDS[kind]}", where, found, WORDS[kind])
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return Problem(f"{name!r} is not valid Unicode", where, SHORT.repr(value), expected="no lone surrogates")
+    return None

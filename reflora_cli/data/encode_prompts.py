@@ -1,0 +1,124 @@
+"""PromptExamples -> token ids, with the place where the answer begins.
+
+Prompt and answer are tokenized together, as one text: a token may reach across the border, and what is trained on must
+be what the model reads when it is asked. The answer begins with the first token that the prompt alone does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from reflora_cli.data.encode import BATCH
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.tasks.base import PromptExample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Stands in targets where nothing is supervised."""
+MOST_DROPPED = 0.05
+"""Share of rows without any answer left beyond which `max_length` is taken for a mistake."""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One row as the model reads it, unpadded, with its end token; tokens from `supervised` on are to be predicted."""
+
+    input_ids: list[int]
+    supervised: int
+
+    @property
+    def weight(self) -> int:
+        """The number of supervised tokens."""
+        return len(self.input_ids) - self.supervised
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Rows ready for training, and how many of all were dropped because their whole answer was cut off."""
+
+    rows: list[PromptRow]
+    dropped: int
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int, *, train_on_prompt: bool
+) -> EncodedPrompts:
+    """Tokenize and cut to `max_length` tokens, end token included.
+
+    The answer and the end token are supervised, with `train_on_prompt` everything but the first token. Raises
+    InputError when more than a twentieth of the rows have no answer left.
+    """
+    rows: list[PromptRow] = []
+    for start in range(0, len(examples), BATCH):
+        chunk = examples[start : start + BATCH]
+        prompts = token_ids(tokenizer, [example.prompt for example in chunk])
+        texts = token_ids(tokenizer, [example.prompt + example.answer for example in chunk])
+        for prompt, text in zip(prompts, texts, strict=True):
+            border = max(1, common_length(prompt, text))
+            ids = ended(text, tokenizer.eos_token_id)[:max_length]
+            if border < len(ids):
+                rows.append(PromptRow(ids, 1 if train_on_prompt else border))
+    dropped = len(examples) - len(rows)
+    if dropped > MOST_DROPPED * len(examples):
+        problem = Problem(
+            "too many rows have a prompt that leaves no room for any of the answer",
+            where="task.max_length",
+            found=f"{dropped:,} of {len(examples):,} rows with a prompt of {max_length} tokens or more",
+            expected=f"at most {MOST_DROPPED:.0%} of them",
+            remedy="raise task.max_length",
+        )
+        raise InputError(problem)
+    return EncodedPrompts(rows, dropped)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of whole texts, with the special tokens that the tokenizer puts around a text."""
+    ids: list[list[int]] = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+    return ids
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(first, second, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def ended(ids: list[int], end: int) -> list[int]:
+    """The ids with the end token, which some tokenizers already put there."""
+    return ids if ids[-1:] == [end] else [*ids, end]
+
+
+def collate_prompts(rows: Sequence[PromptRow], pad_token: int) -> dict[str, Tensor]:
+    """Pad on the right: input_ids, attention_mask, targets [n, length].
+
+    `targets` has at every position the token that comes next, where it is supervised. Padding is masked by length,
+    never by token id: the pad token may be the end token, which is supervised.
+    """
+    length = max(len(row.input_ids) for row in rows)
+    ids = torch.full((len(rows), length), pad_token)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    targets = torch.full((len(rows), length), IGNORED)
+    for index, row in enumerate(rows):
+        own = torch.tensor(row.input_ids)
+        ids[index, : len(own)] = own
+        mask[index, : len(own)] = 1
+        targets[index, row.supervised - 1 : len(own) - 1] = own[row.supervised :]
+    return {"input_ids": ids, "attention_mask": mask, "targets": targets}
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token: int) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask [n, length], so that all rows end at the same place."""
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), pad_token)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, length - len(row) :] = torch.tensor(row)
+        mask[index, length - len(row) :] = 1
+    return ids, mask

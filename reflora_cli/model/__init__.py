@@ -1,0 +1,1 @@
+"""Base models: the only room that uses transformers' Auto classes."""

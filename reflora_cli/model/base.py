@@ -1,0 +1,74 @@
+"""A base model as loaded: the model, its tokenizer, where it came from, and what must travel with an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.methods import Method
+from reflora_cli.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model with the task's head, its tokenizer, and the modules to save whole with an adapter.
+
+    fresh: outermost modules with a parameter that the checkpoint lacks. head: modules outside the pretrained body.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: Source
+    commit: str | None
+    fresh: tuple[str, ...]
+    head: tuple[str, ...]
+
+    def place(self, device: torch.device) -> None:
+        """Move the model to a device, in place."""
+        nn.Module.to(self.model, device)
+
+    def trainable(self, method: Method) -> tuple[str, ...]:
+        """The modules that `method` trains whole. Raises InputError for a name that is no module."""
+        if method.trainable_modules == "auto":
+            return outermost({*self.fresh, *self.head})
+        modules = dict(self.model.named_modules())
+        unknown = [name for name in method.trainable_modules if name not in modules]
+        if unknown:
+            expected = f"a module's full path, for example {', '.join(self.head)}"
+            where = "method.trainable_modules"
+            raise InputError(*(Problem("no such module in the model", where, repr(name), expected) for name in unknown))
+        return outermost(set(method.trainable_modules))
+
+    def saved(self, method: Method) -> tuple[str, ...]:
+        """The modules that travel with the adapter: the trained ones, and the fresh ones even when frozen."""
+        return outermost({*self.trainable(method), *self.fresh})
+
+
+def outermost(names: set[str]) -> tuple[str, ...]:
+    """The names that lie inside no other of the names, sorted."""
+    return tuple(sorted(n for n in names if not any(n.startswith(f"{other}.") for other in names)))
+
+
+def positions(base: Base) -> int:
+    """The most tokens that both the model and its tokenizer know positions for."""
+    limits = (getattr(base.model.config, "max_position_embeddings", None), base.tokenizer.model_max_length)
+    return min(limit for limit in limits if limit)
+
+
+def check_length(base: Base, max_length: int) -> None:
+    """Raises InputError when `task.max_length` exceeds the model's positions."""
+    limit = positions(base)
+    if max_length > limit:
+        expected = f"at most {limit}, the positions of {base.source.name}"
+        raise InputError(Problem("max_length is beyond the model", "task.max_length", str(max_length), expected))
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

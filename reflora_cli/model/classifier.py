@@ -1,0 +1,98 @@
+"""Load a base model with a sequence-level head.
+
+What the checkpoint lacks (the task's head, DeBERTa's pooler) is drawn from the run's seed and remembered as fresh,
+because such modules must travel with the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base, outermost
+from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
+from reflora_cli.sources import Source, find_source
+from reflora_cli.tasks.base import SequenceTask
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
+"""What architectures call the dropout before their classification head."""
+UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
+"""Architectures that read a field which their configuration does not list."""
+
+
+def load_classifier(
+    name: str, revision: str | None, task: SequenceTask, *, dtype: torch.dtype, dropout: float | None, seed: int
+) -> Base:
+    """The base model `name` with a sequence-level head for `task`, on the CPU, every parameter frozen or not as loaded.
+
+    Fresh parameters are drawn under `seed`. Raises InputError for a model that cannot be found, read or used.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    source = find_source(name, revision)
+    with quiet_transformers(), loading_errors(source):
+        tokenizer = load_tokenizer(source)
+        config = head_config(source, task, tokenizer, dropout)
+        torch.manual_seed(seed)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source.location, config=config, revision=source.revision, dtype=dtype, **SAFE, output_loading_info=True
+        )
+    head = head_modules(model)
+    missing = {*report["missing_keys"], *resized(source, report, head)}
+    fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})
+    commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
+    return Base(model, tokenizer, source, commit, fresh, head)
+
+
+def head_config(
+    source: Source, task: SequenceTask, tokenizer: PreTrainedTokenizerBase, dropout: float | None
+) -> PretrainedConfig:
+    """The base's config with the task's labels, the pad token and the head's dropout set."""
+    from transformers import AutoConfig
+
+    labels = dict(enumerate(task.label_names)) or {0: "score"}
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        source.location,
+        revision=source.revision,
+        trust_remote_code=False,
+        id2label=labels,
+        label2id={name: index for index, name in labels.items()},
+        problem_type="regression" if task.is_regression else "single_label_classification",
+    )
+    config.pad_token_id = tokenizer.pad_token_id
+    if dropout is not None:
+        listed = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)
+        field = listed or UNLISTED_DROPOUT.get(config.model_type)
+        if field is None:
+            what = f"a {config.model_type} model has no dropout before its head"
+            raise InputError(Problem(what, "model.classifier_dropout", str(dropout), remedy="leave it out (null)"))
+        setattr(config, field, dropout)
+    return config
+
+
+def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
+    """The top-level modules with parameters beside the pretrained body: the task's head, and DeBERTa's pooler."""
+    return tuple(
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    )
+
+
+def resized(source: Source, report: dict[str, Any], head: Sequence[str]) -> set[str]:
+    """Parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
+
+    Raises InputError for any other weight of another shape, which would be silently random.
+    """
+    names = {str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in report["mismatched_keys"]}
+    body = sorted(name for name in names if not any(name.startswith(f"{module}.") for module in head))
+    if body:
+        what = "weights of the base do not fit its architecture"
+        raise InputError(Problem(what, f"model.name: {source.name}", found=", ".join(body[:3])))
+    return names

@@ -1,0 +1,130 @@
+"""Load a causal language model, and take it apart into its body and its head.
+
+The head is applied apart from the body so that logits are made only where they are needed: they are the largest tensor
+of training by far (tokens x vocabulary). Some architectures scale or squash their logits after the head; what we know
+of them is in `logits_of`, and `check_parts` compares with the model's own forward pass before training.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
+from reflora_cli.model.precision import Compute, precision
+from reflora_cli.sources import Source, find_source
+
+PARTS_TOLERANCE = 2e-2
+"""Of the largest logit. A forgotten factor or cap is far outside, a half precision's rounding inside."""
+
+
+def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> Base:
+    """The causal language model `name`, on the CPU.
+
+    Nothing of it may be missing: unlike a classifier's head, a random language-model head is never wanted. Raises
+    InputError for a model that cannot be found, read or used, and for a tokenizer that cannot end an answer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = find_source(name, revision)
+    with quiet_transformers(), loading_errors(source):
+        tokenizer = load_tokenizer(source)
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        config.pad_token_id = tokenizer.pad_token_id
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.location, config=config, revision=source.revision, dtype=dtype, **SAFE, output_loading_info=True
+        )
+    model, report = loaded
+    base = Base(model, tokenizer, source, getattr(config, "_commit_hash", None), fresh=(), head=())
+    check_complete(source, report)
+    check_vocabulary(base)
+    return base
+
+
+def check_complete(source: Source, report: dict[str, Any]) -> None:
+    """Raises InputError for weights that would be random."""
+    absent = sorted(report["missing_keys"])
+    mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
+    if absent or mismatched:
+        problem = Problem(
+            "the base model is not a whole causal language model: these weights would be random",
+            where=f"model.name: {source.name}",
+            found=", ".join((absent + mismatched)[:3]),
+            expected="a checkpoint with every weight of its architecture, head included",
+        )
+        raise InputError(problem)
+
+
+def check_vocabulary(base: Base) -> None:
+    """Raises InputError for a tokenizer without an end token, or with more tokens than the model embeds."""
+    where, tokenizer = f"model.name: {base.source.name}", base.tokenizer
+    if tokenizer.eos_token_id is None:
+        what = "the tokenizer has no end-of-sequence token: no answer could ever end"
+        remedy = "set eos_token in its tokenizer_config.json"
+        raise InputError(Problem(what, where, expected="a tokenizer with eos_token", remedy=remedy))
+    embedded = vocabulary(base.model)
+    if len(tokenizer) > embedded:
+        what = "the tokenizer has more tokens than the model has embeddings"
+        raise InputError(Problem(what, where, f"{len(tokenizer)} tokens, {embedded} embeddings"))
+
+
+def hidden_states(model: Any, **inputs: Any) -> Any:
+    """The body's output; its `last_hidden_state` [n, length, width] is what the head reads.
+
+    Position ids are left out for bodies that find their own from the mask.
+    """
+    body = model.base_model
+    if "position_ids" in inputs and "position_ids" not in inspect.signature(body.forward).parameters:
+        inputs.pop("position_ids")
+    return body(**inputs)
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """hidden [..., width] -> logits [..., vocabulary], float32, with the scalings that architectures add to the head's.
+
+    Gemma 2 and later squash them by tanh, Cohere multiplies, Granite divides.
+    """
+    config = model.config.get_text_config(decoder=True)
+    logits: Tensor = model.get_output_embeddings()(hidden).float()
+    if factor := getattr(config, "logit_scale", None):
+        logits = logits * factor
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def vocabulary(model: Any) -> int:
+    """Tokens that the model embeds, and has logits for; some pad their tokenizer's number."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def trained_head_parameters(model: Any) -> tuple[nn.Parameter, ...]:
+    """What training changes of the head: nothing unless it is a target or trained whole."""
+    return tuple(p for p in model.get_output_embeddings().parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def check_parts(base: Base, compute: Compute) -> None:
+    """Compare body and head with the model's own forward pass on a few tokens. Raises InputError when they differ."""
+    model, was_training = base.model, base.model.training
+    model.eval()
+    ids = torch.arange(4, device=compute.device)[None] % vocabulary(model)
+    with precision(compute.device, compute.dtype):
+        whole = model(input_ids=ids).logits.float()
+        parts = logits_of(model, hidden_states(model, input_ids=ids).last_hidden_state)
+    model.train(was_training)
+    difference, size = float((whole - parts).abs().max()), float(whole.abs().max())
+    if not difference <= PARTS_TOLERANCE * max(size, 1e-6):
+        problem = Problem(
+            f"a {model.config.model_type} model changes its logits in a way that is not known here",
+            where=f"model.name: {base.source.name}",
+            found=f"logits of up to {size:.3g} that differ by {difference:.3g} from its head's on its body's output",
+        )
+        raise InputError(problem)

@@ -1,0 +1,45 @@
+"""Devices and dtypes: where and in what precision forward passes run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how forward passes run: the device, the base's dtype, this process among all."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def pick_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32."""
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@contextmanager
+def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Run the forward pass as training does: autocast to a half-precision base's dtype, plain float32 otherwise."""
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        yield

@@ -1,0 +1,122 @@
+"""Answers after prompts: the log-likelihood of supervised tokens; scored by a protocol, or by that loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.model.base import Base
+from reflora_cli.model.language import hidden_states, logits_of
+from reflora_cli.model.precision import Compute, precision
+from reflora_cli.objectives.objective import Objective, Scores, Split
+from reflora_cli.objectives.prediction import Prediction, Scorer, Tally
+from reflora_cli.objectives.token_loss import token_loss
+from reflora_cli.tasks.base import PromptExample, PromptTask
+
+MOST_PROBED = 256
+"""Positions at which two forms of a model are compared: enough to show a difference, few enough to hold."""
+
+
+@final
+class LanguageLoss(nn.Module):
+    """A causal language model -> the summed loss over a batch's supervised tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, targets: Tensor, **inputs: Tensor) -> Tensor:
+        hidden = hidden_states(self.model, **inputs, use_cache=False).last_hidden_state
+        supervised = targets != IGNORED
+        return token_loss(self.model, hidden[supervised], targets[supervised])
+
+
+@final
+class LanguageObjective(Objective[PromptRow]):
+    """Causal language modelling of answers, or of prompts and answers."""
+
+    def __init__(self, base: Base, compute: Compute, scorer: Scorer, *, train_on_prompt: bool, by_loss: bool) -> None:
+        """by_loss: nothing but the loss tells a better model from a worse."""
+        self.base, self.compute = base, compute
+        self.scorer, self.train_on_prompt = scorer, train_on_prompt
+        self.loss_module = LanguageLoss(base.model)
+        self.main_metric = "loss" if by_loss else "accuracy"
+
+    def weight(self, row: PromptRow) -> int:
+        return row.weight
+
+    def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
+        batch = collate_prompts(rows, self.base.tokenizer.pad_token_id)
+        return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def score(self, split: Split, batch_size: int) -> dict[str, float]:
+        """A protocol's accuracy for a split with a task, the mean `loss` per supervised token for one without."""
+        was_training = self.base.model.training
+        self.base.model.eval()
+        if split.task is None:
+            scores = {"loss": self.mean_loss(split.rows, batch_size)}
+        else:
+            scores = self.tally(split.task, split.rows, batch_size).scores()
+        self.base.model.train(was_training)
+        return scores
+
+    def tally(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally:
+        """Counts over all examples, which are shared among all processes."""
+        found: list[Prediction] = []
+        for batch in mine(by_length(examples), batch_size, self.compute):
+            found += self.scorer.predict(task, [examples[index] for index in batch])
+        tally = Tally()
+        for prediction in gather_object(found) if self.compute.processes > 1 else found:
+            tally.add(prediction)
+        return tally
+
+    @torch.no_grad()
+    def mean_loss(self, rows: Sequence[PromptRow], batch_size: int) -> float:
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
+        losses = []
+        for batch in mine(order, batch_size, self.compute):
+            with precision(self.compute.device, self.compute.dtype):
+                losses.append(float(self.loss_module(**self.arguments([rows[index] for index in batch]))))
+        total = sum(gather_object(losses) if self.compute.processes > 1 else losses)
+        return total / sum(row.weight for row in rows)
+
+    def merit(self, scores: Scores) -> float:
+        """The mean accuracy of all splits that have one, else minus the mean loss."""
+        accuracies = [own["accuracy"] for own in scores.values() if "accuracy" in own]
+        losses = [own["loss"] for own in scores.values() if "loss" in own]
+        return sum(accuracies) / len(accuracies) if accuracies else -sum(losses) / len(losses)
+
+    def settings(self) -> dict[str, object]:
+        own = self.scorer.settings() if self.main_metric == "accuracy" else {}
+        return {"train_on_prompt": self.train_on_prompt, **own}
+
+    @torch.no_grad()
+    def probe(self, rows: Sequence[PromptRow]) -> Tensor:
+        """Logits at supervised positions, the first 256 of them."""
+        model, found, count = self.base.model, list[Tensor](), 0
+        for start in range(0, len(rows), 8):
+            batch = self.arguments(rows[start : start + 8])
+            supervised = batch.pop("targets") != IGNORED
+            with precision(self.compute.device, self.compute.dtype):
+                hidden = hidden_states(model, **batch, use_cache=False).last_hidden_state[supervised]
+                found.append(logits_of(model, hidden[: MOST_PROBED - count]).cpu())
+            count += len(found[-1])
+            if count == MOST_PROBED:
+                break
+        return torch.cat(found)
+
+
+def by_length(examples: Sequence[PromptExample]) -> list[int]:
+    """Indices of examples, the longest first: rows of a batch are alike, and too large a batch shows at once."""
+    return sorted(range(len(examples)), key=lambda index: (-len(examples[index].prompt), index))
+
+
+def mine(order: Sequence[int], batch_size: int, compute: Compute) -> list[Sequence[int]]:
+    """This process's share of the batches."""
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches[compute.rank :: compute.processes]

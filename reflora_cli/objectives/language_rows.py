@@ -1,0 +1,90 @@
+"""The rows of a language model's task or mixture.
+
+In training either held-out training rows are scored by their loss, as the published commonsense runs do, or every
+task's evaluation splits are: by the recipe's protocol where there are candidates, by their loss where there are none.
+"""
+
+from __future__ import annotations
+
+import random
+
+from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
+from reflora_cli.data.load import load_mixture, load_prompts
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base, positions
+from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.rows import PROBED, Examples, Rows, refuse_one_file, wants_evaluation
+from reflora_cli.recipe import Recipe
+from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
+
+HELD_OUT = "validation"
+"""What held-out training rows are called."""
+
+
+def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
+    """The training rows and, unless evaluation is off, the rows that are scored."""
+    section = recipe.task
+    training = load_mixture(task, section.data, section.max_train_rows)
+    if not wants_evaluation(recipe):
+        return {task.train: training}
+    if section.validation_rows is not None:
+        kept, held_out = hold_out(training, section.validation_rows)
+        return {task.train: kept, HELD_OUT: held_out}
+    refuse_one_file(recipe, "or hold rows out: task.validation_rows=120")
+    examples = {task.train: training}
+    for name, part, split in parts_to_score(task, None):
+        examples[name] = load_prompts(part, section.data, split, section.max_eval_rows)
+    return examples
+
+
+def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, PromptTask, str]]:
+    """(name, task, split) of all that is scored; the name is the split's where there is one task, else the task's."""
+    found = [(part, name) for part in task.parts for name in ((split,) if split else part.evaluation)]
+    single = len(task.parts) == 1
+    return [(name if single else part.short, part, name) for part, name in found]
+
+
+def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExample], list[PromptExample]]:
+    """The examples without `count` of them, and those: drawn at random, the same for every seed of a run."""
+    if count >= len(examples):
+        where, found = "task.validation_rows", f"{count} of {len(examples)} training rows"
+        raise InputError(Problem("nothing is left to train on", where, found, f"fewer than {len(examples)}"))
+    chosen = set(random.Random(0).sample(range(len(examples)), count))
+    kept = [example for index, example in enumerate(examples) if index not in chosen]
+    return kept, [examples[index] for index in sorted(chosen)]
+
+
+def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
+    """The same: encoded where their loss is wanted, as they are for the protocols."""
+    section = recipe.task
+
+    def encoded(name: str) -> tuple[list[PromptRow], int]:
+        found = encode_prompts(
+            base.tokenizer, examples[name], section.max_length, train_on_prompt=section.train_on_prompt
+        )
+        return found.rows, found.dropped
+
+    training, dropped = encoded(task.train)
+    if section.validation_rows is not None and HELD_OUT in examples:
+        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped)
+    splits = [
+        Split(name, examples[name], part) if part.has_candidates else Split(name, encoded(name)[0])
+        for name, part, _ in parts_to_score(task, None)
+        if name in examples
+    ]
+    return Rows(training, splits, dropped)
+
+
+def language_probe(recipe: Recipe, task: LanguageTask, base: Base) -> list[PromptRow]:
+    """Some rows of the first task that are scored in training, or else of those that are trained on."""
+    section, part = recipe.task, task.parts[0]
+    if section.validation_rows is None and wants_evaluation(recipe):
+        examples = load_prompts(part, section.data, part.evaluation[0], PROBED)
+    else:
+        examples = load_mixture(task, section.data, PROBED)[:PROBED]
+    return encode_prompts(base.tokenizer, examples, positions(base), train_on_prompt=False).rows
+
+
+def scored_by_loss(recipe: Recipe, task: LanguageTask) -> bool:
+    """Whether training knows nothing but the loss to tell a better model."""
+    return recipe.task.validation_rows is not None or not any(part.has_candidates for part in task.parts)

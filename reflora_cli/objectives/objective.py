@@ -1,0 +1,64 @@
+"""What training, evaluation and merging ask of a kind of task.
+
+Two kinds: `sequence.py` for labels of texts, `language.py` for answers after prompts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from reflora_cli.model.base import Base
+from reflora_cli.model.precision import Compute
+from reflora_cli.tasks.base import PromptTask
+
+RowT = TypeVar("RowT")
+Scores = Mapping[str, Mapping[str, float]]
+"""Split name -> score name -> value."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to be scored. task: whose answers are looked for, for rows that are scored by a protocol."""
+
+    name: str
+    rows: Sequence[Any]
+    task: PromptTask | None = None
+
+
+class Objective(ABC, Generic[RowT]):
+    """A base model and what it is trained for. Rows are encoded rows of the objective's own kind."""
+
+    base: Base
+    compute: Compute
+    loss_module: nn.Module
+    """Called in training with `arguments`: the rows' summed loss, a scalar. Holds the model and can be wrapped."""
+    main_metric: str
+
+    @abstractmethod
+    def weight(self, row: RowT) -> int:
+        """The row's share in a step's mean: what the summed loss is divided by."""
+
+    @abstractmethod
+    def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
+        """Padded tensors on the device."""
+
+    @abstractmethod
+    def score(self, split: Split, batch_size: int) -> dict[str, float]:
+        """The split's scores, main one first; rows are shared among all processes, scores are the same in all."""
+
+    @abstractmethod
+    def merit(self, scores: Scores) -> float:
+        """One number for several splits' scores, larger for a better model."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """What else must be known to read the scores: part of every results file."""
+
+    @abstractmethod
+    def probe(self, rows: Sequence[RowT]) -> Tensor:
+        """Logits [n, k] on some rows, float32 on the CPU: to compare two forms of one model."""

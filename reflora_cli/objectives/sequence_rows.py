@@ -1,0 +1,48 @@
+"""The rows of a sequence-level task."""
+
+from __future__ import annotations
+
+from reflora_cli.data.encode import EncodedRow, encode
+from reflora_cli.data.load import load_split
+from reflora_cli.model.base import Base
+from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.rows import PROBED, Examples, Rows, refuse_one_file, wants_evaluation
+from reflora_cli.recipe import Recipe
+from reflora_cli.tasks.base import SequenceTask
+
+
+def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
+    """The training split and, unless evaluation is off, the evaluation splits."""
+    section = recipe.task
+    examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
+    if wants_evaluation(recipe):
+        refuse_one_file(recipe, "or eval.every=never eval.select=last")
+        for split in task.evaluation:
+            examples[split] = load_split(task, section.data, split, section.max_eval_rows)
+    return examples
+
+
+def sequence_rows(recipe: Recipe, task: SequenceTask, base: Base, examples: Examples) -> Rows:
+    """The same, encoded."""
+    encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
+    splits = [Split(name, encoded[name]) for name in task.evaluation if name in encoded]
+    return Rows(encoded[task.train], splits)
+
+
+def sequence_splits(
+    recipe: Recipe, task: SequenceTask, base: Base, names: tuple[str, ...], limit: int | None
+) -> list[Split]:
+    """Splits to be scored, encoded."""
+    section, tokenizer = recipe.task, base.tokenizer
+    return [
+        Split(
+            name,
+            encode(tokenizer, load_split(task, section.data, name, limit or section.max_eval_rows), section.max_length),
+        )
+        for name in names
+    ]
+
+
+def sequence_probe(recipe: Recipe, task: SequenceTask, base: Base) -> list[EncodedRow]:
+    """Some rows of the first evaluation split."""
+    return list(sequence_splits(recipe, task, base, task.evaluation[:1], PROBED)[0].rows)

@@ -1,0 +1,76 @@
+"""Cross-entropy over the vocabulary without ever holding the logits of a batch.
+
+Only hidden states at supervised positions come in. They go through the head a chunk at a time, and the gradient of a
+chunk is taken at once, while its logits exist: what stays for the backward pass is one vector per supervised token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reflora_cli.model.language import logits_of, trained_head_parameters, vocabulary
+
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that exist at a time: 16 MiB in float32, about three times that with what their loss keeps. More on a GPU,
+which would otherwise wait for the head's weight to be read again and again."""
+
+
+def token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The summed negative log-likelihood, float32. hidden: [n, width]; targets: [n] token ids.
+
+    Differentiable in `hidden` and in whatever is trained of the head.
+    """
+    if torch.is_grad_enabled():
+        apply: Callable[..., Tensor] = ChunkedLoss.apply
+        return apply(model, targets, hidden, *trained_head_parameters(model))
+    total = torch.zeros((), device=hidden.device)
+    for part in chunks(model, targets):
+        total += F.cross_entropy(logits_of(model, hidden[part]), targets[part], reduction="sum")
+    return total
+
+
+@torch.no_grad()
+def token_log_likelihoods(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The log-likelihood of each target, float32 [n]. hidden: [n, width]; targets: [n] token ids."""
+    found = [
+        -F.cross_entropy(logits_of(model, hidden[part]), targets[part], reduction="none")
+        for part in chunks(model, targets)
+    ]
+    return torch.cat(found) if found else torch.zeros(0, device=hidden.device)
+
+
+def chunks(model: Any, targets: Tensor) -> Iterator[slice]:
+    """Slices of tokens whose logits are few enough to exist at a time."""
+    elements = CHUNK_ELEMENTS.get(targets.device.type, CHUNK_ELEMENTS["cpu"])
+    size = max(1, elements // vocabulary(model))
+    return (slice(start, start + size) for start in range(0, len(targets), size))
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """The loss whose gradients are computed in the forward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, model: Any, targets: Tensor, hidden: Tensor, *parameters: Tensor) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        trained = [torch.zeros_like(parameter) for parameter in parameters]
+        for part in chunks(model, targets):
+            with torch.enable_grad():
+                states = hidden[part].detach().requires_grad_()
+                loss = F.cross_entropy(logits_of(model, states), targets[part], reduction="sum")
+            gradient[part], *others = torch.autograd.grad(loss, (states, *parameters))
+            for own, other in zip(trained, others, strict=True):
+                own.add_(other)
+            total += loss.detach()
+        ctx.save_for_backward(gradient, *trained)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # In float32: a loss scale of 65536 is beyond float16.
+        return (None, None, *((saved.float() * upstream[0]).to(saved.dtype) for saved in ctx.saved_tensors))
