@@ -68,9 +68,17 @@ def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> Non
         model.set_submodule(name, module)
     nn.Module.to(model, dtype)
     model.config.dtype = dtype
+    untie(model)
     model.save_pretrained(directory, safe_serialization=True)
     # A tokenizer that has been used saves the truncation of its last call.
     load_tokenizer(restored.base.source).save_pretrained(directory)
+
+
+def untie(model: Any) -> None:
+    """Let the config say it when a head that was tied to the embedding now has a weight of its own."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        model.config.tie_word_embeddings = False
 
 
 @torch.no_grad()

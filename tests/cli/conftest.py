@@ -14,6 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from reflora_cli.cli import app
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.commonsense import TASKS
 from reflora_cli.tasks.registry import find_task
 
 RECIPE: dict[str, Any] = {
@@ -76,6 +78,7 @@ def small_glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("glue")
     for name in ("cola", "mrpc", "stsb", "mnli"):
         task = find_task(f"glue/{name}")
+        assert isinstance(task, SequenceTask)
         for split in (task.train, *task.evaluation):
             rows = [
                 {column: f"the {word} is small" for column, word in zip(task.text, ("cup", "box"), strict=False)}
@@ -85,6 +88,29 @@ def small_glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = root / name / f"{split}.jsonl"
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_commonsense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory laid out like LLM-Adapters' files, with a few made-up rows for each of the eight tasks."""
+    root = tmp_path_factory.mktemp("commonsense")
+    for task in TASKS:
+        labels = task.pattern.split("|")[:4]
+        choices = " ".join(f"{label}: the cup" for label in labels)
+        for split, count in (("train", 12), ("test", 6)):
+            rows = [
+                {
+                    "instruction": f"What is number {index}?\n\n{choices}\n\nAnswer format: {'/'.join(labels)}",
+                    "input": "",
+                    "output": f"the correct answer is {labels[index % len(labels)]}",
+                    "answer": labels[index % len(labels)],
+                }
+                for index in range(count)
+            ]
+            path = root / task.short / f"{split}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(rows), encoding="utf-8")
     return root
 
 

@@ -1,0 +1,340 @@
+"""Language models through the whole command line: train, eval, merge, export, on prompts and answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Reflora
+from tests.language_models import MODELS, saved
+
+RECIPE: dict[str, Any] = {
+    "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
+    "method": {"name": "reflora", "rank": 4, "alpha": 8.0, "refactor": {"warmup_steps": 3}},
+    "task": {"name": "builtin/questions", "max_length": 48, "max_train_rows": 320, "max_eval_rows": 60},
+    "train": {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3},
+    "eval": {"at_start": True, "protocol": "choices"},
+}
+METHODS = ("lora", "dora", "reflora", "reflora-s")
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "questions.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "questions"
+    outcome = reflora("train", recipe, "--output", output)
+    assert outcome.status == 0, outcome.err
+    return output
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of very unequal lengths, as a user may bring them."""
+    path = tmp_path_factory.mktemp("data") / "instructions.json"
+    rows = [
+        {"instruction": "Repeat." + " again" * (index % 7), "input": "", "output": "the cup " * (1 + index % 11)}
+        for index in range(96)
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def predictions(directory: str) -> Path:
+    return Path(directory) / "predictions-questions.jsonl"
+
+
+def test_quickstart_learns_facts_it_was_not_trained_on(reflora: Reflora, tmp_path: Path) -> None:
+    """The bundled recipe on a part of its rows: more right answers, about other objects."""
+    arguments = ("task.max_train_rows=1500", "train.epochs=2", "task.max_eval_rows=240")
+    outcome = reflora("train", "quickstart-commonsense", *arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    before, after = (outcome.json[key]["validation"]["accuracy"] for key in ("before", "scores"))
+    assert after > before + 0.1
+
+
+def test_results_say_how_they_came_about(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    assert results["main_metric"] == "accuracy"
+    assert results["settings"] == {"train_on_prompt": False, "protocol": "choices"}
+    assert set(results["scores"]["validation"]) == {"accuracy", "accuracy_by_character", "cut"}
+    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    assert (config["task_type"], config["modules_to_save"]) == ("CAUSAL_LM", [])
+
+
+def test_eval_repeats_the_score_of_training_and_keeps_every_prediction(run: Path, reflora: Reflora) -> None:
+    results = json.loads((run / "results.json").read_text())
+    outcome = reflora("eval", run, "--json")
+    assert outcome.status == 0, outcome.err
+    scores = outcome.json["tasks"]["validation"]
+    assert scores["accuracy"] == results["scores"]["validation"]["accuracy"]
+    assert scores["rows"] == 60
+    assert scores["interval"][0] < scores["accuracy"] < scores["interval"][1]
+    records = lines(predictions(outcome.json["directory"]))
+    assert sorted(record["id"] for record in records) == list(range(60))
+    assert sum(record["correct"] for record in records) / 60 == scores["accuracy"]
+    for record in records:
+        assert record["parsed"] == max(record["scores"], key=record["scores"].__getitem__)
+        assert record["correct"] == (record["parsed"] == record["label"])
+
+
+def test_protocols_are_kept_apart(run: Path, reflora: Reflora) -> None:
+    chosen, generated = (
+        reflora("eval", run, "--protocol", name, "--limit", 12, "--json").json for name in ("choices", "llm-adapters")
+    )
+    assert chosen["directory"] != generated["directory"]
+    assert chosen["identity"]["protocol"] == "choices"
+    assert generated["identity"]["protocol"] == "llm-adapters"
+    assert generated["identity"]["num_beams"] == 1
+    records = lines(predictions(generated["directory"]))
+    assert all(record["scores"] is None and isinstance(record["output"], str) for record in records)
+    unparsed = sum(record["parsed"] is None for record in records)
+    assert generated["tasks"]["validation"]["unparsed"] == unparsed / 12
+
+
+@pytest.mark.parametrize("protocol", ["choices", "llm-adapters"])
+def test_batch_size_changes_no_row(protocol: str, run: Path, reflora: Reflora, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 32):
+        place = tmp_path / str(size)
+        outcome = reflora("eval", run, f"eval.batch_size={size}", "--protocol", protocol, "--output", place)
+        assert outcome.status == 0, outcome.err
+        found.append({record["id"]: record for record in lines(place / "predictions-questions.jsonl")})
+    one, many = found
+    assert one.keys() == many.keys()
+    for index, record in one.items():
+        for key in ("parsed", "output", "by_character"):
+            assert record[key] == many[index][key]
+
+
+def test_an_interrupted_evaluation_continues_where_it_stopped(run: Path, reflora: Reflora) -> None:
+    """Cut in the middle of a line: whole lines stay as they are, the rest is scored anew."""
+    arguments = ("eval.batch_size=16", "--json")
+    whole = reflora("eval", run, *arguments).json
+    path = predictions(whole["directory"])
+    content = path.read_bytes()
+    end = content.index(b"\n", len(content) // 2)
+    path.write_bytes(content[: end - 20])
+    outcome = reflora("eval", run, *arguments)
+    assert outcome.status == 0, outcome.err
+    assert "rows are there already" in outcome.err
+    assert path.read_bytes().startswith(content[: content.rindex(b"\n", 0, end - 20)])
+    again = outcome.json["tasks"]["validation"]
+    assert {**again, "seconds": 0} == {**whole["tasks"]["validation"], "seconds": 0}
+    assert len(lines(path)) == 60
+
+
+def test_predictions_of_other_rows_are_refused(run: Path, reflora: Reflora) -> None:
+    outcome = reflora("eval", run, "--json")
+    path = predictions(outcome.json["directory"])
+    path.write_text(path.read_text().replace('"prompt": "', '"prompt": "x'))
+    refused = reflora("eval", run)
+    assert refused.status == 2
+    assert "other rows" in refused.err
+
+
+def test_a_limit_takes_the_first_rows_of_what_is_there(run: Path, reflora: Reflora) -> None:
+    reflora("eval", run)
+    outcome = reflora("eval", run, "--limit", 10, "--json")
+    records = [record for record in lines(predictions(outcome.json["directory"])) if record["id"] < 10]
+    assert outcome.json["tasks"]["validation"]["rows"] == 10
+    assert outcome.json["tasks"]["validation"]["accuracy"] == sum(record["correct"] for record in records) / 10
+
+
+def test_a_base_model_is_scored_as_it_is(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("eval", recipe, "--output", tmp_path / "scores", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["adapter"] is None
+    assert outcome.json["tasks"]["validation"]["accuracy"] > 0.4
+
+
+def test_commonsense_table_has_eight_tasks_and_their_mean(
+    run: Path, small_commonsense: Path, reflora: Reflora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--task", "commonsense", f"task.data={small_commonsense}")
+    outcome = reflora("eval", run, *arguments, "--protocol", "choices", "--json")
+    assert outcome.status == 0, outcome.err
+    tasks = outcome.json["tasks"]
+    assert len(tasks) == 8
+    accuracies = [own["accuracy"] for own in tasks.values()]
+    assert outcome.json["mean"]["accuracy"] == pytest.approx(sum(accuracies) / 8)
+    assert outcome.json["mean"]["rows"] == sum(own["rows"] for own in tasks.values())
+    assert {path.name for path in Path(outcome.json["directory"]).glob("*.jsonl")} == {
+        f"predictions-{name}.jsonl" for name in tasks
+    }
+    assert "mean" in outcome.err
+    some = reflora(
+        "eval", run, "--task", "commonsense/boolq", "--task", "commonsense/piqa", arguments[2], "--json", "--limit", 2
+    )
+    assert list(some.json["tasks"]) == ["boolq", "piqa"]
+
+
+def test_published_way_holds_rows_out_and_selects_by_their_loss(
+    recipe: Path, small_commonsense: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    arguments = (
+        "task.name=commonsense", f"task.data={small_commonsense}", "task.validation_rows=8", "task.max_length=256",
+        "task.train_on_prompt=true", "train.epochs=2", "method.refactor.warmup_steps=1", "eval.every=1",
+    )  # fmt: skip
+    outcome = reflora("train", recipe, *arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    results = outcome.json
+    assert results["main_metric"] == "loss"
+    assert results["settings"] == {"train_on_prompt": True}
+    losses = {entry["step"]: entry["scores"]["validation"]["loss"] for entry in results["history"]}
+    assert losses[results["selected_step"]] == min(losses.values())
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["data"]["validation"]["rows"] == 8
+    assert reflora("merge", tmp_path / "run").status == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_instructions_of_ones_own_lower_the_loss(
+    method: str, recipe: Path, instructions: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    arguments = (
+        f"method.name={method}", "task.name=instruct", f"task.data={instructions}", "task.validation_rows=16",
+        "task.max_length=96", "train.epochs=3", "train.batch_size=16",
+    )  # fmt: skip
+    outcome = reflora("train", recipe, *arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["scores"]["validation"]["loss"] < 0.5 * outcome.json["before"]["validation"]["loss"]
+    scored = reflora("eval", tmp_path / "run", "--split", "train", "--json")
+    assert scored.status == 0, scored.err
+    assert scored.json["tasks"]["train"]["loss"] > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_accumulation_equals_one_large_batch(
+    method: str, recipe: Path, instructions: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    """4 x 8 rows of very unequal lengths against 32 at once: normalized by tokens, not by rows or micro-batches."""
+    arguments = (
+        f"method.name={method}", "task.name=instruct", f"task.data={instructions}", "task.max_length=96",
+        "eval.every=never", "eval.select=last", "eval.at_start=false", "train.log_every=1",
+    )  # fmt: skip
+    found = []
+    for size in (8, 32):
+        place = tmp_path / str(size)
+        outcome = reflora("train", recipe, *arguments, f"train.micro_batch_size={size}", "--output", place)
+        assert outcome.status == 0, outcome.err
+        losses = [record["loss"] for record in lines(place / "metrics.jsonl")]
+        found.append((losses, load_file(place / WEIGHTS)))
+    assert len(found[0][0]) == 3
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    for name, tensor in found[0][1].items():
+        torch.testing.assert_close(tensor, found[1][1][name], atol=1e-5, rtol=0)
+
+
+def test_two_processes_train_and_score_as_one(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """torchrun with gloo: the same loss, adapter and accuracy as one process."""
+    settings = ["eval.at_start=false", "train.log_every=1", "method.name=lora", "task.max_eval_rows=30"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    arguments = ["train", str(recipe), *settings, "--output", str(tmp_path / "two")]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
+    one, two = ([r["loss"] for r in lines(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in ("one", "two"))
+    assert one == pytest.approx(two, abs=1e-5)
+    scores = [json.loads((tmp_path / name / "results.json").read_text())["scores"] for name in ("one", "two")]
+    assert scores[0] == scores[1]
+    own, other = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
+    for name, tensor in own.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["dora", "reflora"])
+@pytest.mark.parametrize("name", MODELS)
+def test_architectures_train_merge_and_reload(
+    name: str, method: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    """Every linear layer found, the merged model plain transformers with the same answers."""
+    model = saved(name, tmp_path / "base")
+    run = tmp_path / "run"
+    small = ("train.steps=6", "task.max_eval_rows=8", "task.max_train_rows=96", "train.batch_size=16")
+    outcome = reflora(
+        "train", recipe, f"model.name={model}", f"method.name={method}", *small, "--output", run, "--json"
+    )
+    assert outcome.status == 0, outcome.err
+    merged = reflora("merge", run, "--output", tmp_path / "merged", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["largest_difference"] <= 1e-4
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(loaded) is type(transformers.AutoModelForCausalLM.from_pretrained(model))
+    scored = reflora("eval", recipe, f"model.name={tmp_path / 'merged'}", *small, "--output", tmp_path / "e", "--json")
+    assert scored.status == 0, scored.err
+    accuracy = outcome.json["scores"]["validation"]["accuracy"]
+    assert scored.json["tasks"]["validation"]["accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exported_adapter_gives_the_same_logits_in_peft(
+    method: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = (f"method.name={method}", "task.max_eval_rows=8", "eval.at_start=false")
+    assert reflora("train", recipe, *arguments, "--output", run).status == 0
+    outcome = reflora("export", run, "--format", "peft", "--output", tmp_path / "peft")
+    assert outcome.status == 0, outcome.err
+    assert "AutoModelForCausalLM" in (tmp_path / "peft" / "README.md").read_text()
+    assert reflora("merge", run, "--output", tmp_path / "merged").status == 0
+    location = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "peft")
+    inputs = tokenizer(["Question: What is a cup? Answer:", "Who?"], padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**inputs).logits, merged(**inputs).logits, atol=2e-5, rtol=1e-5)
+
+
+def test_a_trained_head_is_untied_when_it_is_merged(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """tiny-llama ties head and embedding: an adapter on the head must not change what the model reads."""
+    run = tmp_path / "run"
+    arguments = ("method.targets=[lm_head, q_proj]", "task.max_eval_rows=8", "method.name=lora")
+    assert reflora("train", recipe, *arguments, "--output", run).status == 0
+    outcome = reflora("merge", run, "--output", tmp_path / "merged", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["largest_difference"] <= 1e-4
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert loaded.config.tie_word_embeddings is False
+    assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+
+
+def test_bfloat16_and_gradient_checkpointing(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    arguments = ("model.dtype=bfloat16", "train.gradient_checkpointing=true", "task.max_eval_rows=16")
+    outcome = reflora("train", recipe, *arguments, "--output", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert reflora("eval", tmp_path / "run").status == 0

@@ -1,0 +1,115 @@
+"""Prompts and answers as tokens: what is supervised, what is cut, what is padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflora_cli.data.encode_prompts import (
+    IGNORED,
+    PromptRow,
+    collate_prompts,
+    common_length,
+    encode_prompts,
+    pad_left,
+)
+from reflora_cli.errors import InputError
+from reflora_cli.tasks.base import PromptExample
+from tests.language_models import tokenizer
+
+TOKENIZER = tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+def example(prompt: str, answer: str) -> PromptExample:
+    return PromptExample(prompt, answer, prompt)
+
+
+def supervised_text(row: PromptRow) -> str:
+    return str(TOKENIZER.decode(row.input_ids[row.supervised :]))
+
+
+def test_the_answer_and_the_end_are_supervised() -> None:
+    (row,) = encode_prompts(TOKENIZER, [example("Who is it? Answer:", " the box")], 64, train_on_prompt=False).rows
+    assert row.input_ids[-1] == END
+    assert supervised_text(row) == " the box<eos>"
+    assert row.weight == len(row.input_ids) - row.supervised
+
+
+def test_with_the_prompt_everything_but_the_first_token_is() -> None:
+    (row,) = encode_prompts(TOKENIZER, [example("Who?", " the box")], 64, train_on_prompt=True).rows
+    assert row.supervised == 1
+    assert supervised_text(row) == " Who? the box<eos>"
+
+
+def test_a_token_across_the_border_belongs_to_the_answer() -> None:
+    """`pea` + `ch`: joined as one text, the tokens of the prompt alone do not all occur."""
+    (row,) = encode_prompts(TOKENIZER, [example("a kit", "chen")], 64, train_on_prompt=False).rows
+    joined = TOKENIZER("a kitchen")["input_ids"]
+    assert row.input_ids == [*joined, END]
+    assert row.supervised == common_length(TOKENIZER("a kit")["input_ids"], joined) < len(joined)
+
+
+def test_an_end_token_that_the_tokenizer_adds_is_not_doubled() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    ending = tokenizer()
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", END)]
+    )
+    (row,) = encode_prompts(ending, [example("Who?", " the box")], 64, train_on_prompt=False).rows
+    assert row.input_ids.count(END) == 1
+    assert supervised_text(row) == " the box<eos>"
+
+
+def test_an_answer_cut_in_part_stays_and_has_no_end() -> None:
+    whole = encode_prompts(TOKENIZER, [example("Who?", " the small wooden box")], 64, train_on_prompt=False).rows[0]
+    (row,) = encode_prompts(
+        TOKENIZER, [example("Who?", " the small wooden box")], len(whole.input_ids) - 2, train_on_prompt=False
+    ).rows
+    assert row.input_ids == whole.input_ids[:-2]
+
+
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_rows_whose_whole_answer_is_cut_are_dropped_and_counted(train_on_prompt: bool) -> None:
+    rows = [example("Who?", " box")] * 39 + [example("a cup is small. " * 20, " box")]
+    found = encode_prompts(TOKENIZER, rows, 20, train_on_prompt=train_on_prompt)
+    assert (len(found.rows), found.dropped) == (39, 1)
+    with pytest.raises(InputError) as caught:
+        encode_prompts(TOKENIZER, rows[21:], 20, train_on_prompt=train_on_prompt)
+    (problem,) = caught.value.problems
+    assert problem.found.startswith("1 of 19 rows")
+    assert problem.where == "task.max_length"
+
+
+def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
+    rows = [PromptRow([1, 5, 6, END], 2), PromptRow([1, END], 1)]
+    batch = collate_prompts(rows, pad_token=END)
+    assert batch["input_ids"].tolist() == [[1, 5, 6, END], [1, END, END, END]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["targets"].tolist() == [[IGNORED, 6, END, IGNORED], [END, IGNORED, IGNORED, IGNORED]]
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(3, 99), min_size=2, max_size=9).flatmap(
+            lambda ids: st.integers(1, len(ids) - 1).map(lambda place: PromptRow(ids, place))
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_as_many_targets_as_the_rows_weigh(rows: list[PromptRow]) -> None:
+    batch = collate_prompts(rows, pad_token=2)
+    assert int((batch["targets"] != IGNORED).sum()) == sum(row.weight for row in rows)
+    for index, row in enumerate(rows):
+        targets = batch["targets"][index]
+        assert targets[targets != IGNORED].tolist() == row.input_ids[row.supervised :]
+
+
+def test_left_padding_ends_all_rows_together() -> None:
+    ids, mask = pad_left([[5, 6, 7], [8]], pad_token=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert torch.equal(mask, torch.tensor([[1, 1, 1], [0, 0, 1]]))

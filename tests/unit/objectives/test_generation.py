@@ -1,0 +1,104 @@
+"""Generated answers: the same in every batch size, ended by the end token, shaped by nothing but our settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reflora_cli.data.load import load_prompts
+from reflora_cli.errors import InputError
+from reflora_cli.model.base import Base
+from reflora_cli.model.language import load_language_model
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.generation import Generation
+from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.registry import find_task
+from tests.language_models import MODELS, base
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def task(name: str) -> PromptTask:
+    found = find_task(name)
+    assert isinstance(found, PromptTask)
+    return found
+
+
+def rows(count: int) -> list[PromptExample]:
+    return load_prompts(task("builtin/questions"), "builtin", "validation", count)
+
+
+@pytest.fixture
+def tiny() -> Base:
+    own = load_language_model("builtin:tiny-llama", None, torch.float32)
+    own.model.eval()
+    return own
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_size_does_not_change_an_answer(name: str, beams: int) -> None:
+    """Prompts of different lengths, padded on the left and masked."""
+    own = base(name)
+    own.model.eval()
+    scorer = Generation(own, CPU, beams, 8)
+    examples = [*rows(5), PromptExample("Who?", "", "Who?", ("a",), ("a",), "a")]
+    together = scorer.predict(task("builtin/questions"), examples)
+    alone = [scorer.predict(task("builtin/questions"), [row])[0] for row in examples]
+    assert [prediction.output for prediction in together] == [prediction.output for prediction in alone]
+
+
+def test_real_model_and_rows_give_the_same_in_batches_of_1_and_64(shared_data: Path) -> None:
+    own = load_language_model(str(shared_data / "weights" / "stories260K"), None, torch.float32)
+    own.model.eval()
+    scorer = Generation(own, CPU, 1, 32)
+    examples = load_prompts(task("commonsense/boolq"), str(shared_data / "commonsense"), "test", 64)
+    together = scorer.predict(task("commonsense/boolq"), examples)
+    alone = [scorer.predict(task("commonsense/boolq"), [row])[0] for row in examples[:16]]
+    assert together[:16] == alone
+
+
+def test_answers_are_those_of_plain_greedy_search(tiny: Base) -> None:
+    """Token by token, without cache or padding, up to the end token."""
+    scorer = Generation(tiny, CPU, 1, 8)
+    model: Any = tiny.model
+    for row, prediction in zip(rows(4), scorer.predict(task("builtin/questions"), rows(4)), strict=True):
+        ids = tiny.tokenizer(row.generation_prompt)["input_ids"]
+        begin = len(ids)
+        for _ in range(8):
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tiny.tokenizer.eos_token_id:
+                break
+        assert prediction.output == tiny.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
+
+
+def test_the_models_own_sampling_and_penalties_are_not_used(tiny: Base) -> None:
+    scorer = Generation(tiny, CPU, 1, 8)
+    plain = scorer.predict(task("builtin/questions"), rows(6))
+    own = tiny.model.generation_config
+    own.do_sample, own.temperature, own.repetition_penalty, own.max_new_tokens = True, 5.0, 3.0, 1
+    assert scorer.predict(task("builtin/questions"), rows(6)) == plain
+    assert tiny.model.generation_config is own
+
+
+def test_what_follows_the_last_response_mark_is_parsed(tiny: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["it is true\n### Response: false, or true", "nothing", " true"]
+    monkeypatch.setattr(tiny.tokenizer, "batch_decode", lambda *_, **__: texts)
+    examples = [PromptExample("p", "false", "p", ("true", "false"), ("true", "false"), "false")] * 3
+    found = Generation(tiny, CPU, 1, 4).predict(task("commonsense/boolq"), examples)
+    assert [(one.parsed, one.correct) for one in found] == [("false", True), (None, False), ("true", False)]
+
+
+def test_a_prompt_too_long_for_the_model_loses_its_beginning(tiny: Base) -> None:
+    long = PromptExample("p", "a", "a cup is small. " * 200 + "Who?", ("a",), ("a",), "a")
+    (prediction,) = Generation(tiny, CPU, 1, 4).predict(task("builtin/questions"), [long])
+    assert prediction.cut
+
+
+def test_no_room_for_a_prompt_is_an_error(tiny: Base) -> None:
+    with pytest.raises(InputError, match="no room"):
+        Generation(tiny, CPU, 1, 256)
