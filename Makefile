@@ -23,6 +23,7 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.loss_memory
 
 builtin: .venv/ready
 	$(BIN)/python -m reflora_cli.builtin.pretrain

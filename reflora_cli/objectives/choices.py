@@ -4,7 +4,8 @@ As EleutherAI's lm-evaluation-harness scores multiple choice: the sum of the can
 same per character. Whitespace at the end of a prompt counts as the beginning of the candidates, and a text too long for
 the model loses its beginning, as there.
 
-All candidates of a row begin with the same tokens, up to the first in which they differ. Prompt and common beginning go
+The tokens with which all rows of a batch begin (a task's instruction) go through the model once, for all of them. All
+candidates of a row begin with the same tokens too, up to the first in which they differ. Prompt and common beginning go
 through the model once; that gives the first differing token of every candidate too. What then is left of longer
 candidates goes through the model a second time, on the cached keys and values of the first.
 """
@@ -25,6 +26,9 @@ from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.prediction import Prediction, Scorer
 from reflora_cli.objectives.token_loss import token_log_likelihoods
 from reflora_cli.tasks.base import PromptExample, PromptTask
+
+SHORTEST_PREFIX = 8
+"""Tokens that rows must begin with in common for an extra pass over them to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Choices(Scorer):
     def __init__(self, base: Base, compute: Compute) -> None:
         self.base, self.compute = base, compute
         self.limit = positions(base)
+        # Attention windows count padding too: none may stand between a common beginning and what follows it.
+        window = getattr(base.model.config.get_text_config(decoder=True), "sliding_window", None)
+        self.window = window or self.limit
 
     def settings(self) -> dict[str, object]:
         return {"protocol": "choices"}
@@ -86,12 +93,14 @@ class Choices(Scorer):
     def read_stems(self, rows: Sequence[Branches]) -> tuple[list[list[float]], Any, Tensor]:
         """Log-likelihoods of the common beginnings and of every tail's first token; the cache and its mask."""
         device = self.compute.device
-        ids, mask = pad_left([row.stem for row in rows], self.base.tokenizer.pad_token_id)
-        ids, mask = ids.to(device), mask.to(device)
-        needs_cache = any(len(tail) > 1 for row in rows for tail in row.tails)
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places(mask)}
-        output = hidden_states(self.base.model, **inputs, use_cache=needs_cache)
+        prefix = common_prefix(rows) if max(len(row.stem) for row in rows) <= self.window else []
+        cache = self.read_prefix(prefix, len(rows)) if prefix else None
+        ids, mask = pad_left([row.stem[len(prefix) :] for row in rows], self.base.tokenizer.pad_token_id)
+        mask = torch.cat([torch.ones(len(rows), len(prefix), dtype=mask.dtype), mask], dim=1).to(device)
         length = ids.shape[1]
+        needs_cache = cache is not None or any(len(tail) > 1 for row in rows for tail in row.tails)
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask, "position_ids": places(mask)[:, -length:]}
+        output = hidden_states(self.base.model, **inputs, past_key_values=cache, use_cache=needs_cache)
         asked: list[tuple[int, int, int]] = []
         for index, row in enumerate(rows):
             begin = length - row.shared
@@ -103,6 +112,18 @@ class Choices(Scorer):
             common = sum(next(found) for _ in range(row.shared))
             sums.append([common + next(found) for _ in row.tails])
         return sums, output.past_key_values if needs_cache else None, mask
+
+    def read_prefix(self, prefix: Sequence[int], count: int) -> Any:
+        """The cache of tokens with which all rows begin, read once, for `count` rows."""
+        ids = torch.tensor([prefix], device=self.compute.device)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "position_ids": places(torch.ones_like(ids)),
+        }
+        cache = hidden_states(self.base.model, **inputs, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(count)
+        return cache
 
     def read_tails(
         self, rows: Sequence[Branches], longer: Sequence[tuple[int, int]], cache: Any, mask: Tensor
@@ -130,6 +151,17 @@ class Choices(Scorer):
         rows, at, tokens = (torch.tensor(column, device=hidden.device) for column in zip(*asked, strict=True))
         values: list[float] = token_log_likelihoods(self.base.model, hidden[rows, at], tokens).tolist()
         return values
+
+
+def common_prefix(rows: Sequence[Branches]) -> list[int]:
+    """The tokens with which all rows begin: a task's instruction is the same in every row.
+
+    Empty where reading them apart would save nothing. What is asked about comes behind them.
+    """
+    first = rows[0].stem
+    length = min(common_length(first, row.stem) for row in rows)
+    length = min(length, *(len(row.stem) - row.shared - 1 for row in rows))
+    return first[:length] if len(rows) > 1 and length >= SHORTEST_PREFIX else []
 
 
 def branches_of(context: list[int], texts: list[list[int]], limit: int) -> Branches:

@@ -25,6 +25,14 @@ LOCAL = [
     "--dry-run",
 ]
 """DeBERTa lies on the hub: these commands are checked up to the first step, on a local model."""
+LOCAL_LANGUAGE = [
+    "model.name=builtin:tiny-llama",
+    "model.dtype=float32",
+    "method.refactor.warmup_steps=2",
+    "task.validation_rows=8",
+    "train.epochs=1",
+]
+"""So do Llama and Qwen: these commands run on a local model and few rows."""
 
 
 def blocks(language: str) -> list[str]:
@@ -32,21 +40,26 @@ def blocks(language: str) -> list[str]:
 
 
 def test_reflora_commands_run_in_order(
-    reflora: Reflora, tmp_path: Path, small_glue: Path, monkeypatch: pytest.MonkeyPatch
+    reflora: Reflora, tmp_path: Path, small_glue: Path, small_commonsense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {"train", "eval", "merge", "export"}
     for written in commands:
-        command = affordable(written, small_glue)
+        command = affordable(written, small_glue, small_commonsense)
         outcome = reflora(*command)
         assert outcome.status == 0, (command, outcome.err)
 
 
-def affordable(command: list[str], small_glue: Path) -> list[str]:
+def affordable(command: list[str], small_glue: Path, small_commonsense: Path) -> list[str]:
     """The same command, on rows and models that are at hand."""
+    rest = [part for part in command if not part.startswith("task.data=")]
     if command[1].startswith("glue/"):
-        return [*(part for part in command if not part.startswith("task.data=")), *LOCAL, f"task.data={small_glue}"]
+        return [*rest, *LOCAL, f"task.data={small_glue}"]
+    if command[1].startswith("commonsense/"):
+        return [*rest, *LOCAL_LANGUAGE, f"task.data={small_commonsense}"]
+    if "--task" in command:
+        return [*rest, "eval.batch_size=16"]
     return [*command, *SMALLER] if command[0] == "train" else command
 
 

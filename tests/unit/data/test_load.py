@@ -13,9 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from reflora_cli.builtin.rows import rows as builtin_rows
-from reflora_cli.data.load import load_split
+from reflora_cli.data.load import load_prompts, load_split
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.tasks.base import Example
+from reflora_cli.tasks.base import Example, PromptTask
 from reflora_cli.tasks.registry import find_task
 
 COLA, RTE, STSB = find_task("glue/cola"), find_task("glue/rte"), find_task("glue/stsb")
@@ -169,6 +169,42 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_split(RTE, "hub", "train", 1) == [Example(("a", "b"), 1.0)]
     assert "unlabelled" in problem_of("glue/rte", "hub").what
     assert problem_of("glue/rte", "hub", "trian").remedy == "did you mean 'train'?"
+
+
+def test_hub_rows_of_another_layout_are_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our test split is the hub's validation split, whose labels are known."""
+    import datasets
+
+    boolq = find_task("commonsense/boolq")
+    assert isinstance(boolq, PromptTask)
+    data = {"question": ["is salt a rock", "is tea red"], "passage": ["x", "y"], "answer": [True, False]}
+    asked: list[object] = []
+
+    def load_dataset(*arguments: object) -> datasets.DatasetDict:
+        asked.extend(arguments)
+        return datasets.DatasetDict(validation=datasets.Dataset.from_dict(data))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    first, second = load_prompts(boolq, "hub", "test", None)
+    assert asked == ["google/boolq", None]
+    assert (first.label, second.label) == ("true", "false")
+    assert "question: is salt a rock?" in first.prompt
+    data["answer"] = ["yes", "no"]
+    data.pop("question")
+    with pytest.raises(InputError, match="'question' is missing"):
+        load_prompts(boolq, "hub", "test", None)
+
+
+def test_hidden_labels_of_the_hub_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    hellaswag = find_task("commonsense/hellaswag")
+    assert isinstance(hellaswag, PromptTask)
+    data = {"activity_label": ["Tea"], "ctx": ["She"], "endings": [["a", "b", "c", "d"]], "label": [""]}
+    split = datasets.Dataset.from_dict(data)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(validation=split))
+    with pytest.raises(InputError, match="row 1"):
+        load_prompts(hellaswag, "hub", "test", None)
 
 
 def test_missing_path(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ EXAMPLES = [
 ]
 
 
+INSTRUCTION = "A cup is small and a box is large. Choose the right answer to the question about the kitchen: "
+ALIKE = [
+    example(INSTRUCTION + "Who? Answer:"),
+    example(INSTRUCTION + "What is the small wooden cup that stands there for? Answer:"),
+    example(INSTRUCTION + "Where is it? Answer:", (" in", " in the hall")),
+]
+"""Rows of a task, which begin alike: longer than the window of the models that have one."""
+
+
 def one_by_one(own: Base, prompt: str, candidate: str) -> float:
     """The plain sum over the candidate's tokens, without batch, padding or cache."""
     context = token_ids(own.tokenizer, [prompt.rstrip()])[0]
@@ -49,14 +58,15 @@ def one_by_one(own: Base, prompt: str, candidate: str) -> float:
     return float(sum(logs[place - 1, whole[place]] for place in range(begin, len(whole))))
 
 
+@pytest.mark.parametrize("rows", [EXAMPLES, ALIKE], ids=["different", "alike"])
 @pytest.mark.parametrize("name", MODELS)
-def test_sums_are_those_of_each_candidate_alone(name: str) -> None:
+def test_sums_are_those_of_each_candidate_alone(name: str, rows: list[PromptExample]) -> None:
     """Candidates with common beginnings, one that another begins with, several lengths in one batch."""
     own = base(name)
     own.model.eval()
     scorer = Choices(own, CPU)
-    predictions = scorer.predict(find("builtin/questions"), EXAMPLES)
-    for row, prediction in zip(EXAMPLES, predictions, strict=True):
+    predictions = scorer.predict(find("builtin/questions"), rows)
+    for row, prediction in zip(rows, predictions, strict=True):
         expected = [one_by_one(own, row.prompt, candidate) for candidate in row.candidates]
         assert prediction.scores is not None
         assert list(prediction.scores.values()) == pytest.approx(expected, abs=2e-4)
@@ -92,6 +102,20 @@ def test_every_candidate_is_its_stem_and_its_tail(context: list[int], tails: lis
 def test_a_text_too_long_for_the_model_loses_its_beginning() -> None:
     branches = branches_of([1, 2, 3, 4], [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7]], limit=3)
     assert branches == Branches(stem=[3, 4], shared=0, tails=[[5, 6], [7]], cut=True)
+
+
+def test_what_all_rows_begin_with_goes_through_the_model_once() -> None:
+    own = base("llama")
+    seen: list[tuple[int, ...]] = []
+    own.model.base_model.register_forward_hook(
+        lambda _, __, output: seen.append(tuple(output.last_hidden_state.shape[:2]))
+    )
+    Choices(own, CPU).predict(find("builtin/questions"), ALIKE)
+    (alone, beginning), (rows, rest), _ = seen
+    assert (alone, rows) == (1, 3)
+    assert beginning > 16
+    longest = max(len(token_ids(own.tokenizer, [row.prompt])[0]) for row in ALIKE)
+    assert beginning + rest <= longest + 2
 
 
 def test_the_prompt_goes_through_the_model_once() -> None:
