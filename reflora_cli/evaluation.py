@@ -20,7 +20,7 @@ from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts
 from reflora_cli.environment import base_identity
 from reflora_cli.objectives.language import LanguageObjective, by_length
-from reflora_cli.objectives.language_rows import parts_to_score
+from reflora_cli.objectives.language_rows import held_out_examples, parts_to_score
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.prediction import Tally, mean_interval, wilson
 from reflora_cli.predictions import PredictionFile
@@ -53,14 +53,15 @@ def evaluate_language(restored: Restored, request: Request, reporter: Reporter) 
     tasks: dict[str, dict[str, Any]] = {}
     tallies: list[Tally] = []
     for name, part, split in parts_to_score(request.task, request.split):
-        examples = load_prompts(part, data, split, limit)
-        if part.has_candidates:
+        if not part.has_candidates:
+            examples = own_rows(restored, part, request.split) or load_prompts(part, data, split, limit)
+            tasks[name] = {**free_text_loss(restored, objective, examples[:limit]), "split": split}
+        else:
+            examples = load_prompts(part, data, split, limit)
             file = PredictionFile(directory / f"predictions-{place(part, split)}.jsonl", examples)
             seconds = predict_rest(restored, objective, part, file, reporter)
             tallies.append(file.tally)
             tasks[name] = {**summary(file.tally), "split": split, "seconds": seconds}
-        else:
-            tasks[name] = {**free_text_loss(restored, objective, examples), "split": split}
     results = {
         "task": request.task.name,
         "tasks": tasks,
@@ -72,6 +73,11 @@ def evaluate_language(restored: Restored, request: Request, reporter: Reporter) 
     }
     write_json(directory / "results.json", results)
     return results
+
+
+def own_rows(restored: Restored, task: PromptTask, split: str | None) -> list[PromptExample] | None:
+    """The rows that training held out, where no split is asked for: of free text there may be no other rows at all."""
+    return held_out_examples(restored.recipe, task) if split is None else None
 
 
 def outcome_identity(restored: Restored, objective: LanguageObjective) -> dict[str, object]:

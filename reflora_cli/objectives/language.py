@@ -14,7 +14,7 @@ from reflora_cli.model.base import Base
 from reflora_cli.model.language import hidden_states, logits_of
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.objective import Objective, Scores, Split
-from reflora_cli.objectives.prediction import Prediction, Scorer, Tally
+from reflora_cli.objectives.prediction import Scorer, Tally
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
@@ -67,13 +67,11 @@ class LanguageObjective(Objective[PromptRow]):
 
     def tally(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally:
         """Counts over all examples, which are shared among all processes."""
-        found: list[Prediction] = []
+        own = Tally()
         for batch in mine(by_length(examples), batch_size, self.compute):
-            found += self.scorer.predict(task, [examples[index] for index in batch])
-        tally = Tally()
-        for prediction in gather_object(found) if self.compute.processes > 1 else found:
-            tally.add(prediction)
-        return tally
+            for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
+                own.add(prediction)
+        return Tally.total(gather_object([own]) if self.compute.processes > 1 else [own])
 
     @torch.no_grad()
     def mean_loss(self, rows: Sequence[PromptRow], batch_size: int) -> float:

@@ -54,6 +54,14 @@ def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExam
     return kept, [examples[index] for index in sorted(chosen)]
 
 
+def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample] | None:
+    """The training rows that a run held out; None where it held none."""
+    section = recipe.task
+    if section.validation_rows is None:
+        return None
+    return hold_out(load_mixture(task, section.data, section.max_train_rows), section.validation_rows)[1]
+
+
 def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
     """The same: encoded where their loss is wanted, as they are for the protocols."""
     section = recipe.task

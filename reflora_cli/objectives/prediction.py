@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
@@ -64,6 +64,11 @@ class Tally:
         self.cut += prediction.cut
         self.scored += prediction.scores is not None
         self.correct_by_character += prediction.by_character == prediction.label
+
+    @classmethod
+    def total(cls, tallies: Sequence[Tally]) -> Tally:
+        """The counts of several taken together."""
+        return cls(*(sum(counts) for counts in zip(*map(astuple, tallies), strict=True)))
 
     def scores(self) -> dict[str, float]:
         """Accuracy first, then what belongs to the protocol, as rates. All rows count, the unparsed ones as wrong."""

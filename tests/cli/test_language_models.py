@@ -227,9 +227,12 @@ def test_instructions_of_ones_own_lower_the_loss(
     outcome = reflora("train", recipe, *arguments, "--output", tmp_path / "run", "--json")
     assert outcome.status == 0, outcome.err
     assert outcome.json["scores"]["validation"]["loss"] < 0.5 * outcome.json["before"]["validation"]["loss"]
-    scored = reflora("eval", tmp_path / "run", "--split", "train", "--json")
-    assert scored.status == 0, scored.err
-    assert scored.json["tasks"]["train"]["loss"] > 0
+    again = reflora("eval", tmp_path / "run", "--json")
+    assert again.status == 0, again.err
+    assert again.json["tasks"]["validation"]["rows"] == 16
+    assert again.json["tasks"]["validation"]["loss"] == pytest.approx(outcome.json["scores"]["validation"]["loss"])
+    whole = reflora("eval", tmp_path / "run", "--split", "train", "--json")
+    assert whole.json["tasks"]["train"]["rows"] == RECIPE["task"]["max_eval_rows"]
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])

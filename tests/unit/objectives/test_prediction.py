@@ -38,6 +38,11 @@ def test_rates_count_every_row() -> None:
     assert tally.scores() == {"accuracy": 0.5, "unparsed": 0.25, "cut": 0.25}
 
 
+def test_counts_of_several_processes_add_up() -> None:
+    total = Tally.total([Tally(3, 2, 1, 0, 0, 0), Tally(4, 1, 0, 2, 4, 3)])
+    assert total == Tally(rows=7, correct=3, unparsed=1, cut=2, scored=4, correct_by_character=3)
+
+
 def test_choices_have_two_accuracies_and_are_always_parsed() -> None:
     tally = Tally()
     for parsed, by_character in (("a", "a"), ("b", "a"), ("b", "b")):
