@@ -14,11 +14,12 @@ from reflora_cli.methods import Update
 from reflora_cli.model.base import Base, check_length, parameter_count
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.pair_adamw import PairOptimizer
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task
@@ -36,13 +37,17 @@ class Job:
     rows: Rows
     objective: Objective[Any]
     sampler: StepSampler
-    optimizer: PairAdamW
+    optimizer: PairOptimizer
     total_steps: int
     environment: dict[str, object]
 
     @property
     def compute(self) -> Compute:
         return self.objective.compute
+
+    def packing(self) -> str:
+        bits = bits_per_weight(self.base.model)
+        return "" if bits is None else f", {self.recipe.model.quantization} ({bits:.2f} bits per weight)"
 
     def facts(self) -> dict[str, str]:
         """What the user should see before the first step."""
@@ -51,7 +56,7 @@ class Job:
         matches = ", ".join(f"{pattern} ({count})" for pattern, count in self.adapted.matches.items())
         method = self.recipe.method
         return {
-            "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}",
+            "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.packing()}",
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             "targets": matches,
             "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
@@ -110,8 +115,8 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
     return total
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted, compute: Compute) -> PairAdamW:
+def make_optimizer(recipe: Recipe, adapted: Adapted, compute: Compute) -> PairOptimizer:
     train = recipe.train
-    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay)
+    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value)
     half = compute.dtype.itemsize < 4
     return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=half)

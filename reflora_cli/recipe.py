@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reflora_cli.methods import Choice, Method, refusal
+from reflora_cli.methods import Choice, Method, Update, refusal
 from reflora_cli.schedules import Schedule
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
@@ -25,6 +25,23 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+class Quantization(StrEnum):
+    """The precision of the frozen linear layers, through bitsandbytes; heads, embeddings and norms keep their dtype."""
+
+    NONE = "none"
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+
+
+class Optimizer(StrEnum):
+    """AdamW with moments in float32, or in 8 bits (bitsandbytes), which `paged_` moves out of a GPU that is full."""
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
 
 
 class EvalProtocol(StrEnum):
@@ -46,6 +63,10 @@ class ModelSection(Section):
     name: str = Field(description="hub id, local directory, builtin:NAME, or pkg:PACKAGE/PATH")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     dtype: Annotated[Dtype, Choice] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
+    quantization: Annotated[Quantization, Choice] = Field(
+        Quantization.NONE, description="of the base's linear layers, but not of its output head"
+    )
+    double_quant: bool = Field(True, description="nf4 and fp4: the scales of blocks are quantized too")
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
 
@@ -74,6 +95,7 @@ class TrainSection(Section):
     micro_batch_size: int = Field(32, ge=1, description="rows per forward pass on one device, at most")
     learning_rate: float = Field(1e-3, gt=0, description="the peak, after the warm-up")
     head_learning_rate: float | None = Field(None, gt=0, description="of modules trained whole; null: learning_rate")
+    optimizer: Annotated[Optimizer, Choice] = Field(Optimizer.ADAMW, description="AdamW and the size of its moments")
     schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; never of biases, norms or DoRA's magnitudes")
@@ -132,3 +154,10 @@ class Recipe(Section):
     task: TaskSection = Field(description="what it learns, and from which rows")
     train: TrainSection = Field(description="how long and how fast")
     eval: EvalSection = Field(EvalSection(), description="when it is scored, and which adapter is kept")
+
+    @model_validator(mode="after")
+    def _moments_that_can_be_transported(self) -> Recipe:
+        if self.method.update is Update.REFLORA_S and self.train.optimizer is not Optimizer.ADAMW:
+            reason = f"reflora-s carries AdamW's moments over to the rebalanced factors, and {self.train.optimizer} "
+            raise refusal("train.optimizer", reason + "keeps them in 8 bits", "use adamw, or method.update=reflora")
+        return self

@@ -81,6 +81,16 @@ def local(name: str, path: Path) -> Source:
     return Source(name, str(path.resolve()), None, is_local=True)
 
 
+def local_directory(source: Source) -> Path:
+    """Where a source's files are: its directory, or the hub's cache, which holds them once the model was loaded."""
+    if source.is_local:
+        return Path(source.location)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    return Path(snapshot_download(source.location, revision=source.revision, allow_patterns=patterns))
+
+
 def weights_hash(source: Source) -> str:
     """sha256 over the weight files of a local source, in order of their names; empty for a hub source.
 

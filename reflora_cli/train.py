@@ -22,6 +22,7 @@ from reflora_cli.job import Job, prepare
 from reflora_cli.loop import Session, run_steps, save_adapter
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
@@ -195,5 +196,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
         "total_parameters": parameter_count(job.base.model),
         "dtype": job.compute.dtype_name,
+        "quantization": recipe.model.quantization,
+        "bits_per_weight": bits_per_weight(job.base.model),
         "processes": job.compute.processes,
     }

@@ -106,11 +106,16 @@ def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:
 
 def is_adaptable(module: nn.Module) -> bool:
     """Whether `freeze` takes the module. Subclasses of nn.Linear are left alone: they compute something else."""
-    return type(module) in (nn.Linear, Conv1D)
+    return type(module) in (nn.Linear, Conv1D) or isinstance(module, FrozenWeight)
 
 
 def freeze(module: nn.Module) -> FrozenWeight:
-    """The frozen weight of an adaptable module; shares its storage. Raises TypeError for any other module."""
+    """The frozen weight of an adaptable module; shares its storage. Raises TypeError for any other module.
+
+    A base that was quantized when it was loaded already holds frozen weights.
+    """
+    if isinstance(module, FrozenWeight):
+        return module
     if isinstance(module, nn.Linear):
         return LinearWeight(module)
     if isinstance(module, Conv1D):

@@ -21,10 +21,29 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class BaseWeights(StrEnum):
+    """The base's weights to add the adapter to."""
+
+    DEQUANTIZED = "dequantized"
+    ORIGINAL = "original"
+
+
+class Packed(StrEnum):
+    """How merged weights can be packed again."""
+
+    NF4 = "nf4"
+
+
 def merge_command(
     run: Run,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write [default: RUN/merged].")] = None,
+    base_weights: Annotated[
+        BaseWeights, typer.Option("--base-weights", help="Those that training saw, or the checkpoint's own.")
+    ] = BaseWeights.DEQUANTIZED,
     dtype: Annotated[Dtype | None, typer.Option("--dtype", help="Of the written weights [default: the run's].")] = None,
+    requantize: Annotated[
+        Packed | None, typer.Option("--requantize", help="Write a bitsandbytes checkpoint, and say what it costs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fold a run's adapter into its base: a directory that plain transformers loads, checked against the adapter.
@@ -38,17 +57,34 @@ def merge_command(
 
         directory = open_run(run)
         recipe = load_recipe(str(directory.recipe), [])
-        from reflora_cli.merge import merge
+        from reflora_cli.export.card import merged_card
+        from reflora_cli.merging.merge import MergeRequest, merge
 
-        report = merge(recipe, directory.adapter, output or run / "merged", dtype.value if dtype else None)
+        report = merge(
+            MergeRequest(
+                recipe,
+                directory.adapter,
+                output or run / "merged",
+                dtype.value if dtype else None,
+                base_weights.value,
+                requantize.value if requantize else None,
+                merged_card(recipe, directory),
+            )
+        )
         facts = {
             "model": report.output,
-            "weights": report.dtype,
+            "weights": f"{report.dtype}, on the {report.base_weights} base",
             "checked on": f"{report.rows} task rows",
             "largest logit difference": f"{report.largest_difference:.2e} (tolerance {report.tolerance:.2e})",
             "mean logit difference": f"{report.mean_difference:.2e}",
-            "changed predictions": str(report.changed_predictions),
+            "changed predictions": f"{report.changed_predictions} ({report.changed_rate:.2%})",
         }
+        costs = {"to the quantized model": report.quantization_difference, "of packing": report.rounding_difference}
+        for name, cost in costs.items():
+            if cost is not None:
+                facts[f"difference {name}"] = (
+                    f"{cost['largest']:.2e}, {cost['changed_rate']:.2%} of predictions changed"
+                )
         make_reporter().facts("merged and verified", facts)
         if as_json:
             print_json(asdict(report))

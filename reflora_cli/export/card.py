@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from reflora_cli import __version__
+from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
-from reflora_cli.restore import Restored
+from reflora_cli.runs import RunDirectory
+from reflora_cli.sources import Source, find_source
 from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.registry import find_task
 
 SOURCES = {
     "lora": "Hu et al. 2021, LoRA, arXiv 2106.09685",
@@ -18,32 +24,37 @@ SOURCES = {
 """The paper of each layer and update rule."""
 
 
-def adapter_card(restored: Restored, results: dict[str, Any] | None) -> str:
-    """A README for an adapter directory: base, method, data, scores, how to load it."""
-    recipe, task, source = restored.recipe, restored.task, restored.base.source
-    method = recipe.method
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about: a recipe's result on a base. results: the run's results.json, if there is one."""
+
+    recipe: Recipe
+    task: Task
+    source: Source
+    results: dict[str, Any] | None
+
+
+def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -> str:
+    """A README: base, method, data, scores, how to load it. kind: adapter or model; load: a fenced block's lines."""
+    recipe, task, source, method = subject.recipe, subject.task, subject.source, subject.recipe.method
     sources = [SOURCES[axis] for axis in (str(method.layer), str(method.update)) if axis in SOURCES]
     lines = [
         "---",
         *([] if source.is_local else [f"base_model: {source.name}"]),
-        "library_name: peft",
+        f"library_name: {library}",
         f"tags: [{', '.join(dict.fromkeys(('lora', str(method.layer), method.name)))}]",
         "---",
         "",
-        f"# {task.name} adapter for {recipe.model.name}",
+        f"# {task.name}, {kind}: {recipe.model.name}",
         "",
         f"Trained by reflora {__version__} with {method.label}, rank {method.rank}, alpha {method.alpha:g}, "
-        f"seed {recipe.train.seed}.",
-        *(f"Source: {source}." for source in sources),
+        f"seed {recipe.train.seed}, on {task.name} ({recipe.task.data}).",
+        *(f"Source: {source}." for source in dict.fromkeys(sources)),
         "",
-        *score_lines(results),
+        *score_lines(subject.results),
         "## Load it",
         "",
-        "```python",
-        "from peft import PeftModel",
-        *loading_lines(task, source.location),
-        'model = PeftModel.from_pretrained(base, "path/to/this/directory")',
-        "```",
+        *load,
         "",
         "## Recipe",
         "",
@@ -55,13 +66,50 @@ def adapter_card(restored: Restored, results: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def loading_lines(task: Task, location: str) -> list[str]:
+def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
+    """A run as a card's subject."""
+    results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else None
+    source = find_source(recipe.model.name, recipe.model.revision)
+    return Subject(recipe, find_task(recipe.task.name), source, results)
+
+
+def merged_card(recipe: Recipe, run: RunDirectory) -> str:
+    """The card of a run's merged model."""
+    subject = subject_of(recipe, run)
+    return model_card(subject, "merged model", "transformers", transformers_lines(subject))
+
+
+def python(*lines: str) -> list[str]:
+    """A fenced block of Python."""
+    return ["```python", *lines, "```"]
+
+
+def base_lines(task: Task, location: str) -> list[str]:
     """Python that loads the base model."""
     if isinstance(task, SequenceTask):
         kind, arguments = "AutoModelForSequenceClassification", f", num_labels={max(1, len(task.label_names))}"
     else:
         kind, arguments = "AutoModelForCausalLM", ""
     return [f"from transformers import {kind}", "", f"base = {kind}.from_pretrained({location!r}{arguments})"]
+
+
+def peft_lines(subject: Subject) -> list[str]:
+    """How PEFT puts the adapter on its base."""
+    lines = base_lines(subject.task, subject.source.location)
+    return python(
+        "from peft import PeftModel", *lines, 'model = PeftModel.from_pretrained(base, "path/to/this/directory")'
+    )
+
+
+def transformers_lines(subject: Subject) -> list[str]:
+    """How transformers loads the merged model."""
+    auto = "SequenceClassification" if isinstance(subject.task, SequenceTask) else "CausalLM"
+    return python(
+        f"from transformers import AutoModelFor{auto}, AutoTokenizer",
+        "",
+        f'model = AutoModelFor{auto}.from_pretrained("path/to/this/directory")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
+    )
 
 
 def score_lines(results: dict[str, Any] | None) -> list[str]:
@@ -73,5 +121,6 @@ def score_lines(results: dict[str, Any] | None) -> list[str]:
         for split, scores in results["scores"].items()
         for name, value in scores.items()
     ]
+    settings = "; ".join(f"{name} {value}" for name, value in (results.get("settings") or {}).items())
     head = [f"## Scores after step {results['selected_step']}", "", "| split | metric | value |", "|---|---|---|"]
-    return [*head, *rows, ""]
+    return [*head, *rows, "", *([f"Scored with {settings}.", ""] if settings else [])]

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_adapter
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.errors import Problem, VerificationError
-from reflora_cli.export.card import adapter_card
+from reflora_cli.export.card import model_card, peft_lines, subject_of
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
 from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import write_directory, write_file, write_json
+from reflora_cli.runs import RunDirectory, write_directory, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class ExportReport:
     parameters: int
 
 
-def export_peft(recipe: Recipe, adapter: Path, output: Path, results: dict[str, Any] | None) -> ExportReport:
-    """Write the adapter to `output`. results: the run's results.json for the card, if there is one.
+def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport:
+    """Write a run's adapter to `output`.
 
     Raises InputError for wrong input or an existing output; nothing is left there then.
     """
-    restored = restore(recipe, adapter, torch.device("cpu"))
+    restored = restore(recipe, run.adapter, torch.device("cpu"))
     files = restored.files
     assert files is not None
     with write_directory(output) as directory:
@@ -46,7 +45,8 @@ def export_peft(recipe: Recipe, adapter: Path, output: Path, results: dict[str, 
         write_json(directory / "reflora.json", files.record)
         write_adapter(directory, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
         load_tokenizer(restored.base.source).save_pretrained(directory)
-        write_file(directory / "README.md", adapter_card(restored, results))
+        subject = subject_of(recipe, run)
+        write_file(directory / "README.md", model_card(subject, "adapter", "peft", peft_lines(subject)))
         verify(restored, files, directory)
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
     return ExportReport(str(output), "peft", len(files.tensors), parameters)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Method
 from reflora_cli.sources import Source
@@ -71,4 +72,6 @@ def check_length(base: Base, max_length: int) -> None:
 
 
 def parameter_count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Parameters, with a quantized weight counted as what it stands for."""
+    packed = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
+    return packed + sum(parameter.numel() for parameter in module.parameters())

@@ -14,6 +14,8 @@ import torch
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, outermost
 from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
+from reflora_cli.model.quantize import adopt, loading_arguments
+from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 from reflora_cli.tasks.base import SequenceTask
 
@@ -27,22 +29,26 @@ UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
 
 
 def load_classifier(
-    name: str, revision: str | None, task: SequenceTask, *, dtype: torch.dtype, dropout: float | None, seed: int
+    section: ModelSection, revision: str | None, task: SequenceTask, *, dtype: torch.dtype, seed: int
 ) -> Base:
-    """The base model `name` with a sequence-level head for `task`, on the CPU, every parameter frozen or not as loaded.
+    """A base model with a sequence-level head for `task`, on the CPU, every parameter frozen or not as loaded.
 
     Fresh parameters are drawn under `seed`. Raises InputError for a model that cannot be found, read or used.
     """
     from transformers import AutoModelForSequenceClassification
 
-    source = find_source(name, revision)
+    source = find_source(section.name, revision)
     with quiet_transformers(), loading_errors(source):
         tokenizer = load_tokenizer(source)
-        config = head_config(source, task, tokenizer, dropout)
+        config = head_config(source, task, tokenizer, section.classifier_dropout)
+        packing = loading_arguments(section, config, AutoModelForSequenceClassification, dtype)
         torch.manual_seed(seed)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **SAFE, output_loading_info=True
-        )
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
+            output_loading_info=True,
+        )  # fmt: skip
+        model, report = loaded
+        adopt(model, dtype)
     head = head_modules(model)
     missing = {*report["missing_keys"], *resized(source, report, head)}
     fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})

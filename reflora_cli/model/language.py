@@ -17,29 +17,34 @@ from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
 from reflora_cli.model.precision import Compute, precision
+from reflora_cli.model.quantize import adopt, loading_arguments
+from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 
 PARTS_TOLERANCE = 2e-2
 """Of the largest logit. A forgotten factor or cap is far outside, a half precision's rounding inside."""
 
 
-def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> Base:
-    """The causal language model `name`, on the CPU.
+def load_language_model(section: ModelSection, revision: str | None, dtype: torch.dtype) -> Base:
+    """A causal language model, on the CPU.
 
     Nothing of it may be missing: unlike a classifier's head, a random language-model head is never wanted. Raises
     InputError for a model that cannot be found, read or used, and for a tokenizer that cannot end an answer.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = find_source(name, revision)
+    source = find_source(section.name, revision)
     with quiet_transformers(), loading_errors(source):
         tokenizer = load_tokenizer(source)
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
         config.pad_token_id = tokenizer.pad_token_id
+        packing = loading_arguments(section, config, AutoModelForCausalLM, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **SAFE, output_loading_info=True
-        )
-    model, report = loaded
+            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
+            output_loading_info=True,
+        )  # fmt: skip
+        model, report = loaded
+        adopt(model, dtype)
     base = Base(model, tokenizer, source, getattr(config, "_commit_hash", None), fresh=(), head=())
     check_complete(source, report)
     check_vocabulary(base)

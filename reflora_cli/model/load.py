@@ -43,6 +43,8 @@ def quiet_transformers() -> Iterator[None]:
     """No progress bars, no load reports: what matters of them is checked and said by us."""
     from transformers.utils import logging as transformers_logging
 
+    # bitsandbytes says at its import that it has looked for faster kernels on the hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)

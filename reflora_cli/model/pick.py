@@ -16,12 +16,10 @@ def load_base(section: ModelSection, revision: str | None, task: Task, dtype: to
     """A recipe's base model with what the task needs on top, on the CPU. Raises InputError."""
     match task:
         case SequenceTask():
-            return load_classifier(
-                section.name, revision, task, dtype=dtype, dropout=section.classifier_dropout, seed=seed
-            )
+            return load_classifier(section, revision, task, dtype=dtype, seed=seed)
         case PromptTask() | Mixture():
             if section.classifier_dropout is not None:
                 what = f"task {task.name} has no classifier to put dropout before"
                 where, found = "model.classifier_dropout", str(section.classifier_dropout)
                 raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
-            return load_language_model(section.name, revision, dtype)
+            return load_language_model(section, revision, dtype)

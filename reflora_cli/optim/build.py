@@ -9,7 +9,7 @@ from torch import nn
 from reflora_cli.factors import FactorPair
 from reflora_cli.methods import Method, Refactor, Update
 from reflora_cli.optim.groups import Rates, parameter_groups
-from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
 from reflora_cli.optim.reflora import RefLoRA
 from reflora_cli.optim.reflora_s import RefLoRAS
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -25,7 +25,7 @@ def build_optimizer(
     rates: Rates,
     *,
     half_precision: bool,
-) -> PairAdamW:
+) -> PairOptimizer:
     """AdamW over the pairs, DoRA's `magnitudes` and the `others` (heads), with the method's update rule on the pairs.
 
     half_precision: the forward pass runs in bfloat16 or float16, whose noise in the gradients asks for more damping.
@@ -33,7 +33,12 @@ def build_optimizer(
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
     groups = parameter_groups(pairs, magnitudes, others, rates, method.lr_ratio)
-    return PairAdamW(groups, build_rule(method, pairs, half_precision))
+    rule = build_rule(method, pairs, half_precision)
+    if rates.optimizer == "adamw":
+        return PairAdamW(groups, rule)
+    from reflora_cli.optim.pair_adamw_8bit import PairAdamW8bit
+
+    return PairAdamW8bit(groups, rule, is_paged=rates.optimizer == "paged_adamw_8bit")
 
 
 def build_rule(method: Method, pairs: Sequence[FactorPair], half_precision: bool) -> UpdateRule:

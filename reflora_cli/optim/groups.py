@@ -18,11 +18,15 @@ from reflora_cli.factors import FactorPair
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates and weight decay. A head without a rate of its own has that of the adapters."""
+    """Peak learning rates, weight decay, and which AdamW they are for: adamw, adamw_8bit or paged_adamw_8bit.
+
+    A head without a rate of its own has that of the adapters.
+    """
 
     learning_rate: float
     head_learning_rate: float | None
     weight_decay: float
+    optimizer: str = "adamw"
 
 
 def parameter_groups(

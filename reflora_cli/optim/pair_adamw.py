@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,38 @@ class PairAdamW(torch.optim.AdamW):
         super().step()
         self.rule.after_step(self.state)
 
+    def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Both of Adam's moments, at zero."""
+        return {moment: torch.zeros_like(parameter, requires_grad=False) for moment in MOMENTS}
 
-def state_tensors(optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
+        """Set the number of steps that a parameter has had."""
+        self.state[parameter]["step"] = steps.clone()
+
+
+class PairOptimizer(Protocol):
+    """What a checkpoint needs to know of an optimizer with a rule around its step."""
+
+    rule: UpdateRule
+    state: Any
+    param_groups: Any
+
+    def step(self, closure: Any = None) -> Any:
+        """One optimizer step."""
+
+    def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What it remembers of a parameter beside the number of steps, before the first one."""
+
+    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
+        """Set the number of steps that a parameter has had."""
+
+
+def state_tensors(optimizer: PairOptimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """A copy of all that the optimizer remembers, on the CPU, by the names of its parameters.
 
         step.<parameter>         the updates it has had, float32; 0 without moments when it never had a gradient
         exp_avg.<parameter>      Adam's first moment
-        exp_avg_sq.<parameter>   Adam's second moment
+        exp_avg_sq.<parameter>   Adam's second moment; an 8-bit optimizer has states and scales instead
         rule.<key>               what the update rule remembers
 
     Raises ValueError when `parameters` are not those of the optimizer.
@@ -56,13 +81,14 @@ def state_tensors(optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter]) 
     tensors = {f"rule.{key}": tensor for key, tensor in optimizer.rule.tensors().items()}
     for name, parameter in parameters.items():
         state = optimizer.state.get(parameter, {})
-        tensors[f"step.{name}"] = state.get("step", torch.tensor(0.0))
-        tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
+        tensors[f"step.{name}"] = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32)
+        if state:
+            tensors |= {f"{key}.{name}": state[key] for key in optimizer.fresh_state(parameter)}
     return {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
 
 
 def load_state_tensors(
-    optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+    optimizer: PairOptimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """Restore what `state_tensors` gave, to the bit.
 
@@ -72,19 +98,21 @@ def load_state_tensors(
     rule = {key.removeprefix("rule."): tensor for key, tensor in tensors.items() if key.startswith("rule.")}
     moments = {key: tensor for key, tensor in tensors.items() if not key.startswith("rule.")}
     stepped = [name for name in parameters if tensors.get(f"step.{name}", torch.tensor(0)).sum() > 0]
+    fresh = {name: optimizer.fresh_state(parameters[name]) for name in stepped}
     shapes: dict[str, tuple[int, ...]] = {f"step.{name}": () for name in parameters}
-    shapes |= {f"{moment}.{name}": tuple(parameters[name].shape) for name in stepped for moment in MOMENTS}
+    shapes |= {f"{key}.{name}": tuple(own.shape) for name, state in fresh.items() for key, own in state.items()}
     check_shapes(shapes, moments)
     optimizer.rule.load_tensors(rule)
     for parameter in parameters.values():
         optimizer.state.pop(parameter, None)
-    for name in stepped:
-        parameter = parameters[name]
-        state = {moment: _like(parameter, tensors[f"{moment}.{name}"]) for moment in MOMENTS}
-        optimizer.state[parameter] = {"step": tensors[f"step.{name}"].clone(), **state}
+    for name, state in fresh.items():
+        for key, own in state.items():
+            own.copy_(tensors[f"{key}.{name}"])
+        optimizer.state[parameters[name]].update(state)
+        optimizer.count_steps(parameters[name], tensors[f"step.{name}"])
 
 
-def _check_same_parameters(optimizer: PairAdamW, parameters: Mapping[str, nn.Parameter]) -> None:
+def _check_same_parameters(optimizer: PairOptimizer, parameters: Mapping[str, nn.Parameter]) -> None:
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     named = {id(parameter) for parameter in parameters.values()}
     if own != named:
@@ -92,8 +120,3 @@ def _check_same_parameters(optimizer: PairAdamW, parameters: Mapping[str, nn.Par
             f"{len(own - named)} parameters of the optimizer have no name, "
             f"and {len(named - own)} named parameters are not in the optimizer"
         )
-
-
-def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A copy of `tensor` with the device, dtype and memory layout of `parameter`."""
-    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

@@ -21,7 +21,7 @@ import torch
 
 from reflora_cli.console import show_table
 from reflora_cli.data.load import load_prompts
-from reflora_cli.merge import merged_modules
+from reflora_cli.merging.memory import merged_modules
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.language import by_length

@@ -13,7 +13,9 @@ from transformers import AutoTokenizer, DebertaV2Model, GPT2ForSequenceClassific
 
 from reflora_cli.errors import InputError
 from reflora_cli.model.classifier import load_classifier
+from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import find_source
+from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.cli.conftest import RECIPE, Reflora
 from tests.models import make
@@ -59,21 +61,26 @@ def test_fresh_pooler_travels_with_the_adapter_trained_or_not(
 def test_head_dropout_is_set_where_the_configuration_does_not_list_it(deberta: Path) -> None:
     """DeBERTa reads `cls_dropout`, which its configuration class does not declare."""
     task = find_task("glue/cola")
-    base = load_classifier(str(deberta), None, task, dtype=torch.float32, dropout=0.15, seed=0)
+    assert isinstance(task, SequenceTask)
+    base = load_classifier(
+        ModelSection(name=str(deberta), classifier_dropout=0.15), None, task, dtype=torch.float32, seed=0
+    )
     assert base.model.dropout.p == 0.15
     assert base.fresh == ("classifier", "pooler.dense")
     assert base.head == ("pooler", "classifier")
 
 
 def test_head_for_another_number_of_labels_is_drawn_anew(tmp_path: Path) -> None:
-    base = saved(make("bert"), tmp_path / "bert")
-    loaded = load_classifier(str(base), None, find_task("glue/cola"), dtype=torch.float32, dropout=None, seed=0)
+    base, task = saved(make("bert"), tmp_path / "bert"), find_task("glue/cola")
+    assert isinstance(task, SequenceTask)
+    section = ModelSection(name=str(base))
+    loaded = load_classifier(section, None, task, dtype=torch.float32, seed=0)
     assert loaded.fresh == ("classifier",)
     assert loaded.model.classifier.weight.shape == (2, 16)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     with pytest.raises(InputError, match="do not fit its architecture"):
-        load_classifier(str(base), None, find_task("glue/cola"), dtype=torch.float32, dropout=None, seed=0)
+        load_classifier(section, None, task, dtype=torch.float32, seed=0)
 
 
 def test_transposed_layers_train_and_merge(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:

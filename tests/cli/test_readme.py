@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reflora_cli.cli.export import Format
 from reflora_cli.methods import PRESETS
 from reflora_cli.recipe_file import load_recipe
 from tests.cli.conftest import Reflora
@@ -78,7 +79,13 @@ def test_recipe_block_is_a_valid_recipe(tmp_path: Path) -> None:
 
 
 def test_every_preset_is_in_the_table() -> None:
-    assert set(re.findall(r"^\| `([^`]+)` \|", README, flags=re.MULTILINE)) == set(PRESETS)
+    methods = README.partition("## Methods")[2]
+    assert set(re.findall(r"^\| `([^`]+)` \|", methods, flags=re.MULTILINE)) == set(PRESETS)
+
+
+def test_every_export_format_is_in_the_table() -> None:
+    exports = README.partition("## Merging and exporting")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([^` ]+)` \|", exports, flags=re.MULTILINE)) == {format.value for format in Format}
 
 
 def test_tree_names_every_module_and_nothing_else() -> None:

@@ -48,6 +48,8 @@ def test_defaults() -> None:
         "name": "m",
         "revision": None,
         "dtype": Dtype.AUTO,
+        "quantization": "none",
+        "double_quant": True,
         "classifier_dropout": None,
     }
     assert least.method == Method()
@@ -67,6 +69,7 @@ def test_defaults() -> None:
         "micro_batch_size": 32,
         "learning_rate": 1e-3,
         "head_learning_rate": None,
+        "optimizer": "adamw",
         "schedule": Schedule.LINEAR,
         "warmup_steps": 0,
         "weight_decay": 0.0,

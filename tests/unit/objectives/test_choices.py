@@ -17,6 +17,7 @@ from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.choices import Branches, Choices, branches_of
+from reflora_cli.recipe import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import MODELS, base
@@ -137,9 +138,8 @@ def test_log_likelihoods_are_those_of_lm_evaluation_harness(model: str, shared_d
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    own = load_language_model(
-        str(shared_data / "weights" / model) if model == "stories260K" else f"builtin:{model}", None, torch.float32
-    )
+    name = str(shared_data / "weights" / model) if model == "stories260K" else f"builtin:{model}"
+    own = load_language_model(ModelSection(name=name), None, torch.float32)
     own.model.eval()
     limit = own.model.config.max_position_embeddings
     rows = [

@@ -14,6 +14,7 @@ from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.generation import Generation
+from reflora_cli.recipe import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import MODELS, base
@@ -33,7 +34,7 @@ def rows(count: int) -> list[PromptExample]:
 
 @pytest.fixture
 def tiny() -> Base:
-    own = load_language_model("builtin:tiny-llama", None, torch.float32)
+    own = load_language_model(ModelSection(name="builtin:tiny-llama"), None, torch.float32)
     own.model.eval()
     return own
 
@@ -52,7 +53,7 @@ def test_batch_size_does_not_change_an_answer(name: str, beams: int) -> None:
 
 
 def test_real_model_and_rows_give_the_same_in_batches_of_1_and_64(shared_data: Path) -> None:
-    own = load_language_model(str(shared_data / "weights" / "stories260K"), None, torch.float32)
+    own = load_language_model(ModelSection(name=str(shared_data / "weights" / "stories260K")), None, torch.float32)
     own.model.eval()
     scorer = Generation(own, CPU, 1, 32)
     examples = load_prompts(task("commonsense/boolq"), str(shared_data / "commonsense"), "test", 64)

@@ -1,0 +1,189 @@
+"""Frozen weights in four and eight bits, as bitsandbytes quantizes them (Dettmers et al. 2023, arXiv 2305.14314; 2022,
+arXiv 2208.07339).
+
+What every product uses is the dequantized weight: it exists while a product runs and is made again for the backward
+pass, so no dense copy stays. The eight-bit weight too is only a weight: activations are not quantized, and so the
+adapted model is exactly what merging onto the dequantized weight gives.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from reflora_cli.adapters.frozen import FrozenWeight, as_parameter
+
+
+class QuantizedWeight(FrozenWeight):
+    """W [out, in] in few bits. `weight` is the packed storage, of no use to arithmetic."""
+
+    def __init__(self, shape: tuple[int, int], bias: Tensor | None, dtype: torch.dtype, *, transposed: bool) -> None:
+        """shape: (out, in); dtype: of products; transposed: whether it stands for a `Conv1D`."""
+        super().__init__()
+        self.out_features, self.in_features = shape
+        self.dtype, self.transposed = dtype, transposed
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
+
+    @abstractmethod
+    def dequantized(self) -> Tensor:
+        """W [out, in] in the dtype of products, newly made."""
+
+    @abstractmethod
+    def stored_bits(self) -> int:
+        """All bits kept for W."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        dtype = autocast_dtype(x)
+        apply: Callable[..., Tensor] = DequantizedProduct.apply
+        return apply(x.to(dtype), self)
+
+    def dense(self) -> Tensor:
+        return self.dequantized().float()
+
+    def thaw(self, weight: Tensor) -> nn.Module:
+        if self.transposed:
+            conv = Conv1D(self.out_features, self.in_features)
+            conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+            conv.register_parameter("bias", as_parameter(self.bias))
+            return conv
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.register_parameter("bias", as_parameter(self.bias))
+        return linear
+
+
+class DequantizedProduct(torch.autograd.Function):
+    """x [..., in] -> W x [..., out], keeping neither x nor a dense W for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: QuantizedWeight) -> Tensor:
+        ctx.frozen = frozen
+        return F.linear(x, frozen.dequantized().to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = upstream
+        return gradient @ ctx.frozen.dequantized().to(gradient.dtype), None
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with x runs."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+@final
+class FourBitWeight(QuantizedWeight):
+    """NF4 or FP4: blocks of 64 weights share a scale, which double quantization stores in 8 bits."""
+
+    weight: Tensor
+    absmax: Tensor
+    code: Tensor
+
+    def __init__(self, packed: Tensor, state: Any, bias: Tensor | None, *, transposed: bool) -> None:
+        """packed: two codes in each byte; state: bitsandbytes' `QuantState`."""
+        super().__init__((state.shape[0], state.shape[1]), bias, state.dtype, transposed=transposed)
+        self.kind, self.block = state.quant_type, state.blocksize
+        self.nested_block = state.state2.blocksize if state.nested else None
+        self.register_buffer("weight", packed.detach(), persistent=False)
+        tensors = {"absmax": state.absmax, "code": state.code}
+        if state.nested:
+            tensors |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code, "offset": state.offset}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach(), persistent=False)
+
+    def state(self) -> Any:
+        """bitsandbytes' `QuantState` of the tensors where they are now."""
+        from bitsandbytes import functional
+
+        make: Callable[..., Any] = functional.QuantState
+        shape, tensors = torch.Size((self.out_features, self.in_features)), dict(self.named_buffers())
+        if self.nested_block is None:
+            return make(self.absmax, shape, self.code, self.block, self.kind, self.dtype)
+        inner = make(tensors["nested_absmax"], None, tensors["nested_code"], self.nested_block, None, torch.float32)
+        return make(
+            self.absmax, shape, self.code, self.block, self.kind, self.dtype, offset=tensors["offset"], state2=inner
+        )
+
+    def dequantized(self) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        dense: Tensor = dequantize_4bit(self.weight, self.state())
+        return dense
+
+    def product(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().product(x)
+        from bitsandbytes.autograd._functions import matmul_4bit
+
+        fused: Tensor = matmul_4bit(x.to(autocast_dtype(x)), self.weight.t(), quant_state=self.state())
+        return fused
+
+    def stored_bits(self) -> int:
+        # The table of 16 levels is the same for all weights of a kind.
+        own = [tensor for name, tensor in self.named_buffers() if name not in ("code", "nested_code")]
+        return sum(8 * tensor.nbytes for tensor in own)
+
+
+@final
+class Int8Weight(QuantizedWeight):
+    """Whole numbers from -127 to 127 with a scale for each row."""
+
+    weight: Tensor
+    row_scale: Tensor
+
+    def __init__(
+        self, packed: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, *, transposed: bool
+    ) -> None:
+        """packed: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
+        super().__init__((packed.shape[0], packed.shape[1]), bias, dtype, transposed=transposed)
+        self.register_buffer("weight", packed.detach(), persistent=False)
+        self.register_buffer("row_scale", row_scale.detach().float(), persistent=False)
+
+    def dequantized(self) -> Tensor:
+        return (self.weight.float() * (self.row_scale[:, None] / 127)).to(self.dtype)
+
+    def stored_bits(self) -> int:
+        return 8 * (self.weight.nbytes + self.row_scale.nbytes)
+
+
+def pack(
+    weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, transposed: bool
+) -> QuantizedWeight:
+    """Quantize W [out, in], on the CPU, to the bits that loading a model gives it. kind: nf4, fp4 or int8."""
+    from bitsandbytes import functional
+
+    if kind == "int8":
+        packed, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
+        return Int8Weight(packed, scale, bias, dtype, transposed=transposed)
+    codes, state = functional.quantize_4bit(weight.to(dtype).contiguous(), quant_type=kind, compress_statistics=double)
+    return FourBitWeight(codes, state, bias, transposed=transposed)
+
+
+def from_bitsandbytes(module: Any, dtype: torch.dtype, *, transposed: bool) -> QuantizedWeight:
+    """The frozen weight of a loaded `Linear4bit` or `Linear8bitLt`; shares its storage."""
+    if type(module).__name__ == "Linear4bit":
+        return FourBitWeight(module.weight.data, module.weight.quant_state, module.bias, transposed=transposed)
+    return Int8Weight(module.weight.data, module.weight.SCB, module.bias, dtype, transposed=transposed)
+
+
+def is_bitsandbytes(module: nn.Module) -> bool:
+    """Whether a module holds a quantized weight of bitsandbytes."""
+    return type(module).__module__.startswith("bitsandbytes.") and type(module).__name__ in (
+        "Linear4bit",
+        "Linear8bitLt",
+    )

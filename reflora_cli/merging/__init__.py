@@ -1,0 +1,1 @@
+"""Fold an adapter into its base."""

@@ -1,0 +1,45 @@
+"""Pack merged weights in four bits again, and say what the rounding costs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reflora_cli.model.load import quiet_transformers
+from reflora_cli.model.pick import load_base
+from reflora_cli.model.precision import Compute
+from reflora_cli.model.quantize import bitsandbytes_config, skeleton, unquantized
+from reflora_cli.objectives.pick import make_objective
+from reflora_cli.recipe import ModelSection, Quantization, Recipe
+from reflora_cli.tasks.base import SequenceTask, Task
+
+
+def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
+    """Replace the weights in `directory` by an NF4 checkpoint of bitsandbytes; its logits on `rows` as loaded back."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto = AutoModelForSequenceClassification if isinstance(task, SequenceTask) else AutoModelForCausalLM
+    section = ModelSection(name=str(directory), quantization=Quantization.NF4)
+    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory.parent, prefix=".packed-") as packed:
+        from transformers import AutoConfig
+
+        skipped = unquantized(skeleton(auto.from_config, AutoConfig.from_pretrained(directory)))
+        model: Any = auto.from_pretrained(
+            directory,
+            dtype=dtype,
+            device_map={"": "cpu"},
+            quantization_config=bitsandbytes_config(section, skipped, dtype),
+        )
+        model.save_pretrained(packed, safe_serialization=True)
+        for file in directory.glob("model*.safetensors*"):
+            file.unlink()
+        for file in Path(packed).iterdir():
+            shutil.move(file, directory / file.name)
+    base = load_base(ModelSection(name=str(directory)), None, task, dtype, seed=0)
+    base.model.eval()
+    return make_objective(recipe, task, base, Compute(torch.device("cpu"), dtype)).probe(rows)

@@ -1,0 +1,54 @@
+"""Compare a merged model, as loaded back from disk, with the adapter model that it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reflora_cli.errors import Problem, VerificationError
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
+"""Largest accepted logit difference by dtype of the written weights, as a share of the largest logit (at least 1).
+
+float32 only reorders sums. The half precisions round every weight once, to 2^-11 and 2^-8 of its size.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two sets of logits [n, k] are apart."""
+
+    rows: int
+    largest: float
+    mean: float
+    changed_predictions: int
+
+    @property
+    def changed_rate(self) -> float:
+        return self.changed_predictions / max(1, self.rows)
+
+
+def difference(before: Tensor, after: Tensor) -> Difference:
+    """Of logits over the same rows; a regression's single logit has no predictions to change."""
+    apart = (after - before).abs()
+    changed = int((after.argmax(dim=1) != before.argmax(dim=1)).sum())
+    return Difference(len(before), float(apart.max()), float(apart.mean()), changed)
+
+
+def tolerance(before: Tensor, *dtypes: torch.dtype) -> float:
+    """What is accepted between models that compute or store in these dtypes."""
+    return max(TOLERANCE[dtype] for dtype in dtypes) * max(1.0, float(before.abs().max()))
+
+
+def refuse(found: Difference, accepted: float, output: str) -> None:
+    """Raises VerificationError when the difference is not accepted."""
+    if not found.largest <= accepted:
+        problem = Problem(
+            "the merged model does not compute what the adapter model computes; nothing was written",
+            where=output,
+            found=f"largest logit difference {found.largest:.2e} on {found.rows} rows",
+            expected=f"at most {accepted:.2e}",
+        )
+        raise VerificationError(problem)

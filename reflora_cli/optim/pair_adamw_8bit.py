@@ -1,0 +1,57 @@
+"""AdamW with moments in 8 bits (Dettmers et al. 2022, arXiv 2110.02861), through bitsandbytes, with a rule around it.
+
+A rule that only changes gradients works with it. One that transports moments does not: they are codes, not numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bitsandbytes.optim.adamw import AdamW
+from torch import Tensor, nn
+
+from reflora_cli.optim.rule import UpdateRule
+
+KEPT = ("state1", "state2", "absmax1", "absmax2")
+"""Of what bitsandbytes remembers: codes and scales. Parameters of fewer than 4096 elements have float32 moments."""
+
+
+class PairAdamW8bit(AdamW):
+    """bitsandbytes' AdamW in 8 bits between `rule.before_step` and `rule.after_step`."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]], rule: UpdateRule, *, is_paged: bool) -> None:
+        """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing."""
+        super().__init__(list(groups), weight_decay=0.0, optim_bits=8, is_paged=is_paged)
+        self.rule = rule
+
+    def step(self, closure: Any = None) -> Any:
+        """One optimizer step. Raises ValueError for a closure, whose gradients no rule would see."""
+        if closure is not None:
+            raise ValueError("PairAdamW8bit takes no closure: a rule acts on gradients that are already there")
+        self.rule.before_step()
+        super().step()
+        self.rule.after_step(self.state)
+
+    def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Codes and scales as bitsandbytes begins them."""
+        kept = self.state.pop(parameter, None)
+        self.begin(parameter)
+        fresh = self.state.pop(parameter)
+        if kept is not None:
+            self.state[parameter] = kept
+        return {key: fresh[key] for key in KEPT if key in fresh}
+
+    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
+        """Set the number of steps that a parameter has had."""
+        own = self.state.pop(parameter)
+        self.begin(parameter)
+        self.state[parameter].update(own)
+        self.state[parameter]["step"] = int(steps)
+
+    def begin(self, parameter: nn.Parameter) -> None:
+        """Let bitsandbytes make the parameter's state."""
+        for group, members in enumerate(self.param_groups):
+            for place, own in enumerate(members["params"]):
+                if own is parameter:
+                    self.init_state(members, parameter, group, place)

@@ -1,0 +1,64 @@
+"""Exports as other tools read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.cli.conftest import Reflora
+from tests.models import make
+
+
+def test_onnx_computes_what_the_merged_model_does(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Other batches and lengths than the traced ones, label names inside, float32 logits to 1e-4."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    outcome = reflora("export", trained, "--format", "onnx", "--output", tmp_path / "onnx", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["largest_difference"] <= 1e-4
+    assert reflora("merge", trained, "--output", tmp_path / "merged").status == 0
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["labels"]) == ["entailment", "not_entailment"]
+    for texts in (["a cup is small"], ["a cup", "the box is made of wood and very large", "no"]):
+        inputs = tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**inputs).logits.numpy()
+        (logits,) = session.run(None, {name: inputs[name].numpy() for name in outcome.json["inputs"]})
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert "onnxruntime" in (tmp_path / "onnx" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta", "gpt2"])
+def test_onnx_of_other_architectures(name: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Token types of BERT, relative positions of DeBERTa, transposed layers of GPT-2."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from tests.cli.test_models import saved
+
+    config = make(name).config
+    config.vocab_size, config.pad_token_id = 1500, 0
+    config.max_position_embeddings = 64
+    torch.manual_seed(0)
+    base = saved(transformers.AutoModelForSequenceClassification.from_config(config), tmp_path / "base")
+    small = ("train.steps=6", "task.max_eval_rows=40", "eval.at_start=false", "task.max_length=32")
+    run = tmp_path / "run"
+    outcome = reflora("train", recipe, f"model.name={base}", "method.targets=all-linear", *small, "--output", run)
+    assert outcome.status == 0, outcome.err
+    exported = reflora("export", run, "--format", "onnx", "--json")
+    assert exported.status == 0, exported.err
+    assert exported.json["largest_difference"] <= 1e-4
+
+
+def test_merged_model_has_a_card(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("export", trained, "--format", "safetensors", "--output", tmp_path / "model")
+    assert outcome.status == 0, outcome.err
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "RefLoRA, arXiv 2505.18877" in card
+    assert "| validation | accuracy |" in card
+    assert "AutoModelForSequenceClassification" in card

@@ -1,0 +1,163 @@
+"""Quantized bases through the whole command line, and merging them with and without their quantization."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors.torch import load_file
+
+from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.recipe_file import load_recipe
+from reflora_cli.restore import restore
+from tests.cli.conftest import Outcome, Reflora
+from tests.language_models import saved
+
+RECIPE: dict[str, Any] = {
+    "model": {"name": "builtin:tiny-llama", "dtype": "float32", "quantization": "nf4"},
+    "method": {"name": "reflora", "rank": 4, "alpha": 8.0, "refactor": {"warmup_steps": 3}},
+    "task": {"name": "builtin/questions", "max_length": 48, "max_train_rows": 192, "max_eval_rows": 40},
+    "train": {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3, "checkpoint_every": 3},
+    "eval": {"protocol": "choices"},
+}
+METHODS = ("lora", "dora", "reflora", "reflora-s")
+KINDS = ("nf4", "fp4", "int8")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "packed.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "packed"
+    outcome = reflora("train", recipe, "--output", output)
+    assert outcome.status == 0, outcome.err
+    return output
+
+
+def trained(reflora: Reflora, recipe: Path, output: Path, *overrides: str) -> Outcome:
+    outcome = reflora("train", recipe, *overrides, "--output", output, "--json")
+    assert outcome.status == 0, outcome.err
+    return outcome
+
+
+def test_linear_layers_are_packed_and_the_rest_is_not(packed: Path) -> None:
+    restored = restore(load_recipe(str(packed / "recipe.yaml"), []), packed / "adapter")
+    kinds = {name: type(module) for name, module in restored.base.model.named_modules()}
+    weights = [name for name, kind in kinds.items() if issubclass(kind, QuantizedWeight)]
+    assert len(weights) == 35
+    assert kinds["lm_head"] is torch.nn.Linear
+    dense = {parameter.dtype for name, parameter in restored.base.model.named_parameters() if ".frozen." not in name}
+    assert dense == {torch.float32}
+
+
+def test_results_tell_the_bits(packed: Path) -> None:
+    results = json.loads((packed / "results.json").read_text())
+    assert results["quantization"] == "nf4"
+    assert results["bits_per_weight"] == pytest.approx(4.13, abs=0.02)
+    assert results["total_parameters"] > 1_176_448
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_merges_onto_what_it_was_trained_on(
+    method: str, dtype: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    trained(reflora, recipe, tmp_path / "run", f"method.name={method}", f"model.dtype={dtype}")
+    merged = reflora("merge", tmp_path / "run", "--dtype", "float32", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["streamed"]
+    if dtype == "float32":
+        assert merged.json["largest_difference"] <= 1e-4
+        assert merged.json["changed_predictions"] == 0
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+@pytest.mark.parametrize("method", ["dora", "reflora"])
+def test_every_quantization_merges_for_classifiers(
+    method: str, kind: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    arguments = ("task.name=builtin/entailment", f"method.name={method}", f"model.quantization={kind}")
+    trained(reflora, recipe, tmp_path / "run", *arguments)
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["largest_difference"] <= 1e-4
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "merged")
+    assert loaded.config.id2label == {0: "entailment", 1: "not_entailment"}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "gemma2", "llama-tied", "qwen2"])
+def test_other_architectures(name: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """GPT-2's transposed layers, biases, tied embeddings; GPT-NeoX's files name its head otherwise than the model."""
+    base = saved(name, tmp_path / "base")
+    trained(reflora, recipe, tmp_path / "run", f"model.name={base}", "train.steps=4", "method.name=dora")
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["streamed"] == (name != "gpt-neox")
+    assert merged.json["largest_difference"] <= 1e-4
+
+
+def test_original_weights_are_a_choice_whose_price_is_told(packed: Path, reflora: Reflora, tmp_path: Path) -> None:
+    merged = reflora("merge", packed, "--base-weights", "original", "--output", tmp_path / "merged", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["largest_difference"] <= 1e-4
+    assert merged.json["quantization_difference"]["largest"] > 0.01
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(Path("reflora_cli/builtin/tiny_llama/model.safetensors"))
+    name = "model.layers.0.input_layernorm.weight"
+    torch.testing.assert_close(weights[name], base[name])
+
+
+def test_requantized_checkpoint_loads_packed(packed: Path, reflora: Reflora, tmp_path: Path) -> None:
+    merged = reflora("merge", packed, "--requantize", "nf4", "--output", tmp_path / "merged", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["rounding_difference"]["largest"] > 0.01
+    assert not list(tmp_path.glob(".packed-*"))
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["quantization_config"]["bnb_4bit_quant_type"] == "nf4"
+    size = (tmp_path / "merged" / "model.safetensors").stat().st_size
+    assert size < 0.45 * Path("reflora_cli/builtin/tiny_llama/model.safetensors").stat().st_size
+    recipe = packed / "recipe.yaml"
+    scored = reflora("eval", recipe, f"model.name={tmp_path / 'merged'}", "model.quantization=none", "--output",
+                     tmp_path / "scores", "--json")  # fmt: skip
+    assert scored.status == 0, scored.err
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+def test_resumed_run_with_small_moments_equals_an_uninterrupted_one(
+    optimizer: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    """Codes, scales and steps are all in the checkpoint."""
+    import shutil
+
+    settings = (f"train.optimizer={optimizer}", "method.rank=48", "model.quantization=none")
+    whole = tmp_path / "whole"
+    trained(reflora, recipe, whole, *settings)
+    part = shutil.copytree(whole, tmp_path / "part")
+    shutil.rmtree(part / "checkpoints" / "step-000006")
+    (part / "results.json").unlink()
+    outcome = reflora("train", recipe, *settings, "--output", part, "--resume")
+    assert outcome.status == 0, outcome.err
+    for name in ("adapter/adapter_model.safetensors", "checkpoints/step-000006/optimizer.safetensors"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes()
+    codes = load_file(whole / "checkpoints" / "step-000006" / "optimizer.safetensors")
+    assert torch.uint8 in {tensor.dtype for tensor in codes.values()}
+
+
+def test_moments_that_cannot_be_transported_are_refused(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora(
+        "train", recipe, "method.name=reflora-s", "train.optimizer=adamw_8bit", "--output", tmp_path / "run"
+    )
+    assert outcome.status == 2
+    assert "8 bits" in outcome.err
+    assert "train.optimizer" in outcome.err
+    assert not (tmp_path / "run").exists()
