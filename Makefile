@@ -23,7 +23,10 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.epochs --train-rows 960
+	$(BIN)/python -m tests.benchmarks.reflora_step
 	$(BIN)/python -m tests.benchmarks.loss_memory
+	$(BIN)/python -m tests.benchmarks.memory
 
 builtin: .venv/ready
 	$(BIN)/python -m reflora_cli.builtin.pretrain

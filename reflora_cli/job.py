@@ -78,7 +78,8 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
     rows = encode_examples(recipe, task, base, examples)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
     adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed)
-    sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed)
+    lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
+    sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
     base.place(compute.device)
     if recipe.train.gradient_checkpointing:

@@ -100,7 +100,9 @@ def accumulate(session: Session, rows: list[int]) -> float:
     """
     job, accelerator = session.job, session.accelerator
     compute = job.compute
-    chunks = micro_batches(rows, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
+    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
+    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
+    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
     weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
     total = torch.zeros((), device=compute.device)
     for index, chunk in enumerate(chunks):

@@ -101,6 +101,9 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    group_by_length: bool = Field(
+        False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")

@@ -18,18 +18,31 @@ class Format(StrEnum):
 
     PEFT = "peft"
     SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+    GGUF_ADAPTER = "gguf-adapter"
     ONNX = "onnx"
+
+
+class GgufType(StrEnum):
+    """How a GGUF file stores its matrices."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
 
 
 def export_command(
     run: Run,
     format: Annotated[Format, typer.Option("--format", help="What to write.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where [default: RUN/export-FORMAT].")] = None,
+    gguf_type: Annotated[GgufType, typer.Option("--gguf-type", help="Of a GGUF file's matrices.")] = GgufType.F16,
     as_json: Json = False,
 ) -> None:
     """Hand a run's adapter, or the model with it merged in, to other tools.
 
-    peft: an adapter for PEFT, vLLM, transformers. safetensors: the merged model. onnx: a classifier for onnxruntime.
+    peft: an adapter for PEFT, vLLM, transformers. safetensors: the merged model. gguf: the same for llama.cpp and
+    Ollama. gguf-adapter: a LoRA for llama.cpp. onnx: a classifier for onnxruntime.
 
     Example: `reflora export runs/cola-dora --format peft --output cola-adapter`
     """
@@ -40,13 +53,13 @@ def export_command(
 
         directory = open_run(run)
         recipe = load_recipe(str(directory.recipe), [])
-        report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}"))
+        report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
         make_reporter().facts("exported and verified", {name: str(value) for name, value in report.items()})
         if as_json:
             print_json(report)
 
 
-def write(format: Format, recipe: Any, run: Any, place: Path) -> Any:
+def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType) -> Any:
     """Write one format; its report."""
     match format:
         case Format.PEFT:
@@ -58,6 +71,14 @@ def write(format: Format, recipe: Any, run: Any, place: Path) -> Any:
             from reflora_cli.merging.merge import MergeRequest, merge
 
             return merge(MergeRequest(recipe, run.adapter, place, card=merged_card(recipe, run)))
+        case Format.GGUF:
+            from reflora_cli.export.gguf_model import export_gguf
+
+            return export_gguf(recipe, run, place, gguf_type.value)
+        case Format.GGUF_ADAPTER:
+            from reflora_cli.export.gguf_model import export_gguf_adapter
+
+            return export_gguf_adapter(recipe, run, place)
         case Format.ONNX:
             from reflora_cli.export.onnx import export_onnx
 

@@ -1,28 +1,33 @@
 """Which rows make up which optimizer step, and how encoded rows become tensors.
 
-The order is a pure function of (seed, step): nothing has to be stored to continue a run, and nothing of it depends on
-the number of processes or on how a step is cut into micro-batches.
+The order is a pure function of (seed, step, lengths): nothing has to be stored to continue a run, and nothing of it
+depends on the number of processes or on how a step is cut into micro-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from reflora_cli.data.encode import EncodedRow
 
+WINDOW = 32
+"""Steps whose rows are sorted by length together: enough for batches of nearly equal lengths, few enough that what a
+batch holds stays a matter of chance."""
 
-@dataclass(frozen=True)
+
 class StepSampler:
-    """A seeded shuffle of the rows per epoch, cut into steps of `batch_size`; an epoch's last step may be smaller."""
+    """A seeded shuffle of the rows per epoch, cut into steps of `batch_size`; an epoch's last step may be smaller.
 
-    rows: int
-    batch_size: int
-    seed: int
+    lengths: tokens of every row, to make steps of rows that are alike in length, in an order that is shuffled still;
+    empty for a plain shuffle. Either way every row comes once in each epoch.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, lengths: Sequence[int] = ()) -> None:
+        self.rows, self.batch_size, self.seed, self.lengths = rows, batch_size, seed, lengths
+        self._epoch: tuple[int, list[int]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -31,16 +36,28 @@ class StepSampler:
     def step_rows(self, step: int) -> list[int]:
         """The row indices of optimizer step `step` (0-based), over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = shuffled(self.rows, self.seed, epoch)
-        return order[index * self.batch_size : (index + 1) * self.batch_size]
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self.order(epoch)
+        return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
 
+    def order(self, epoch: int) -> list[int]:
+        """The permutation of one epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
+        return self.grouped(order, generator) if self.lengths else order
 
-@lru_cache(maxsize=2)
-def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    """The permutation of one epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(rows, generator=generator).tolist()
-    return order
+    def grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
+        """Sort windows of a shuffle by length, cut them into steps, and shuffle the steps; a smaller one stays last."""
+        size, window = self.batch_size, WINDOW * self.batch_size
+        whole = self.rows // size * size
+        alike = [
+            row
+            for start in range(0, whole, window)
+            for row in sorted(order[start : min(start + window, whole)], key=lambda row: self.lengths[row])
+        ]
+        steps = [alike[start : start + size] for start in range(0, whole, size)]
+        places: list[int] = torch.randperm(len(steps), generator=generator).tolist()
+        return [row for place in places for row in steps[place]] + order[whole:]
 
 
 def micro_batches(rows: Sequence[int], rank: int, processes: int, size: int) -> list[list[int]]:

@@ -28,6 +28,13 @@ from reflora_cli.linalg import balancing_metric
 from reflora_cli.optim.rule import UpdateRule, check_shapes
 from reflora_cli.optim.stacks import PairGroup, group_pairs
 
+SINGLE_PRECISION = 1e-3
+"""Damping from which on the products with gradients run in float32.
+
+S^-1 gA is a small difference of large numbers: at cond(BA) = 1e5 and without damping, float32 products are wrong by
+3e-4. Damping of d bounds that by about 1e-7 / d, far below the noise of a gradient, at a quarter of the cost.
+"""
+
 
 class RefLoRA(UpdateRule):
     """gA <- S^-1 gA and gB <- gB S in place, from step `warmup` + 1 on; a gradient that is None is left alone.
@@ -51,8 +58,9 @@ class RefLoRA(UpdateRule):
             return
         if (self._steps - self._warmup) % self._interval == 0:
             self._metrics = [self._metric(group) for group in self._groups]
+        dtype = torch.float32 if self._damping >= SINGLE_PRECISION else torch.float64
         for group, (S, S_inverse) in zip(self._groups, self._metrics, strict=True):
-            group.precondition(S, S_inverse)
+            group.precondition(S.to(dtype), S_inverse.to(dtype))
 
     def after_step(self, state: Mapping[Tensor, Any]) -> None:
         self._steps += 1

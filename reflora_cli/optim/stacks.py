@@ -31,16 +31,16 @@ class PairStack:
 
     def grams(self) -> tuple[Tensor, Tensor]:
         """A A^T and B^T B, float64 [n, r, r]; in float32 they lose half of the digits that cond(BA) leaves."""
+        if one_by_one(self.pairs[0].A):
+            factors = ((pair.A.double(), pair.B.double()) for pair in self.pairs)
+            grams = [(A @ A.T, B.T @ B) for A, B in factors]
+            return torch.stack([gram for gram, _ in grams]), torch.stack([gram for _, gram in grams])
         A = torch.stack([pair.A for pair in self.pairs]).double()
         B = torch.stack([pair.B for pair in self.pairs]).double()
         return A @ A.mT, B.mT @ B
 
     def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
-        """gA <- S^-1 gA and gB <- gB S in place, for float64 S, S_inverse [n, r, r].
-
-        The products are float64 too, for S^-1 gA is a small difference of large numbers: at cond(BA) = 1e5 and without
-        damping, float32 products are wrong by 3e-4 and these by 3e-8.
-        """
+        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [n, r, r]; products run in the dtype of S."""
         _map_gradients([pair.A for pair in self.pairs], S_inverse, lambda gA, M: M @ gA)
         _map_gradients([pair.B for pair in self.pairs], S, lambda gB, M: gB @ M)
 
@@ -61,7 +61,7 @@ class PairGroup:
         return torch.cat(grams_a), torch.cat(grams_b)
 
     def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
-        """gA <- S^-1 gA and gB <- gB S in place, for float64 S, S_inverse [N, r, r]."""
+        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [N, r, r]; products run in the dtype of S."""
         sizes = [len(stack.pairs) for stack in self.stacks]
         parts = zip(self.stacks, torch.split(S, sizes), torch.split(S_inverse, sizes), strict=True)
         for stack, own, own_inverse in parts:
@@ -74,6 +74,15 @@ class PairGroup:
     def stacked(self, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `by_name`, on the device of the pairs."""
         return torch.stack([tensors[f"{key}.{pair.name}"].to(pair.A.device) for pair in self.pairs])
+
+
+def one_by_one(factor: Tensor) -> bool:
+    """Whether products with factors are faster without stacking them.
+
+    On a CPU: a launch costs little there, what is stacked has left the cache before it is used, and batched products
+    of tall matrices are up to ten times slower than single ones.
+    """
+    return factor.device.type == "cpu"
 
 
 def group_pairs(pairs: Sequence[FactorPair]) -> list[PairGroup]:
@@ -104,11 +113,16 @@ def _map_gradients(
     parameters: Sequence[nn.Parameter], matrices: Tensor, product: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """Overwrite every gradient that is not None by its product with its matrix; in place, as DDP's buckets require."""
+    if one_by_one(parameters[0]):
+        for parameter, matrix in zip(parameters, matrices, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.copy_(product(parameter.grad.to(matrix.dtype), matrix))
+        return
     present = [n for n, parameter in enumerate(parameters) if parameter.grad is not None]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
     if len(present) < len(parameters):
         matrices = matrices[present]
-    mapped = product(torch.stack(gradients).double(), matrices).to(gradients[0].dtype)
+    mapped = product(torch.stack(gradients).to(matrices.dtype), matrices).to(gradients[0].dtype)
     torch._foreach_copy_(gradients, mapped.unbind())

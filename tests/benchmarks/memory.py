@@ -3,9 +3,9 @@
     python -m tests.benchmarks.memory [--layers 24 --width 1024 --vocabulary 16000]
 
 Every measurement runs in a process of its own and is the rise of its resident memory above what the imports take:
-`own` is memory that the process holds for itself, the rest is the checkpoint's file, mapped, which the system takes back
-when it needs the room (a dense float32 model stays in it). The step is a LoRA of rank 16 on all linear layers, one row
-of 128 tokens. Merging is that from disk to disk alone; loading the two models that are compared is not part of it.
+`own` is memory that the process holds for itself, the rest is the checkpoint's file, mapped, which the system takes
+back when it needs the room (a dense float32 model stays in it). The step is a LoRA of rank 16 on all linear layers,
+one row of 128 tokens. Merging is that from disk to disk alone, without loading the two models that are compared.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ def recipe_of(setting: Setting) -> Recipe:
                 "micro_batch_size": setting.batch_size,
                 "learning_rate": setting.learning_rate,
                 "seed": setting.seed,
+                "group_by_length": setting.grouped,
                 "checkpoint_every": 0,
             },
             "eval": {"select": "last"},

@@ -1,4 +1,4 @@
-"""The same setting through PEFT and the Hugging Face Trainer, with dynamic padding."""
+"""The same setting through PEFT and the Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers import (
 
 from reflora_cli.data.load import load_split
 from reflora_cli.sources import find_source
-from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.benchmarks.setting import Outcome, Setting
 
@@ -31,10 +31,11 @@ from tests.benchmarks.setting import Outcome, Setting
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """Tokenized rows with their labels."""
 
-    def __init__(self, setting: Setting, task: Task, tokenizer: Any, split: str, limit: int | None) -> None:
+    def __init__(self, setting: Setting, task: SequenceTask, tokenizer: Any, split: str, limit: int | None) -> None:
         examples = load_split(task, setting.data, split, limit)
         columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-        self.encoded = tokenizer(*columns, truncation=True, max_length=setting.max_length)
+        padding = "max_length" if setting.padded else False
+        self.encoded = tokenizer(*columns, truncation=True, max_length=setting.max_length, padding=padding)
         self.labels = [example.label if task.is_regression else int(example.label) for example in examples]
 
     def __len__(self) -> int:
@@ -49,6 +50,7 @@ def run(setting: Setting, directory: Path) -> Outcome:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     task = find_task(setting.task)
+    assert isinstance(task, SequenceTask)
     location = find_source(setting.base, None).location
     tokenizer = AutoTokenizer.from_pretrained(location)
     set_seed(setting.seed)
@@ -98,6 +100,7 @@ def training_arguments(setting: Setting, directory: Path) -> TrainingArguments:
         lr_scheduler_type="linear",
         weight_decay=0.0,
         seed=setting.seed,
+        train_sampling_strategy="group_by_length" if setting.grouped else "random",
         logging_steps=10,
         save_strategy="no",
         eval_strategy="no",

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Setting:
-    """One run. Rank and alpha 8 on all linear layers, batch 32, linear decay without warm-up, float32."""
+    """One run. Rank and alpha 8 on all linear layers, batch 32, linear decay without warm-up, float32.
+
+    grouped: steps of rows alike in length. padded: every row to `max_length`, as the reference's script does.
+    """
 
     task: str
     base: str
@@ -18,6 +21,8 @@ class Setting:
     learning_rate: float
     epochs: int
     refactor_warmup: int
+    grouped: bool = False
+    padded: bool = False
     max_length: int = 64
     rank: int = 8
     batch_size: int = 32

@@ -75,6 +75,7 @@ def test_defaults() -> None:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "gradient_checkpointing": False,
+        "group_by_length": False,
         "seed": 0,
         "log_every": 10,
         "checkpoint_every": 500,

