@@ -12,12 +12,14 @@ which needs no temporary larger than [out, r]. A row of zeros stays zero instead
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
+from reflora_cli.adapters.fused import DoRAFunction
 from reflora_cli.adapters.layer import AdapterLayer
 
 NORM_FLOOR = 1e-12
@@ -37,6 +39,7 @@ class DoRALinear(AdapterLayer):
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__(frozen, pair, scale, dropout)
         self.register_buffer("row_square_sums", frozen.row_square_sums(), persistent=False)
+        self._norms: tuple[tuple[int, ...], Tensor] | None = None
         self.magnitude = nn.Parameter(self.row_norms())
 
     @torch.no_grad()
@@ -50,9 +53,23 @@ class DoRALinear(AdapterLayer):
             norms: Tensor = squares.clamp_min_(NORM_FLOOR**2).sqrt_()
         return norms
 
+    def current_norms(self) -> Tensor:
+        """`row_norms`, computed once for each state of the factors: micro-batches and recomputation share them.
+
+        An optimizer's step, or loading, changes the factors' version or place.
+        """
+        state = (self.A._version, self.B._version, self.A.data_ptr(), self.B.data_ptr())
+        if self._norms is None or self._norms[0] != state:
+            self._norms = state, self.row_norms()
+        return self._norms[1]
+
     def forward(self, x: Tensor) -> Tensor:
         assert self.magnitude is not None
-        gain = self.magnitude / self.row_norms()
+        x = x.to(autocast_dtype(x))
+        if not torch.compiler.is_compiling() and not (self.training and self.dropout.p > 0):
+            apply: Callable[..., Tensor] = DoRAFunction.apply
+            return apply(x, self.A, self.B, self.magnitude, (self.current_norms(), self.scale, self.frozen))
+        gain = self.magnitude / (self.row_norms() if torch.compiler.is_compiling() else self.current_norms())
         if self.dropout.p > 0 and self.training:
             dropped = self.dropout(x)
             y: Tensor = self.frozen(x)

@@ -31,6 +31,10 @@ class FrozenWeight(nn.Module, ABC):
         """x [..., in] -> W x [..., out], without the bias."""
 
     @abstractmethod
+    def transposed_product(self, g: Tensor) -> Tensor:
+        """g [n, out] -> g W [n, in], newly made, without gradients: the backward pass of `product`."""
+
+    @abstractmethod
     def dense(self) -> Tensor:
         """A float32 copy of W [out, in]."""
 
@@ -64,6 +68,9 @@ class LinearWeight(FrozenWeight):
     def product(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
 
+    def transposed_product(self, g: Tensor) -> Tensor:
+        return g @ self.weight.detach().to(g.dtype)
+
     def dense(self) -> Tensor:
         return self.weight.detach().to(torch.float32, copy=True)
 
@@ -89,6 +96,9 @@ class TransposedWeight(FrozenWeight):
     def product(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.T)
 
+    def transposed_product(self, g: Tensor) -> Tensor:
+        return g @ self.weight.detach().T.to(g.dtype)
+
     def dense(self) -> Tensor:
         return self.weight.detach().T.to(torch.float32, copy=True).contiguous()
 
@@ -97,6 +107,12 @@ class TransposedWeight(FrozenWeight):
         conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
         conv.register_parameter("bias", as_parameter(self.bias))
         return conv
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with x runs."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:

@@ -5,11 +5,14 @@ Hu et al. 2021, arXiv 2106.09685.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
+import torch
 from torch import Tensor
 
-from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
+from reflora_cli.adapters.fused import LoRAFunction
 from reflora_cli.adapters.layer import AdapterLayer
 
 
@@ -22,8 +25,13 @@ class LoRALinear(AdapterLayer):
         self.magnitude = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.frozen(x)
-        return y + self.low_rank(self.dropout(x))
+        if torch.compiler.is_compiling():
+            plain: Tensor = self.frozen(x)
+            return plain + self.low_rank(self.dropout(x))
+        x = x.to(autocast_dtype(x))
+        dropped = self.dropout(x) if self.training and self.dropout.p > 0 else None
+        apply: Callable[..., Tensor] = LoRAFunction.apply
+        return apply(x, dropped, self.A, self.B, (self.scale, self.frozen))
 
     def merged(self) -> Tensor:
         return self.dense_sum()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from reflora_cli.adapters.frozen import FrozenWeight, as_parameter
+from reflora_cli.adapters.frozen import FrozenWeight, as_parameter, autocast_dtype
 
 
 class QuantizedWeight(FrozenWeight):
@@ -51,6 +51,9 @@ class QuantizedWeight(FrozenWeight):
         apply: Callable[..., Tensor] = DequantizedProduct.apply
         return apply(x.to(dtype), self)
 
+    def transposed_product(self, g: Tensor) -> Tensor:
+        return g @ self.dequantized().to(g.dtype)
+
     def dense(self) -> Tensor:
         return self.dequantized().float()
 
@@ -78,12 +81,6 @@ class DequantizedProduct(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = upstream
         return gradient @ ctx.frozen.dequantized().to(gradient.dtype), None
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @final

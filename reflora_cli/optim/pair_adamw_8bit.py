@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from bitsandbytes.optim.adamw import AdamW
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class PairAdamW8bit(AdamW):
             raise ValueError("PairAdamW8bit takes no closure: a rule acts on gradients that are already there")
         self.rule.before_step()
         super().step()
+        # bitsandbytes writes past autograd, and DoRA's layers see by the version that their factors have changed.
+        torch.autograd.graph.increment_version([p for group in self.param_groups for p in group["params"]])
         self.rule.after_step(self.state)
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:

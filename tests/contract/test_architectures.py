@@ -39,7 +39,7 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: Layer, dropout
         restored = load_adapter(loaded, read_adapter(tmp_path), HEADS[name]).parameters
         assert restored.keys() == adapted.parameters.keys()
         assert all(torch.equal(restored[key], parameter) for key, parameter in adapted.parameters.items())
-        torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, atol=5e-6, rtol=0)
 
         theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
         torch.testing.assert_close(theirs(**inputs).logits, expected, atol=1e-5, rtol=1e-5)
