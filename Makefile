@@ -23,6 +23,7 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.epochs --train-rows 960
 	$(BIN)/python -m tests.benchmarks.reflora_step
 	$(BIN)/python -m tests.benchmarks.loss_memory

@@ -7,6 +7,7 @@ comes back after a crash, never sees half a file.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -101,7 +102,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that becomes `path` when the block ends well, and vanishes otherwise.
 
-    Raises InputError when `path` already exists: nothing is ever replaced.
+    What a killed process left of an earlier try is removed first. Raises InputError when `path` already exists: nothing
+    is ever replaced.
     """
     if path.exists():
         raise InputError(
@@ -109,7 +111,8 @@ def write_directory(path: Path) -> Iterator[Path]:
         )
     with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        remove_leftovers(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-"))
         try:
             yield temporary
             mask = current_umask()
@@ -123,6 +126,25 @@ def write_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_directory(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary directories of `path` whose process is no more."""
+    for place in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        pid = place.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine, ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager

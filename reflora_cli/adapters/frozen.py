@@ -63,10 +63,10 @@ class LinearWeight(FrozenWeight):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight.to(x.dtype), cast(self.bias, x.dtype))
 
     def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight.to(x.dtype))
 
     def transposed_product(self, g: Tensor) -> Tensor:
         return g @ self.weight.detach().to(g.dtype)
@@ -91,10 +91,10 @@ class TransposedWeight(FrozenWeight):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.T, self.bias)
+        return F.linear(x, self.weight.T.to(x.dtype), cast(self.bias, x.dtype))
 
     def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.T)
+        return F.linear(x, self.weight.T.to(x.dtype))
 
     def transposed_product(self, g: Tensor) -> Tensor:
         return g @ self.weight.detach().T.to(g.dtype)
@@ -113,6 +113,11 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which a product with x runs."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """In another dtype; the same tensor where it already has it."""
+    return None if tensor is None else tensor.to(dtype)
 
 
 def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ from reflora_cli.errors import RefloraError
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Run a command: 0 done, 2 wrong input, 3 diverged, 130 interrupted, 1 a fault of ours (with its traceback)."""
+    """Run a command: 0 done, 2 wrong input, 3 diverged, 130 or 143 stopped, 1 a fault of ours (with its traceback)."""
     keep_libraries_quiet()
+    stop_cleanly()
     try:
         yield
     except RefloraError as error:
@@ -28,12 +31,30 @@ def guarded() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
+    except Terminated:
+        typer.echo("terminated", err=True)
+        raise typer.Exit(143) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception:
         traceback.print_exc(file=sys.stderr)
         typer.echo("This is a fault of reflora, not of your input: please report it with the lines above.", err=True)
         raise typer.Exit(1) from None
+
+
+class Terminated(BaseException):
+    """SIGTERM: not an Exception, so that nothing but cleaning up catches it on its way."""
+
+
+def stop_cleanly() -> None:
+    """Let SIGTERM unwind like an interrupt, so that nothing half-written stays; only the main thread can ask for it."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def keep_libraries_quiet() -> None:
