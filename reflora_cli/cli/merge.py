@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,20 +71,23 @@ def merge_command(
                 merged_card(recipe, directory),
             )
         )
-        facts = {
-            "model": report.output,
-            "weights": f"{report.dtype}, on the {report.base_weights} base",
-            "checked on": f"{report.rows} task rows",
-            "largest logit difference": f"{report.largest_difference:.2e} (tolerance {report.tolerance:.2e})",
-            "mean logit difference": f"{report.mean_difference:.2e}",
-            "changed predictions": f"{report.changed_predictions} ({report.changed_rate:.2%})",
-        }
-        costs = {"to the quantized model": report.quantization_difference, "of packing": report.rounding_difference}
-        for name, cost in costs.items():
-            if cost is not None:
-                facts[f"difference {name}"] = (
-                    f"{cost['largest']:.2e}, {cost['changed_rate']:.2%} of predictions changed"
-                )
-        make_reporter().facts("merged and verified", facts)
+        make_reporter().facts("merged and verified", facts_of(report))
         if as_json:
             print_json(asdict(report))
+
+
+def facts_of(report: Any) -> dict[str, str]:
+    """A merge's report as shown."""
+    facts = {
+        "model": report.output,
+        "weights": f"{report.dtype}, on the {report.base_weights} base",
+        "checked on": f"{report.rows} task rows",
+        "largest logit difference": f"{report.largest_difference:.2e} (tolerance {report.tolerance:.2e})",
+        "mean logit difference": f"{report.mean_difference:.2e}",
+        "changed predictions": f"{report.changed_predictions} ({report.changed_rate:.2%})",
+    }
+    costs = {"to the quantized model": report.quantization_difference, "of packing": report.rounding_difference}
+    for name, cost in costs.items():
+        if cost is not None:
+            facts[f"difference {name}"] = f"{cost['largest']:.2e}, {cost['changed_rate']:.2%} of predictions changed"
+    return facts
