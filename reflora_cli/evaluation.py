@@ -17,7 +17,7 @@ from reflora_cli import __version__
 from reflora_cli.adapter_files import WEIGHTS
 from reflora_cli.console import Reporter
 from reflora_cli.data.encode_prompts import encode_prompts
-from reflora_cli.data.load import load_prompts
+from reflora_cli.data.load import load_prompts, refuse_undivided
 from reflora_cli.environment import base_identity
 from reflora_cli.objectives.language import LanguageObjective, by_length
 from reflora_cli.objectives.language_rows import held_out_examples, parts_to_score
@@ -50,6 +50,7 @@ def evaluate_language(restored: Restored, request: Request, reporter: Reporter) 
     identity = outcome_identity(restored, objective)
     directory = request.directory or request.below / f"{identity['protocol']}-{digest(identity)[:8]}"
     limit, data = request.limit or restored.recipe.task.max_eval_rows, restored.recipe.task.data
+    refuse_undivided(request.task, data)
     tasks: dict[str, dict[str, Any]] = {}
     tallies: list[Tally] = []
     for name, part, split in parts_to_score(request.task, request.split):
@@ -140,7 +141,7 @@ def mean(tallies: list[Tally]) -> dict[str, Any]:
 
 
 def free_text_loss(restored: Restored, objective: LanguageObjective, examples: list[PromptExample]) -> dict[str, Any]:
-    """Loss per supervised token and its exponential; nothing else can be said of free text here."""
+    """Loss per supervised token; nothing else can be said of free text here."""
     section = restored.recipe.task
     encoded = encode_prompts(
         restored.base.tokenizer, examples, section.max_length, train_on_prompt=section.train_on_prompt

@@ -53,7 +53,12 @@ def eval_command(
         results = []
         for named in task_overrides(task or []):
             recipe = load_recipe(source, [*fixed, *named])
-            if isinstance(find_task(recipe.task.name), SequenceTask):
+            asked = find_task(recipe.task.name)
+            if is_run and adapter is None:
+                from reflora_cli.objectives.rows import refuse_learned_file
+
+                refuse_learned_file(recipe, load_recipe(source, []), asked, split)
+            if isinstance(asked, SequenceTask):
                 results.append(score_sequence(recipe, chosen, split, limit, (protocol, output)))
             else:
                 below = (directory.path if is_run else Path("runs")) / "evaluations"

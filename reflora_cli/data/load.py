@@ -47,21 +47,25 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
     """
     if isinstance(task, Mixture):
         path = Path(os.path.expanduser(data))
-        joint = joint_file(task, path) if data not in OWN else None
+        joint = joint_file(task, path) if task.joint is not None and data not in OWN else None
         if joint is not None and task.joint is not None:
             return load_prompts(task.joint, str(joint), task.train, limit)
-        if data not in OWN and path.is_file():
-            what = f"one file cannot be divided among the tasks of {task.name}"
-            expected = "a directory with a folder for each task"
-            raise InputError(Problem(what, "task.data", str(path), expected))
+        refuse_undivided(task, data)
     return [example for part in task.parts for example in load_prompts(part, data, part.train, limit)]
 
 
 def joint_file(task: Mixture, path: Path) -> Path | None:
-    """The file with the training rows of all parts, if the mixture may have one and it is there."""
-    if task.joint is None or path.is_file():
-        return path if task.joint is not None else None
+    """The file with the training rows of all parts of a mixture that may have one, if it is there."""
+    if path.is_file():
+        return path
     return next((file for stem in task.joint_files for file in data_files(path) if file.stem == stem), None)
+
+
+def refuse_undivided(task: LanguageTask, data: str) -> None:
+    """Raises InputError where one file would be every part's own."""
+    if isinstance(task, Mixture) and data not in OWN and Path(os.path.expanduser(data)).is_file():
+        what = f"one file cannot be divided among the tasks of {task.name}"
+        raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 
 
 def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Table:

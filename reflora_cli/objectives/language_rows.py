@@ -25,11 +25,12 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     """The training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
     training = load_mixture(task, section.data, section.max_train_rows)
+    if section.validation_rows is not None:
+        # Without evaluations too: they are what `reflora eval` scores afterwards.
+        kept, held_out = hold_out(training, section.validation_rows)
+        return {task.train: kept, HELD_OUT: held_out} if wants_evaluation(recipe) else {task.train: kept}
     if not wants_evaluation(recipe):
         return {task.train: training}
-    if section.validation_rows is not None:
-        kept, held_out = hold_out(training, section.validation_rows)
-        return {task.train: kept, HELD_OUT: held_out}
     refuse_one_file(recipe, "or hold rows out: task.validation_rows=120")
     examples = {task.train: training}
     for name, part, split in parts_to_score(task, None):

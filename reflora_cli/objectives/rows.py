@@ -11,6 +11,7 @@ from typing import Any
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.objective import Split
 from reflora_cli.recipe import Recipe
+from reflora_cli.tasks.base import SequenceTask, Task
 
 Examples = Mapping[str, Sequence[Any]]
 """Split name -> rows as read, the training rows under their split's own name first."""
@@ -34,7 +35,29 @@ def wants_evaluation(recipe: Recipe) -> bool:
 
 def refuse_one_file(recipe: Recipe, remedy: str) -> None:
     """Raises InputError where one file would be both what is trained on and what is scored."""
-    if Path(os.path.expanduser(recipe.task.data)).is_file():
+    if data_file(recipe) is not None:
         what = "one file cannot be trained on and scored too: the score would be of rows that were learned"
         expected = "a directory with a file for each split"
         raise InputError(Problem(what, "task.data", recipe.task.data, expected, remedy))
+
+
+def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str | None) -> None:
+    """Raises InputError where the one file that a run was trained on would be scored as if it were another split.
+
+    recipe: of the scoring; trained: of the run. Rows that the run held out may be scored.
+    """
+    file = data_file(recipe)
+    if file is None or file != data_file(trained) or split == task.train:
+        return
+    of_free_text = not isinstance(task, SequenceTask) and not any(part.has_candidates for part in task.parts)
+    if of_free_text and split is None and recipe.task.validation_rows is not None:
+        return
+    what = "the run was trained on these rows: their score would say nothing of new ones"
+    remedy = f"task.data=another file, or --split {task.train} to score what was learned"
+    raise InputError(Problem(what, "task.data", recipe.task.data, "rows that were not trained on", remedy))
+
+
+def data_file(recipe: Recipe) -> Path | None:
+    """The one file that all rows of a recipe come from; None where they come from elsewhere."""
+    path = Path(os.path.expanduser(recipe.task.data)).resolve()
+    return path if path.is_file() else None

@@ -77,6 +77,31 @@ def one_file(place: Place) -> Outcome:
     return place.train(f"task.data={place.path / 'data' / 'train.json'}")
 
 
+def learned_file(place: Place) -> Outcome:
+    """Without rows held out, the file that was trained on is no test, whatever split is asked for."""
+    settings = (f"task.data={place.path / 'data' / 'train.json'}", "eval.every=never", "eval.select=last")
+    done = place.reflora("train", place.recipe, *settings, "--output", place.path / "done")
+    assert done.status == 0, done.err
+    assert place.reflora("eval", place.path / "done", "--split", "train").status == 0
+    return place.reflora("eval", place.path / "done", "--split", "test")
+
+
+def learned_file_with_labels(place: Place) -> Outcome:
+    rows = [{"sentence1": "a cup", "sentence2": "a box", "label": index % 2} for index in range(40)]
+    file = place.path / "rows.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    settings = (f"task.data={file}", "task.name=glue/rte", "task.max_length=16", "eval.every=never", "eval.select=last")
+    settings = (*settings, "eval.protocol=llm-adapters")
+    done = place.reflora("train", place.recipe, *settings, "--output", place.path / "done")
+    assert done.status == 0, done.err
+    return place.reflora("eval", place.path / "done")
+
+
+def one_file_for_a_mixture(place: Place) -> Outcome:
+    settings = ("task.name=commonsense", f"task.data={place.path / 'data' / 'train.json'}")
+    return place.reflora("eval", "quickstart-commonsense", *settings, "--output", place.path / "new")
+
+
 CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "missing field": (lambda p: p.with_rows([{"instruction": "a", "answer": "true"}]), ("'output'", "train.json")),
     "field missing in one row": (
@@ -100,6 +125,9 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     ),
     "one file for training and scoring": (one_file, ("train.json", "validation_rows")),
     "all rows held out": (lambda p: p.train("task.validation_rows=40"), ("task.validation_rows", "40 of 40")),
+    "scored on what was learned": (learned_file, ("task.data", "train.json", "--split train")),
+    "labels scored on what was learned": (learned_file_with_labels, ("task.data", "rows.json", "--split train")),
+    "one file for the tests of a mixture": (one_file_for_a_mixture, ("train.json", "a folder for each task")),
     "unknown protocol": (lambda p: p.train("eval.protocol=choice"), ("eval.protocol", "choices")),
     "no room for a prompt": (
         lambda p: p.train("eval.protocol=llm-adapters", "eval.max_new_tokens=256"),
