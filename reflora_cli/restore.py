@@ -15,7 +15,7 @@ from reflora_cli.environment import base_identity
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, check_length
 from reflora_cli.model.pick import load_base
-from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import make_objective
 from reflora_cli.recipe import Recipe
@@ -48,7 +48,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     task = find_task(recipe.task.name)
     files = read_adapter(adapter) if adapter is not None else None
     device = device or pick_device()
-    dtype = resolve_dtype(recipe.model.dtype, device)
+    dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
     section = recipe.model
     revision = section.revision or trained_commit(files, section.name)
     base = load_base(section, revision, task, dtype, recipe.train.seed)
@@ -71,6 +71,12 @@ def trained_commit(files: AdapterFiles | None, name: str) -> str | None:
         return None
     commit = trained_on.get("commit")
     return commit if isinstance(commit, str) else None
+
+
+def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:
+    """What `auto` was where the adapter was trained, if it says so: another device would choose otherwise."""
+    recorded = files.record.get("dtype") if files is not None else None
+    return recorded if dtype == "auto" and isinstance(recorded, str) and recorded in DTYPES else dtype
 
 
 def refuse_random_head(base: Base) -> None:

@@ -32,7 +32,7 @@ class LoRAFunction(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             y: Tensor = frozen(x)
             h = flat(kept) @ A.to(x.dtype).T
-            flat(y).addmm_(h, B.to(x.dtype).T, alpha=scale)
+            y.view(-1, y.shape[-1]).addmm_(h, B.to(x.dtype).T, alpha=scale)
         ctx.save_for_backward(kept, h, A, B)
         ctx.scale, ctx.frozen, ctx.shared = scale, frozen, d is None
         return y
@@ -66,7 +66,7 @@ class DoRAFunction(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             y = frozen.product(x)
             h = flat(x) @ A.to(x.dtype).T
-            flat(y).addmm_(h, B.to(x.dtype).T, alpha=scale)
+            y.view(-1, y.shape[-1]).addmm_(h, B.to(x.dtype).T, alpha=scale)
             y.mul_((m / norms).to(y.dtype))
             if frozen.bias is not None:
                 y.add_(frozen.bias.to(y.dtype))

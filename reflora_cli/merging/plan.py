@@ -102,7 +102,7 @@ class MergePlan:
 def make_plan(
     skeleton: Any, section: ModelSection, files: AdapterFiles, directory: Path, seen: torch.dtype | None
 ) -> MergePlan | None:
-    """The plan for a base whose weights lie in `directory`; None when its tensors are not named as the model's are.
+    """The plan for a base whose weights lie in `directory`; None when its tensors are not those of the model.
 
     For the other arguments see `MergePlan`.
     """
@@ -119,8 +119,11 @@ def make_plan(
         if f"{head}.weight" in own:  # trained whole while tied: the embedding was trained with it
             own[f"{embedding}.weight"] = own.pop(f"{head}.weight")
     tied = {f"{head}.weight"} if head and not unties else set[str]()
-    if set(skeleton.state_dict()) - set(named) - set(own) - tied:
+    expected = skeleton.state_dict()
+    if set(expected) - set(named) - set(own) - tied:
         return None
+    if any(place.shape != expected[name].shape for name, place in named.items() if name not in own):
+        return None  # packed already
     names = adaptable_names(skeleton)
     assert set(factors) == {name for name in names if is_target(name, files.config) and not is_inside(name, saved)}
     packed = packed_modules(skeleton, names) if section.quantization is not Quantization.NONE else frozenset[str]()

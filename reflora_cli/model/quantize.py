@@ -71,7 +71,8 @@ def adopt(model: Any, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.clone()
     # What is left is an ordinary model: it may be moved, and saved once its weights are dense again.
     model.is_quantized = False
-    for attribute in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+    loading = ("is_loaded_in_4bit", "is_loaded_in_8bit", "_weight_conversions")
+    for attribute in ("hf_quantizer", "quantization_method", *loading):
         if attribute in vars(model):
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):

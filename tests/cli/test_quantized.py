@@ -161,3 +161,29 @@ def test_moments_that_cannot_be_transported_are_refused(recipe: Path, reflora: R
     assert "8 bits" in outcome.err
     assert "train.optimizer" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_adapter_on_a_checkpoint_that_is_packed_already(
+    method: str, packed: Path, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    assert reflora("merge", packed, "--requantize", "nf4", "--output", tmp_path / "base").status == 0
+    settings = (f"model.name={tmp_path / 'base'}", "model.quantization=none", f"method.name={method}")
+    trained(reflora, recipe, tmp_path / "run", *settings)
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["largest_difference"] <= 1e-4
+    weights = load_file(tmp_path / "run" / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_auto_stays_what_training_took_it_for(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """A GPU trains in bfloat16 where a laptop, on which its run is merged, would choose float32."""
+    trained(reflora, recipe, tmp_path / "run", "model.dtype=bfloat16", "method.name=lora")
+    written = tmp_path / "run" / "recipe.yaml"
+    written.write_text(written.read_text().replace("dtype: bfloat16", "dtype: auto"), encoding="utf-8")
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["dtype"] == "bfloat16"
+    scored = reflora("eval", tmp_path / "run", "--json")
+    assert scored.json["identity"]["dtype"] == "bfloat16"
