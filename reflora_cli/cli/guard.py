@@ -20,9 +20,9 @@ from reflora_cli.errors import RefloraError
 def guarded() -> Iterator[None]:
     """Run a command: 0 done, 2 wrong input, 3 diverged, 130 or 143 stopped, 1 a fault of ours (with its traceback)."""
     keep_libraries_quiet()
-    stop_cleanly()
     try:
-        yield
+        with stopping_cleanly():
+            yield
     except RefloraError as error:
         from reflora_cli.console import show_error
 
@@ -46,15 +46,22 @@ class Terminated(BaseException):
     """SIGTERM: not an Exception, so that nothing but cleaning up catches it on its way."""
 
 
-def stop_cleanly() -> None:
+@contextmanager
+def stopping_cleanly() -> Iterator[None]:
     """Let SIGTERM unwind like an interrupt, so that nothing half-written stays; only the main thread can ask for it."""
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
         raise Terminated
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def keep_libraries_quiet() -> None:

@@ -1,0 +1,20 @@
+"""A command leaves the process that it ran in as it found it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+
+from reflora_cli.cli.guard import guarded
+
+
+def test_termination_is_status_143_and_its_handler_goes_with_the_command() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as stopped, guarded():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal did not unwind")
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
