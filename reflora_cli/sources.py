@@ -8,6 +8,7 @@ a directory             safetensors weights, config and tokenizer
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import re
@@ -98,8 +99,15 @@ def weights_hash(source: Source) -> str:
     """
     if not source.is_local:
         return ""
+    files = sorted(Path(source.location).glob("*.safetensors"))
+    return files_hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.cache
+def files_hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """sha256 over names and contents. files: (path, size, time of change), read once for each state of them."""
     digest = hashlib.sha256()
-    for file in sorted(Path(source.location).glob("*.safetensors")):
+    for file, _, _ in files:
         digest.update(file.name.encode())
         for block in blocks(file):
             digest.update(block)

@@ -8,7 +8,6 @@ bytes with the header's length, the header (JSON: dtype, shape and place of ever
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,6 @@ class ShardedWriter:
                     if (found, tensor.dtype, tuple(tensor.shape)) != (expected.name, expected.dtype, expected.shape):
                         raise ValueError(f"{found} was announced as {expected}")
                     stream.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-                stream.flush()
-                os.fsync(stream.fileno())
         if len(self.shards) > 1:
             self.write_index()
 

@@ -75,10 +75,7 @@ class LinearWeight(FrozenWeight):
         return self.weight.detach().to(torch.float32, copy=True)
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", as_parameter(self.bias))
-        return linear
+        return linear_of(weight, self.bias)
 
 
 class TransposedWeight(FrozenWeight):
@@ -103,10 +100,23 @@ class TransposedWeight(FrozenWeight):
         return self.weight.detach().T.to(torch.float32, copy=True).contiguous()
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        conv = Conv1D(self.out_features, self.in_features)
-        conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
-        conv.register_parameter("bias", as_parameter(self.bias))
-        return conv
+        return conv_of(weight, self.bias)
+
+
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A frozen `nn.Linear` with this weight [out, in]."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.register_parameter("bias", as_parameter(bias))
+    return linear
+
+
+def conv_of(weight: Tensor, bias: Tensor | None) -> Conv1D:
+    """A frozen `Conv1D`, which stores its weight [out, in] transposed."""
+    conv = Conv1D(weight.shape[0], weight.shape[1])
+    conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+    conv.register_parameter("bias", as_parameter(bias))
+    return conv
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

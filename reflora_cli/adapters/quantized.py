@@ -15,9 +15,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
-from reflora_cli.adapters.frozen import FrozenWeight, as_parameter, autocast_dtype
+from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, conv_of, linear_of
 
 
 class QuantizedWeight(FrozenWeight):
@@ -58,15 +57,7 @@ class QuantizedWeight(FrozenWeight):
         return self.dequantized().float()
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        if self.transposed:
-            conv = Conv1D(self.out_features, self.in_features)
-            conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
-            conv.register_parameter("bias", as_parameter(self.bias))
-            return conv
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", as_parameter(self.bias))
-        return linear
+        return conv_of(weight, self.bias) if self.transposed else linear_of(weight, self.bias)
 
 
 class DequantizedProduct(torch.autograd.Function):

@@ -101,24 +101,23 @@ def collate_prompts(rows: Sequence[PromptRow], pad_token: int) -> dict[str, Tens
     `targets` has at every position the token that comes next, where it is supervised. Padding is masked by length,
     never by token id: the pad token may be the end token, which is supervised.
     """
-    length = max(len(row.input_ids) for row in rows)
-    ids = torch.full((len(rows), length), pad_token)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    targets = torch.full((len(rows), length), IGNORED)
+    ids, mask = pad_right([row.input_ids for row in rows], pad_token)
+    targets = torch.full_like(ids, IGNORED)
     for index, row in enumerate(rows):
-        own = torch.tensor(row.input_ids)
-        ids[index, : len(own)] = own
-        mask[index, : len(own)] = 1
-        targets[index, row.supervised - 1 : len(own) - 1] = own[row.supervised :]
+        own = slice(row.supervised, len(row.input_ids))
+        targets[index, own.start - 1 : own.stop - 1] = ids[index, own]
     return {"input_ids": ids, "attention_mask": mask, "targets": targets}
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_token: int) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask [n, length], so that all rows begin at the same place."""
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad_token] * (length - len(row))] for row in rows])
+    mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
+    return ids, mask.long()
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token: int) -> tuple[Tensor, Tensor]:
     """input_ids and attention_mask [n, length], so that all rows end at the same place."""
-    length = max(len(row) for row in rows)
-    ids = torch.full((len(rows), length), pad_token)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, length - len(row) :] = torch.tensor(row)
-        mask[index, length - len(row) :] = 1
-    return ids, mask
+    ids, mask = pad_right([row[::-1] for row in rows], pad_token)
+    return ids.flip(1), mask.flip(1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_tokenizer import add_tokenizer
+from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.tensor_files import TensorPlace, tensor_places
 
 GgufKind = Literal["f32", "f16", "bf16", "q8_0"]
@@ -184,11 +185,10 @@ def verify_gguf(written: GgufFile, directory: Path) -> float:
     read: Any = AutoModelForCausalLM.from_pretrained(
         written.path.parent, gguf_file=written.path.name, dtype=torch.float32
     )
-    difference = float((read(ids).logits - expected_logits).abs().max())
-    if written.kind == "f32" and not difference <= 1e-4 * max(1.0, float(expected_logits.abs().max())):
-        what = "the GGUF file does not compute what the merged model computes"
-        raise VerificationError(Problem(what, str(written.path), f"largest logit difference {difference:.2e}"))
-    return difference
+    apart = difference(expected_logits[0], read(ids).logits[0])
+    if written.kind == "f32":
+        refuse(apart, tolerance(expected_logits, torch.float32), str(written.path), "the GGUF file")
+    return apart.largest
 
 
 def modelfile(name: str, end: str | None) -> str:

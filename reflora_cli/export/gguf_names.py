@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -24,13 +25,18 @@ class Layout:
 
     def name(self, tensor: str) -> str:
         """`model.layers.0.self_attn.q_proj.weight` -> `blk.0.attn_q.weight`."""
-        import gguf
-
-        kind = gguf.MODEL_ARCH.QWEN2 if self.architecture == "qwen2" else gguf.MODEL_ARCH.LLAMA
-        found = gguf.get_tensor_name_map(kind, self.blocks).get_name(tensor, try_suffixes=(".weight", ".bias"))
+        found = self.names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise InputError(Problem("llama.cpp has no place for a tensor of the model", found=tensor))
         return str(found)
+
+    @cached_property
+    def names(self) -> Any:
+        """llama.cpp's own table for this architecture."""
+        import gguf
+
+        kind = gguf.MODEL_ARCH.QWEN2 if self.architecture == "qwen2" else gguf.MODEL_ARCH.LLAMA
+        return gguf.get_tensor_name_map(kind, self.blocks)
 
     def heads_of(self, tensor: str) -> int | None:
         """The heads whose rows are permuted; None for a tensor that stays as it is.

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.errors import InputError, Problem, VerificationError
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.card import model_card, python, subject_of
 from reflora_cli.merging.memory import make_plain
+from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.objectives.pick import probe_rows
@@ -26,8 +27,6 @@ from reflora_cli.runs import RunDirectory, write_directory, write_file
 from reflora_cli.tasks.base import SequenceTask
 
 OPSET = 17
-TOLERANCE = 1e-4
-"""Largest accepted logit difference, as a share of the largest logit (at least 1)."""
 MOST_PARAMETERS = 500_000_000
 """An ONNX file, a protobuf message, cannot exceed 2 GB."""
 
@@ -141,18 +140,9 @@ def verify(path: Path, batches: list[dict[str, Tensor]], before: Tensor, output:
     whole = np.concatenate(found[: len(batches)])
     alone = np.concatenate(found[len(batches) :])
     # `probe` sorts by length within itself and gives the rows back in their order, as they are here.
-    expected = before.numpy()
-    largest = float(max(np.abs(whole - expected).max(), np.abs(alone - expected[: len(alone)]).max()))
-    accepted = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    if not largest <= accepted:
-        problem = Problem(
-            "onnxruntime does not compute what the adapter model computes; nothing was written",
-            where=output,
-            found=f"largest logit difference {largest:.2e}",
-            expected=f"at most {accepted:.2e}",
-        )
-        raise VerificationError(problem)
-    return largest
+    apart = difference(torch.cat([before, before[: len(alone)]]), torch.from_numpy(np.concatenate([whole, alone])))
+    refuse(apart, tolerance(before, torch.float32), output, "the graph in onnxruntime")
+    return apart.largest
 
 
 def usage(names: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from reflora_cli.adapter_config import is_target
 from reflora_cli.adapter_files import AdapterFiles
 from reflora_cli.adapter_loading import restored_layer, saved_modules, split_tensors
-from reflora_cli.adapters.frozen import freeze
+from reflora_cli.adapters.frozen import freeze, linear_of
 from reflora_cli.adapters.inject import adaptable_names, is_inside
 from reflora_cli.adapters.quantized import pack
 from reflora_cli.model.quantize import unquantized
@@ -94,9 +94,7 @@ class MergePlan:
         if module in self.packed:
             kind, double = self.section.quantization.value, self.section.double_quant
             return pack(weight, None, kind, double=double, dtype=weight.dtype, transposed=False)
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        return linear
+        return linear_of(weight, None)
 
 
 def make_plan(

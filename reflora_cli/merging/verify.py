@@ -1,4 +1,4 @@
-"""Compare a merged model, as loaded back from disk, with the adapter model that it stands for."""
+"""Compare a written model, as loaded back from disk, with the model that it stands for."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def tolerance(before: Tensor, *dtypes: torch.dtype) -> float:
     return max(TOLERANCE[dtype] for dtype in dtypes) * max(1.0, float(before.abs().max()))
 
 
-def refuse(found: Difference, accepted: float, output: str) -> None:
-    """Raises VerificationError when the difference is not accepted."""
+def refuse(found: Difference, accepted: float, output: str, model: str = "the merged model") -> None:
+    """Raises VerificationError when the difference is not accepted. model: what was loaded back, for the message."""
     if not found.largest <= accepted:
         problem = Problem(
-            "the merged model does not compute what the adapter model computes; nothing was written",
+            f"{model} does not compute what it stands for; nothing was written",
             where=output,
             found=f"largest logit difference {found.largest:.2e} on {found.rows} rows",
             expected=f"at most {accepted:.2e}",

@@ -7,20 +7,20 @@ because such modules must travel with the adapter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, outermost
-from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
-from reflora_cli.model.quantize import adopt, loading_arguments
+from reflora_cli.model.load import load_pretrained
 from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 from reflora_cli.tasks.base import SequenceTask
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
 DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
 """What architectures call the dropout before their classification head."""
@@ -37,29 +37,20 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
-    source = find_source(section.name, revision)
-    with quiet_transformers(), loading_errors(source):
-        tokenizer = load_tokenizer(source)
-        config = head_config(source, task, tokenizer, section.classifier_dropout)
-        packing = loading_arguments(section, config, AutoModelForSequenceClassification, dtype)
+    def configure(source: Source) -> Any:
         torch.manual_seed(seed)
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
-            output_loading_info=True,
-        )  # fmt: skip
-        model, report = loaded
-        adopt(model, dtype)
-    head = head_modules(model)
+        return head_config(source, task, section.classifier_dropout)
+
+    source = find_source(section.name, revision)
+    base, report = load_pretrained(AutoModelForSequenceClassification, section, source, dtype, configure)
+    head = head_modules(base.model)
     missing = {*report["missing_keys"], *resized(source, report, head)}
     fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})
-    commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
-    return Base(model, tokenizer, source, commit, fresh, head)
+    return replace(base, fresh=fresh, head=head)
 
 
-def head_config(
-    source: Source, task: SequenceTask, tokenizer: PreTrainedTokenizerBase, dropout: float | None
-) -> PretrainedConfig:
-    """The base's config with the task's labels, the pad token and the head's dropout set."""
+def head_config(source: Source, task: SequenceTask, dropout: float | None) -> PretrainedConfig:
+    """The base's config with the task's labels and the head's dropout set."""
     from transformers import AutoConfig
 
     labels = dict(enumerate(task.label_names)) or {0: "score"}
@@ -71,7 +62,6 @@ def head_config(
         label2id={name: index for index, name in labels.items()},
         problem_type="regression" if task.is_regression else "single_label_classification",
     )
-    config.pad_token_id = tokenizer.pad_token_id
     if dropout is not None:
         listed = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)
         field = listed or UNLISTED_DROPOUT.get(config.model_type)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
-from reflora_cli.model.load import SAFE, load_tokenizer, loading_errors, quiet_transformers
+from reflora_cli.model.load import load_pretrained
 from reflora_cli.model.precision import Compute, precision
-from reflora_cli.model.quantize import adopt, loading_arguments
 from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 
@@ -33,19 +32,11 @@ def load_language_model(section: ModelSection, revision: str | None, dtype: torc
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    def configure(source: Source) -> Any:
+        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+
     source = find_source(section.name, revision)
-    with quiet_transformers(), loading_errors(source):
-        tokenizer = load_tokenizer(source)
-        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
-        config.pad_token_id = tokenizer.pad_token_id
-        packing = loading_arguments(section, config, AutoModelForCausalLM, dtype)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
-            output_loading_info=True,
-        )  # fmt: skip
-        model, report = loaded
-        adopt(model, dtype)
-    base = Base(model, tokenizer, source, getattr(config, "_commit_hash", None), fresh=(), head=())
+    base, report = load_pretrained(AutoModelForCausalLM, section, source, dtype, configure)
     check_complete(source, report)
     check_vocabulary(base)
     return base

@@ -1,4 +1,4 @@
-"""What loading any base model shares: its tokenizer, quiet libraries, readable errors.
+"""What loading any base model shares: its tokenizer, its weights as they are or quantized, readable errors.
 
 Safetensors only, remote code never.
 """
@@ -6,18 +6,46 @@ Safetensors only, remote code never.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.quantize import adopt, loading_arguments
+from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-"""Never a pickle, never code from a checkpoint. Sizes that do not fit are sorted out by `resized`."""
+"""Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report."""
+Configure = Callable[[Source], Any]
+"""(source) -> the config to load the model with."""
+
+
+def load_pretrained(
+    auto_class: Any, section: ModelSection, source: Source, dtype: torch.dtype, configure: Configure
+) -> tuple[Base, dict[str, Any]]:
+    """A base on the CPU, without fresh modules or a head yet, and transformers' report on what the checkpoint lacked.
+
+    What is random is drawn from torch's generator as it is. Raises InputError for a model that cannot be read.
+    """
+    with quiet_transformers(), loading_errors(source):
+        tokenizer = load_tokenizer(source)
+        config = configure(source)
+        config.pad_token_id = tokenizer.pad_token_id
+        packing = loading_arguments(section, config, auto_class, dtype)
+        model, report = auto_class.from_pretrained(
+            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
+            output_loading_info=True,
+        )  # fmt: skip
+        adopt(model, dtype)
+    commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
+    return Base(model, tokenizer, source, commit, fresh=(), head=()), report
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:

@@ -19,7 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from reflora_cli.data.encode_prompts import common_length, pad_left, token_ids
+from reflora_cli.data.encode_prompts import common_length, pad_left, pad_right, token_ids
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.language import hidden_states
 from reflora_cli.model.precision import Compute, precision
@@ -132,15 +132,14 @@ class Choices(Scorer):
         device = self.compute.device
         tails = [rows[row].tails[index] for row, index in longer]
         owners = torch.tensor([row for row, _ in longer], device=device)
-        width = max(len(tail) for tail in tails) - 1
-        ids = torch.full((len(tails), width), self.base.tokenizer.pad_token_id)
-        own_mask = torch.zeros(len(tails), width, dtype=mask.dtype)
-        for index, tail in enumerate(tails):
-            ids[index, : len(tail) - 1] = torch.tensor(tail[:-1])
-            own_mask[index, : len(tail) - 1] = 1
+        ids, own_mask = pad_right([tail[:-1] for tail in tails], self.base.tokenizer.pad_token_id)
         whole = torch.cat([mask[owners], own_mask.to(device)], dim=1)
         cache.batch_select_indices(owners)
-        inputs = {"input_ids": ids.to(device), "attention_mask": whole, "position_ids": places(whole)[:, -width:]}
+        inputs = {
+            "input_ids": ids.to(device),
+            "attention_mask": whole,
+            "position_ids": places(whole)[:, -ids.shape[1] :],
+        }
         output = hidden_states(self.base.model, **inputs, past_key_values=cache, use_cache=True)
         asked = [(index, i, token) for index, tail in enumerate(tails) for i, token in enumerate(tail[1:])]
         found = iter(self.ask(output.last_hidden_state, asked))

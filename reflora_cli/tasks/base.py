@@ -50,11 +50,20 @@ class BuiltinSource:
     generator: str
 
 
+class Named:
+    """What recipes call by a name, `family/short` or one word."""
+
+    name: str
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
 @dataclass(frozen=True)
-class SequenceTask:
+class SequenceTask(Named):
     """A sequence-level task: classification when it has label names, regression when it has none.
 
-    name: as written in recipes, `family/short`.
     text: one column name, or two for a pair of texts.
     metrics: score name -> function; the first is the task's main score, by which the best adapter is chosen.
     label_range: the least and greatest label of a regression task that has bounds.
@@ -71,10 +80,6 @@ class SequenceTask:
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
     notes: str = field(default="", repr=False)
-
-    @property
-    def short(self) -> str:
-        return self.name.rpartition("/")[2]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,10 +119,9 @@ class PromptExample:
 
 
 @dataclass(frozen=True)
-class PromptTask:
+class PromptTask(Named):
     """A task for a language model: rows become prompts with answers.
 
-    name: as written in recipes, `family/short`, or one word.
     fields: the columns that every row must have, with the type of their values; `optional` columns hold texts and may
         be absent or empty.
     example: (row) -> PromptExample; raises ValueError that says what is wrong with the row.
@@ -138,10 +142,6 @@ class PromptTask:
     notes: str = field(default="", repr=False)
 
     @property
-    def short(self) -> str:
-        return self.name.rpartition("/")[2]
-
-    @property
     def columns(self) -> tuple[str, ...]:
         return (*self.fields, *self.optional)
 
@@ -157,7 +157,7 @@ class PromptTask:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Named):
     """Prompt tasks that are trained together and scored one by one; its score is the mean of theirs.
 
     joint: how a file with the training rows of all of them is read, where there may be one; and its possible names.
@@ -169,10 +169,6 @@ class Mixture:
     joint_files: tuple[str, ...] = ()
     train: str = "train"
     notes: str = field(default="", repr=False)
-
-    @property
-    def short(self) -> str:
-        return self.name.rpartition("/")[2]
 
 
 DataTask = SequenceTask | PromptTask
