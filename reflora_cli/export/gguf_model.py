@@ -54,7 +54,7 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     require_gguf()
     refuse_classifiers(recipe)
     check_architecture(recipe)
-    with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory.parent) as place:
+    with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
         merge(MergeRequest(recipe, run.adapter, merged, dtype="float32"))
         with quiet_transformers():

@@ -25,7 +25,7 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
 
     auto = AutoModelForSequenceClassification if isinstance(task, SequenceTask) else AutoModelForCausalLM
     section = ModelSection(name=str(directory), quantization=Quantization.NF4)
-    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory.parent, prefix=".packed-") as packed:
+    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".packed-") as packed:
         from transformers import AutoConfig
 
         skipped = unquantized(skeleton(auto.from_config, AutoConfig.from_pretrained(directory)))

@@ -135,11 +135,8 @@ class Choices(Scorer):
         ids, own_mask = pad_right([tail[:-1] for tail in tails], self.base.tokenizer.pad_token_id)
         whole = torch.cat([mask[owners], own_mask.to(device)], dim=1)
         cache.batch_select_indices(owners)
-        inputs = {
-            "input_ids": ids.to(device),
-            "attention_mask": whole,
-            "position_ids": places(whole)[:, -ids.shape[1] :],
-        }
+        at = places(whole)[:, -ids.shape[1] :]
+        inputs = {"input_ids": ids.to(device), "attention_mask": whole, "position_ids": at}
         output = hidden_states(self.base.model, **inputs, past_key_values=cache, use_cache=True)
         asked = [(index, i, token) for index, tail in enumerate(tails) for i, token in enumerate(tail[1:])]
         found = iter(self.ask(output.last_hidden_state, asked))

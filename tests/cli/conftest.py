@@ -25,6 +25,13 @@ RECIPE: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 32, "learning_rate": 3e-3, "checkpoint_every": 8},
     "eval": {"at_start": True},
 }
+LANGUAGE_RECIPE: dict[str, Any] = {
+    "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
+    "method": {"name": "reflora", "rank": 4, "alpha": 8.0, "refactor": {"warmup_steps": 3}},
+    "task": {"name": "builtin/questions", "max_length": 48, "max_train_rows": 320, "max_eval_rows": 60},
+    "train": {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3},
+    "eval": {"at_start": True, "protocol": "choices"},
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,17 @@ def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFac
     outcome = reflora("train", recipe, "--output", output)
     assert outcome.status == 0, outcome.err
     return output
+
+
+@pytest.fixture(scope="session")
+def answering(reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a language model; not to be changed."""
+    directory = tmp_path_factory.mktemp("runs")
+    recipe = directory / "questions.yaml"
+    recipe.write_text(yaml.safe_dump(LANGUAGE_RECIPE), encoding="utf-8")
+    outcome = reflora("train", recipe, "--output", directory / "questions")
+    assert outcome.status == 0, outcome.err
+    return directory / "questions"
 
 
 @pytest.fixture(scope="session")

@@ -62,3 +62,52 @@ def test_merged_model_has_a_card(trained: Path, reflora: Reflora, tmp_path: Path
     assert "RefLoRA, arXiv 2505.18877" in card
     assert "| validation | accuracy |" in card
     assert "AutoModelForSequenceClassification" in card
+
+
+@pytest.fixture(scope="module")
+def lora(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that llama.cpp's format can hold."""
+    run = tmp_path_factory.mktemp("runs") / "lora"
+    settings = ("task.name=builtin/questions", "eval.protocol=choices", "task.max_eval_rows=20", "train.steps=4")
+    outcome = reflora("train", recipe, "method.name=lora", *settings, "train.epochs=null", "--output", run)
+    assert outcome.status == 0, outcome.err
+    return run
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_gguf_is_a_model_of_its_own(kind: str, answering: Path, reflora: Reflora, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    arguments = ("--format", "gguf", "--gguf-type", kind, "--output", tmp_path / "out", "--json")
+    outcome = reflora("export", answering, *arguments)
+    assert outcome.status == 0, outcome.err
+    assert (outcome.json["largest_difference"] <= 1e-4) == (kind == "f32")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.gguf", "Modelfile", "README.md"}
+    tensors = gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors
+    assert len(tensors) == outcome.json["tensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_gguf_adapter_holds_every_adapted_module(lora: Path, reflora: Reflora, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    outcome = reflora("export", lora, "--format", "gguf-adapter", "--output", tmp_path / "out", "--json")
+    assert outcome.status == 0, outcome.err
+    tensors = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "out" / "adapter.gguf").tensors}
+    assert len(tensors) == 2 * outcome.json["modules"] == 2 * 35
+    assert "blk.0.attn_q.weight.lora_a" in tensors
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter.gguf", "README.md"}
+
+
+def test_language_models_are_not_exported_to_onnx(answering: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("export", answering, "--format", "onnx", "--output", tmp_path / "out")
+    assert outcome.status == 2
+    assert "only classifiers" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter"])
+def test_classifiers_are_not_exported_to_gguf(kind: str, trained: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("export", trained, "--format", kind, "--output", tmp_path / "out")
+    assert outcome.status == 2, outcome.err
+    assert "--format" in outcome.err
+    assert not list(tmp_path.iterdir())

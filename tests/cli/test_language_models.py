@@ -17,16 +17,10 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from tests.cli.conftest import LANGUAGE_RECIPE as RECIPE
 from tests.cli.conftest import Reflora
 from tests.language_models import MODELS, saved
 
-RECIPE: dict[str, Any] = {
-    "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
-    "method": {"name": "reflora", "rank": 4, "alpha": 8.0, "refactor": {"warmup_steps": 3}},
-    "task": {"name": "builtin/questions", "max_length": 48, "max_train_rows": 320, "max_eval_rows": 60},
-    "train": {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3},
-    "eval": {"at_start": True, "protocol": "choices"},
-}
 METHODS = ("lora", "dora", "reflora", "reflora-s")
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -38,17 +32,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs") / "questions"
-    outcome = reflora("train", recipe, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
-
-
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "run")
+def run(answering: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(answering, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +66,12 @@ def test_quickstart_learns_facts_it_was_not_trained_on(reflora: Reflora, tmp_pat
     assert after > before + 0.1
 
 
-def test_results_say_how_they_came_about(trained: Path) -> None:
-    results = json.loads((trained / "results.json").read_text())
+def test_results_say_how_they_came_about(answering: Path) -> None:
+    results = json.loads((answering / "results.json").read_text())
     assert results["main_metric"] == "accuracy"
     assert results["settings"] == {"train_on_prompt": False, "protocol": "choices"}
     assert set(results["scores"]["validation"]) == {"accuracy", "accuracy_by_character", "cut"}
-    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    config = json.loads((answering / "adapter" / "adapter_config.json").read_text())
     assert (config["task_type"], config["modules_to_save"]) == ("CAUSAL_LM", [])
 
 
