@@ -29,15 +29,15 @@ class PairStack:
 
     pairs: Sequence[FactorPair]
 
-    def grams(self) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [n, r, r]; in float32 they lose half of the digits that cond(BA) leaves."""
+    def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`."""
         if one_by_one(self.pairs[0].A):
-            factors = ((pair.A.double(), pair.B.double()) for pair in self.pairs)
+            factors = ((pair.A.to(dtype), pair.B.to(dtype)) for pair in self.pairs)
             grams = [(A @ A.T, B.T @ B) for A, B in factors]
-            return torch.stack([gram for gram, _ in grams]), torch.stack([gram for _, gram in grams])
-        A = torch.stack([pair.A for pair in self.pairs]).double()
-        B = torch.stack([pair.B for pair in self.pairs]).double()
-        return A @ A.mT, B.mT @ B
+            return torch.stack([gram for gram, _ in grams]).double(), torch.stack([gram for _, gram in grams]).double()
+        A = torch.stack([pair.A for pair in self.pairs]).to(dtype)
+        B = torch.stack([pair.B for pair in self.pairs]).to(dtype)
+        return (A @ A.mT).double(), (B.mT @ B).double()
 
     def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
         """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [n, r, r]; products run in the dtype of S."""
@@ -55,9 +55,9 @@ class PairGroup:
     def pairs(self) -> list[FactorPair]:
         return [pair for stack in self.stacks for pair in stack.pairs]
 
-    def grams(self) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [N, r, r]."""
-        grams_a, grams_b = zip(*(stack.grams() for stack in self.stacks), strict=True)
+    def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A A^T and B^T B, float64 [N, r, r], multiplied in `dtype`."""
+        grams_a, grams_b = zip(*(stack.grams(dtype) for stack in self.stacks), strict=True)
         return torch.cat(grams_a), torch.cat(grams_b)
 
     def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
@@ -114,9 +114,10 @@ def _map_gradients(
 ) -> None:
     """Overwrite every gradient that is not None by its product with its matrix; in place, as DDP's buckets require."""
     if one_by_one(parameters[0]):
-        for parameter, matrix in zip(parameters, matrices, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.copy_(product(parameter.grad.to(matrix.dtype), matrix))
+        for parameter, matrix in zip(parameters, matrices.unbind(), strict=True):
+            gradient = parameter.grad
+            if gradient is not None:
+                gradient.copy_(product(gradient.to(matrices.dtype), matrix))
         return
     present = [n for n, parameter in enumerate(parameters) if parameter.grad is not None]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -12,7 +12,7 @@ from reflora_cli.factors import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.reflora import RefLoRA
 from reflora_cli.optim.rule import UpdateRule
-from tests.unit.optim.references import conditioned, metric_by_svd, pair_of, paper_metric
+from tests.unit.optim.references import conditioned, metric_by_svd, metric_of, pair_of, paper_metric
 
 SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (12, 10, 3), (7, 9, 1)]
 """(out, in, r): two ranks that occur several times, unlike shapes, and a rank of one."""
@@ -84,7 +84,7 @@ def test_there_is_one_factorization_for_each_rank_and_renewal(interval: int, mon
     rule = RefLoRA(pairs, 0, interval, 1e-3)
     for seed in range(4):
         took_step(rule, pairs, seed)
-    assert calls == [(8, 3, 3), (2, 5, 5), (2, 1, 1)] * (4 // interval)
+    assert calls == [(4, 3, 3), (1, 5, 5), (1, 1, 1)] * (4 // interval)
 
 
 def test_how_pairs_are_stacked_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +248,20 @@ def test_a_state_of_another_interval_is_refused() -> None:
     took_step(rule, pairs, 0)
     with pytest.raises(ValueError, match=r"unexpected S\.layers\.0"):
         RefLoRA(pairs, 0, 1, 1e-3).load_tensors(rule.tensors())
+
+
+@pytest.mark.parametrize(("condition", "tolerance"), [(1.0, 1e-6), (30.0, 1e-5), (1e3, 4e-3), (1e5, 1e-4)])
+@pytest.mark.parametrize("rank", [8, 32])
+def test_single_precision_is_enough_with_damping(rank: int, condition: float, tolerance: float) -> None:
+    """Gradients of float32 factors, against the same damped S from float64 throughout."""
+    generator = torch.Generator().manual_seed(rank)
+    A, B = conditioned(rank, 400, 3.0, generator), conditioned(300, rank, condition, generator)
+    G = torch.randn(300, 400, dtype=torch.float64, generator=generator)
+    pair = FactorPair("m", nn.Parameter(A.float()), nn.Parameter(B.float()), 1.0)
+    pair.A.grad, pair.B.grad = (B.T @ G).float(), (G @ A.T).float()
+    exact = metric_of(pair.A.detach().double(), pair.B.detach().double(), 1e-3)
+    expected = exact.S_inverse @ pair.A.grad.double(), pair.B.grad.double() @ exact.S
+    RefLoRA([pair], 0, 1, 1e-3).before_step()
+    for parameter, right in zip((pair.A, pair.B), expected, strict=True):
+        assert parameter.grad is not None
+        assert (parameter.grad.double() - right).norm() < tolerance * right.norm()
