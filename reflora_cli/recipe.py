@@ -104,6 +104,9 @@ class TrainSection(Section):
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
+    packing: bool = Field(
+        False, description="language models: short rows of a batch share a sequence, unseen by each other"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")

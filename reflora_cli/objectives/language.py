@@ -10,8 +10,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.pack import pack_prompts
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
-from reflora_cli.model.language import hidden_states, logits_of
+from reflora_cli.model.language import PARTS_TOLERANCE, hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.objective import Objective, Scores, Split
 from reflora_cli.objectives.prediction import Scorer, Tally
@@ -40,10 +42,20 @@ class LanguageLoss(nn.Module):
 class LanguageObjective(Objective[PromptRow]):
     """Causal language modelling of answers, or of prompts and answers."""
 
-    def __init__(self, base: Base, compute: Compute, scorer: Scorer, *, train_on_prompt: bool, by_loss: bool) -> None:
-        """by_loss: nothing but the loss tells a better model from a worse."""
+    def __init__(
+        self,
+        base: Base,
+        compute: Compute,
+        scorer: Scorer,
+        *,
+        train_on_prompt: bool,
+        by_loss: bool,
+        packing: bool = False,
+    ) -> None:
+        """by_loss: nothing but the loss tells a better model from a worse. packing: of rows that are trained on."""
         self.base, self.compute = base, compute
         self.scorer, self.train_on_prompt = scorer, train_on_prompt
+        self.together = pack_prompts if packing else collate_prompts
         self.loss_module = LanguageLoss(base.model)
         self.main_metric = "loss" if by_loss else "accuracy"
 
@@ -51,7 +63,13 @@ class LanguageObjective(Objective[PromptRow]):
         return row.weight
 
     def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
-        batch = collate_prompts(rows, self.base.tokenizer.pad_token_id)
+        return self.placed(self.together(rows, self.base.tokenizer.pad_token_id))
+
+    def padded(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
+        """The same, one row in each sequence."""
+        return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id))
+
+    def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
@@ -79,7 +97,7 @@ class LanguageObjective(Objective[PromptRow]):
         losses = []
         for batch in mine(order, batch_size, self.compute):
             with precision(self.compute.device, self.compute.dtype):
-                losses.append(float(self.loss_module(**self.arguments([rows[index] for index in batch]))))
+                losses.append(float(self.loss_module(**self.padded([rows[index] for index in batch]))))
         total = sum(gather_object(losses) if self.compute.processes > 1 else losses)
         return total / sum(row.weight for row in rows)
 
@@ -98,7 +116,7 @@ class LanguageObjective(Objective[PromptRow]):
         """Logits at supervised positions, the first 256 of them."""
         model, found, count = self.base.model, list[Tensor](), 0
         for start in range(0, len(rows), 8):
-            batch = self.arguments(rows[start : start + 8])
+            batch = self.padded(rows[start : start + 8])
             supervised = batch.pop("targets") != IGNORED
             with precision(self.compute.device, self.compute.dtype):
                 hidden = hidden_states(model, **batch, use_cache=False).last_hidden_state[supervised]
@@ -107,6 +125,28 @@ class LanguageObjective(Objective[PromptRow]):
             if count == MOST_PROBED:
                 break
         return torch.cat(found)
+
+
+@torch.no_grad()
+def check_packing(base: Base, compute: Compute) -> None:
+    """Compare packed rows with the same rows apart. Raises InputError for a model in which they see each other."""
+    model, was_training = base.model, base.model.training
+    model.eval()
+    rows = [PromptRow([token % vocabulary(model) for token in range(4, 4 + length)], 1) for length in (8, 5, 3)]
+    found = []
+    for together in (collate_prompts, pack_prompts):
+        batch = {
+            name: tensor.to(compute.device) for name, tensor in together(rows, base.tokenizer.pad_token_id).items()
+        }
+        supervised = batch.pop("targets") != IGNORED
+        with precision(compute.device, compute.dtype):
+            hidden = hidden_states(model, **batch, use_cache=False).last_hidden_state
+        found.append(hidden[supervised].float())
+    model.train(was_training)
+    apart, packed = found
+    if not (apart - packed).abs().max() <= PARTS_TOLERANCE * apart.abs().max():
+        what = f"packed rows would see each other in a {model.config.model_type} model"
+        raise InputError(Problem(what, "train.packing", "true", remedy="train.packing=false"))
 
 
 def by_length(examples: Sequence[PromptExample]) -> list[int]:

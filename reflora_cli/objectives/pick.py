@@ -10,7 +10,7 @@ from reflora_cli.model.language import check_parts
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
-from reflora_cli.objectives.language import LanguageObjective
+from reflora_cli.objectives.language import LanguageObjective, check_packing
 from reflora_cli.objectives.language_rows import language_examples, language_probe, language_rows, scored_by_loss
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.prediction import Scorer
@@ -56,12 +56,15 @@ def make_objective(recipe: Recipe, task: Task, base: Base, compute: Compute) -> 
             return SequenceObjective(task, base, compute)
         case PromptTask() | Mixture():
             check_parts(base, compute)
+            if recipe.train.packing:
+                check_packing(base, compute)
             return LanguageObjective(
                 base,
                 compute,
                 make_scorer(recipe.eval, base, compute),
                 train_on_prompt=recipe.task.train_on_prompt,
                 by_loss=scored_by_loss(recipe, task),
+                packing=recipe.train.packing,
             )
 
 
@@ -77,7 +80,11 @@ def make_scorer(section: EvalSection, base: Base, compute: Compute) -> Scorer:
 def refuse_language_keys(recipe: Recipe, task: SequenceTask) -> None:
     """Raises InputError for settings of language models that would do nothing here."""
     section = recipe.task
-    idle = [("task.train_on_prompt", section.train_on_prompt), ("task.validation_rows", section.validation_rows)]
+    idle = [
+        ("task.train_on_prompt", section.train_on_prompt),
+        ("task.validation_rows", section.validation_rows),
+        ("train.packing", recipe.train.packing),
+    ]
     problems = [
         Problem(f"{task.name} has labels, no prompts: the setting would do nothing", key, str(value))
         for key, value in idle

@@ -243,6 +243,23 @@ def test_accumulation_equals_one_large_batch(
         torch.testing.assert_close(tensor, found[1][1][name], atol=1e-5, rtol=0)
 
 
+def test_packing_changes_no_step(recipe: Path, instructions: Path, reflora: Reflora, tmp_path: Path) -> None:
+    arguments = (
+        "method.name=lora", "task.name=instruct", f"task.data={instructions}", "task.max_length=96",
+        "eval.every=never", "eval.select=last", "eval.at_start=false", "train.log_every=1",
+    )  # fmt: skip
+    found = []
+    for packing in ("false", "true"):
+        place = tmp_path / packing
+        outcome = reflora("train", recipe, *arguments, f"train.packing={packing}", "--output", place)
+        assert outcome.status == 0, outcome.err
+        losses = [record["loss"] for record in lines(place / "metrics.jsonl")]
+        found.append((losses, load_file(place / WEIGHTS)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    for name, tensor in found[0][1].items():
+        torch.testing.assert_close(tensor, found[1][1][name], atol=1e-5, rtol=0)
+
+
 def test_two_processes_train_and_score_as_one(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """torchrun with gloo: the same loss, adapter and accuracy as one process."""
     settings = ["eval.at_start=false", "train.log_every=1", "method.name=lora", "task.max_eval_rows=30"]

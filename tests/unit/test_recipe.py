@@ -76,6 +76,7 @@ def test_defaults() -> None:
         "max_grad_norm": 1.0,
         "gradient_checkpointing": False,
         "group_by_length": False,
+        "packing": False,
         "seed": 0,
         "log_every": 10,
         "checkpoint_every": 500,

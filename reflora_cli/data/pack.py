@@ -1,0 +1,49 @@
+"""Several rows in one sequence, so that a batch of unequal rows has hardly any padding.
+
+Rows do not see each other: every row's positions begin at 0, and from that transformers masks attention across rows.
+The rows of a batch stay together, so that packing changes how much is computed, not what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reflora_cli.data.encode_prompts import IGNORED, PromptRow, pad_right
+
+
+def pack_prompts(rows: Sequence[PromptRow], pad_token: int) -> dict[str, Tensor]:
+    """input_ids, position_ids, targets [n, length], no sequence longer than the longest row.
+
+    As in `collate_prompts`, `targets` has at every position the token that comes next, where it is supervised.
+    """
+    sequences = first_fit([len(row.input_ids) for row in rows])
+    packed = [[rows[index] for index in sequence] for sequence in sequences]
+    ids, _ = pad_right([[token for row in own for token in row.input_ids] for own in packed], pad_token)
+    # Every place of padding is at position 0, and so a row of its own.
+    places, _ = pad_right([[place for row in own for place in range(len(row.input_ids))] for own in packed], 0)
+    targets = torch.full_like(ids, IGNORED)
+    for index, own in enumerate(packed):
+        begin = 0
+        for row in own:
+            end = begin + len(row.input_ids)
+            targets[index, begin + row.supervised - 1 : end - 1] = ids[index, begin + row.supervised : end]
+            begin = end
+    return {"input_ids": ids, "position_ids": places, "targets": targets}
+
+
+def first_fit(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices by sequence: the longest first, each into the first sequence that has room for it."""
+    capacity = max(lengths)
+    sequences: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = next((n for n, left in enumerate(room) if left >= lengths[index]), len(room))
+        if place == len(room):
+            sequences.append([])
+            room.append(capacity)
+        sequences[place].append(index)
+        room[place] -= lengths[index]
+    return sequences

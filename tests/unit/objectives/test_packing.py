@@ -1,0 +1,81 @@
+"""Packed rows: every row once, nothing of another row seen, the loss and gradients of padded rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BloomConfig, BloomForCausalLM
+
+from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.pack import first_fit, pack_prompts
+from reflora_cli.errors import InputError
+from reflora_cli.model.base import Base
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.language import LanguageLoss, check_packing
+from reflora_cli.sources import Source
+from tests.language_models import MODELS, TOKENS, base, make, tokenizer
+
+ROWS = [
+    PromptRow(list(range(5, 5 + length)), supervised)
+    for length, supervised in ((24, 3), (9, 1), (8, 7), (5, 2), (3, 1))
+]
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@settings(deadline=None, derandomize=True)
+def test_every_row_is_in_one_sequence_none_longer_than_the_longest_row(lengths: list[int]) -> None:
+    sequences = first_fit(lengths)
+    assert sorted(index for sequence in sequences for index in sequence) == list(range(len(lengths)))
+    filled = [sum(lengths[index] for index in sequence) for sequence in sequences]
+    assert max(filled) == max(lengths)
+    assert not [1 for n, one in enumerate(filled) for other in filled[n + 1 :] if one + other <= max(lengths)]
+
+
+@given(st.lists(st.tuples(st.integers(2, 20), st.integers(1, 19)), min_size=1, max_size=12))
+@settings(deadline=None, derandomize=True)
+def test_the_same_tokens_are_supervised(shapes: list[tuple[int, int]]) -> None:
+    rows = [PromptRow(list(range(10 * n, 10 * n + length)), min(s, length - 1)) for n, (length, s) in enumerate(shapes)]
+    packed, padded = pack_prompts(rows, 0), collate_prompts(rows, 0)
+    for name, tensors in (("packed", packed), ("padded", padded)):
+        supervised = tensors["targets"] != IGNORED
+        pairs = sorted(
+            zip(tensors["input_ids"][supervised].tolist(), tensors["targets"][supervised].tolist(), strict=True)
+        )
+        expected = sorted(
+            (ids[i - 1], ids[i]) for row in rows for ids in [row.input_ids] for i in range(row.supervised, len(ids))
+        )
+        assert pairs == expected, name
+    assert packed["input_ids"].numel() <= padded["input_ids"].numel()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradients_are_those_of_padded_rows(name: str) -> None:
+    """Sliding windows included: a window must not reach into another row."""
+    model = make(name)
+    check_packing(base(name), CPU)
+    found = []
+    for batch in (collate_prompts(ROWS, 0), pack_prompts(ROWS, 0)):
+        model.zero_grad()
+        loss = LanguageLoss(model)(**batch)
+        loss.backward()
+        found.append(
+            (loss.detach(), {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+        )
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for key, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][key], gradient, atol=1e-4, rtol=1e-4, msg=key)
+
+
+def test_a_model_without_positions_is_refused() -> None:
+    """Bloom counts distances along the sequence, whatever positions it is told."""
+    torch.manual_seed(0)
+    model = BloomForCausalLM(BloomConfig(vocab_size=1500, hidden_size=32, n_layer=2, n_head=4, **TOKENS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.15)
+    with pytest.raises(InputError, match=r"train\.packing"):
+        check_packing(Base(model, tokenizer(), Source("bloom", "bloom", None, is_local=True), None, (), ()), CPU)
