@@ -15,7 +15,9 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 # Read by the libraries when they are imported, so set before any test module is.
 # One thread: the matrices are tiny, and threads of parallel test processes would wait for each other.
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=CACHE)
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=CACHE, REFLORA_CACHE=CACHE
+)
 
 
 @pytest.fixture(scope="session")

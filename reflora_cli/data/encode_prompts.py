@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reflora_cli.data.encode import BATCH
+from reflora_cli.data.token_cache import Columns, flat, remembered, unflat
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample
 
@@ -55,6 +57,22 @@ def encode_prompts(
     The answer and the end token are supervised, with `train_on_prompt` everything but the first token. Raises
     InputError when more than a twentieth of the rows have no answer left.
     """
+    columns = remembered(
+        tokenizer, ("prompts", max_length), examples, lambda: as_columns(tokenize(tokenizer, examples, max_length))
+    )
+    texts = zip(unflat(columns["ids"], columns["lengths"]), columns["borders"].tolist(), strict=True)
+    rows = [PromptRow(ids, 1 if train_on_prompt else border) for ids, border in texts]
+    refuse_cut_answers(len(examples) - len(rows), len(examples), max_length)
+    return EncodedPrompts(rows, len(examples) - len(rows))
+
+
+def as_columns(rows: Sequence[PromptRow]) -> Columns:
+    ids, lengths = flat([row.input_ids for row in rows])
+    return {"ids": ids, "lengths": lengths, "borders": np.array([row.supervised for row in rows], dtype=np.int32)}
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> list[PromptRow]:
+    """The rows that have some of their answer left, which alone is supervised."""
     rows: list[PromptRow] = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
@@ -64,18 +82,20 @@ def encode_prompts(
             border = max(1, common_length(prompt, text))
             ids = ended(text, tokenizer.eos_token_id)[:max_length]
             if border < len(ids):
-                rows.append(PromptRow(ids, 1 if train_on_prompt else border))
-    dropped = len(examples) - len(rows)
-    if dropped > MOST_DROPPED * len(examples):
+                rows.append(PromptRow(ids, border))
+    return rows
+
+
+def refuse_cut_answers(dropped: int, rows: int, max_length: int) -> None:
+    if dropped > MOST_DROPPED * rows:
         problem = Problem(
             "too many rows have a prompt that leaves no room for any of the answer",
             where="task.max_length",
-            found=f"{dropped:,} of {len(examples):,} rows with a prompt of {max_length} tokens or more",
+            found=f"{dropped:,} of {rows:,} rows with a prompt of {max_length} tokens or more",
             expected=f"at most {MOST_DROPPED:.0%} of them",
             remedy="raise task.max_length",
         )
         raise InputError(problem)
-    return EncodedPrompts(rows, dropped)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -1,0 +1,127 @@
+"""Token ids on disk, so that rows are tokenized once and not at every start.
+
+A file's name is a digest of all that decides its content: the texts, the tokenizer, the settings, the libraries. What
+is damaged is made again, and a place that cannot be written is no error: nothing but time depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from reflora_cli import __version__
+from reflora_cli.errors import InputError
+from reflora_cli.runs import write_file
+
+Columns = dict[str, NDArray[Any]]
+"""Encoded rows as flat arrays."""
+WORTHWHILE = 2000
+"""Rows from which on a file is faster than a tokenizer."""
+LARGEST = 2**30
+"""Bytes of all files together; beyond, those that were used longest ago are removed."""
+
+
+def remembered(
+    tokenizer: Any, settings: Sequence[object], examples: Sequence[object], encode: Callable[[], Columns]
+) -> Columns:
+    """What `encode` gives, from disk where it is there. settings and examples: all else that decides it."""
+    state = tokenizer_state(tokenizer) if len(examples) >= WORTHWHILE else None
+    if state is None:
+        return encode()
+    path = cache_directory() / f"{digest([state, *map(repr, settings)], examples)}.safetensors"
+    found = read(path)
+    if found is None:
+        found = encode()
+        write(path, found)
+    return found
+
+
+def cache_directory() -> Path:
+    """REFLORA_CACHE, or `reflora` in the user's cache directory."""
+    if own := os.environ.get("REFLORA_CACHE"):
+        return Path(own) / "tokens"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflora" / "tokens"
+
+
+def tokenizer_state(tokenizer: Any) -> str | None:
+    """All that a tokenizer's output depends on; None for one that does not tell, being written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    for key in ("truncation", "padding"):  # of its last call
+        state.pop(key, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    libraries = [version("tokenizers"), version("transformers"), __version__]
+    return json.dumps([state, special, type(tokenizer).__name__, libraries], sort_keys=True)
+
+
+def digest(settings: Sequence[str], examples: Sequence[object]) -> str:
+    """sha256 over settings and rows, whose records print all that they hold."""
+    found = hashlib.sha256()
+    for text in settings:
+        found.update(f"{text}\n".encode("utf-8", "surrogatepass"))
+    for example in examples:
+        found.update(f"{example!r}\n".encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def read(path: Path) -> Columns | None:
+    """The arrays of a file; None where there is none, or a damaged one."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            columns = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            known = (file.metadata() or {}).get("sha256")
+        os.utime(path)
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return columns if known == checksum(columns) else None
+
+
+def write(path: Path, columns: Columns) -> None:
+    with contextlib.suppress(InputError, OSError):
+        write_file(path, save(columns, {"sha256": checksum(columns)}))
+        remove_oldest(path.parent)
+
+
+def checksum(columns: Columns) -> str:
+    found = hashlib.sha256()
+    for name in sorted(columns):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(columns[name]).data)
+    return found.hexdigest()
+
+
+def remove_oldest(directory: Path) -> None:
+    """Keep the cache within LARGEST bytes."""
+    files = sorted(directory.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > LARGEST:
+            file.unlink(missing_ok=True)
+
+
+def flat(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Lists of ids as one array, and their lengths."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+    return ids, lengths
+
+
+def unflat(ids: NDArray[Any], lengths: NDArray[Any]) -> list[list[int]]:
+    """The inverse of `flat`."""
+    ends = np.cumsum(lengths).tolist()
+    tokens: list[int] = ids.tolist()
+    return [tokens[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
