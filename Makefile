@@ -22,12 +22,7 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/python -m tests.benchmarks
-	$(BIN)/python -m tests.benchmarks.layers
-	$(BIN)/python -m tests.benchmarks.epochs --train-rows 960
-	$(BIN)/python -m tests.benchmarks.reflora_step
-	$(BIN)/python -m tests.benchmarks.loss_memory
-	$(BIN)/python -m tests.benchmarks.memory
+	$(BIN)/python -m tests.benchmarks.suite
 
 builtin: .venv/ready
 	$(BIN)/python -m reflora_cli.builtin.pretrain

