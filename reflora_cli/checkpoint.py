@@ -3,34 +3,64 @@
 trained.safetensors     every trained parameter by its full name
 optimizer.safetensors   AdamW's moments by parameter name, the update rule's counters and cached matrices
 random.safetensors      the generators of every process
-state.json              step, best score so far, time spent
+state.json              step, best score so far, time spent, what was summed since the last logged step
+manifest.json           size and sha256 of every file: what is damaged or incomplete is never continued from
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.runs import RunDirectory, write_directory
+from reflora_cli.runs import RunDirectory, readable_os_errors, write_directory
 
 TENSOR_FILES = ("trained", "optimizer", "random")
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Window:
+    """Sums since the last logged step."""
+
+    loss: float = 0.0
+    steps: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, rows: int, seconds: float) -> None:
+        self.loss += loss
+        self.steps += 1
+        self.rows += rows
+        self.seconds += seconds
 
 
 @dataclass
 class Progress:
-    """What advances during training beside the tensors; all of it is in every checkpoint."""
+    """What advances during training beside the tensors; all of it is in every checkpoint.
+
+    evaluated: the step after which the last evaluation was. lines: written to metrics.jsonl so far. scaler: the state
+    of float16's loss scaler.
+    """
 
     step: int = 0
+    evaluated: int = -1
+    lines: int = 0
     seconds: float = 0.0
+    window: Window = field(default_factory=Window)
+    scaler: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     best_score: float | None = None
     before: dict[str, dict[str, float]] | None = None
@@ -48,28 +78,91 @@ class Checkpoint:
 
 
 def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `checkpoints/step-N` whole or not at all, then remove all but the newest `keep`."""
+    """Write `checkpoints/step-N` whole or not at all; once it is verified, remove all but the newest `keep`.
+
+    A whole one that is there already is left; a damaged one is replaced. Raises InputError when it cannot be written.
+    """
     path = run.checkpoint(checkpoint.progress.step)
+    if path.exists() and damage(path):
+        discard(path)
     if not path.exists():
         with write_directory(path) as directory:
             for name in TENSOR_FILES:
                 save_file(getattr(checkpoint, name), directory / f"{name}.safetensors")
             text = json.dumps(asdict(checkpoint.progress), allow_nan=False)
             (directory / "state.json").write_text(text, encoding="utf-8")
+            (directory / MANIFEST).write_text(manifest_of(directory), encoding="utf-8")
+    if found := damage(path):
+        raise InputError(Problem("the checkpoint did not reach the disk as it was written", str(path), found))
     for old in run.checkpoints()[:-keep]:
-        shutil.rmtree(old)
+        discard(old)
     return path
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises InputError when it is damaged."""
+def discard(path: Path) -> None:
+    """Remove a checkpoint; a half-removed one is never seen."""
+    with readable_os_errors(path):
+        hidden = path.with_name(f".removed-{path.name}")
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.rename(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def manifest_of(directory: Path) -> str:
+    """Sizes and digests of a directory's files."""
+    files = {}
+    for name in (*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json"):
+        with (directory / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[name] = {"bytes": stream.tell(), "sha256": digest}
+    return json.dumps(files, indent=1)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint on the disk; empty when every file is as it was written."""
     try:
-        trained, optimizer, random = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
-        progress = Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        remedy = "remove this checkpoint to continue from the one before it"
-        raise InputError(Problem("the checkpoint is damaged", str(path), str(error), remedy=remedy)) from error
-    return Checkpoint(trained, optimizer, random, progress)
+        written = (path / MANIFEST).read_text(encoding="utf-8")
+        found = manifest_of(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if written == found:
+        return ""
+    try:
+        known: dict[str, object] = json.loads(written)
+        names = [name for name, entry in json.loads(found).items() if known.get(name) != entry]
+    except (ValueError, AttributeError):
+        names = [MANIFEST]
+    return f"not as it was written: {', '.join(names or [MANIFEST])}"
+
+
+def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, None when there is none at all, and what is wrong with newer ones.
+
+    Raises InputError when there are checkpoints and all are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(run.checkpoints()):
+        found = damage(path)
+        if not found:
+            return path, damaged
+        damaged.append(f"{path}: {found}")
+    if damaged:
+        remedy = "restore one of them, or begin anew with another --output"
+        what = "every checkpoint of the run is damaged"
+        raise InputError(Problem(what, str(run.path), "; ".join(damaged[:3]), remedy=remedy))
+    return None, []
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a whole checkpoint. Raises InputError for one that this version cannot read."""
+    try:
+        trained, optimizer, generators = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        progress = Progress(**{**state, "window": Window(**state["window"])})
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        what = "the checkpoint was written by another version of reflora"
+        raise InputError(Problem(what, str(path), str(error))) from error
+    return Checkpoint(trained, optimizer, generators, progress)
 
 
 def restore_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], where: Path) -> None:
@@ -85,21 +178,32 @@ def restore_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[
             parameter.copy_(tensors[name])
 
 
-def random_state() -> list[Tensor]:
-    """The states of this process's torch generators: the CPU's, then every GPU's."""
-    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+def random_state() -> dict[str, Tensor]:
+    """The states of this process's generators: torch's on every device, numpy's and Python's."""
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "cpu": torch.get_rng_state(),
+        **{f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())},
+        "numpy": torch.tensor([*np.asarray(keys).tolist(), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+    }
 
 
-def named_random_states(states: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+def named_random_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Generator states of all processes as named tensors."""
-    return {f"{rank}.{device}": state for rank, own in enumerate(states) for device, state in enumerate(own)}
+    return {f"{rank}.{name}": state for rank, own in enumerate(states) for name, state in own.items()}
 
 
 def restore_random_state(tensors: Mapping[str, Tensor], rank: int) -> None:
     """Restore this process's generators; a process that the checkpoint does not know keeps its own."""
-    own = {int(key.split(".")[1]): state for key, state in tensors.items() if key.split(".")[0] == str(rank)}
-    if 0 in own:
-        torch.set_rng_state(own[0])
-    for device in range(1, len(own)):
-        if device <= torch.cuda.device_count():
-            torch.cuda.set_rng_state(own[device], device - 1)
+    own = {key.partition(".")[2]: state for key, state in tensors.items() if key.partition(".")[0] == str(rank)}
+    if not own:
+        return
+    torch.set_rng_state(own["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda{index}" in own:
+            torch.cuda.set_rng_state(own[f"cuda{index}"], index)
+    *keys, position, has_gauss = own["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, float(own["numpy_gauss"])))
+    random.setstate((3, tuple(own["python"].tolist()), None))

@@ -51,6 +51,16 @@ class DivergedError(RefloraError):
     title = "Training diverged"
 
 
+class StoppedError(RefloraError):
+    """A signal stopped a run that can be continued; the exit status is 128 and the signal's number, as in shells."""
+
+    title = "Stopped"
+
+    def __init__(self, signal: int, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.exit_status = 128 + signal
+
+
 class VerificationError(RefloraError):
     """Something was written and does not compute what it should: a fault of ours."""
 

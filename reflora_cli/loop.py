@@ -6,10 +6,11 @@ The order of a step is fixed: accumulate, reduce, unscale, clip, update rule, Ad
 from __future__ import annotations
 
 import json
+import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,14 +18,15 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from reflora_cli.adapter_files import adapter_tensors, write_adapter
-from reflora_cli.checkpoint import Checkpoint, Progress, named_random_states, random_state, save_checkpoint
+from reflora_cli.checkpoint import Checkpoint, Progress, Window, named_random_states, random_state, save_checkpoint
 from reflora_cli.console import EvaluationRecord, Reporter, StepRecord
 from reflora_cli.data.batches import micro_batches
-from reflora_cli.errors import DivergedError, Problem
+from reflora_cli.errors import DivergedError, Problem, StoppedError
+from reflora_cli.interruption import Aborted, Interruption
 from reflora_cli.job import Job
 from reflora_cli.model.precision import precision
 from reflora_cli.optim.pair_adamw import state_tensors
-from reflora_cli.runs import RunDirectory
+from reflora_cli.runs import RunDirectory, readable_os_errors, sync
 from reflora_cli.schedules import learning_rate_multiplier
 
 
@@ -39,6 +41,9 @@ class Session:
     run: RunDirectory
     reporter: Reporter
     progress: Progress = field(default_factory=Progress)
+    interruption: Interruption = field(default_factory=Interruption)
+    agreed_stop: int = 0
+    """The signal by which all processes stop after this step; what only one of them got is no reason yet."""
 
     @property
     def is_writer(self) -> bool:
@@ -46,50 +51,71 @@ class Session:
 
 
 def run_steps(session: Session) -> None:
-    """All optimizer steps that are left, with their logging, evaluations and checkpoints."""
+    """All optimizer steps that are left, with their logging, evaluations and checkpoints.
+
+    Raises StoppedError after a signal, once all that continuing needs is on the disk.
+    """
     job, progress = session.job, session.progress
-    if progress.step == 0 and job.recipe.eval.at_start:
-        progress.before = evaluate(session)
-    session.reporter.begin(progress.step, job.total_steps)
-    session.model.train()
-    window = Window()
-    for step in range(progress.step, job.total_steps):
-        clock = time.perf_counter()
-        rows = job.sampler.step_rows(step)
-        loss = accumulate(session, rows)
-        norm = clip(session)
-        check_finite(session, step + 1, loss, norm)
-        rate = set_rate(session, step)
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        progress.step = step + 1
-        window.add(loss, len(rows), time.perf_counter() - clock)
-        progress.seconds += window.last_seconds
-        if progress.step % job.recipe.train.log_every == 0 or progress.step == job.total_steps:
-            log_step(session, window, rate, norm)
-            window = Window()
-        if is_due(session, job.recipe.eval.every):
-            evaluate(session)
-        if is_due(session, job.recipe.train.checkpoint_every or "epoch"):
-            checkpoint(session)
+    try:
+        if progress.step == 0 and job.recipe.eval.at_start and progress.before is None:
+            progress.before = evaluate(session)
+        session.reporter.begin(progress.step, job.total_steps)
+        session.model.train()
+        after_step(session)  # an evaluation that was interrupted
+        for step in range(progress.step, job.total_steps):
+            train_step(session, step)
+            after_step(session)
+    except Aborted:
+        stop(session)
 
 
-@dataclass
-class Window:
-    """Sums since the last logged step."""
+def train_step(session: Session, step: int) -> None:
+    """One optimizer step (0-based) and its line in the log."""
+    job, progress = session.job, session.progress
+    clock = time.perf_counter()
+    rows = job.sampler.step_rows(step)
+    loss = accumulate(session, rows)
+    norm = clip(session)
+    check_finite(session, step + 1, loss, norm)
+    rate = set_rate(session, step)
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    progress.step = step + 1
+    seconds = time.perf_counter() - clock
+    progress.window.add(loss, len(rows), seconds)
+    progress.seconds += seconds
+    if progress.step % job.recipe.train.log_every == 0 or progress.step == job.total_steps:
+        log_step(session, rate, norm)
+        progress.window = Window()
 
-    loss: float = 0.0
-    steps: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    last_seconds: float = 0.0
 
-    def add(self, loss: float, rows: int, seconds: float) -> None:
-        self.loss += loss
-        self.steps += 1
-        self.rows += rows
-        self.seconds += seconds
-        self.last_seconds = seconds
+def after_step(session: Session) -> None:
+    """What is due after the step that was taken last, and was not done yet."""
+    job, progress = session.job, session.progress
+    if progress.step == 0:
+        return
+    if progress.evaluated < progress.step and is_due(session, job.recipe.eval.every):
+        evaluate(session)
+    if is_due(session, job.recipe.train.checkpoint_every or "epoch"):
+        checkpoint(session)
+    if job.compute.processes == 1:
+        session.agreed_stop = session.interruption.signal
+    if session.agreed_stop and progress.step < job.total_steps:
+        stop(session)
+
+
+def stop(session: Session) -> NoReturn:
+    """Write a checkpoint, where there is anything to keep yet, and raise StoppedError that names it."""
+    progress, run = session.progress, session.run
+    number = session.agreed_stop or session.interruption.signal
+    if progress.step:
+        checkpoint(session)
+    problem = Problem(
+        f"stopped by {signal.Signals(number).name} after step {progress.step} of {session.job.total_steps}",
+        where=str(run.checkpoint(progress.step)) if progress.step else str(run.path),
+        remedy=f"to continue, give the same recipe with --resume --output {run.path}",
+    )
+    raise StoppedError(number, problem)
 
 
 def accumulate(session: Session, rows: list[int]) -> float:
@@ -113,8 +139,17 @@ def accumulate(session: Session, rows: list[int]) -> float:
             accelerator.backward(loss)
         total += loss.detach() / compute.processes
     if compute.processes > 1:
-        total = accelerator.reduce(total, reduction="sum")
+        total = share_stop(session, total)
     return total.item()
+
+
+def share_stop(session: Session, loss: Tensor) -> Tensor:
+    """The sum of all processes' losses; in the same exchange, a signal that one of them got becomes everyone's."""
+    own = torch.stack([loss, torch.full_like(loss, session.interruption.signal)])
+    gathered = session.accelerator.gather(own[None])
+    session.agreed_stop = int(gathered[:, 1].max())
+    total: Tensor = gathered[:, 0].sum()
+    return total
 
 
 def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
@@ -175,13 +210,14 @@ def is_due(session: Session, every: int | str) -> bool:
 
 def append(session: Session, record: dict[str, object]) -> None:
     """One more line in metrics.jsonl."""
+    session.progress.lines += 1
     if session.is_writer:
-        with session.run.metrics.open("a", encoding="utf-8") as stream:
+        with readable_os_errors(session.run.metrics), session.run.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def log_step(session: Session, window: Window, rate: float, norm: float) -> None:
-    job, step = session.job, session.progress.step
+def log_step(session: Session, rate: float, norm: float) -> None:
+    job, step, window = session.job, session.progress.step, session.progress.window
     record = StepRecord(
         step=step,
         epoch=step / job.sampler.steps_per_epoch,
@@ -197,10 +233,16 @@ def log_step(session: Session, window: Window, rate: float, norm: float) -> None
 
 
 def evaluate(session: Session) -> dict[str, dict[str, float]]:
-    """Score every evaluation split; a new best score saves the adapter."""
+    """Score every evaluation split; a new best score saves the adapter.
+
+    Scoring may take longer than anyone waits for a stop. Alone, a process drops it at once and does it again when it
+    continues; several would wait for each other.
+    """
     job, progress = session.job, session.progress
     size = job.recipe.eval.batch_size
-    scores = {split.name: job.objective.score(split, size) for split in job.rows.splits}
+    with session.interruption.interruptible() if job.compute.processes == 1 else nullcontext():
+        scores = {split.name: job.objective.score(split, size) for split in job.rows.splits}
+    progress.evaluated = progress.step
     merit = job.objective.merit(scores)
     best = progress.step > 0 and (progress.best_score is None or merit > progress.best_score)
     if best:
@@ -226,7 +268,11 @@ def checkpoint(session: Session) -> None:
     """Save all that continuing needs; every process contributes its generators."""
     job = session.job
     states = gather_object([random_state()]) if job.compute.processes > 1 else [random_state()]
+    if session.accelerator.scaler is not None:
+        session.progress.scaler = session.accelerator.scaler.state_dict()
     if session.is_writer:
+        with readable_os_errors(session.run.metrics):
+            sync(session.run.metrics)  # its lines are not written again when the run continues from here
         trained = {name: p.detach().cpu().contiguous() for name, p in job.adapted.parameters.items()}
         optimizer = state_tensors(job.optimizer, job.adapted.parameters)
         content = Checkpoint(trained, optimizer, named_random_states(states), session.progress)

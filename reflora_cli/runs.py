@@ -7,9 +7,11 @@ comes back after a crash, never sees half a file.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -72,6 +74,58 @@ def default_output(task: str, method: str) -> Path:
     """runs/TASK-METHOD-DATE-TIME."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{task.rpartition('/')[2]}-{method}-{stamp}"
+
+
+LOCK = ".lock"
+"""In a run directory: held by the process that writes there."""
+
+
+def is_unused(path: Path) -> bool:
+    """Whether a directory holds nothing but what a process that was killed at its start may leave."""
+    return path.is_dir() and all(file.name == LOCK or file.name.startswith(".recipe.yaml.") for file in path.iterdir())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run directory, made where it is missing; the system lets go of it when the process ends, however it ends.
+
+    Raises InputError when another process holds it.
+    """
+    with readable_os_errors(path):
+        existed = path.is_dir()
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino != (path / LOCK).stat().st_ino:
+                raise BlockingIOError  # its holder removed it, and another process may have made a new one
+        except (BlockingIOError, FileNotFoundError):
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace") or "a process that does not say which"
+            os.close(descriptor)
+            what = "another process is at work in the run directory"
+            raise InputError(Problem(what, str(path), found=holder, remedy="wait for it, or stop it")) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (path / LOCK).unlink()
+        os.close(descriptor)
+        if not existed:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # wrong input leaves nothing behind
+
+
+def remove_strays(run: RunDirectory) -> None:
+    """Remove what killed processes left half-written in a run that this process holds."""
+    files = (run.recipe, run.environment, run.metrics, run.results, run.curves)
+    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, ["adapter_*", "reflora*"])):
+        for place in (place for name in names for place in folder.glob(f".{name}.*")):
+            place.unlink(missing_ok=True)
+    for pattern in (".step-*", ".removed-step-*"):
+        for place in (run.path / "checkpoints").glob(pattern):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def write_file(path: Path, content: bytes | str) -> None:

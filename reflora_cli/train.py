@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import write_adapter_config
-from reflora_cli.checkpoint import load_checkpoint, restore_parameters, restore_random_state
+from reflora_cli.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.console import Reporter
 from reflora_cli.curves import draw_curves
 from reflora_cli.environment import peak_memory
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.interruption import noted_signals
 from reflora_cli.job import Job, prepare
 from reflora_cli.loop import Session, run_steps, save_adapter
 from reflora_cli.model.base import parameter_count
@@ -26,7 +29,7 @@ from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
-from reflora_cli.runs import RunDirectory, default_output, write_file, write_json
+from reflora_cli.runs import RunDirectory, default_output, is_unused, locked, remove_strays, write_file, write_json
 from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task
 
@@ -38,22 +41,31 @@ def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter)
     """
     accelerator = make_accelerator(recipe)
     run = RunDirectory(output or shared_default(recipe))
-    if run.results.is_file() and resume:
+    check_output(run, recipe, resume)
+    if resume and run.results.is_file():
         reporter.note(f"this run is finished: {run.path}")
         return dict(json.loads(run.results.read_text(encoding="utf-8")))
-    check_output(run, recipe, resume)
-    device = accelerator.device
-    dtype = resolve_dtype(recipe.model.dtype, device)
-    job = prepare(recipe, Compute(device, dtype, accelerator.process_index, accelerator.num_processes))
-    torch.manual_seed(recipe.train.seed + accelerator.process_index)
-    model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
-    session = Session(job, accelerator, model, optimizer, run, reporter)
-    start(session, resume)
-    try:
-        run_steps(session)
-    finally:
-        reporter.end()
-    return finish(session)
+    with locked(run.path) if accelerator.is_main_process else contextlib.nullcontext():
+        device = accelerator.device
+        dtype = resolve_dtype(recipe.model.dtype, device)
+        job = prepare(recipe, Compute(device, dtype, accelerator.process_index, accelerator.num_processes))
+        seed_everything(recipe.train.seed + accelerator.process_index)
+        model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
+        with noted_signals() as interruption:
+            session = Session(job, accelerator, model, optimizer, run, reporter, interruption=interruption)
+            start(session, resume)
+            try:
+                run_steps(session)
+            finally:
+                reporter.end()
+            return finish(session)
+
+
+def seed_everything(seed: int) -> None:
+    """All generators that dropout or a library may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -77,7 +89,7 @@ def shared_default(recipe: Recipe) -> Path:
 def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
     """A new run needs an unused directory; a resumed one needs the same recipe."""
     if not resume:
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and not is_unused(run.path):
             remedy = "choose another --output, or continue the run in it with --resume"
             raise InputError(Problem("the output directory is not empty", str(run.path), remedy=remedy))
         return
@@ -86,20 +98,42 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
     before, now = run.recipe.read_text(encoding="utf-8").splitlines(), dump_recipe(recipe).splitlines()
     if before != now:
         changed = [line.strip() for line in now if line not in before]
-        problem = Problem("the recipe differs from the run's", str(run.recipe), found="; ".join(changed[:5]))
-        raise InputError(problem)
+        known = [line.strip() for line in before if line not in now]
+        what, remedy = "the recipe differs from the run's", "continue with the run's own recipe, or begin anew"
+        raise InputError(Problem(what, str(run.recipe), "; ".join(changed[:5]), "; ".join(known[:5]), remedy))
+
+
+def check_environment(session: Session) -> None:
+    """Raises InputError where the base or the data are no longer those that the run began with."""
+    run, job = session.run, session.job
+    try:
+        before = json.loads(run.environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # it was killed before it had written any of its own
+    if before.get("packages") != job.environment["packages"]:
+        session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
+    for key, what in (("base", "the base model"), ("data", "the data")):
+        known, now = before.get(key), json.loads(json.dumps(job.environment[key]))
+        if known != now:
+            problem = f"{what} changed since the run began"
+            raise InputError(Problem(problem, str(run.environment), json.dumps(now), json.dumps(known)))
 
 
 def start(session: Session, resume: bool) -> None:
     """Write the run's unchanging files, or continue from its newest checkpoint."""
     job, run = session.job, session.run
-    checkpoints = run.checkpoints() if resume else []
-    if checkpoints:
-        restore(session, checkpoints[-1])
+    whole, damaged = newest_whole(run) if resume else (None, [])
+    for found in damaged:
+        session.reporter.note(f"not continued from: {found}")
+    if resume:
+        check_environment(session)
+    if whole:
+        restore(session, whole)
     if session.is_writer:
+        remove_strays(run)
         write_file(run.recipe, dump_recipe(job.recipe))
         write_json(run.environment, job.environment)
-        write_file(run.metrics, "".join(kept_metrics(run, session.progress.step) if checkpoints else []))
+        write_file(run.metrics, "".join(kept_metrics(run, session.progress.lines)))
         base = job.base.source.location, job.base.source.revision
         config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, peft_task_type(job.task))
         write_adapter_config(run.adapter, config, adapter_record(job))
@@ -111,14 +145,11 @@ def peft_task_type(task: Task) -> Literal["SEQ_CLS", "CAUSAL_LM"]:
     return "SEQ_CLS" if isinstance(task, SequenceTask) else "CAUSAL_LM"
 
 
-def kept_metrics(run: RunDirectory, step: int) -> list[str]:
-    """The lines of metrics.jsonl up to a checkpoint; a line that a crash cut short is dropped."""
-    lines: list[str] = []
-    for line in run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else ():
-        with contextlib.suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                lines.append(f"{line}\n")
-    return lines
+def kept_metrics(run: RunDirectory, lines: int) -> list[str]:
+    """The lines of metrics.jsonl that were there at a checkpoint; those after it are written again."""
+    if not lines or not run.metrics.is_file():
+        return []
+    return run.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:lines]
 
 
 def adapter_record(job: Job) -> dict[str, Any]:
@@ -145,6 +176,8 @@ def restore(session: Session, path: Path) -> None:
         raise InputError(Problem("the checkpoint does not belong to this recipe", str(path), str(error))) from error
     restore_random_state(checkpoint.random, job.compute.rank)
     session.progress = checkpoint.progress
+    if session.accelerator.scaler is not None and checkpoint.progress.scaler:
+        session.accelerator.scaler.load_state_dict(checkpoint.progress.scaler)
     session.reporter.note(f"continuing from {path}")
 
 

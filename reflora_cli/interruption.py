@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM during training: noted, and obeyed where the run can be continued from.
+
+The first signal lets the step under way end; what is interruptible, such as an evaluation, ends at once. A second
+signal ends the process there and then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+SAME_REQUEST = 0.5
+"""Seconds within which a second signal is the first one again: Ctrl-C reaches a launcher's processes twice."""
+
+
+class Aborted(BaseException):
+    """Unwinds what is interruptible; not an Exception, so that nothing but its own handler catches it."""
+
+
+@dataclass
+class Interruption:
+    """Whether the user asked to stop. signal: by which signal, 0 as long as nobody has."""
+
+    signal: int = 0
+    _since: float = 0.0
+    _interruptible: bool = False
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        """The signals' handler."""
+        if self.signal:
+            if time.monotonic() - self._since > SAME_REQUEST:
+                os._exit(128 + number)
+            return
+        self.signal, self._since = number, time.monotonic()
+        if self._interruptible:
+            self._interruptible = False
+            raise Aborted
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """What need not be finished before stopping: a signal raises Aborted here, at once."""
+        if self.signal:
+            raise Aborted
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+
+@contextmanager
+def noted_signals() -> Iterator[Interruption]:
+    """Note signals instead of dying of them; only the main thread can ask for it."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.signal(number, interruption.note) for number in SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
