@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.runs import RunDirectory, readable_os_errors, write_directory
+from reflora_cli.trend import LossTrend
 
 TENSOR_FILES = ("trained", "optimizer", "random")
 MANIFEST = "manifest.json"
@@ -51,8 +52,8 @@ class Window:
 class Progress:
     """What advances during training beside the tensors; all of it is in every checkpoint.
 
-    evaluated: the step after which the last evaluation was. lines: written to metrics.jsonl so far. scaler: the state
-    of float16's loss scaler.
+    evaluated: the step after which the last evaluation was. lines: written to metrics.jsonl so far. trend: of the
+    losses. scaler: the state of float16's loss scaler.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Progress:
     lines: int = 0
     seconds: float = 0.0
     window: Window = field(default_factory=Window)
+    trend: LossTrend = field(default_factory=LossTrend)
     scaler: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     best_score: float | None = None
@@ -158,7 +160,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         trained, optimizer, generators = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        progress = Progress(**{**state, "window": Window(**state["window"])})
+        inner = {"window": Window(**state["window"]), "trend": LossTrend(**state["trend"])}
+        progress = Progress(**{**state, **inner})
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         what = "the checkpoint was written by another version of reflora"
         raise InputError(Problem(what, str(path), str(error))) from error

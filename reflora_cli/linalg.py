@@ -59,6 +59,19 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
     return Metric(_or_identity(valid, S), _or_identity(valid, S_inverse), valid)
 
 
+def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+    """The singular values of BA [N, r], descending, from A A^T and B^T B, float64 [N, r, r]; those that are not finite
+    are zero.
+
+    A Gram squares a condition number: what is below 1e-8 of the largest is noise.
+    """
+    usable = _finite(gram_a) & _finite(gram_b)
+    La, found_a = _cholesky(_or_identity(usable, gram_a), 0.0)
+    Lb, found_b = _cholesky(_or_identity(usable, gram_b), 0.0)
+    sigma: Tensor = torch.linalg.svdvals(Lb.mT @ La)
+    return torch.where((usable & found_a & found_b)[:, None], sigma, 0.0)
+
+
 # Below, eigenvectors of squares instead of singular vectors: batched SVD is a loop over matrices beyond r = 32 on CUDA,
 # and the noise of squaring K, 1e-8 sigma_max, lies far below any damping.
 

@@ -21,10 +21,12 @@ from reflora_cli.adapter_files import adapter_tensors, write_adapter
 from reflora_cli.checkpoint import Checkpoint, Progress, Window, named_random_states, random_state, save_checkpoint
 from reflora_cli.console import EvaluationRecord, Reporter, StepRecord
 from reflora_cli.data.batches import micro_batches
-from reflora_cli.errors import DivergedError, Problem, StoppedError
+from reflora_cli.errors import DivergedError, InputError, Problem, StoppedError
 from reflora_cli.interruption import Aborted, Interruption
 from reflora_cli.job import Job
 from reflora_cli.model.precision import precision
+from reflora_cli.optim.build import damping
+from reflora_cli.optim.health import pair_health, unreached
 from reflora_cli.optim.pair_adamw import state_tensors
 from reflora_cli.runs import RunDirectory, readable_os_errors, sync
 from reflora_cli.schedules import learning_rate_multiplier
@@ -77,6 +79,10 @@ def train_step(session: Session, step: int) -> None:
     loss = accumulate(session, rows)
     norm = clip(session)
     check_finite(session, step + 1, loss, norm)
+    if step == 0:
+        check_reached(session)
+    if progress.trend.is_spike(loss):
+        report_spike(session, step + 1, loss)
     rate = set_rate(session, step)
     session.optimizer.step()
     session.optimizer.zero_grad()
@@ -190,6 +196,29 @@ def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
     raise DivergedError(problem)
 
 
+def check_reached(session: Session) -> None:
+    """Stop at the first step when a gradient does not reach an adapter: it would never be trained."""
+    dead = unreached(session.job.adapted.pairs)
+    if dead:
+        total = len(session.job.adapted.pairs)
+        problem = Problem(
+            f"no gradient reaches {len(dead)} of {total} adapters: they would never be trained",
+            where="method.targets",
+            found=", ".join(dead[:3]) + (", ..." if len(dead) > 3 else ""),
+            remedy="leave modules that the task does not use out of method.targets",
+        )
+        raise InputError(problem)
+
+
+def report_spike(session: Session, step: int, loss: float) -> None:
+    """Say that a step's loss is out of line, and which module's gradient is the largest."""
+    norms = {name: float(p.grad.norm()) for name, p in session.job.adapted.parameters.items() if p.grad is not None}
+    largest = max(norms, key=norms.__getitem__)
+    mean = session.progress.trend.mean
+    session.reporter.note(f"step {step}: loss {loss:.4g} is far above {mean:.4g}; largest gradient in {largest}")
+    append(session, {"event": "spike", "step": step, "loss": loss, "mean": mean, "largest_gradient": largest})
+
+
 def set_rate(session: Session, step: int) -> float:
     """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A."""
     train, total = session.job.recipe.train, session.job.total_steps
@@ -230,6 +259,8 @@ def log_step(session: Session, rate: float, norm: float) -> None:
     values = {"loss": record.loss, "learning_rate": rate, "gradient_norm": norm if norm < float("inf") else None}
     speed = {"examples_per_second": record.examples_per_second, "seconds": session.progress.seconds}
     append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed})
+    share = damping(job.recipe.method.refactor, job.compute.dtype.itemsize < 4)
+    append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share)})
 
 
 def evaluate(session: Session) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import write_adapter_config
+from reflora_cli.anomaly import detecting_anomalies
 from reflora_cli.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.console import Reporter
 from reflora_cli.curves import draw_curves
@@ -34,7 +35,9 @@ from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task
 
 
-def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter) -> dict[str, Any]:
+def train(
+    recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter, *, detect_anomaly: bool = False
+) -> dict[str, Any]:
     """Run a recipe and return what `results.json` holds.
 
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
@@ -54,8 +57,10 @@ def train(recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter)
         with noted_signals() as interruption:
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption=interruption)
             start(session, resume)
+            looking = detecting_anomalies(job.objective.loss_module) if detect_anomaly else contextlib.nullcontext()
             try:
-                run_steps(session)
+                with looking:
+                    run_steps(session)
             finally:
                 reporter.end()
             return finish(session)

@@ -19,6 +19,9 @@ def train_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [default: runs/...].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
+    detect_anomaly: Annotated[
+        bool, typer.Option("--detect-anomaly", help="Find what first gives a value that is not finite; slow.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model as a recipe says.
@@ -40,7 +43,7 @@ def train_command(
         from reflora_cli.train import train
 
         reporter = make_reporter() if is_first_process() else SilentReporter()
-        results = train(loaded, output, resume, reporter)
+        results = train(loaded, output, resume, reporter, detect_anomaly=detect_anomaly)
         if not is_first_process():
             return
         reporter.facts("done", closing_facts(results))

@@ -1,0 +1,66 @@
+"""What can be seen of each adapter while it trains: sizes of its factors, and the spectrum of their product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reflora_cli.factors import FactorPair
+from reflora_cli.linalg import product_spectrum
+from reflora_cli.optim.stacks import group_pairs
+
+DIGITS = 4
+"""Significant digits: a run logs thousands of these."""
+
+
+@torch.no_grad()
+def pair_health(pairs: Sequence[FactorPair], damping: float) -> dict[str, dict[str, float | None]]:
+    """By module, of the factors as they are:
+
+    norm_A, norm_B   Frobenius norms
+    ratio            norm_B / norm_A
+    condition        largest over least singular value of BA; None where that is zero in float64
+    effective_rank   exp of the entropy of the singular values, 1 to r (Roy & Vetterli 2007); 0 for BA = 0
+    damped           share of directions whose singular value lies below `damping` times the largest
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for group in group_pairs(pairs):
+        gram_a, gram_b = group.grams(torch.float64)
+        norms = [gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt() for gram in (gram_a, gram_b)]
+        sigma = product_spectrum(gram_a, gram_b)
+        columns = {
+            "norm_A": norms[0],
+            "norm_B": norms[1],
+            "ratio": norms[1] / norms[0],
+            "condition": sigma[:, 0] / sigma[:, -1],
+            "effective_rank": effective_rank(sigma),
+            "damped": (sigma <= damping * sigma[:, :1]).double().mean(dim=1),
+        }
+        values = torch.stack(list(columns.values()), dim=1).tolist()
+        for pair, own in zip(group.pairs, values, strict=True):
+            found[pair.name] = {name: rounded(value) for name, value in zip(columns, own, strict=True)}
+    return found
+
+
+def effective_rank(sigma: Tensor) -> Tensor:
+    """[N, r] -> [N]"""
+    total = sigma.sum(dim=1, keepdim=True)
+    shares = sigma / torch.where(total > 0, total, 1)
+    entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
+    return torch.where(total[:, 0] > 0, entropy.exp(), 0)
+
+
+def rounded(value: float) -> float | None:
+    """JSON has no infinity."""
+    return float(f"{value:.{DIGITS}g}") if abs(value) < float("inf") else None
+
+
+def unreached(pairs: Sequence[FactorPair]) -> list[str]:
+    """Modules of which neither factor has a gradient other than zero."""
+    return [pair.name for pair in pairs if not any(is_reached(factor.grad) for factor in (pair.A, pair.B))]
+
+
+def is_reached(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())

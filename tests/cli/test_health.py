@@ -1,0 +1,67 @@
+"""What a run says of its own numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from reflora_cli.anomaly import detecting_anomalies
+from reflora_cli.errors import DivergedError
+from reflora_cli.sources import find_source
+from tests.cli.conftest import Reflora
+
+
+def records(run: Path, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_every_logged_step_tells_of_every_adapter(trained: Path) -> None:
+    steps, health = records(trained, "step"), records(trained, "health")
+    assert [line["step"] for line in health] == [line["step"] for line in steps]
+    first, last = health[0]["modules"], health[-1]["modules"]
+    assert len(first) == len(last) == 35
+    assert all(0 < own["effective_rank"] <= 4 for own in last.values())
+    assert sum(own["norm_B"] for own in last.values()) > sum(own["norm_B"] for own in first.values())
+
+
+def test_adapters_that_no_gradient_reaches_stop_the_run(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """A layer whose output projection is zero: nothing that it attends to reaches the loss."""
+    base = shutil.copytree(find_source("builtin:tiny-llama", None).location, tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"].zero_()
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    settings = (f"model.name={base}", "method.targets=[v_proj]")
+    outcome = reflora("train", recipe, *settings, "--output", tmp_path / "run")
+    assert outcome.status == 2, outcome.err
+    assert "1 of 5 adapters" in outcome.err
+    assert "layers.1.self_attn.v_proj" in outcome.err
+    assert "method.targets" in outcome.err
+
+
+def test_detection_changes_nothing_in_a_good_run(trained: Path, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("train", recipe, "--detect-anomaly", "--output", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    weights = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def test_the_first_bad_module_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.data[0, 0] = torch.inf
+    with pytest.raises(DivergedError, match="Linear 1, whose input was finite"), detecting_anomalies(model):
+        model(torch.ones(2, 3))
+    model(torch.ones(2, 3))
+
+
+def test_the_operation_of_a_bad_gradient_is_named() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(DivergedError, match="MulBackward0"), detecting_anomalies(model):
+        (model(torch.ones(1, 1)) * 0).sqrt().sum().backward()
