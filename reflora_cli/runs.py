@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from reflora_cli.errors import InputError, Problem
 
 
@@ -145,6 +147,29 @@ def write_file(path: Path, content: bytes | str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+class Results(BaseModel):
+    """What others read of `results.json`; the rest of it is for people."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    scores: dict[str, dict[str, float]] | None
+    settings: dict[str, object] = Field(default_factory=dict)
+    selected_step: int
+
+
+def read_results(run: RunDirectory) -> dict[str, Any] | None:
+    """What `results.json` holds; None for a run that is not finished. Raises InputError for a damaged file."""
+    if not run.results.is_file():
+        return None
+    try:
+        content = run.results.read_bytes()
+        Results.model_validate_json(content)
+        return dict(json.loads(content))
+    except (OSError, ValueError) as error:
+        remedy = "remove the file; `reflora train ... --resume` writes it again"
+        first = str(error).splitlines()[0]
+        raise InputError(Problem("the file is damaged", str(run.results), first, remedy=remedy)) from error
 
 
 def write_json(path: Path, value: Any) -> None:

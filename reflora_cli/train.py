@@ -30,7 +30,16 @@ from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
-from reflora_cli.runs import RunDirectory, default_output, is_unused, locked, remove_strays, write_file, write_json
+from reflora_cli.runs import (
+    RunDirectory,
+    default_output,
+    is_unused,
+    locked,
+    read_results,
+    remove_strays,
+    write_file,
+    write_json,
+)
 from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task
 
@@ -45,9 +54,9 @@ def train(
     accelerator = make_accelerator(recipe)
     run = RunDirectory(output or shared_default(recipe))
     check_output(run, recipe, resume)
-    if resume and run.results.is_file():
+    if resume and (finished := read_results(run)):
         reporter.note(f"this run is finished: {run.path}")
-        return dict(json.loads(run.results.read_text(encoding="utf-8")))
+        return finished
     with locked(run.path) if accelerator.is_main_process else contextlib.nullcontext():
         device = accelerator.device
         dtype = resolve_dtype(recipe.model.dtype, device)
@@ -194,7 +203,10 @@ def finish(session: Session) -> dict[str, Any]:
     results = summarize(session)
     if session.is_writer:
         title = f"{job.task.name}, {job.recipe.method.label}"
-        draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
+        try:
+            draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
+        except (KeyError, TypeError, ValueError) as error:
+            session.reporter.note(f"no curves are drawn, {session.run.metrics} was changed by somebody: {error!r}")
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from reflora_cli import __version__
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
-from reflora_cli.runs import RunDirectory
+from reflora_cli.runs import RunDirectory, read_results
 from reflora_cli.sources import Source, find_source
 from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task
@@ -68,9 +67,8 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
     """A run as a card's subject."""
-    results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else None
     source = find_source(recipe.model.name, recipe.model.revision)
-    return Subject(recipe, find_task(recipe.task.name), source, results)
+    return Subject(recipe, find_task(recipe.task.name), source, read_results(run))
 
 
 def merged_card(recipe: Recipe, run: RunDirectory) -> str:
