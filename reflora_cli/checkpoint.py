@@ -79,12 +79,27 @@ class Checkpoint:
     progress: Progress
 
 
-def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `checkpoints/step-N` whole or not at all; once it is verified, remove all but the newest `keep`.
+def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
+    """Write `checkpoints/step-N`; once it is verified, remove all but the newest `keep`, and all stopped ones.
 
-    A whole one that is there already is left; a damaged one is replaced. Raises InputError when it cannot be written.
+    Raises InputError when it cannot be written.
     """
-    path = run.checkpoint(checkpoint.progress.step)
+    write_checkpoint(run.checkpoint(checkpoint.progress.step), checkpoint)
+    stopped = [path for path in run.checkpoints() if path.name.endswith("-stopped")]
+    due = [path for path in run.checkpoints() if path not in stopped]
+    for old in (*due[:-keep], *stopped):
+        discard(old)
+
+
+def save_stopped(run: RunDirectory, checkpoint: Checkpoint) -> Path:
+    """Write `checkpoints/step-N-stopped`; those that are there stay. Raises as `save_checkpoint`."""
+    path = run.stopped_checkpoint(checkpoint.progress.step)
+    write_checkpoint(path, checkpoint)
+    return path
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Whole or not at all, and verified. A whole one that is there already is left; a damaged one is replaced."""
     if path.exists() and damage(path):
         discard(path)
     if not path.exists():
@@ -96,9 +111,6 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> Pat
             (directory / MANIFEST).write_text(manifest_of(directory), encoding="utf-8")
     if found := damage(path):
         raise InputError(Problem("the checkpoint did not reach the disk as it was written", str(path), found))
-    for old in run.checkpoints()[:-keep]:
-        discard(old)
-    return path
 
 
 def discard(path: Path) -> None:

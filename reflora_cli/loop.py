@@ -18,7 +18,15 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from reflora_cli.adapter_files import adapter_tensors, write_adapter
-from reflora_cli.checkpoint import Checkpoint, Progress, Window, named_random_states, random_state, save_checkpoint
+from reflora_cli.checkpoint import (
+    Checkpoint,
+    Progress,
+    Window,
+    named_random_states,
+    random_state,
+    save_checkpoint,
+    save_stopped,
+)
 from reflora_cli.console import EvaluationRecord, Reporter, StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.errors import DivergedError, InputError, Problem, StoppedError
@@ -114,11 +122,16 @@ def stop(session: Session) -> NoReturn:
     """Write a checkpoint, where there is anything to keep yet, and raise StoppedError that names it."""
     progress, run = session.progress, session.run
     number = session.agreed_stop or session.interruption.signal
+    place = run.path
     if progress.step:
-        checkpoint(session)
+        content = checkpoint_of(session)
+        place = run.stopped_checkpoint(progress.step)
+        if session.is_writer:
+            save_stopped(run, content)
+        session.accelerator.wait_for_everyone()
     problem = Problem(
         f"stopped by {signal.Signals(number).name} after step {progress.step} of {session.job.total_steps}",
-        where=str(run.checkpoint(progress.step)) if progress.step else str(run.path),
+        where=str(place),
         remedy=f"to continue, give the same recipe with --resume --output {run.path}",
     )
     raise StoppedError(number, problem)
@@ -296,7 +309,15 @@ def save_adapter(session: Session) -> None:
 
 
 def checkpoint(session: Session) -> None:
-    """Save all that continuing needs; every process contributes its generators."""
+    """Save all that continuing needs."""
+    content = checkpoint_of(session)
+    if session.is_writer:
+        save_checkpoint(session.run, content, session.job.recipe.train.keep_checkpoints)
+    session.accelerator.wait_for_everyone()
+
+
+def checkpoint_of(session: Session) -> Checkpoint:
+    """All that continuing needs; every process contributes its generators."""
     job = session.job
     states = gather_object([random_state()]) if job.compute.processes > 1 else [random_state()]
     if session.accelerator.scaler is not None:
@@ -304,8 +325,6 @@ def checkpoint(session: Session) -> None:
     if session.is_writer:
         with readable_os_errors(session.run.metrics):
             sync(session.run.metrics)  # its lines are not written again when the run continues from here
-        trained = {name: p.detach().cpu().contiguous() for name, p in job.adapted.parameters.items()}
-        optimizer = state_tensors(job.optimizer, job.adapted.parameters)
-        content = Checkpoint(trained, optimizer, named_random_states(states), session.progress)
-        save_checkpoint(session.run, content, job.recipe.train.keep_checkpoints)
-    session.accelerator.wait_for_everyone()
+    trained = {name: p.detach().cpu().contiguous() for name, p in job.adapted.parameters.items()}
+    optimizer = state_tensors(job.optimizer, job.adapted.parameters)
+    return Checkpoint(trained, optimizer, named_random_states(states), session.progress)

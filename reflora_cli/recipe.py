@@ -67,7 +67,18 @@ class ModelSection(Section):
         Quantization.NONE, description="of the base's linear layers, but not of its output head"
     )
     double_quant: bool = Field(True, description="nf4 and fp4: the scales of blocks are quantized too")
+    sharded: bool = Field(
+        False, description="several processes: each keeps a part of the base's weights, which must not be quantized"
+    )
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
+
+    @model_validator(mode="after")
+    def _packed_weights_stay_whole(self) -> ModelSection:
+        if self.sharded and self.quantization is not Quantization.NONE:
+            raise refusal(
+                "sharded", "quantized weights are not sharded", "use one of model.sharded, model.quantization"
+            )
+        return self
 
 
 class TaskSection(Section):

@@ -58,9 +58,14 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
+    def stopped_checkpoint(self, step: int) -> Path:
+        """One that a signal asked for: only until the next one that is due."""
+        return self.path / "checkpoints" / f"step-{step:06d}-stopped"
+
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
+        """Complete checkpoints, oldest first; one that was due is newer than a stopped one of the same step."""
+        found = (self.path / "checkpoints").glob("step-[0-9]*")
+        return sorted(found, key=lambda path: (int(path.name.split("-")[1]), not path.name.endswith("-stopped")))
 
 
 def open_run(path: Path) -> RunDirectory:

@@ -27,6 +27,7 @@ from reflora_cli.loop import Session, run_steps, save_adapter
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight
+from reflora_cli.model.shard import shard_blocks
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
@@ -60,7 +61,12 @@ def train(
     with locked(run.path) if accelerator.is_main_process else contextlib.nullcontext():
         device = accelerator.device
         dtype = resolve_dtype(recipe.model.dtype, device)
-        job = prepare(recipe, Compute(device, dtype, accelerator.process_index, accelerator.num_processes))
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        sharded = recipe.model.sharded and processes > 1
+        job = prepare(recipe, Compute(device, dtype, rank, processes, sharded))
+        if sharded:
+            blocks = shard_blocks(job.base.model, job.objective.loss_module, device, processes)
+            reporter.note(f"{blocks} blocks of the base are shared among {processes} processes")
         seed_everything(recipe.train.seed + accelerator.process_index)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:

@@ -13,12 +13,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how forward passes run: the device, the base's dtype, this process among all."""
+    """Where and how forward passes run: the device, the base's dtype, this process among all.
+
+    sharded: forward passes are common to all processes, each holding a part of the base.
+    """
 
     device: torch.device
     dtype: torch.dtype
     rank: int = 0
     processes: int = 1
+    sharded: bool = False
+
+    @property
+    def scoring(self) -> tuple[int, int]:
+        """This process and their number where rows are shared out for scoring, which is not a step's equal passes.
+
+        With a sharded base every process scores all rows: they must run the same passes.
+        """
+        return (0, 1) if self.sharded else (self.rank, self.processes)
 
     @property
     def dtype_name(self) -> str:

@@ -89,7 +89,7 @@ class LanguageObjective(Objective[PromptRow]):
         for batch in mine(by_length(examples), batch_size, self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
-        return Tally.total(gather_object([own]) if self.compute.processes > 1 else [own])
+        return Tally.total(gather_object([own]) if self.compute.scoring[1] > 1 else [own])
 
     @torch.no_grad()
     def mean_loss(self, rows: Sequence[PromptRow], batch_size: int) -> float:
@@ -98,7 +98,7 @@ class LanguageObjective(Objective[PromptRow]):
         for batch in mine(order, batch_size, self.compute):
             with precision(self.compute.device, self.compute.dtype):
                 losses.append(float(self.loss_module(**self.padded([rows[index] for index in batch]))))
-        total = sum(gather_object(losses) if self.compute.processes > 1 else losses)
+        total = sum(gather_object(losses) if self.compute.scoring[1] > 1 else losses)
         return total / sum(row.weight for row in rows)
 
     def merit(self, scores: Scores) -> float:
@@ -157,4 +157,5 @@ def by_length(examples: Sequence[PromptExample]) -> list[int]:
 def mine(order: Sequence[int], batch_size: int, compute: Compute) -> list[Sequence[int]]:
     """This process's share of the batches."""
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches[compute.rank :: compute.processes]
+    rank, processes = compute.scoring
+    return batches[rank::processes]

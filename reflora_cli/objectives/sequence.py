@@ -71,12 +71,13 @@ class SequenceObjective(Objective[EncodedRow]):
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
         batches = [by_length[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         found: list[tuple[list[int], Tensor]] = []
-        for batch in batches[compute.rank :: compute.processes]:
+        rank, processes = compute.scoring
+        for batch in batches[rank::processes]:
             with precision(compute.device, compute.dtype):
                 logits = model(**self.inputs([rows[index] for index in batch])).logits
             found.append((batch, logits.float().cpu()))
         model.train(was_training)
-        gathered: list[tuple[list[int], Tensor]] = gather_object(found) if compute.processes > 1 else found
+        gathered: list[tuple[list[int], Tensor]] = gather_object(found) if processes > 1 else found
         result = torch.empty(len(rows), gathered[0][1].shape[1])
         for batch, part in gathered:
             result[batch] = part

@@ -21,7 +21,8 @@ from pathlib import Path
 from tests.robustness.runs import VARIANTS, differences, fail, forked, preload, status_of, train_arguments
 
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
-STATUS = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
+STATUS = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (143, -signal.SIGTERM), signal.SIGINT: (130, 1)}
+"""Before a command has begun a signal is Python's: SIGTERM kills, SIGINT aborts with 1."""
 
 
 def whole(variant: str, run: Path, log: Path) -> float:
@@ -41,7 +42,7 @@ def stopped(variant: str, run: Path, log: Path, seconds: float, draw: random.Ran
         time.sleep(draw.uniform(0, seconds))
         os.kill(pid, kind)
         status = status_of(pid)
-        if status not in (0, *STATUS[kind]):
+        if status not in (0, *STATUS[kind]) or "Traceback" in log.read_text():
             fail(f"{variant}: status {status} after {kind.name}", log)
         happened.append(f"{kind.name} {stage(run)}" if status else "done before")
     if status_of(forked(train_arguments(variant, run), log)):

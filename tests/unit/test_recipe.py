@@ -50,6 +50,7 @@ def test_defaults() -> None:
         "dtype": Dtype.AUTO,
         "quantization": "none",
         "double_quant": True,
+        "sharded": False,
         "classifier_dropout": None,
     }
     assert least.method == Method()

@@ -1,0 +1,101 @@
+"""Two processes under torchrun with gloo: as one process, with a sharded base too, and through every kind of end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Reflora
+from tests.robustness.runs import SETTINGS, differences
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+RECIPE = ("quickstart", *SETTINGS, "method.name=reflora")
+
+
+def launched(*arguments: object) -> subprocess.Popen[str]:
+    command = [*LAUNCH, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def finished(*arguments: object) -> None:
+    process = launched(*arguments)
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-3000:]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    finished(*RECIPE, "--output", run)
+    return run
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The launcher's children that train, by rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            values = dict(entry.split("=", 1) for entry in (place / "environ").read_text().split("\0") if "=" in entry)
+        except OSError:
+            continue
+        if parent == process.pid and "LOCAL_RANK" in values:
+            found[int(values["LOCAL_RANK"])] = int(place.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def stopped(run: Path, rank: int, number: signal.Signals) -> float:
+    """Begin a run and send one of its processes a signal after its first checkpoint; seconds until all have ended."""
+    process = launched(*RECIPE, "--output", run)
+    while not list(run.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+    os.kill(workers(process)[rank], number)
+    begin = time.monotonic()
+    process.communicate(timeout=90)
+    assert process.returncode != 0 or (run / "results.json").exists()
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGTERM), (0, signal.SIGTERM), (1, signal.SIGKILL)])
+def test_one_process_that_ends_ends_all_and_the_run_is_continued_equal(
+    rank: int, number: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert stopped(run, rank, number) < 60
+    finished(*RECIPE, "--output", run, "--resume")
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "reflora"])
+def test_a_sharded_base_trains_as_one_process(method: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Base weights are split, adapters are not: the same losses, adapter and scores."""
+    settings = (f"method.name={method}", "train.log_every=1", "task.max_train_rows=96", "train.micro_batch_size=8",
+                "task.max_eval_rows=31", "train.epochs=3")  # fmt: skip
+    finished(recipe, *settings, "model.sharded=true", "--output", tmp_path / "two")
+    assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[1]["processes"] == 2
+    for one, two in zip(*(result["history"] for result in results), strict=True):
+        assert one["scores"]["validation"] == pytest.approx(two["scores"]["validation"], abs=1e-5)
+    own, other = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
+    for name, tensor in own.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=0)
+
+
+def test_a_base_that_is_quantized_is_not_sharded(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    settings = ("model.sharded=true", "model.quantization=nf4")
+    outcome = reflora("train", recipe, *settings, "--output", tmp_path / "run")
+    assert outcome.status == 2
+    assert "model.sharded" in outcome.err
