@@ -123,13 +123,16 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
         raise InputError(Problem(what, str(run.recipe), "; ".join(changed[:5]), "; ".join(known[:5]), remedy))
 
 
-def check_environment(session: Session) -> None:
-    """Raises InputError where the base or the data are no longer those that the run began with."""
+def has_environment(session: Session) -> bool:
+    """Whether the run already says what it began with.
+
+    Raises InputError where the base or the data are no longer those.
+    """
     run, job = session.run, session.job
     try:
-        before = json.loads(run.environment.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # it was killed before it had written any of its own
+        before = dict(json.loads(run.environment.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False  # it was killed before it had written any of its own
     if before.get("packages") != job.environment["packages"]:
         session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
     for key, what in (("base", "the base model"), ("data", "the data")):
@@ -137,6 +140,7 @@ def check_environment(session: Session) -> None:
         if known != now:
             problem = f"{what} changed since the run began"
             raise InputError(Problem(problem, str(run.environment), json.dumps(now), json.dumps(known)))
+    return True
 
 
 def start(session: Session, resume: bool) -> None:
@@ -145,14 +149,14 @@ def start(session: Session, resume: bool) -> None:
     whole, damaged = newest_whole(run) if resume else (None, [])
     for found in damaged:
         session.reporter.note(f"not continued from: {found}")
-    if resume:
-        check_environment(session)
+    has_begun = resume and has_environment(session)
     if whole:
         restore(session, whole)
     if session.is_writer:
         remove_strays(run)
         write_file(run.recipe, dump_recipe(job.recipe))
-        write_json(run.environment, job.environment)
+        if not has_begun:
+            write_json(run.environment, job.environment)
         write_file(run.metrics, "".join(kept_metrics(run, session.progress.lines)))
         base = job.base.source.location, job.base.source.revision
         config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, peft_task_type(job.task))
@@ -211,7 +215,7 @@ def finish(session: Session) -> dict[str, Any]:
         title = f"{job.task.name}, {job.recipe.method.label}"
         try:
             draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             session.reporter.note(f"no curves are drawn, {session.run.metrics} was changed by somebody: {error!r}")
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()

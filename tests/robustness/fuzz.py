@@ -84,7 +84,7 @@ def directory_case(base: Path, draw: random.Random) -> list[str]:
         path for path in run.rglob("*") if path.is_file() and path.suffix in (".json", ".yaml", ".safetensors")
     )
     file = draw.choice([path for path in files if command == "resume" or "checkpoints" not in str(path)])
-    match draw.randrange(8):
+    match draw.randrange(9):
         case 0:
             file.unlink()
         case 1:
@@ -95,6 +95,8 @@ def directory_case(base: Path, draw: random.Random) -> list[str]:
         case 3:
             file.unlink()
             file.mkdir()
+        case 4:
+            file.write_bytes(b"[" * 200_000)
         case _:
             file.write_bytes(mutated(file.read_bytes(), draw))
     match command:
