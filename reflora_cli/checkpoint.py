@@ -144,7 +144,7 @@ def damage(path: Path) -> str:
     try:
         known: dict[str, object] = json.loads(written)
         names = [name for name, entry in json.loads(found).items() if known.get(name) != entry]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         names = [MANIFEST]
     return f"not as it was written: {', '.join(names or [MANIFEST])}"
 

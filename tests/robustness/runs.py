@@ -79,7 +79,9 @@ def timeless(value: Any) -> Any:
 def differences(one: Path, other: Path) -> list[str]:
     """Files in which two finished runs differ beyond their clocks."""
     found = []
-    names = [sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()) for run in (one, other)]
+    # A lock that could not be removed is held by nobody.
+    files = [[path for path in run.rglob("*") if path.is_file() and path.name != ".lock"] for run in (one, other)]
+    names = [sorted(str(path.relative_to(run)) for path in own) for run, own in zip((one, other), files, strict=True)]
     if names[0] != names[1]:
         found.append(f"files: {set(names[0]) ^ set(names[1])}")
     for name in set(names[0]) & set(names[1]):
