@@ -69,15 +69,24 @@ def check_vocabulary(base: Base) -> None:
         raise InputError(Problem(what, where, f"{len(tokenizer)} tokens, {embedded} embeddings"))
 
 
-def hidden_states(model: Any, **inputs: Any) -> Any:
+def hidden_states(model: Any, *, cache: Any = None, **inputs: Any) -> Any:
     """The body's output; its `last_hidden_state` [n, length, width] is what the head reads.
 
-    Position ids are left out for bodies that find their own from the mask.
+    cache: keys and values of tokens that were read before (`cache_of`), or None. Position ids are left out for bodies
+    that find their own from the mask.
     """
     body = model.base_model
-    if "position_ids" in inputs and "position_ids" not in inspect.signature(body.forward).parameters:
-        inputs.pop("position_ids")
+    known = inspect.signature(body.forward).parameters
+    if "position_ids" not in known:
+        inputs.pop("position_ids", None)
+    if cache is not None:
+        inputs["cache" if "cache" in known else "past_key_values"] = cache  # the name that older versions know
     return body(**inputs)
+
+
+def cache_of(output: Any) -> Any:
+    """The keys and values that a body's output holds."""
+    return output.cache if "cache" in output else output.past_key_values
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reflora_cli.data.encode_prompts import common_length, pad_left, pad_right, token_ids
 from reflora_cli.model.base import Base, positions
-from reflora_cli.model.language import hidden_states
+from reflora_cli.model.language import cache_of, hidden_states
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.prediction import Prediction, Scorer
 from reflora_cli.objectives.token_loss import token_log_likelihoods
@@ -100,7 +100,7 @@ class Choices(Scorer):
         length = ids.shape[1]
         needs_cache = cache is not None or any(len(tail) > 1 for row in rows for tail in row.tails)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask, "position_ids": places(mask)[:, -length:]}
-        output = hidden_states(self.base.model, **inputs, past_key_values=cache, use_cache=needs_cache)
+        output = hidden_states(self.base.model, **inputs, cache=cache, use_cache=needs_cache)
         asked: list[tuple[int, int, int]] = []
         for index, row in enumerate(rows):
             begin = length - row.shared
@@ -111,7 +111,7 @@ class Choices(Scorer):
         for row in rows:
             common = sum(next(found) for _ in range(row.shared))
             sums.append([common + next(found) for _ in row.tails])
-        return sums, output.past_key_values if needs_cache else None, mask
+        return sums, cache_of(output) if needs_cache else None, mask
 
     def read_prefix(self, prefix: Sequence[int], count: int) -> Any:
         """The cache of tokens with which all rows begin, read once, for `count` rows."""
@@ -121,7 +121,7 @@ class Choices(Scorer):
             "attention_mask": torch.ones_like(ids),
             "position_ids": places(torch.ones_like(ids)),
         }
-        cache = hidden_states(self.base.model, **inputs, use_cache=True).past_key_values
+        cache = cache_of(hidden_states(self.base.model, **inputs, use_cache=True))
         cache.batch_repeat_interleave(count)
         return cache
 
@@ -137,7 +137,7 @@ class Choices(Scorer):
         cache.batch_select_indices(owners)
         at = places(whole)[:, -ids.shape[1] :]
         inputs = {"input_ids": ids.to(device), "attention_mask": whole, "position_ids": at}
-        output = hidden_states(self.base.model, **inputs, past_key_values=cache, use_cache=True)
+        output = hidden_states(self.base.model, **inputs, cache=cache, use_cache=True)
         asked = [(index, i, token) for index, tail in enumerate(tails) for i, token in enumerate(tail[1:])]
         found = iter(self.ask(output.last_hidden_state, asked))
         return [sum(next(found) for _ in tail[1:]) for tail in tails]

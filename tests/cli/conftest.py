@@ -52,6 +52,17 @@ class Outcome:
 Reflora = Callable[..., Outcome]
 
 
+def records(run: Path, event: str) -> list[dict[str, Any]]:
+    """The lines of a run's log that tell of one kind of event."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def step_losses(run: Path) -> list[float]:
+    """The losses of the logged steps."""
+    return [record["loss"] for record in records(run, "step")]
+
+
 @pytest.fixture(scope="session")
 def reflora() -> Reflora:
     """Run a command in this process."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,12 +13,7 @@ from torch import nn
 from reflora_cli.anomaly import detecting_anomalies
 from reflora_cli.errors import DivergedError
 from reflora_cli.sources import find_source
-from tests.cli.conftest import Reflora
-
-
-def records(run: Path, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["event"] == event]
+from tests.cli.conftest import Reflora, records
 
 
 def test_every_logged_step_tells_of_every_adapter(trained: Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.cli.conftest import LANGUAGE_RECIPE as RECIPE
-from tests.cli.conftest import Reflora
+from tests.cli.conftest import Reflora, step_losses
 from tests.language_models import MODELS, saved
 
 METHODS = ("lora", "dora", "reflora", "reflora-s")
@@ -235,8 +235,7 @@ def test_accumulation_equals_one_large_batch(
         place = tmp_path / str(size)
         outcome = reflora("train", recipe, *arguments, f"train.micro_batch_size={size}", "--output", place)
         assert outcome.status == 0, outcome.err
-        losses = [record["loss"] for record in lines(place / "metrics.jsonl")]
-        found.append((losses, load_file(place / WEIGHTS)))
+        found.append((step_losses(place), load_file(place / WEIGHTS)))
     assert len(found[0][0]) == 3
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     for name, tensor in found[0][1].items():
@@ -253,8 +252,8 @@ def test_packing_changes_no_step(recipe: Path, instructions: Path, reflora: Refl
         place = tmp_path / packing
         outcome = reflora("train", recipe, *arguments, f"train.packing={packing}", "--output", place)
         assert outcome.status == 0, outcome.err
-        losses = [record["loss"] for record in lines(place / "metrics.jsonl")]
-        found.append((losses, load_file(place / WEIGHTS)))
+        found.append((step_losses(place), load_file(place / WEIGHTS)))
+    assert len(found[0][0]) == 3
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     for name, tensor in found[0][1].items():
         torch.testing.assert_close(tensor, found[1][1][name], atol=1e-5, rtol=0)
@@ -269,7 +268,7 @@ def test_two_processes_train_and_score_as_one(recipe: Path, reflora: Reflora, tm
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
-    one, two = ([r["loss"] for r in lines(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in ("one", "two"))
+    one, two = (step_losses(tmp_path / name) for name in ("one", "two"))
     assert one == pytest.approx(two, abs=1e-5)
     scores = [json.loads((tmp_path / name / "results.json").read_text())["scores"] for name in ("one", "two")]
     assert scores[0] == scores[1]

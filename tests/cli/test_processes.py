@@ -14,10 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora
+from tests.cli.conftest import Reflora, step_losses
 from tests.robustness.runs import SETTINGS, differences
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 RECIPE = ("quickstart", *SETTINGS, "method.name=reflora")
@@ -80,18 +79,28 @@ def test_one_process_that_ends_ends_all_and_the_run_is_continued_equal(
 
 @pytest.mark.parametrize("method", ["lora", "dora", "reflora"])
 def test_a_sharded_base_trains_as_one_process(method: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """Base weights are split, adapters are not: the same losses, adapter and scores."""
+    """Base weights are split, adapters are not: the same losses, adapter and scores.
+
+    Adam divides by the size of a gradient: where one is nearly zero, its rounding decides which way an element goes, so
+    adapters are compared as a whole.
+    """
     settings = (f"method.name={method}", "train.log_every=1", "task.max_train_rows=96", "train.micro_batch_size=8",
                 "task.max_eval_rows=31", "train.epochs=3")  # fmt: skip
     finished(recipe, *settings, "model.sharded=true", "--output", tmp_path / "two")
     assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
-    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
-    assert results[1]["processes"] == 2
-    for one, two in zip(*(result["history"] for result in results), strict=True):
-        assert one["scores"]["validation"] == pytest.approx(two["scores"]["validation"], abs=1e-5)
-    own, other = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
-    for name, tensor in own.items():
-        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=0)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two["processes"] == 2
+    for own, other in zip(one["history"], two["history"], strict=True):
+        assert own["scores"]["validation"] == pytest.approx(other["scores"]["validation"], abs=1e-5)
+    assert step_losses(tmp_path / "one") == pytest.approx(step_losses(tmp_path / "two"), abs=1e-6)
+    first, second = (flat_adapter(tmp_path / name) for name in ("one", "two"))
+    assert (first - second).norm() < 1e-5 * first.norm()
+
+
+def flat_adapter(run: Path) -> torch.Tensor:
+    """All tensors of a run's adapter as one vector."""
+    tensors = load_file(run / "adapter/adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
 def test_a_base_that_is_quantized_is_not_sharded(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
