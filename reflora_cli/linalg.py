@@ -16,13 +16,16 @@ does the damping; adding a multiple of the identity to the Grams would.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ONE_SIDED = 1e-3
-"""Damping from which on V alone gives both matrices, in half the time, at the cost of 1 / damping in precision."""
+from reflora_cli.newton_schulz import damped_inverse_root
+
+STRONG_DAMPING = 1e-3
+"""From which on less precise ways are precise enough, as they lose 1 / damping."""
 JITTER = 1e-13
 """Added to a correlation matrix that is numerically singular: r times float64's precision, with room for r = 256."""
 
@@ -46,13 +49,13 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
 
     A pair is not valid when one factor is zero or not finite, or, undamped, when BA has a rank below r; and where a
     Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is decided on the
-    host: the only synchronization is that of the one `eigh`.
+    host, and with strong damping it waits for nothing.
     """
     trace_a, trace_b = _trace(gram_a), _trace(gram_b)
     usable = _finite(gram_a) & _finite(gram_b) & (trace_a > 0) & (trace_b > 0)
     La, factored_a = _cholesky(_or_identity(usable, gram_a / trace_a[:, None, None]), least_pivot)
     Lb, factored_b = _cholesky(_or_identity(usable, gram_b / trace_b[:, None, None]), least_pivot)
-    S, S_inverse = _one_sided(La, Lb, damping) if damping >= ONE_SIDED else _two_sided(La, Lb, damping)
+    S, S_inverse = way_for(gram_a.device, damping)(La, Lb, damping)
     scale = (trace_b / trace_a).sqrt()[:, None, None]
     S, S_inverse = _symmetric(S * scale), _symmetric(S_inverse / scale)
     valid = usable & factored_a & factored_b & _finite(S) & _finite(S_inverse)
@@ -72,12 +75,23 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     return torch.where((usable & found_a & found_b)[:, None], sigma, 0.0)
 
 
-# Below, eigenvectors of squares instead of singular vectors: batched SVD is a loop over matrices beyond r = 32 on CUDA,
-# and the noise of squaring K, 1e-8 sigma_max, lies far below any damping.
+Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""(La, Lb, damping) -> damped S and S^-1, all but the damping [N, r, r]."""
 
 
-def _two_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """S and S^-1 from U and V, found apart in one call."""
+def way_for(device: torch.device, damping: float) -> Way:
+    """The fastest of the ways that is precise enough."""
+    if damping < STRONG_DAMPING:
+        return two_sided
+    return one_sided if device.type == "cpu" else by_products
+
+
+# Eigenvectors of squares instead of singular vectors: batched SVD is a loop over matrices beyond r = 32 on CUDA, and
+# the noise of squaring K, 1e-8 sigma_max, lies far below any damping.
+
+
+def two_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """From U and V, found apart in one eigendecomposition."""
     K = Lb.mT @ La
     squares, vectors = torch.linalg.eigh(torch.cat([K @ K.mT, K.mT @ K]))
     sigma = (squares.clamp(min=0) + damping**2 * squares[:, -1:].clamp(min=0)).sqrt()
@@ -85,9 +99,9 @@ def _two_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     return S, S_inverse
 
 
-def _one_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The same from V alone. With floor = damping sigma_max and d = sqrt(sigma^2 + floor^2), since U U^T = I and
-    U sigma = K V,
+def one_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """From V alone, in half the time. With floor = damping sigma_max and d = sqrt(sigma^2 + floor^2), since U U^T = I
+    and U sigma = K V,
 
         U diag(1/d) U^T = I / floor - K V diag(1 / (d floor (d + floor))) V^T K^T
 
@@ -100,6 +114,14 @@ def _one_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     inner = -_outer(K @ V, 1 / (d * floor * (d + floor)))
     inner.diagonal(dim1=-2, dim2=-1).add_(1 / floor)
     return Lb @ inner @ Lb.mT, _outer(La @ V, 1 / d)
+
+
+def by_products(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """From (K K^T)^-1/2 and (K^T K)^-1/2, by matrix products alone: no eigendecomposition, which the host waits for."""
+    K = Lb.mT @ La
+    L = torch.cat([Lb, La])
+    S, S_inverse = (L @ damped_inverse_root(torch.cat([K @ K.mT, K.mT @ K]), damping) @ L.mT).chunk(2)
+    return S, S_inverse
 
 
 def _outer(F: Tensor, weights: Tensor) -> Tensor:

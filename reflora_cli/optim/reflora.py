@@ -26,7 +26,7 @@ from torch import Tensor
 from reflora_cli.factors import FactorPair
 from reflora_cli.linalg import balancing_metric
 from reflora_cli.optim.rule import UpdateRule, check_shapes
-from reflora_cli.optim.stacks import PairGroup, group_pairs
+from reflora_cli.optim.stacks import PairGroup, group_pairs, has_float64
 
 SINGLE_PRECISION = 1e-3
 """Damping from which on the large products, Grams and those with gradients, may run in float32, in half the time.
@@ -54,7 +54,8 @@ class RefLoRA(UpdateRule):
     def __init__(self, pairs: Sequence[FactorPair], warmup: int, interval: int, damping: float) -> None:
         self._groups = group_pairs(pairs)
         self._warmup, self._interval, self._damping = warmup, interval, damping
-        self._precision = torch.float32 if damping >= SINGLE_PRECISION else torch.float64
+        exact = damping < SINGLE_PRECISION and all(has_float64(group.device) for group in self._groups)
+        self._precision = torch.float64 if exact else torch.float32
         self._steps = 0
         self._metrics: list[tuple[Tensor, Tensor]] = []
 
@@ -64,8 +65,9 @@ class RefLoRA(UpdateRule):
             return
         if (self._steps - self._warmup) % self._interval == 0:
             self._metrics = [self._metric(group) for group in self._groups]
-        for group, (S, S_inverse) in zip(self._groups, self._metrics, strict=True):
-            group.precondition(S.to(self._precision), S_inverse.to(self._precision))
+        for group, metric in zip(self._groups, self._metrics, strict=True):
+            S, S_inverse = (matrices.to(group.device, self._precision) for matrices in metric)
+            group.precondition(S, S_inverse)
 
     def after_step(self, state: Mapping[Tensor, Any]) -> None:
         self._steps += 1
@@ -89,7 +91,7 @@ class RefLoRA(UpdateRule):
 
     def _metric(self, group: PairGroup) -> tuple[Tensor, Tensor]:
         # Elsewhere than on a CPU, asking whether all are valid would be a synchronization.
-        if self._precision is torch.float32 and group.pairs[0].A.device.type == "cpu":
+        if self._precision is torch.float32 and group.device.type == "cpu":
             metric = balancing_metric(*group.grams(torch.float32), self._damping, TRUSTED_PIVOT)
             if metric.valid.all():
                 return metric.S, metric.S_inverse

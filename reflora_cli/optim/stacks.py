@@ -15,12 +15,9 @@ from torch import Tensor, nn
 
 from reflora_cli.factors import FactorPair
 
-STACK_ELEMENTS = 2**18
-"""A stack holds at most this many elements of A and B, 2 MiB in float64, or one pair if that is larger.
-
-It bounds the memory beside the model, and a CPU slows down when stacks leave its cache: RefLoRA's part of a step for
-DeBERTa-base takes 12 ms on one core with 2**18 and 27 ms with 2**23. Large modules can afford launches of their own.
-"""
+STACK_ELEMENTS = 2**23
+"""A stack holds at most this many elements of A and B, 64 MiB in float64, or one pair if that is larger: it bounds the
+memory beside the model."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,10 @@ class PairStack:
     pairs: Sequence[FactorPair]
 
     def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`."""
-        if one_by_one(self.pairs[0].A):
-            factors = ((pair.A.to(dtype), pair.B.to(dtype)) for pair in self.pairs)
+        """A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`, on the device where they are factored."""
+        place = factoring_device(self.pairs[0].A.device)
+        if one_by_one(place):
+            factors = ((pair.A.to(place, dtype), pair.B.to(place, dtype)) for pair in self.pairs)
             grams = [(A @ A.T, B.T @ B) for A, B in factors]
             return torch.stack([gram for gram, _ in grams]).double(), torch.stack([gram for _, gram in grams]).double()
         A = torch.stack([pair.A for pair in self.pairs]).to(dtype)
@@ -55,13 +53,18 @@ class PairGroup:
     def pairs(self) -> list[FactorPair]:
         return [pair for stack in self.stacks for pair in stack.pairs]
 
+    @property
+    def device(self) -> torch.device:
+        return self.stacks[0].pairs[0].A.device
+
     def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [N, r, r], multiplied in `dtype`."""
+        """A A^T and B^T B, float64 [N, r, r], multiplied in `dtype`, on the device where they are factored."""
         grams_a, grams_b = zip(*(stack.grams(dtype) for stack in self.stacks), strict=True)
         return torch.cat(grams_a), torch.cat(grams_b)
 
     def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
-        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [N, r, r]; products run in the dtype of S."""
+        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [N, r, r]; products run in the dtype of S, which is
+        on the device of the pairs."""
         sizes = [len(stack.pairs) for stack in self.stacks]
         parts = zip(self.stacks, torch.split(S, sizes), torch.split(S_inverse, sizes), strict=True)
         for stack, own, own_inverse in parts:
@@ -72,17 +75,28 @@ class PairGroup:
         return {f"{key}.{pair.name}": matrix for pair, matrix in zip(self.pairs, matrices, strict=True)}
 
     def stacked(self, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `by_name`, on the device of the pairs."""
-        return torch.stack([tensors[f"{key}.{pair.name}"].to(pair.A.device) for pair in self.pairs])
+        """The inverse of `by_name`, on the device where such matrices are made."""
+        place = factoring_device(self.device)
+        return torch.stack([tensors[f"{key}.{pair.name}"].to(place) for pair in self.pairs])
 
 
-def one_by_one(factor: Tensor) -> bool:
+def has_float64(device: torch.device) -> bool:
+    """Apple's GPUs have none."""
+    return device.type != "mps"
+
+
+def factoring_device(device: torch.device) -> torch.device:
+    """Where the r x r matrices of pairs on `device` are factored: they need float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def one_by_one(device: torch.device) -> bool:
     """Whether products with factors are faster without stacking them.
 
     On a CPU: a launch costs little there, what is stacked has left the cache before it is used, and batched products
     of tall matrices are up to ten times slower than single ones.
     """
-    return factor.device.type == "cpu"
+    return device.type == "cpu"
 
 
 def group_pairs(pairs: Sequence[FactorPair]) -> list[PairGroup]:
@@ -113,7 +127,7 @@ def _map_gradients(
     parameters: Sequence[nn.Parameter], matrices: Tensor, product: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """Overwrite every gradient that is not None by its product with its matrix; in place, as DDP's buckets require."""
-    if one_by_one(parameters[0]):
+    if one_by_one(parameters[0].device):
         for parameter, matrix in zip(parameters, matrices.unbind(), strict=True):
             gradient = parameter.grad
             if gradient is not None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from reflora_cli.linalg import Metric, balancing_metric
+from reflora_cli.linalg import Metric, Way, balancing_metric, by_products, one_sided, two_sided
 from tests.unit.optim.references import conditioned, metric_by_svd, metric_of, orthonormal, paper_metric
 
 seeds = st.integers(0, 2**31)
@@ -152,6 +152,24 @@ def test_it_agrees_with_a_singular_value_decomposition_of_the_factors(rank: int,
     S, S_inverse = metric_by_svd(A, B, damping)
     assert relative(metric.S, S) < 1e-11
     assert relative(metric.S_inverse, S_inverse) < 1e-8
+
+
+@pytest.mark.parametrize("way", [one_sided, two_sided, by_products])
+@pytest.mark.parametrize("damping", [1e-3, 1e-2])
+@pytest.mark.parametrize("rank", [1, 8, 64])
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e7])
+def test_every_way_gives_the_same(way: Way, damping: float, rank: int, condition: float) -> None:
+    """For factors of any size, also where BA has no full rank in float64's eyes; in a stack, each as alone."""
+    generator = torch.Generator().manual_seed(rank)
+    pairs = [(conditioned(rank, 80, 3.0, generator), size * conditioned(100, rank, condition, generator))
+             for size in (1e-6, 1.0, 1e6)]  # fmt: skip
+    La = torch.stack([torch.linalg.qr(A.T, mode="r")[1].T for A, _ in pairs])
+    Lb = torch.stack([torch.linalg.qr(B, mode="r")[1].T for _, B in pairs])
+    S, S_inverse = way(La, Lb, damping)
+    for n, (A, B) in enumerate(pairs):
+        right, right_inverse = metric_by_svd(A, B, damping)
+        assert relative(S[n], right) < 1e-8
+        assert relative(S_inverse[n], right_inverse) < 1e-8
 
 
 def ill_conditioned(condition: float, seed: int = 0) -> tuple[Tensor, ...]:

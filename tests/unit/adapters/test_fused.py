@@ -198,3 +198,26 @@ def test_a_row_without_magnitude_stays_finite() -> None:
     layer(torch.randn(3, IN)).sum().backward()
     assert layer.magnitude.grad is not None
     assert layer.magnitude.grad.isfinite().all()
+
+
+@LAYERS
+@pytest.mark.parametrize("base", ["linear", "conv1d", "nf4"])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_compiled_layer_computes_the_same(kind: type[Any], base: str, half: bool) -> None:
+    """Traced, the plain formula takes the place of the fused products; with an optimizer step between two calls."""
+    layer = layer_of(kind, base)
+    own = list(layer.parameters(recurse=False))
+    compiled = torch.compile(layer, backend="aot_eager")
+    tolerance = 0.1 if half else 1e-5
+    for _ in range(2):
+        found = []
+        for function in (layer, compiled):
+            x = torch.linspace(-1, 1, 5 * IN).view(5, IN).requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                y = function(x)
+            found.append([y.detach(), *torch.autograd.grad(y.float().square().sum(), [x, *own])])
+        for mine, other in zip(*found, strict=True):
+            torch.testing.assert_close(mine, other, atol=tolerance * float(mine.abs().max()), rtol=0)
+        with torch.no_grad():
+            for parameter in own:
+                parameter.mul_(1.1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reflora_cli import linalg
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.reflora import RefLoRA
@@ -97,6 +98,28 @@ def test_how_pairs_are_stacked_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     for (gA, gB), (gA_other, gB_other) in zip(gradients_of(together), gradients_of(apart), strict=True):
         torch.testing.assert_close(gA, gA_other, rtol=1e-6, atol=0)
         torch.testing.assert_close(gB, gB_other, rtol=1e-6, atol=0)
+
+
+def test_a_gpu_s_ways_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacked products and no eigendecomposition, here on the CPU; a gradient that is missing in a stack too."""
+    apart, together = random_pairs(), random_pairs()
+    give_gradients(apart), give_gradients(together)
+    apart[1].A.grad = together[1].A.grad = None
+    RefLoRA(apart, 0, 1, 1e-2).before_step()
+    monkeypatch.setattr(stacks, "one_by_one", lambda device: False)
+    monkeypatch.setattr(linalg, "way_for", lambda device, damping: linalg.by_products)
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    RefLoRA(together, 0, 1, 1e-2).before_step()
+    for pair, other in zip(apart, together, strict=True):
+        torch.testing.assert_close(pair.B.grad, other.B.grad, rtol=1e-5, atol=1e-7)
+        if pair is not apart[1]:
+            torch.testing.assert_close(pair.A.grad, other.A.grad, rtol=1e-5, atol=1e-7)
+    assert together[1].A.grad is None
+
+
+def test_a_device_without_float64_leaves_factoring_to_the_cpu() -> None:
+    assert stacks.factoring_device(torch.device("mps")) == torch.device("cpu")
+    assert stacks.factoring_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
 
 
 def test_a_missing_gradient_is_left_alone_and_the_others_are_not() -> None:
