@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoTokenizer,
@@ -28,6 +30,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.model.base import Base
 from reflora_cli.sources import Source, find_source
 
@@ -91,3 +94,8 @@ def saved(name: str, directory: Path) -> Path:
     make(name).save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+def prompt_row(tokens: Sequence[int], supervised: int) -> PromptRow:
+    """A row of these tokens."""
+    return PromptRow(np.array(tokens, dtype=np.int32), supervised)

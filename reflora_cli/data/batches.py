@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.data.encode import EncodedRow
+from reflora_cli.data.pad import pad_right
 
 WINDOW = 32
 """Steps whose rows are sorted by length together: enough for batches of nearly equal lengths, few enough that what a
@@ -70,20 +71,14 @@ def micro_batches(rows: Sequence[int], rank: int, processes: int, size: int) -> 
     return [mine[start : start + size] for start in range(0, largest_share, size)]
 
 
-def collate(rows: Sequence[EncodedRow], pad_token: int, pad_type: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[EncodedRow], pad_token: int, pad_type: int, multiple: int = 1) -> dict[str, Tensor]:
     """Pad to the longest row: input_ids, attention_mask and, where the model has them, token_type_ids [n, length].
 
-    Padding is masked by length, never by token id: the pad token may also be an ordinary token.
+    multiple: of which the length shall be.
     """
-    length = max(len(row.input_ids) for row in rows)
-
-    def padded(values: Sequence[Sequence[int]], fill: int) -> Tensor:
-        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in values], dtype=torch.long)
-
-    batch = {
-        "input_ids": padded([row.input_ids for row in rows], pad_token),
-        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
-    }
-    if all(row.token_type_ids is not None for row in rows):
-        batch["token_type_ids"] = padded([row.token_type_ids or [] for row in rows], pad_type)
+    ids, mask = pad_right([row.input_ids for row in rows], pad_token, multiple)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    types = [row.token_type_ids for row in rows if row.token_type_ids is not None]
+    if types:
+        batch["token_type_ids"], _ = pad_right(types, pad_type, multiple)
     return batch

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from reflora_cli.data.encode import BATCH
-from reflora_cli.data.token_cache import Columns, flat, remembered, unflat
+from reflora_cli.data.pad import TokenIds, pad_right
+from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample
 
@@ -28,11 +29,11 @@ MOST_DROPPED = 0.05
 """Share of rows without any answer left beyond which `max_length` is taken for a mistake."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptRow:
     """One row as the model reads it, unpadded, with its end token; tokens from `supervised` on are to be predicted."""
 
-    input_ids: list[int]
+    input_ids: TokenIds
     supervised: int
 
     @property
@@ -58,32 +59,29 @@ def encode_prompts(
     InputError when more than a twentieth of the rows have no answer left.
     """
     columns = remembered(
-        tokenizer, ("prompts", max_length), examples, lambda: as_columns(tokenize(tokenizer, examples, max_length))
+        tokenizer, ("prompts", max_length), examples, lambda: tokenize(tokenizer, examples, max_length)
     )
-    texts = zip(unflat(columns["ids"], columns["lengths"]), columns["borders"].tolist(), strict=True)
+    texts = zip(rows_of(columns["ids"], columns["lengths"]), columns["borders"].tolist(), strict=True)
     rows = [PromptRow(ids, 1 if train_on_prompt else border) for ids, border in texts]
     refuse_cut_answers(len(examples) - len(rows), len(examples), max_length)
     return EncodedPrompts(rows, len(examples) - len(rows))
 
 
-def as_columns(rows: Sequence[PromptRow]) -> Columns:
-    ids, lengths = flat([row.input_ids for row in rows])
-    return {"ids": ids, "lengths": lengths, "borders": np.array([row.supervised for row in rows], dtype=np.int32)}
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> list[PromptRow]:
-    """The rows that have some of their answer left, which alone is supervised."""
-    rows: list[PromptRow] = []
+def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> Columns:
+    """`ids`, their `lengths` and the `borders` where answers begin, of the rows that have some of their answer left."""
+    parts: list[Columns] = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
         prompts = token_ids(tokenizer, [example.prompt for example in chunk])
         texts = token_ids(tokenizer, [example.prompt + example.answer for example in chunk])
+        rows = []
         for prompt, text in zip(prompts, texts, strict=True):
-            border = max(1, common_length(prompt, text))
-            ids = ended(text, tokenizer.eos_token_id)[:max_length]
+            border, ids = max(1, common_length(prompt, text)), ended(text, tokenizer.eos_token_id)[:max_length]
             if border < len(ids):
-                rows.append(PromptRow(ids, border))
-    return rows
+                rows.append((border, ids))
+        borders, lengths = (np.array(own, dtype=np.int32) for own in ([b for b, _ in rows], [len(i) for _, i in rows]))
+        parts.append({"ids": as_array([ids for _, ids in rows]), "lengths": lengths, "borders": borders})
+    return joined(parts)
 
 
 def refuse_cut_answers(dropped: int, rows: int, max_length: int) -> None:
@@ -115,29 +113,14 @@ def ended(ids: list[int], end: int) -> list[int]:
     return ids if ids[-1:] == [end] else [*ids, end]
 
 
-def collate_prompts(rows: Sequence[PromptRow], pad_token: int) -> dict[str, Tensor]:
-    """Pad on the right: input_ids, attention_mask, targets [n, length].
+def collate_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -> dict[str, Tensor]:
+    """Pad on the right: input_ids, attention_mask, targets [n, length], length a multiple of `multiple`.
 
-    `targets` has at every position the token that comes next, where it is supervised. Padding is masked by length,
-    never by token id: the pad token may be the end token, which is supervised.
+    `targets` has at every position the token that comes next, where it is supervised.
     """
-    ids, mask = pad_right([row.input_ids for row in rows], pad_token)
+    ids, mask = pad_right([row.input_ids for row in rows], pad_token, multiple)
     targets = torch.full_like(ids, IGNORED)
     for index, row in enumerate(rows):
         own = slice(row.supervised, len(row.input_ids))
         targets[index, own.start - 1 : own.stop - 1] = ids[index, own]
     return {"input_ids": ids, "attention_mask": mask, "targets": targets}
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad_token: int) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask [n, length], so that all rows begin at the same place."""
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[pad_token] * (length - len(row))] for row in rows])
-    mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
-    return ids, mask.long()
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_token: int) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask [n, length], so that all rows end at the same place."""
-    ids, mask = pad_right([row[::-1] for row in rows], pad_token)
-    return ids.flip(1), mask.flip(1)

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow, pad_right
+from reflora_cli.data.encode_prompts import IGNORED, PromptRow
+from reflora_cli.data.pad import pad_right
 
 
-def pack_prompts(rows: Sequence[PromptRow], pad_token: int) -> dict[str, Tensor]:
-    """input_ids, position_ids, targets [n, length], no sequence longer than the longest row.
+def pack_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -> dict[str, Tensor]:
+    """input_ids, position_ids, targets [n, length], no sequence longer than the longest row, but for `multiple`, of
+    which the length shall be one.
 
     As in `collate_prompts`, `targets` has at every position the token that comes next, where it is supervised.
     """
     sequences = first_fit([len(row.input_ids) for row in rows])
     packed = [[rows[index] for index in sequence] for sequence in sequences]
-    ids, _ = pad_right([[token for row in own for token in row.input_ids] for own in packed], pad_token)
+    ids, _ = pad_right([np.concatenate([row.input_ids for row in own]) for own in packed], pad_token, multiple)
     # Every place of padding is at position 0, and so a row of its own.
-    places, _ = pad_right([[place for row in own for place in range(len(row.input_ids))] for own in packed], 0)
+    places, _ = pad_right(
+        [np.concatenate([np.arange(len(row.input_ids)) for row in own]) for own in packed], 0, multiple
+    )
     targets = torch.full_like(ids, IGNORED)
     for index, own in enumerate(packed):
         begin = 0

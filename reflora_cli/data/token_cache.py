@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from reflora_cli import __version__
+from reflora_cli.data.pad import TokenIds
 from reflora_cli.errors import InputError
 from reflora_cli.runs import write_file
 
@@ -113,15 +115,17 @@ def remove_oldest(directory: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def flat(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Lists of ids as one array, and their lengths."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int32)
-    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
-    return ids, lengths
+def as_array(rows: Sequence[list[int]]) -> TokenIds:
+    """All rows' ids, one after the other."""
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows)))
 
 
-def unflat(ids: NDArray[Any], lengths: NDArray[Any]) -> list[list[int]]:
-    """The inverse of `flat`."""
+def rows_of(ids: TokenIds, lengths: NDArray[Any]) -> list[TokenIds]:
+    """The rows again: views of the one array."""
     ends = np.cumsum(lengths).tolist()
-    tokens: list[int] = ids.tolist()
-    return [tokens[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The columns of several parts, at least one, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -19,7 +19,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from reflora_cli.data.encode_prompts import common_length, pad_left, pad_right, token_ids
+from reflora_cli.data.encode_prompts import common_length, token_ids
+from reflora_cli.data.pad import pad_left, pad_right
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.language import cache_of, hidden_states
 from reflora_cli.model.precision import Compute, precision

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from reflora_cli.data.encode_prompts import pad_left, token_ids
+from reflora_cli.data.encode_prompts import token_ids
+from reflora_cli.data.pad import pad_left
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision

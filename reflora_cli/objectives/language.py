@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.model.base import Base
+from reflora_cli.model.base import Base, pad_multiple
 from reflora_cli.model.language import PARTS_TOLERANCE, hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.objective import Objective, Scores, Split
@@ -57,17 +58,18 @@ class LanguageObjective(Objective[PromptRow]):
         self.scorer, self.train_on_prompt = scorer, train_on_prompt
         self.together = pack_prompts if packing else collate_prompts
         self.loss_module = LanguageLoss(base.model)
+        self.multiple = pad_multiple(base, compute)
         self.main_metric = "loss" if by_loss else "accuracy"
 
     def weight(self, row: PromptRow) -> int:
         return row.weight
 
     def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
-        return self.placed(self.together(rows, self.base.tokenizer.pad_token_id))
+        return self.placed(self.together(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
     def padded(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
         """The same, one row in each sequence."""
-        return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id))
+        return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
     def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
@@ -132,7 +134,7 @@ def check_packing(base: Base, compute: Compute) -> None:
     """Compare packed rows with the same rows apart. Raises InputError for a model in which they see each other."""
     model, was_training = base.model, base.model.training
     model.eval()
-    rows = [PromptRow([token % vocabulary(model) for token in range(4, 4 + length)], 1) for length in (8, 5, 3)]
+    rows = [PromptRow(np.arange(4, 4 + length, dtype=np.int32) % vocabulary(model), 1) for length in (8, 5, 3)]
     found = []
     for together in (collate_prompts, pack_prompts):
         batch = {

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from reflora_cli.data.batches import collate
 from reflora_cli.data.encode import EncodedRow
-from reflora_cli.model.base import Base
+from reflora_cli.model.base import Base, pad_multiple
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.objective import Objective, Scores, Split
 from reflora_cli.tasks.base import SequenceTask
@@ -37,6 +37,7 @@ class SequenceObjective(Objective[EncodedRow]):
     def __init__(self, task: SequenceTask, base: Base, compute: Compute) -> None:
         self.task, self.base, self.compute = task, base, compute
         self.loss_module = SequenceLoss(base.model)
+        self.multiple = pad_multiple(base, compute)
         self.main_metric = task.main_metric
 
     def weight(self, row: EncodedRow) -> int:
@@ -48,7 +49,7 @@ class SequenceObjective(Objective[EncodedRow]):
     def inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """Keyword arguments of the model."""
         tokenizer = self.base.tokenizer
-        batch = collate(rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id)
+        batch = collate(rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple)
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:

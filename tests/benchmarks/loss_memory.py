@@ -27,6 +27,7 @@ from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
 from reflora_cli.methods import Method
 from reflora_cli.model.language import hidden_states
 from reflora_cli.objectives.language import LanguageLoss
+from tests.language_models import prompt_row
 
 VARIANTS = ("body", "transformers", "reflora")
 
@@ -69,7 +70,7 @@ def measure(variant: str, chosen: argparse.Namespace, first: int, queue: Any) ->
         for pair in adapted.pairs:
             pair.B.normal_(std=0.02)
     rows = [
-        PromptRow(torch.randint(0, chosen.vocabulary, (chosen.length,)).tolist(), first) for _ in range(chosen.batch)
+        prompt_row(torch.randint(0, chosen.vocabulary, (chosen.length,)).tolist(), first) for _ in range(chosen.batch)
     ]
     loss_of("body", model, rows[:1]).backward()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

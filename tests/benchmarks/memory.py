@@ -27,7 +27,7 @@ from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
-from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
+from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.merging.merge import write_streamed
 from reflora_cli.merging.plan import make_plan
 from reflora_cli.methods import Method
@@ -36,6 +36,7 @@ from reflora_cli.model.quantize import bits_per_weight, skeleton
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.recipe import ModelSection, Quantization
 from reflora_cli.sources import find_source
+from tests.language_models import prompt_row
 
 METHOD = Method(name="lora", rank=16)
 
@@ -90,7 +91,7 @@ def train(kind: str, directory: Path, queue: Any) -> None:
     loaded = rise(before)
     inject(base.model, METHOD, [], [], seed=0)
     base.model.train()
-    LanguageLoss(base.model)(**collate_prompts([PromptRow(list(range(128)), 64)], 0)).backward()
+    LanguageLoss(base.model)(**collate_prompts([prompt_row(range(128), 64)], 0)).backward()
     queue.put({"loading": loaded, "step": rise(before), "bits": bits_per_weight(base.model)})
 
 

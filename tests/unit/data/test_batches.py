@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,9 +71,12 @@ def test_processes_share_a_step_without_loss_or_repeat(rows: int, processes: int
 
 
 def test_padding_is_masked_by_length_even_where_the_pad_token_is_an_ordinary_one() -> None:
-    rows = [EncodedRow([7, 3, 7], None, 0), EncodedRow([7], None, 1)]
+    rows = [EncodedRow(np.array([7, 3, 7], np.int32), None, 0), EncodedRow(np.array([7], np.int32), None, 1)]
     batch = collate(rows, pad_token=7, pad_type=0)
     assert batch["input_ids"].tolist() == [[7, 3, 7], [7, 7, 7]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert "token_type_ids" not in batch
     assert batch["input_ids"].dtype is torch.long
+    wide = collate(rows, pad_token=7, pad_type=0, multiple=8)
+    assert wide["input_ids"].shape == (2, 8)
+    assert wide["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]

@@ -13,11 +13,11 @@ from reflora_cli.data.encode_prompts import (
     collate_prompts,
     common_length,
     encode_prompts,
-    pad_left,
 )
+from reflora_cli.data.pad import pad_left
 from reflora_cli.errors import InputError
 from reflora_cli.tasks.base import PromptExample
-from tests.language_models import tokenizer
+from tests.language_models import prompt_row, tokenizer
 
 TOKENIZER = tokenizer()
 END = TOKENIZER.eos_token_id
@@ -48,7 +48,7 @@ def test_a_token_across_the_border_belongs_to_the_answer() -> None:
     """`pea` + `ch`: joined as one text, the tokens of the prompt alone do not all occur."""
     (row,) = encode_prompts(TOKENIZER, [example("a kit", "chen")], 64, train_on_prompt=False).rows
     joined = TOKENIZER("a kitchen")["input_ids"]
-    assert row.input_ids == [*joined, END]
+    assert row.input_ids.tolist() == [*joined, END]
     assert row.supervised == common_length(TOKENIZER("a kit")["input_ids"], joined) < len(joined)
 
 
@@ -60,7 +60,7 @@ def test_an_end_token_that_the_tokenizer_adds_is_not_doubled() -> None:
         single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", END)]
     )
     (row,) = encode_prompts(ending, [example("Who?", " the box")], 64, train_on_prompt=False).rows
-    assert row.input_ids.count(END) == 1
+    assert (row.input_ids == END).sum() == 1
     assert supervised_text(row) == " the box<eos>"
 
 
@@ -69,7 +69,7 @@ def test_an_answer_cut_in_part_stays_and_has_no_end() -> None:
     (row,) = encode_prompts(
         TOKENIZER, [example("Who?", " the small wooden box")], len(whole.input_ids) - 2, train_on_prompt=False
     ).rows
-    assert row.input_ids == whole.input_ids[:-2]
+    assert row.input_ids.tolist() == whole.input_ids[:-2].tolist()
 
 
 @pytest.mark.parametrize("train_on_prompt", [False, True])
@@ -85,7 +85,7 @@ def test_rows_whose_whole_answer_is_cut_are_dropped_and_counted(train_on_prompt:
 
 
 def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
-    rows = [PromptRow([1, 5, 6, END], 2), PromptRow([1, END], 1)]
+    rows = [prompt_row([1, 5, 6, END], 2), prompt_row([1, END], 1)]
     batch = collate_prompts(rows, pad_token=END)
     assert batch["input_ids"].tolist() == [[1, 5, 6, END], [1, END, END, END]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
@@ -95,7 +95,7 @@ def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
 @given(
     st.lists(
         st.lists(st.integers(3, 99), min_size=2, max_size=9).flatmap(
-            lambda ids: st.integers(1, len(ids) - 1).map(lambda place: PromptRow(ids, place))
+            lambda tokens: st.integers(1, len(tokens) - 1).map(lambda place: prompt_row(tokens, place))
         ),
         min_size=1,
         max_size=6,
@@ -106,10 +106,10 @@ def test_as_many_targets_as_the_rows_weigh(rows: list[PromptRow]) -> None:
     assert int((batch["targets"] != IGNORED).sum()) == sum(row.weight for row in rows)
     for index, row in enumerate(rows):
         targets = batch["targets"][index]
-        assert targets[targets != IGNORED].tolist() == row.input_ids[row.supervised :]
+        assert targets[targets != IGNORED].tolist() == row.input_ids[row.supervised :].tolist()
 
 
 def test_left_padding_ends_all_rows_together() -> None:
-    ids, mask = pad_left([[5, 6, 7], [8]], pad_token=0)
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    padded, mask = pad_left([[5, 6, 7], [8]], 0)
+    assert padded.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert torch.equal(mask, torch.tensor([[1, 1, 1], [0, 0, 1]]))

@@ -17,11 +17,18 @@ from reflora_cli.tasks.base import Example, PromptExample
 
 PAIRS = [Example((f"the cup number {n}", "a box"), float(n % 2)) for n in range(40)]
 PROMPTS = [PromptExample(f"What is {n}?", f" {n} cups", f"What is {n}?") for n in range(40)]
-Encode = Callable[[Any, int], Any]
-ENCODE: dict[str, Encode] = {
-    "texts": lambda tokenizer, length: encode(tokenizer, PAIRS, length),
-    "prompts": lambda tokenizer, length: encode_prompts(tokenizer, PROMPTS, length, train_on_prompt=False),
-}
+
+
+def texts(tokenizer: Any, length: int) -> list[Any]:
+    return [(row.input_ids.tolist(), row.label) for row in encode(tokenizer, PAIRS, length)]
+
+
+def prompts(tokenizer: Any, length: int) -> list[Any]:
+    rows = encode_prompts(tokenizer, PROMPTS, length, train_on_prompt=False).rows
+    return [(row.input_ids.tolist(), row.supervised) for row in rows]
+
+
+ENCODE: dict[str, Callable[[Any, int], list[Any]]] = {"texts": texts, "prompts": prompts}
 
 
 @pytest.fixture
@@ -75,12 +82,12 @@ def test_other_rows_and_tokenizers_are_other_files(cache: Path, tokenizer: Any) 
 
 @pytest.mark.parametrize("place", [10, -3])
 def test_a_damaged_file_is_made_again(place: int, cache: Path, tokenizer: Any) -> None:
-    first = encode(tokenizer, PAIRS, 32)
+    first = texts(tokenizer, 32)
     (file,) = cache.iterdir()
     content = bytearray(file.read_bytes())
     content[place] ^= 4
     file.write_bytes(content)
-    assert encode(tokenizer, PAIRS, 32) == first
+    assert texts(tokenizer, 32) == first
     assert file.read_bytes() != content
 
 

@@ -8,18 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM
 
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.encode_prompts import IGNORED, collate_prompts
 from reflora_cli.data.pack import first_fit, pack_prompts
 from reflora_cli.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.language import LanguageLoss, check_packing
 from reflora_cli.sources import Source
-from tests.language_models import MODELS, TOKENS, base, make, tokenizer
+from tests.language_models import MODELS, TOKENS, base, make, prompt_row, tokenizer
 
 ROWS = [
-    PromptRow(list(range(5, 5 + length)), supervised)
-    for length, supervised in ((24, 3), (9, 1), (8, 7), (5, 2), (3, 1))
+    prompt_row(range(5, 5 + length), supervised) for length, supervised in ((24, 3), (9, 1), (8, 7), (5, 2), (3, 1))
 ]
 CPU = Compute(torch.device("cpu"), torch.float32)
 
@@ -37,7 +36,7 @@ def test_every_row_is_in_one_sequence_none_longer_than_the_longest_row(lengths: 
 @given(st.lists(st.tuples(st.integers(2, 20), st.integers(1, 19)), min_size=1, max_size=12))
 @settings(deadline=None, derandomize=True)
 def test_the_same_tokens_are_supervised(shapes: list[tuple[int, int]]) -> None:
-    rows = [PromptRow(list(range(10 * n, 10 * n + length)), min(s, length - 1)) for n, (length, s) in enumerate(shapes)]
+    rows = [prompt_row(range(10 * n, 10 * n + length), min(s, length - 1)) for n, (length, s) in enumerate(shapes)]
     packed, padded = pack_prompts(rows, 0), collate_prompts(rows, 0)
     for name, tensors in (("packed", packed), ("padded", padded)):
         supervised = tensors["targets"] != IGNORED
@@ -45,7 +44,10 @@ def test_the_same_tokens_are_supervised(shapes: list[tuple[int, int]]) -> None:
             zip(tensors["input_ids"][supervised].tolist(), tensors["targets"][supervised].tolist(), strict=True)
         )
         expected = sorted(
-            (ids[i - 1], ids[i]) for row in rows for ids in [row.input_ids] for i in range(row.supervised, len(ids))
+            (ids[i - 1], ids[i])
+            for row in rows
+            for ids in [row.input_ids.tolist()]
+            for i in range(row.supervised, len(ids))
         )
         assert pairs == expected, name
     assert packed["input_ids"].numel() <= padded["input_ids"].numel()

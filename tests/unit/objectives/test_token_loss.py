@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.inject import Adapted, inject
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.encode_prompts import IGNORED, collate_prompts
 from reflora_cli.errors import InputError
 from reflora_cli.methods import Layer, Method
 from reflora_cli.model.language import check_parts
@@ -19,9 +19,9 @@ from reflora_cli.model.precision import Compute
 from reflora_cli.objectives import token_loss as module
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.objectives.token_loss import token_log_likelihoods
-from tests.language_models import MODELS, base, make
+from tests.language_models import MODELS, base, make, prompt_row
 
-ROWS = [PromptRow([1, 5, 9, 700, 1499, 2], 3), PromptRow([1, 8, 2], 1), PromptRow([1, 7, 7, 7, 2], 2)]
+ROWS = [prompt_row([1, 5, 9, 700, 1499, 2], 3), prompt_row([1, 8, 2], 1), prompt_row([1, 7, 7, 7, 2], 2)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,37 @@
+"""Rows of unequal length as one tensor, with a mask.
+
+Padding is masked by length, never by token id: the pad token may also be an ordinary token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+TokenIds = NDArray[np.int32]
+"""A row's tokens. Arrays, not lists: a data set's rows are views of one array, a tenth of the memory, and batches of
+them are made in a tenth of the time."""
+
+
+def pad_right(rows: Sequence[TokenIds | list[int]], fill: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, int64 [n, length], so that all rows begin at the same place.
+
+    length is that of the longest row, rounded up to a multiple of `multiple`.
+    """
+    lengths = np.array([len(row) for row in rows])
+    length = -(-int(lengths.max()) // multiple) * multiple
+    ids = np.full((len(rows), length), fill, dtype=np.int64)
+    for own, row in zip(ids, rows, strict=True):
+        own[: len(row)] = row
+    mask = np.arange(length) < lengths[:, None]
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def pad_left(rows: Sequence[TokenIds | list[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, int64 [n, length], so that all rows end at the same place."""
+    ids, mask = pad_right([row[::-1] for row in rows], fill)
+    return ids.flip(1), mask.flip(1)
