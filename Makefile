@@ -26,6 +26,8 @@ bench: .venv/ready
 
 robust: .venv/ready
 	$(BIN)/python -m tests.robustness.kills --runs 100
+	$(BIN)/python -m tests.robustness.pairs --runs 30
+	$(BIN)/python -m tests.robustness.writes --stops 10
 	$(BIN)/python -m tests.robustness.faults
 	$(BIN)/python -m tests.robustness.flips
 	$(BIN)/python -m tests.robustness.fuzz

@@ -2,24 +2,29 @@
 
 The first signal lets the step under way end; what is interruptible, such as an evaluation, ends at once. A second
 signal ends the process there and then.
+
+What a signal's handler raises, Python drops where a finalizer (`__del__`) happens to run: `surviving_finalizers` has
+the signal sent again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 SAME_REQUEST = 0.5
 """Seconds within which a second signal is the first one again: Ctrl-C reaches a launcher's processes twice."""
+MOMENT = 0.01
+"""Seconds: longer than almost any finalizer."""
 
 
 class Aborted(BaseException):
@@ -36,11 +41,10 @@ class Interruption:
 
     def note(self, number: int, _: FrameType | None) -> None:
         """The signals' handler."""
-        if self.signal:
-            if time.monotonic() - self._since > SAME_REQUEST:
-                os._exit(128 + number)
-            return
-        self.signal, self._since = number, time.monotonic()
+        if self.signal and time.monotonic() - self._since > SAME_REQUEST:
+            os._exit(128 + number)
+        if not self.signal:
+            self.signal, self._since = number, time.monotonic()
         if self._interruptible:
             self._interruptible = False
             raise Aborted
@@ -48,13 +52,38 @@ class Interruption:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """What need not be finished before stopping: a signal raises Aborted here, at once."""
-        if self.signal:
-            raise Aborted
-        self._interruptible = True
         try:
-            yield
+            with surviving_finalizers({Aborted: self._again}):
+                self._interruptible = True
+                if self.signal:
+                    raise Aborted
+                yield
         finally:
             self._interruptible = False
+
+    def _again(self) -> int:
+        self._interruptible = True
+        return self.signal
+
+
+@contextmanager
+def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]]) -> Iterator[None]:
+    """Where a finalizer swallows one of these exceptions, send the signal that it stands for again, a moment later."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if lost.exc_type in signals:
+            again = threading.Timer(MOMENT, os.kill, (os.getpid(), signals[lost.exc_type]()))
+            again.daemon = True
+            again.start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import typer
 
 from reflora_cli.errors import RefloraError
+from reflora_cli.interruption import surviving_finalizers
 
 
 @contextmanager
@@ -54,12 +55,17 @@ def stopping_cleanly() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
         raise Terminated
 
+    def again() -> int:
+        signal.signal(signal.SIGTERM, stop)
+        return signal.SIGTERM
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with surviving_finalizers({Terminated: again, KeyboardInterrupt: lambda: signal.SIGINT}):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -337,7 +337,8 @@ def test_a_trained_head_is_untied_when_it_is_merged(recipe: Path, reflora: Reflo
 
 
 def test_bfloat16_and_gradient_checkpointing(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    arguments = ("model.dtype=bfloat16", "train.gradient_checkpointing=true", "task.max_eval_rows=16")
+    few = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
+    arguments = ("model.dtype=bfloat16", "train.gradient_checkpointing=true", *few)
     outcome = reflora("train", recipe, *arguments, "--output", tmp_path / "run", "--json")
     assert outcome.status == 0, outcome.err
     merged = reflora("merge", tmp_path / "run", "--json")

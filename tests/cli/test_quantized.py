@@ -72,7 +72,9 @@ def test_results_tell_the_bits(packed: Path) -> None:
 def test_every_method_merges_onto_what_it_was_trained_on(
     method: str, dtype: str, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    trained(reflora, recipe, tmp_path / "run", f"method.name={method}", f"model.dtype={dtype}")
+    few = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
+    settings = (f"method.name={method}", f"model.dtype={dtype}", *(few if dtype == "bfloat16" else ()))
+    trained(reflora, recipe, tmp_path / "run", *settings)
     merged = reflora("merge", tmp_path / "run", "--dtype", "float32", "--json")
     assert merged.status == 0, merged.err
     assert merged.json["streamed"]
@@ -179,7 +181,8 @@ def test_adapter_on_a_checkpoint_that_is_packed_already(
 
 def test_auto_stays_what_training_took_it_for(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """A GPU trains in bfloat16 where a laptop, on which its run is merged, would choose float32."""
-    trained(reflora, recipe, tmp_path / "run", "model.dtype=bfloat16", "method.name=lora")
+    few = ("task.max_train_rows=64", "task.max_eval_rows=16")
+    trained(reflora, recipe, tmp_path / "run", "model.dtype=bfloat16", "method.name=lora", *few)
     written = tmp_path / "run" / "recipe.yaml"
     written.write_text(written.read_text().replace("dtype: bfloat16", "dtype: auto"), encoding="utf-8")
     merged = reflora("merge", tmp_path / "run", "--json")

@@ -28,11 +28,20 @@ def robustness(program: str, *arguments: object) -> str:
 
 
 def test_killed_runs_end_as_uninterrupted_ones() -> None:
-    assert "SIG" in robustness("kills", "--runs", 3, "--variants", "reflora", "dora, bfloat16, 8-bit moments")
+    assert "SIG" in robustness("kills", "--runs", 3, "--variants", "reflora", "reflora, nf4", "dora")
+
+
+def test_two_processes_of_which_one_is_stopped_end_as_uninterrupted_ones() -> None:
+    assert "SIG" in robustness("pairs", "--runs", 3, "--seed", 1)
+
+
+def test_stopped_merges_and_exports_leave_nothing_half_written() -> None:
+    said = robustness("writes", "--stops", 2)
+    assert len(re.findall(r"SIGKILL|SIGTERM|done before", said)) >= 4
 
 
 def test_failing_file_operations_lose_nothing() -> None:
-    assert "status 2" in robustness("faults", "--every", 41)
+    assert "status 2" in robustness("faults", "--every", 83)
 
 
 def test_flipped_bits_are_noticed() -> None:

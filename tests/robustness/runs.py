@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ def preload() -> None:
         importlib.import_module(name)
 
 
-def forked(arguments: list[str], log: Path) -> int:
-    """Run the command in a forked process; its process id."""
+def forked(arguments: list[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Run the command in a forked process; its process id. environment: what is set for it alone."""
     pid = os.fork()
     if pid:
         return pid
+    os.environ.update(environment or {})
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import typer
 
 from reflora_cli.cli.guard import guarded
+from reflora_cli.interruption import Aborted, noted_signals
 
 
 def terminated() -> None:
@@ -23,3 +25,42 @@ def test_termination_is_status_143_and_its_handler_goes_with_the_command() -> No
         terminated()
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Finalized:
+    """Gets a signal while it is finalized, where Python drops whatever is raised."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        for _ in range(10):
+            pass
+
+
+def interrupted_in_a_finalizer(number: signal.Signals) -> None:
+    with guarded():
+        Finalized(number)
+        time.sleep(5)
+        raise AssertionError("the signal was lost")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_finalizer_runs_is_not_lost(number: signal.Signals, status: int) -> None:
+    with pytest.raises(typer.Exit) as stopped:
+        interrupted_in_a_finalizer(number)
+    assert stopped.value.exit_code == status
+
+
+def test_nor_is_one_that_should_end_an_evaluation() -> None:
+    def evaluate() -> None:
+        with noted.interruptible():
+            Finalized(signal.SIGTERM)
+            time.sleep(5)
+            raise AssertionError("the signal was lost")
+
+    with noted_signals() as noted:
+        with pytest.raises(Aborted):
+            evaluate()
+        assert noted.signal == signal.SIGTERM
