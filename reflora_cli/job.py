@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
@@ -49,6 +49,14 @@ class Job:
         bits = bits_per_weight(self.base.model)
         return "" if bits is None else f", {self.recipe.model.quantization} ({bits:.2f} bits per weight)"
 
+    def left_out(self) -> dict[str, str]:
+        """What a user of a mixture of experts would not expect."""
+        experts = stacked_experts(self.base.model)
+        if not experts:
+            return {}
+        share = sum(experts.values()) / parameter_count(self.base.model)
+        return {"not adapted": f"{len(experts)} stacked weights of experts, {share:.0%} of all parameters"}
+
     def facts(self) -> dict[str, str]:
         """What the user should see before the first step."""
         trained = sum(parameter.numel() for parameter in self.adapted.parameters.values())
@@ -59,6 +67,7 @@ class Job:
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.packing()}",
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             "targets": matches,
+            **self.left_out(),
             "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
             "task": f"{self.task.name}, {len(self.rows.training):,} training rows",

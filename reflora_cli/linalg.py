@@ -9,7 +9,7 @@ singular value decomposition Lb^T La = U diag(sigma) V^T, whose sigma are the si
 
 which inverts no Gram matrix and no square root. The authors' code evaluates the paper's form by two eigendecompositions
 per module in the factors' own precision; in float32 that yields NaN once cond(BA) is some 1e4, because round-off makes
-a small eigenvalue negative. Here everything is float64, batched and clamped, and the inverse is damped:
+a small eigenvalue negative. Here all r x r matrices are float64, batched and clamped, and the inverse is damped:
 sigma -> sqrt(sigma^2 + (damping sigma_max)^2). Singular values of BA do not depend on how BA is factored, so neither
 does the damping; adding a multiple of the identity to the Grams would.
 """
@@ -26,6 +26,8 @@ from reflora_cli.newton_schulz import damped_inverse_root
 
 STRONG_DAMPING = 1e-3
 """From which on less precise ways are precise enough, as they lose 1 / damping."""
+NOISE = 1e-6
+"""Of the largest singular value of BA, as found from Grams."""
 JITTER = 1e-13
 """Added to a correlation matrix that is numerically singular: r times float64's precision, with room for r = 256."""
 
@@ -63,16 +65,20 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
 
 
 def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
-    """The singular values of BA [N, r], descending, from A A^T and B^T B, float64 [N, r, r]; those that are not finite
-    are zero.
+    """The singular values of BA [N, r], descending, from A A^T and B^T B, float64 [N, r, r].
 
-    A Gram squares a condition number: what is below 1e-8 of the largest is noise.
+    All are zero where a factor is not finite.
+
+    A Gram squares a condition number, and JITTER puts a floor under it: what is below NOISE times the largest singular
+    value cannot be told from zero, and is zero.
     """
     usable = _finite(gram_a) & _finite(gram_b)
     La, found_a = _cholesky(_or_identity(usable, gram_a), 0.0)
     Lb, found_b = _cholesky(_or_identity(usable, gram_b), 0.0)
-    sigma: Tensor = torch.linalg.svdvals(Lb.mT @ La)
-    return torch.where((usable & found_a & found_b)[:, None], sigma, 0.0)
+    K = Lb.mT @ La
+    sigma: Tensor = torch.linalg.eigvalsh(K.mT @ K).clamp(min=0).sqrt().flip(-1)
+    known = (usable & found_a & found_b)[:, None] & (sigma > NOISE * sigma[:, :1])
+    return torch.where(known, sigma, 0.0)
 
 
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]

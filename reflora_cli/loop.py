@@ -10,6 +10,7 @@ import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -59,6 +60,11 @@ class Session:
     def is_writer(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter by its full name."""
+        return self.job.adapted.parameters
+
 
 def run_steps(session: Session) -> None:
     """All optimizer steps that are left, with their logging, evaluations and checkpoints.
@@ -84,8 +90,7 @@ def train_step(session: Session, step: int) -> None:
     job, progress = session.job, session.progress
     clock = time.perf_counter()
     rows = job.sampler.step_rows(step)
-    loss = accumulate(session, rows)
-    norm = clip(session)
+    loss, norm = read(session, accumulate(session, rows), clip(session))
     check_finite(session, step + 1, loss, norm)
     if step == 0:
         check_reached(session)
@@ -137,8 +142,8 @@ def stop(session: Session) -> NoReturn:
     raise StoppedError(number, problem)
 
 
-def accumulate(session: Session, rows: list[int]) -> float:
-    """Backward through all micro-batches of a step; returns the step's mean loss over all processes.
+def accumulate(session: Session, rows: list[int]) -> Tensor:
+    """Backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar.
 
     The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so k micro-batches give
     the gradient of one large batch, and is multiplied by the number of processes because their gradients are averaged.
@@ -157,18 +162,21 @@ def accumulate(session: Session, rows: list[int]) -> float:
                 loss = loss * 0
             accelerator.backward(loss)
         total += loss.detach() / compute.processes
-    if compute.processes > 1:
-        total = share_stop(session, total)
-    return total.item()
-
-
-def share_stop(session: Session, loss: Tensor) -> Tensor:
-    """The sum of all processes' losses; in the same exchange, a signal that one of them got becomes everyone's."""
-    own = torch.stack([loss, torch.full_like(loss, session.interruption.signal)])
-    gathered = session.accelerator.gather(own[None])
-    session.agreed_stop = int(gathered[:, 1].max())
-    total: Tensor = gathered[:, 0].sum()
     return total
+
+
+def read(session: Session, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    """The loss of all processes and the norm: the one place of a step where the host waits for the device.
+
+    In the same exchange, a signal that one process got becomes everyone's.
+    """
+    own = torch.stack([loss, norm, torch.full_like(loss, session.interruption.signal)])
+    if session.job.compute.processes == 1:
+        values = own.tolist()
+        return values[0], values[1]
+    gathered: list[list[float]] = session.accelerator.gather(own[None]).tolist()
+    session.agreed_stop = int(max(signal for _, _, signal in gathered))
+    return sum(share for share, _, _ in gathered), gathered[0][1]
 
 
 def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
@@ -185,11 +193,11 @@ def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
     return loss
 
 
-def clip(session: Session) -> float:
-    """Unscale and clip the gradients; returns their norm before clipping."""
+def clip(session: Session) -> Tensor:
+    """Unscale and clip the gradients; returns their norm before clipping, a scalar."""
     limit = session.job.recipe.train.max_grad_norm or float("inf")
-    norm = session.accelerator.clip_grad_norm_(session.job.adapted.parameters.values(), limit)
-    return float(norm)
+    norm: Tensor = session.accelerator.clip_grad_norm_(session.parameters.values(), limit)
+    return norm
 
 
 def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
@@ -197,8 +205,7 @@ def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
     scaled = session.accelerator.scaler is not None
     if torch.isfinite(torch.tensor(loss)) and (scaled or torch.isfinite(torch.tensor(norm))):
         return
-    parameters = session.job.adapted.parameters
-    bad = (name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all())
+    bad = (name for name, p in session.parameters.items() if p.grad is not None and not p.grad.isfinite().all())
     saved = session.run.checkpoints()
     problem = Problem(
         "the loss or a gradient is no longer finite",
@@ -225,7 +232,7 @@ def check_reached(session: Session) -> None:
 
 def report_spike(session: Session, step: int, loss: float) -> None:
     """Say that a step's loss is out of line, and which module's gradient is the largest."""
-    norms = {name: float(p.grad.norm()) for name, p in session.job.adapted.parameters.items() if p.grad is not None}
+    norms = {name: float(p.grad.norm()) for name, p in session.parameters.items() if p.grad is not None}
     largest = max(norms, key=norms.__getitem__)
     mean = session.progress.trend.mean
     session.reporter.note(f"step {step}: loss {loss:.4g} is far above {mean:.4g}; largest gradient in {largest}")
@@ -325,6 +332,6 @@ def checkpoint_of(session: Session) -> Checkpoint:
     if session.is_writer:
         with readable_os_errors(session.run.metrics):
             sync(session.run.metrics)  # its lines are not written again when the run continues from here
-    trained = {name: p.detach().cpu().contiguous() for name, p in job.adapted.parameters.items()}
-    optimizer = state_tensors(job.optimizer, job.adapted.parameters)
+    trained = {name: p.detach().cpu().contiguous() for name, p in session.parameters.items()}
+    optimizer = state_tensors(job.optimizer, session.parameters)
     return Checkpoint(trained, optimizer, named_random_states(states), session.progress)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import write_adapter_config
@@ -96,7 +96,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
         )
         raise InputError(problem)
-    return Accelerator(mixed_precision="fp16" if half else "no")
+    # Buffers are quantized weights and norms, equal in all processes: DDP would send them around at every step.
+    replicas = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision="fp16" if half else "no", kwargs_handlers=[replicas])
 
 
 def shared_default(recipe: Recipe) -> Path:

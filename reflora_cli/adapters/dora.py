@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
 from reflora_cli.adapters.fused import DoRAFunction
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import AdapterLayer, flat
 
 NORM_FLOOR = 1e-12
 """Below this a row counts as zero: far under any trained row's norm, and its square is still a normal float32."""
@@ -44,10 +44,9 @@ class DoRALinear(AdapterLayer):
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
-        """n [out], float32: the norm of every row of W + s B A."""
+        """n [out], float32 throughout: the norm of every row of W + s B A."""
         with torch.autocast(self.A.device.type, enabled=False):
-            WA: Tensor = self.frozen.product(self.A.to(self.frozen.compute_dtype)).float().T
-            cross = (WA * self.B).sum(dim=1)
+            cross = (self.frozen.row_products(self.A) * self.B).sum(dim=1)
             square = ((self.B @ (self.A @ self.A.T)) * self.B).sum(dim=1)
             squares: Tensor = self.row_square_sums + 2 * self.scale * cross + self.scale**2 * square
             norms: Tensor = squares.clamp_min_(NORM_FLOOR**2).sqrt_()
@@ -56,11 +55,13 @@ class DoRALinear(AdapterLayer):
     def current_norms(self) -> Tensor:
         """`row_norms`, computed once for each state of the factors: micro-batches and recomputation share them.
 
-        An optimizer's step, or loading, changes the factors' version or place.
+        An optimizer's step, or loading, changes the factors' version or place. What is written through `.data` changes
+        neither: after that, `_norms` must be set to None.
         """
         state = (self.A._version, self.B._version, self.A.data_ptr(), self.B.data_ptr())
         if self._norms is None or self._norms[0] != state:
-            self._norms = state, self.row_norms()
+            with torch.inference_mode(mode=False):  # the next training step needs them too
+                self._norms = state, self.row_norms()
         return self._norms[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +69,8 @@ class DoRALinear(AdapterLayer):
         x = x.to(autocast_dtype(x))
         if not torch.compiler.is_compiling() and not (self.training and self.dropout.p > 0):
             apply: Callable[..., Tensor] = DoRAFunction.apply
-            return apply(x, self.A, self.B, self.magnitude, (self.current_norms(), self.scale, self.frozen))
+            layer = (self.current_norms(), self.scale, self.frozen)
+            return apply(flat(x), self.A, self.B, self.magnitude, layer).view(*x.shape[:-1], -1)
         gain = self.magnitude / (self.row_norms() if torch.compiler.is_compiling() else self.current_norms())
         if self.dropout.p > 0 and self.training:
             dropped = self.dropout(x)

@@ -7,11 +7,15 @@ R^{out x in}. Another precision or layout is another `FrozenWeight` and one arm 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+CAST_ELEMENTS = 2**23
+"""Of a half-precision W that are cast to float32 at a time: 32 MiB."""
 
 
 class FrozenWeight(nn.Module, ABC):
@@ -42,14 +46,17 @@ class FrozenWeight(nn.Module, ABC):
     def thaw(self, weight: Tensor) -> nn.Module:
         """An ordinary module of the kind this was made from, holding `weight` [out, in] and the same bias."""
 
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype in which products with W run outside autocast."""
-        return self.weight.dtype
-
     def row_square_sums(self) -> Tensor:
         """The squared norm of every row of W [out], float32."""
-        return self.dense().square().sum(dim=1)
+        return torch.cat([rows.square().sum(dim=1) for rows in self.float_rows()])
+
+    def row_products(self, A: Tensor) -> Tensor:
+        """W A^T [out, r] in float32, for A [r, in] float32."""
+        return torch.cat([rows @ A.T for rows in self.float_rows()])
+
+    def float_rows(self) -> Iterator[Tensor]:
+        """W in float32, some rows [n, in] at a time where they are cast; one that is unpacked, as a whole."""
+        yield self.dense()
 
 
 class LinearWeight(FrozenWeight):
@@ -70,6 +77,9 @@ class LinearWeight(FrozenWeight):
 
     def transposed_product(self, g: Tensor) -> Tensor:
         return g @ self.weight.detach().to(g.dtype)
+
+    def float_rows(self) -> Iterator[Tensor]:
+        return float_slices(self.weight.detach())
 
     def dense(self) -> Tensor:
         return self.weight.detach().to(torch.float32, copy=True)
@@ -96,11 +106,22 @@ class TransposedWeight(FrozenWeight):
     def transposed_product(self, g: Tensor) -> Tensor:
         return g @ self.weight.detach().T.to(g.dtype)
 
+    def float_rows(self) -> Iterator[Tensor]:
+        return float_slices(self.weight.detach().T)
+
     def dense(self) -> Tensor:
         return self.weight.detach().T.to(torch.float32, copy=True).contiguous()
 
     def thaw(self, weight: Tensor) -> nn.Module:
         return conv_of(weight, self.bias)
+
+
+def float_slices(W: Tensor) -> Iterator[Tensor]:
+    """Rows of W [out, in] in float32: all of them where W is, else as many as CAST_ELEMENTS allows."""
+    if W.dtype is torch.float32:
+        yield W
+    else:
+        yield from (rows.float() for rows in torch.split(W, max(1, CAST_ELEMENTS // W.shape[1])))
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -135,9 +156,14 @@ def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:
     return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
 
 
+PLAIN_SUBCLASSES = ("FalconLinear",)
+"""Of nn.Linear, in transformers, that compute what it does."""
+
+
 def is_adaptable(module: nn.Module) -> bool:
-    """Whether `freeze` takes the module. Subclasses of nn.Linear are left alone: they compute something else."""
-    return type(module) in (nn.Linear, Conv1D) or isinstance(module, FrozenWeight)
+    """Whether `freeze` takes the module. Most subclasses of nn.Linear are left alone: they compute something else."""
+    plain = isinstance(module, nn.Linear) and type(module).__name__ in PLAIN_SUBCLASSES
+    return plain or type(module) in (nn.Linear, Conv1D) or isinstance(module, FrozenWeight)
 
 
 def freeze(module: nn.Module) -> FrozenWeight:

@@ -14,6 +14,7 @@ from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
 from reflora_cli.adapters.init import generator_for, start_factors
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.factors import FactorPair, scaling_factor
 from reflora_cli.methods import Layer, Method, Update
@@ -59,10 +60,12 @@ def inject(model: nn.Module, method: Method, trainable: Sequence[str], saved: Se
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Raises
-    InputError when a pattern matches nothing, or when the rank is too large for RefLoRA on a matched module.
+    InputError when a pattern matches nothing, when the rank is too large for RefLoRA on a matched module, and for
+    modules that cannot be adapted or trained.
     """
     matched = match_targets(model, method.targets, saved)
     wanted = {name for found in matched.values() for name in found}
+    refuse_shared(model, wanted)
     bases = {name: module for name, module in model.named_modules() if name in wanted}
     scale = scaling_factor(method.scaling, method.alpha, method.rank)
     layers: dict[str, AdapterLayer] = {}
@@ -97,9 +100,19 @@ def build_layer(
 
 
 def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Turn the named modules to float32 and let them train; their parameters by full name."""
+    """Turn the named modules to float32 and let them train; their parameters by full name.
+
+    Raises InputError for a module with quantized weights, which have no gradient.
+    """
     others: dict[str, nn.Parameter] = {}
     for module_name in trainable:
+        packed = [
+            name for name, own in model.get_submodule(module_name).named_modules() if isinstance(own, QuantizedWeight)
+        ]
+        if packed:
+            what = "a module with quantized weights cannot be trained whole"
+            found = f"{module_name}, in which {packed[0] or 'it itself'} is quantized"
+            raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
         module = model.get_submodule(module_name).float().requires_grad_(True)
         others |= {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
     return others
@@ -112,21 +125,47 @@ def match_targets(
 
     A pattern of letters, digits, `_` and `.` matches whole trailing parts of a module's path (`query`,
     `attention.output.dense`); any other pattern is a regular expression that must match the whole path.
-    `all-linear` is every linear layer but the output embedding.
+    `all-linear` is every linear layer but the output embedding; the experts of most mixture models are not linear
+    layers but stacked weights (`stacked_experts`), which are left as they are.
     """
-    adaptable = adaptable_names(model)
-    names = [name for name in adaptable if not is_inside(name, saved)]
+    names = [name for name in adaptable_names(model) if not is_inside(name, saved)]
     if targets == "all-linear":
         output = output_embedding(model)
         found = [name for name in names if model.get_submodule(name) is not output]
         if not found:
-            raise InputError(Problem("the model has no linear layer to adapt", where="method.targets"))
+            others = {type(own).__name__ for own in model.modules() if isinstance(own, nn.Linear)} - {"Linear"}
+            kinds = ", ".join(sorted(others))
+            raise InputError(
+                Problem("the model has no linear layer to adapt", "method.targets", kinds, "Linear, Conv1D")
+            )
         return {"all-linear": found}
     matched = {pattern: [name for name in names if matches(pattern, name)] for pattern in targets}
-    empty = [unmatched(pattern, names, adaptable) for pattern, found in matched.items() if not found]
+    empty = [unmatched(model, pattern, names) for pattern, found in matched.items() if not found]
     if empty:
         raise InputError(*empty)
     return matched
+
+
+def refuse_shared(model: nn.Module, names: set[str]) -> None:
+    """Raises InputError for a module that stands in the model under two names: one of them would not be adapted."""
+    paths: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(name)
+    for name in sorted(names):
+        found = paths[model.get_submodule(name)]
+        if len(found) > 1:
+            what = "a target is one module under several names, which is not supported"
+            raise InputError(Problem(what, "method.targets", ", ".join(found), remedy="leave it out of method.targets"))
+
+
+def stacked_experts(model: nn.Module) -> dict[str, int]:
+    """Three-dimensional weights, one matrix for each expert, by name, and their elements: no adapter is for them."""
+    return {
+        f"{path}.{name}": parameter.numel()
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and not hasattr(module, "kernel_size")
+    }
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:
@@ -157,8 +196,12 @@ def matches(pattern: str, name: str) -> bool:
         raise InputError(problem) from error
 
 
-def unmatched(pattern: str, names: Sequence[str], adaptable: Sequence[str]) -> Problem:
-    """Why a pattern names no module, with the nearest names that exist."""
+def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
+    """Why a pattern names no module, with the nearest names that exist. names: of the modules that may be adapted."""
+    adaptable = adaptable_names(model)
+    if experts := [name for name in stacked_experts(model) if matches(pattern, name)]:
+        what = "a target matches stacked weights of experts, which have no adapter"
+        return Problem(what, "method.targets", f"{pattern!r}: {experts[0]}", "linear layers")
     if any(matches(pattern, name) for name in adaptable):
         what = "a target only matches modules that are trained and saved whole"
         return Problem(what, "method.targets", repr(pattern), remedy="remove the target: these need no adapter")

@@ -57,3 +57,8 @@ class AdapterLayer(nn.Module, ABC):
     def pair(self, name: str) -> FactorPair:
         """The factors, under the module's name in the model."""
         return FactorPair(name, self.A, self.B, self.scale)
+
+
+def flat(x: Tensor) -> Tensor:
+    """[..., k] -> [n, k], a view where it can be."""
+    return x.reshape(-1, x.shape[-1])

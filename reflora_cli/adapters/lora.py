@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
 from reflora_cli.adapters.fused import LoRAFunction
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import AdapterLayer, flat
 
 
 @final
@@ -28,10 +28,11 @@ class LoRALinear(AdapterLayer):
         if torch.compiler.is_compiling():
             plain: Tensor = self.frozen(x)
             return plain + self.low_rank(self.dropout(x))
-        x = x.to(autocast_dtype(x))
-        dropped = self.dropout(x) if self.training and self.dropout.p > 0 else None
+        rows = flat(x.to(autocast_dtype(x)))
+        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
         apply: Callable[..., Tensor] = LoRAFunction.apply
-        return apply(x, dropped, self.A, self.B, (self.scale, self.frozen))
+        y = apply(rows, dropped, self.A, self.B, (self.scale, self.frozen))
+        return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Tensor:
         return self.dense_sum()

@@ -37,10 +37,6 @@ class QuantizedWeight(FrozenWeight):
     def stored_bits(self) -> int:
         """All bits kept for W."""
 
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        return self.dtype
-
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -43,9 +43,10 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], ma
         chunk = examples[start : start + BATCH]
         texts = [list(column) for column in zip(*(example.texts for example in chunk), strict=True)]
         encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
-        ids = encoded["input_ids"]
+        # A row without any token, of an empty text and a tokenizer that adds none, is one token of padding.
+        ids = [row or [tokenizer.pad_token_id] for row in encoded["input_ids"]]
         part: Columns = {"ids": as_array(ids), "lengths": np.array([len(row) for row in ids], dtype=np.int32)}
         if "token_type_ids" in encoded:
-            part["types"] = as_array(encoded["token_type_ids"])
+            part["types"] = as_array([row or [tokenizer.pad_token_type_id] for row in encoded["token_type_ids"]])
         parts.append(part)
     return joined(parts)

@@ -23,8 +23,6 @@ from reflora_cli.tasks.base import PromptExample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""Stands in targets where nothing is supervised."""
 MOST_DROPPED = 0.05
 """Share of rows without any answer left beyond which `max_length` is taken for a mistake."""
 
@@ -114,13 +112,26 @@ def ended(ids: list[int], end: int) -> list[int]:
 
 
 def collate_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -> dict[str, Tensor]:
-    """Pad on the right: input_ids, attention_mask, targets [n, length], length a multiple of `multiple`.
-
-    `targets` has at every position the token that comes next, where it is supervised.
-    """
+    """Pad on the right: input_ids, attention_mask [n, length], length a multiple of `multiple`, and `supervision`."""
     ids, mask = pad_right([row.input_ids for row in rows], pad_token, multiple)
-    targets = torch.full_like(ids, IGNORED)
-    for index, row in enumerate(rows):
-        own = slice(row.supervised, len(row.input_ids))
-        targets[index, own.start - 1 : own.stop - 1] = ids[index, own]
-    return {"input_ids": ids, "attention_mask": mask, "targets": targets}
+    return {"input_ids": ids, "attention_mask": mask, **supervision([[row] for row in rows], ids.shape[1])}
+
+
+def supervision(sequences: Sequence[Sequence[PromptRow]], length: int) -> dict[str, Tensor]:
+    """What is to be learned of sequences of one or several rows each, padded to `length`.
+
+    supervised: places [k], in the flattened batch, of the tokens whose next one is to be predicted; targets: those
+    next ones [k]. Known here, places need not be looked for on a device, which the host would have to wait for.
+    """
+    places, targets = [], []
+    for index, rows in enumerate(sequences):
+        begin = index * length
+        for row in rows:
+            end = begin + len(row.input_ids)
+            places.append(np.arange(begin + row.supervised - 1, end - 1))
+            targets.append(row.input_ids[row.supervised :].astype(np.int64))
+            begin = end
+    return {
+        "supervised": torch.from_numpy(np.concatenate(places)),
+        "targets": torch.from_numpy(np.concatenate(targets)),
+    }

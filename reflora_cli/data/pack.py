@@ -9,34 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow
+from reflora_cli.data.encode_prompts import PromptRow, supervision
 from reflora_cli.data.pad import pad_right
 
 
 def pack_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -> dict[str, Tensor]:
-    """input_ids, position_ids, targets [n, length], no sequence longer than the longest row, but for `multiple`, of
-    which the length shall be one.
+    """input_ids, position_ids [n, length], and `supervision`.
 
-    As in `collate_prompts`, `targets` has at every position the token that comes next, where it is supervised.
+    No sequence is longer than the longest row, but for `multiple`, of which the length shall be one.
     """
-    sequences = first_fit([len(row.input_ids) for row in rows])
-    packed = [[rows[index] for index in sequence] for sequence in sequences]
-    ids, _ = pad_right([np.concatenate([row.input_ids for row in own]) for own in packed], pad_token, multiple)
-    # Every place of padding is at position 0, and so a row of its own.
-    places, _ = pad_right(
-        [np.concatenate([np.arange(len(row.input_ids)) for row in own]) for own in packed], 0, multiple
-    )
-    targets = torch.full_like(ids, IGNORED)
-    for index, own in enumerate(packed):
-        begin = 0
-        for row in own:
-            end = begin + len(row.input_ids)
-            targets[index, begin + row.supervised - 1 : end - 1] = ids[index, begin + row.supervised : end]
-            begin = end
-    return {"input_ids": ids, "position_ids": places, "targets": targets}
+    packed = [[rows[index] for index in sequence] for sequence in first_fit([len(row.input_ids) for row in rows])]
+    tokens = [np.concatenate([row.input_ids for row in own]) for own in packed]
+    counted = [np.concatenate([np.arange(len(row.input_ids)) for row in own]) for own in packed]
+    ids, _ = pad_right(tokens, pad_token, multiple)
+    places, _ = pad_right(counted, 0, multiple)  # every place of padding is at position 0, and so a row of its own
+    return {"input_ids": ids, "position_ids": places, **supervision(packed, ids.shape[1])}
 
 
 def first_fit(lengths: Sequence[int]) -> list[list[int]]:

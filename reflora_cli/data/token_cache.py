@@ -28,6 +28,8 @@ from reflora_cli.runs import write_file
 
 Columns = dict[str, NDArray[Any]]
 """Encoded rows as flat arrays."""
+SETTINGS = ("truncation_side", "split_special_tokens", "model_input_names")
+"""Of a tokenizer, on which its output depends though its backend does not know them."""
 WORTHWHILE = 2000
 """Rows from which on a file is faster than a tokenizer."""
 LARGEST = 2**30
@@ -65,8 +67,9 @@ def tokenizer_state(tokenizer: Any) -> str | None:
     for key in ("truncation", "padding"):  # of its last call
         state.pop(key, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    settings = {name: getattr(tokenizer, name, None) for name in SETTINGS}
     libraries = [version("tokenizers"), version("transformers"), __version__]
-    return json.dumps([state, special, type(tokenizer).__name__, libraries], sort_keys=True)
+    return json.dumps([state, special, settings, type(tokenizer).__name__, libraries], sort_keys=True)
 
 
 def digest(settings: Sequence[str], examples: Sequence[object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,9 +60,9 @@ def outermost(names: set[str]) -> tuple[str, ...]:
 
 
 def positions(base: Base) -> int:
-    """The most tokens that both the model and its tokenizer know positions for."""
+    """The most tokens that both the model and its tokenizer know positions for; XLNet, say, knows no limit."""
     limits = (getattr(base.model.config, "max_position_embeddings", None), base.tokenizer.model_max_length)
-    return min(limit for limit in limits if limit)
+    return min((limit for limit in limits if limit and limit > 0), default=sys.maxsize)
 
 
 def pad_multiple(base: Base, compute: Compute) -> int:

@@ -94,7 +94,8 @@ class Choices(Scorer):
     def read_stems(self, rows: Sequence[Branches]) -> tuple[list[list[float]], Any, Tensor]:
         """Log-likelihoods of the common beginnings and of every tail's first token; the cache and its mask."""
         device = self.compute.device
-        prefix = common_prefix(rows) if max(len(row.stem) for row in rows) <= self.window else []
+        longest = max(len(row.stem) for row in rows) + max(len(tail) - 1 for row in rows for tail in row.tails)
+        prefix = common_prefix(rows) if longest <= self.window else []
         cache = self.read_prefix(prefix, len(rows)) if prefix else None
         ids, mask = pad_left([row.stem[len(prefix) :] for row in rows], self.base.tokenizer.pad_token_id)
         mask = torch.cat([torch.ones(len(rows), len(prefix), dtype=mask.dtype), mask], dim=1).to(device)

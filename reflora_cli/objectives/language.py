@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, pad_multiple
@@ -33,10 +33,14 @@ class LanguageLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, targets: Tensor, **inputs: Tensor) -> Tensor:
-        hidden = hidden_states(self.model, **inputs, use_cache=False).last_hidden_state
-        supervised = targets != IGNORED
-        return token_loss(self.model, hidden[supervised], targets[supervised])
+    def forward(self, supervised: Tensor, targets: Tensor, **inputs: Tensor) -> Tensor:
+        return token_loss(self.model, states_at(self.model, supervised, inputs), targets)
+
+
+def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The body's output [k, width] at some places of the flattened batch."""
+    hidden: Tensor = hidden_states(model, **inputs, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, supervised)
 
 
 @final
@@ -119,9 +123,10 @@ class LanguageObjective(Objective[PromptRow]):
         model, found, count = self.base.model, list[Tensor](), 0
         for start in range(0, len(rows), 8):
             batch = self.padded(rows[start : start + 8])
-            supervised = batch.pop("targets") != IGNORED
+            supervised = batch.pop("supervised")
+            del batch["targets"]
             with precision(self.compute.device, self.compute.dtype):
-                hidden = hidden_states(model, **batch, use_cache=False).last_hidden_state[supervised]
+                hidden = states_at(model, supervised, batch)
                 found.append(logits_of(model, hidden[: MOST_PROBED - count]).cpu())
             count += len(found[-1])
             if count == MOST_PROBED:
@@ -134,16 +139,17 @@ def check_packing(base: Base, compute: Compute) -> None:
     """Compare packed rows with the same rows apart. Raises InputError for a model in which they see each other."""
     model, was_training = base.model, base.model.training
     model.eval()
+    # The longest alone, then the other two in one sequence: in the same order, packed or not.
     rows = [PromptRow(np.arange(4, 4 + length, dtype=np.int32) % vocabulary(model), 1) for length in (8, 5, 3)]
     found = []
     for together in (collate_prompts, pack_prompts):
         batch = {
             name: tensor.to(compute.device) for name, tensor in together(rows, base.tokenizer.pad_token_id).items()
         }
-        supervised = batch.pop("targets") != IGNORED
+        supervised = batch.pop("supervised")
+        del batch["targets"]
         with precision(compute.device, compute.dtype):
-            hidden = hidden_states(model, **batch, use_cache=False).last_hidden_state
-        found.append(hidden[supervised].float())
+            found.append(states_at(model, supervised, batch).float())
     model.train(was_training)
     apart, packed = found
     if not (apart - packed).abs().max() <= PARTS_TOLERANCE * apart.abs().max():

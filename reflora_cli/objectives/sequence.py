@@ -44,7 +44,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return 1
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        return {**self.inputs(rows), "labels": torch.tensor([row.label for row in rows], device=self.compute.device)}
+        return {**self.inputs(rows), "labels": torch.tensor([row.label for row in rows]).to(self.compute.device)}
 
     def inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """Keyword arguments of the model."""

@@ -21,7 +21,7 @@ def pair_health(pairs: Sequence[FactorPair], damping: float) -> dict[str, dict[s
 
     norm_A, norm_B   Frobenius norms
     ratio            norm_B / norm_A
-    condition        largest over least singular value of BA; None where that is zero in float64
+    condition        largest over least singular value of BA; None from 1e6 on, where it cannot be told from infinity
     effective_rank   exp of the entropy of the singular values, 1 to r (Roy & Vetterli 2007); 0 for BA = 0
     damped           share of directions whose singular value lies below `damping` times the largest
     """

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.stacks import scale_each
 
 LEAST_RATIO = 1e-12
 """Norms further apart than this are left alone: p^2 would carry float32 moments out of their range."""
@@ -84,10 +85,9 @@ def _balancing_scalars(norms_a: Tensor, norms_b: Tensor) -> Tensor:
 
 def _rescale(factors: Sequence[Tensor], state: Mapping[Tensor, Any], p: Tensor) -> None:
     """Multiply each factor by its own p [N] and transport its moments."""
-    by = list(p.unbind())
-    torch._foreach_mul_(list(factors), by)
+    by = p.unbind()
+    scale_each(factors, by)
     moved = [n for n, factor in enumerate(factors) if "exp_avg" in state.get(factor, {})]
-    if moved:
-        by = [by[n] for n in moved]
-        torch._foreach_div_([state[factors[n]]["exp_avg"] for n in moved], by)
-        torch._foreach_div_([state[factors[n]]["exp_avg_sq"] for n in moved], torch._foreach_mul(by, by))
+    inverse, inverse_square = (1 / p).unbind(), (1 / p.square()).unbind()
+    scale_each([state[factors[n]]["exp_avg"] for n in moved], [inverse[n] for n in moved])
+    scale_each([state[factors[n]]["exp_avg_sq"] for n in moved], [inverse_square[n] for n in moved])

@@ -7,14 +7,16 @@ of DeBERTa-base at rank 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from reflora_cli.factors import FactorPair
 
+T = TypeVar("T")
 STACK_ELEMENTS = 2**23
 """A stack holds at most this many elements of A and B, 64 MiB in float64, or one pair if that is larger: it bounds the
 memory beside the model."""
@@ -30,7 +32,7 @@ class PairStack:
         """A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`, on the device where they are factored."""
         place = factoring_device(self.pairs[0].A.device)
         if one_by_one(place):
-            factors = ((pair.A.to(place, dtype), pair.B.to(place, dtype)) for pair in self.pairs)
+            factors = ((pair.A.to(place).to(dtype), pair.B.to(place).to(dtype)) for pair in self.pairs)
             grams = [(A @ A.T, B.T @ B) for A, B in factors]
             return torch.stack([gram for gram, _ in grams]).double(), torch.stack([gram for _, gram in grams]).double()
         A = torch.stack([pair.A for pair in self.pairs]).to(dtype)
@@ -105,17 +107,34 @@ def group_pairs(pairs: Sequence[FactorPair]) -> list[PairGroup]:
     return [PairGroup([stack for alike in _partition(group, _shapes) for stack in _stacks(alike)]) for group in groups]
 
 
+def scale_each(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply each tensor in place by a scalar of its own, which stays on the device.
+
+    torch's own `_foreach_mul_` with scalars on a GPU is a launch for each tensor.
+    """
+    for alike in _partition(range(len(tensors)), lambda n: (tensors[n].shape, tensors[n].device, tensors[n].dtype)):
+        size = max(1, STACK_ELEMENTS // tensors[alike[0]].numel())
+        for start in range(0, len(alike), size):
+            chosen = alike[start : start + size]
+            own, by = [tensors[n] for n in chosen], [factors[n] for n in chosen]
+            if one_by_one(own[0].device):
+                torch._foreach_mul_(own, by)
+            else:
+                scales = torch.stack(by).view(-1, *[1] * own[0].ndim)
+                torch._foreach_copy_(own, (torch.stack(own) * scales).unbind())
+
+
 def _stacks(pairs: Sequence[FactorPair]) -> list[PairStack]:
     """Pairs of equal shapes, cut into stacks of at most STACK_ELEMENTS."""
     size = max(1, STACK_ELEMENTS // (pairs[0].A.numel() + pairs[0].B.numel()))
     return [PairStack(pairs[start : start + size]) for start in range(0, len(pairs), size)]
 
 
-def _partition(pairs: Sequence[FactorPair], key: Callable[[FactorPair], Hashable]) -> list[list[FactorPair]]:
-    """Classes of pairs with equal keys, in the order in which they first occur."""
-    classes: dict[Hashable, list[FactorPair]] = {}
-    for pair in pairs:
-        classes.setdefault(key(pair), []).append(pair)
+def _partition(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Classes of items with equal keys, in the order in which they first occur."""
+    classes: dict[Hashable, list[T]] = {}
+    for item in items:
+        classes.setdefault(key(item), []).append(item)
     return list(classes.values())
 
 

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
-from reflora_cli.data.encode_prompts import IGNORED, PromptRow, collate_prompts
+from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.methods import Method
 from reflora_cli.model.language import hidden_states
 from reflora_cli.objectives.language import LanguageLoss
@@ -49,8 +49,8 @@ def loss_of(variant: str, model: Any, rows: list[PromptRow]) -> Tensor:
         case "body":
             loss = hidden_states(model, **inputs, use_cache=False).last_hidden_state.sum() * 1e-3
         case "transformers":
-            labels = torch.full_like(batch["input_ids"], IGNORED)
-            labels[:, 1:] = batch["targets"][:, :-1]
+            labels = torch.full_like(batch["input_ids"], -100)
+            labels.view(-1)[batch["supervised"] + 1] = batch["targets"]
             loss = model(**inputs, labels=labels).loss * sum(row.weight for row in rows)
         case _:
             loss = LanguageLoss(model)(**batch)

@@ -108,6 +108,12 @@ def worst(pairs: Sequence[FactorPair], expected: Sequence[Gradients]) -> float:
     )
 
 
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
 def measure(setting: str, rounds: int, device: str) -> dict[str, Found]:
     """Both ways in turn, on the same gradients."""
     pairs, gradients = make_pairs(setting, device)
@@ -121,10 +127,10 @@ def measure(setting: str, rounds: int, device: str) -> dict[str, Found]:
         for name, work in ways.items():
             for pair, (gA, gB) in zip(pairs, gradients, strict=True):
                 pair.A.grad, pair.B.grad = gA.clone(), gB.clone()
+            wait(device)
             begin = time.perf_counter()
             work()
-            if device != "cpu":
-                torch.accelerator.synchronize()
+            wait(device)
             seconds[name].append(time.perf_counter() - begin)
             errors[name] = worst(sample, expected)
     return {name: Found(own[1:], errors[name]) for name, own in seconds.items()}  # the first round warms up

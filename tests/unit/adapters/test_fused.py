@@ -116,16 +116,87 @@ def test_a_layer_used_twice_and_under_recomputation(kind: type[Any]) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+def dropped(layer: AdapterLayer, x: Tensor, mask: Tensor, factors: dict[str, Tensor]) -> Tensor:
+    """The definition with dropout, in float64: y = W x + b + (c - 1) W d + c s B A d with d = x * mask, c = m / n."""
+    W, d = layer.frozen.dense().double(), x * mask
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    V = W + SCALE * factors["B"] @ factors["A"]
+    gain = factors["magnitude"] / V.detach().norm(dim=1) if "magnitude" in factors else torch.ones(OUT).double()
+    return x @ W.T + bias + (gain - 1) * (d @ W.T) + gain * SCALE * (d @ factors["A"].T @ factors["B"].T)
+
+
 @LAYERS
-def test_dropout_acts_on_the_update_only(kind: type[Any]) -> None:
-    layer = layer_of(kind, "linear", dropout=0.5)
-    x = torch.randn(400, IN)
+@BASES
+def test_dropout_acts_on_the_update_s_input(kind: type[Any], base: str) -> None:
+    """Value and every gradient, with the mask that the layer drew."""
+    layer = layer_of(kind, base, dropout=0.4).train()
+    x = torch.randn(3, 5, IN, requires_grad=True)
+    upstream = torch.randn(3, 5, OUT)
     torch.manual_seed(3)
-    y = layer.train()(x)
+    y = layer(x)
     torch.manual_seed(3)
-    assert torch.equal(layer(x), y)
-    assert not torch.equal(layer.eval()(x), y)
-    torch.testing.assert_close(y.mean(dim=0), layer(x).mean(dim=0), atol=0.15, rtol=0)
+    mask = F.dropout(torch.ones(15, IN), 0.4).view(3, 5, IN).double()
+    own = dict(layer.named_parameters(recurse=False))
+    found = torch.autograd.grad(y, [x, *own.values()], upstream)
+    factors, x64 = doubled(layer), x.detach().double().requires_grad_()
+    expected = dropped(layer, x64, mask, factors)
+    right = torch.autograd.grad(expected, [x64, *factors.values()], upstream.double())
+    torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
+    for name, mine, other in zip(["x", *own], found, right, strict=True):
+        torch.testing.assert_close(mine.double(), other, atol=2e-5, rtol=1e-4, msg=name)
+    layer.eval()
+    torch.testing.assert_close(layer(x).double(), plain(layer, x64, factors), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [0.0, 300.0])
+def test_a_magnitude_s_gradient_in_half_precision_does_not_depend_on_the_bias(bias: float) -> None:
+    """An output of which the bias is nearly all has no digits left for what the gradient needs."""
+    layer = layer_of(DoRALinear, "linear")
+    assert layer.bias is not None
+    assert layer.magnitude is not None
+    layer.bias.data.fill_(bias)
+    x, upstream = torch.randn(200, IN), torch.randn(200, OUT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(x).backward(upstream.bfloat16())
+    factors = doubled(layer)
+    (right,) = torch.autograd.grad(plain(layer, x.double(), factors), [factors["magnitude"]], upstream.double())
+    assert layer.magnitude.grad is not None
+    assert (layer.magnitude.grad.double() - right).norm() < 0.01 * right.norm()
+
+
+@LAYERS
+@pytest.mark.parametrize("base", ["linear", "linear without bias", "nf4"])
+def test_an_output_may_be_changed_in_place(kind: type[Any], base: str) -> None:
+    """As DeBERTa, Longformer and OLMo do: the same gradients as of a copy that is changed."""
+    layer = layer_of(kind, base)
+    own = list(layer.parameters(recurse=False))
+    x = torch.randn(2, 3, IN)
+    found = [
+        torch.autograd.grad(change(layer(x)).square().sum(), own)
+        for change in (lambda y: y / 3 + 1, lambda y: y.div_(3).add_(1), lambda y: y.view(6, OUT).div_(3).add_(1))
+    ]
+    for others in found[1:]:
+        for mine, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+
+
+def test_norms_that_evaluation_computed_serve_training() -> None:
+    layer = layer_of(DoRALinear, "linear")
+    with torch.inference_mode():
+        layer.eval()(torch.randn(3, IN))
+    layer.train()(torch.randn(3, IN)).sum().backward()
+    assert layer.A.grad is not None
+
+
+@pytest.mark.parametrize("base", ["linear", "conv1d"])
+def test_norms_are_computed_in_float32(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a base in half precision too, some rows at a time."""
+    from reflora_cli.adapters import frozen
+
+    monkeypatch.setattr(frozen, "CAST_ELEMENTS", 5 * IN)
+    weight = frozen_of(base).bfloat16()
+    layer = DoRALinear(weight, (torch.randn(RANK, IN), torch.randn(OUT, RANK)), SCALE, 0.0)
+    torch.testing.assert_close(layer.row_norms().double(), layer.dense_sum().double().norm(dim=1), rtol=1e-6, atol=0)
 
 
 def kept_elements(layer: AdapterLayer, x: Tensor) -> int:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflora_cli.data.encode_prompts import (
-    IGNORED,
     PromptRow,
     collate_prompts,
     common_length,
@@ -89,7 +88,8 @@ def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
     batch = collate_prompts(rows, pad_token=END)
     assert batch["input_ids"].tolist() == [[1, 5, 6, END], [1, END, END, END]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["targets"].tolist() == [[IGNORED, 6, END, IGNORED], [END, IGNORED, IGNORED, IGNORED]]
+    assert batch["supervised"].tolist() == [1, 2, 4]
+    assert batch["targets"].tolist() == [6, END, END]
 
 
 @given(
@@ -103,10 +103,12 @@ def test_padding_is_masked_by_length_even_where_it_is_the_end_token() -> None:
 )
 def test_as_many_targets_as_the_rows_weigh(rows: list[PromptRow]) -> None:
     batch = collate_prompts(rows, pad_token=2)
-    assert int((batch["targets"] != IGNORED).sum()) == sum(row.weight for row in rows)
-    for index, row in enumerate(rows):
-        targets = batch["targets"][index]
-        assert targets[targets != IGNORED].tolist() == row.input_ids[row.supervised :].tolist()
+    assert len(batch["targets"]) == sum(row.weight for row in rows)
+    parts = torch.split(batch["targets"], [row.weight for row in rows])
+    for row, targets in zip(rows, parts, strict=True):
+        assert targets.tolist() == row.input_ids[row.supervised :].tolist()
+    flat = batch["input_ids"].flatten()
+    assert torch.equal(flat[batch["supervised"] + 1], batch["targets"]), "each is the token after its place"
 
 
 def test_left_padding_ends_all_rows_together() -> None:

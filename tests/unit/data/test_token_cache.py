@@ -51,6 +51,7 @@ class Deaf:
             backend_tokenizer=tokenizer.backend_tokenizer,
             special_tokens_map=tokenizer.special_tokens_map,
             eos_token_id=tokenizer.eos_token_id,
+            **{name: getattr(tokenizer, name) for name in token_cache.SETTINGS},
         )
         type(self).__name__ = type(tokenizer).__name__
 
@@ -77,7 +78,11 @@ def test_other_rows_and_tokenizers_are_other_files(cache: Path, tokenizer: Any) 
     encode(tokenizer, PAIRS[1:], 32)
     tokenizer.add_tokens(["<more>"])
     encode(tokenizer, PAIRS, 32)
-    assert len(list(cache.iterdir())) == 3
+    tokenizer.truncation_side = "left"
+    encode(tokenizer, PAIRS, 32)
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    encode(tokenizer, PAIRS, 32)
+    assert len(list(cache.iterdir())) == 5
 
 
 @pytest.mark.parametrize("place", [10, -3])

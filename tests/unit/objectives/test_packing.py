@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM
 
-from reflora_cli.data.encode_prompts import IGNORED, collate_prompts
+from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.data.pack import first_fit, pack_prompts
 from reflora_cli.errors import InputError
 from reflora_cli.model.base import Base
@@ -39,10 +39,8 @@ def test_the_same_tokens_are_supervised(shapes: list[tuple[int, int]]) -> None:
     rows = [prompt_row(range(10 * n, 10 * n + length), min(s, length - 1)) for n, (length, s) in enumerate(shapes)]
     packed, padded = pack_prompts(rows, 0), collate_prompts(rows, 0)
     for name, tensors in (("packed", packed), ("padded", padded)):
-        supervised = tensors["targets"] != IGNORED
-        pairs = sorted(
-            zip(tensors["input_ids"][supervised].tolist(), tensors["targets"][supervised].tolist(), strict=True)
-        )
+        before = tensors["input_ids"].flatten()[tensors["supervised"]]
+        pairs = sorted(zip(before.tolist(), tensors["targets"].tolist(), strict=True))
         expected = sorted(
             (ids[i - 1], ids[i])
             for row in rows

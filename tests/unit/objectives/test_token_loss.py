@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.inject import Adapted, inject
-from reflora_cli.data.encode_prompts import IGNORED, collate_prompts
+from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.errors import InputError
 from reflora_cli.methods import Layer, Method
 from reflora_cli.model.language import check_parts
@@ -48,7 +48,7 @@ def ours(model: nn.Module) -> Tensor:
 def theirs(model: Any) -> Tensor:
     """transformers' mean loss, times the number of supervised tokens."""
     batch = collate_prompts(ROWS, pad_token=2)
-    labels = torch.full_like(batch["input_ids"], IGNORED)
+    labels = torch.full_like(batch["input_ids"], -100)
     for index, row in enumerate(ROWS):
         labels[index, row.supervised : len(row.input_ids)] = torch.tensor(row.input_ids[row.supervised :])
     output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)

@@ -47,6 +47,15 @@ def test_an_untrained_adapter_is_json_too() -> None:
     assert not [value for value in found.values() if value is not None and not math.isfinite(value)]
 
 
+def test_a_product_of_lower_rank_has_no_condition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    B = conditioned(30, 4, 3.0, generator)
+    B[:, 3] = B[:, 0] + B[:, 1]
+    found = pair_health([pair("m", conditioned(4, 20, 2.0, generator), B)], 1e-3)["m"]
+    assert found["condition"] is None
+    assert found["damped"] == 0.25
+
+
 def test_unreached_modules_are_those_without_any_gradient() -> None:
     pairs = [pair(f"m{n}", torch.ones(2, 3), torch.ones(4, 2)) for n in range(4)]
     pairs[0].A.grad, pairs[0].B.grad = torch.zeros(2, 3), torch.ones(4, 2)  # B was zero: as at every first step

@@ -127,16 +127,3 @@ def test_equals_the_scalar_rule_at_rank_one() -> None:
     pair.B.grad = torch.ones(12, 1)
     RefLoRA([pair], 0, 1, 0.0).before_step()
     assert pair.B.grad[0].item() == pytest.approx((pair.B.norm() / pair.A.norm()).item(), rel=1e-6)
-
-
-def test_four_micro_batches_are_one_batch() -> None:
-    """The map acts once on the accumulated gradient."""
-    X, target, A, B = regression()
-    whole, parts = pair_of(A, B), pair_of(A, B)
-    loss_of(X, target, whole.A, whole.B).backward()
-    for rows, targets in zip(X.chunk(4), target.chunk(4), strict=True):
-        (loss_of(rows, targets, parts.A, parts.B) / 4).backward()
-    RefLoRA([whole], 0, 1, 1e-3).before_step()
-    RefLoRA([parts], 0, 1, 1e-3).before_step()
-    torch.testing.assert_close(whole.A.grad, parts.A.grad, rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(whole.B.grad, parts.B.grad, rtol=1e-10, atol=1e-14)

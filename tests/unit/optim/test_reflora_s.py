@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reflora_cli.factors import FactorPair
+from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora_s import RefLoRAS, refactor
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -52,6 +53,28 @@ def test_norms_are_equal_afterwards_and_the_product_is_the_same(seed: int, ratio
     refactor([pair], {})
     assert pair.A.norm().item() == pytest.approx(pair.B.norm().item(), rel=1e-12)
     assert relative((pair.B @ pair.A).detach(), B @ A) < 1e-12
+
+
+def test_a_gpu_s_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of equal shapes scaled together, here on the CPU, some of them without moments yet."""
+    found = []
+    for stacked in (False, True):
+        pairs = [pair_of(*factors(seed, 0.1 * (seed + 1))) for seed in range(5)]
+        pairs.append(pair_of(torch.ones(2, 9, dtype=torch.float64), torch.full((4, 2), 0.3, dtype=torch.float64)))
+        state = {
+            parameter: {"exp_avg": parameter.detach() * 2, "exp_avg_sq": parameter.detach().square()}
+            for pair in pairs[1:]
+            for parameter in (pair.A, pair.B)
+        }
+        with monkeypatch.context() as patch:
+            if stacked:
+                patch.setattr(stacks, "one_by_one", lambda device: False)
+                patch.setattr(stacks, "STACK_ELEMENTS", 50)
+            refactor(pairs, state)
+        moments = [moment for own in state.values() for moment in own.values()]
+        found.append([*(p.detach() for pair in pairs for p in (pair.A, pair.B)), *moments])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
 
 
 def test_moments_move_with_the_factors() -> None:
