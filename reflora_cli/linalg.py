@@ -33,7 +33,8 @@ JITTER = 1e-13
 
 
 class Metric(NamedTuple):
-    """S and its inverse for N pairs, float64 [N, r, r], symmetric; the identity where `valid` [N] is false.
+    """S and its inverse for N pairs, float64 [N, r, r], symmetric up to rounding; the identity where `valid` [N] is
+    false.
 
     S is damped and so is its inverse, each on its own: both stay bounded, and their product is the identity except in
     the directions that damping turns off, those in which BA (nearly) vanishes.
@@ -53,14 +54,12 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
     Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is decided on the
     host, and with strong damping it waits for nothing.
     """
-    trace_a, trace_b = _trace(gram_a), _trace(gram_b)
-    usable = _finite(gram_a) & _finite(gram_b) & (trace_a > 0) & (trace_b > 0)
-    La, factored_a = _cholesky(_or_identity(usable, gram_a / trace_a[:, None, None]), least_pivot)
-    Lb, factored_b = _cholesky(_or_identity(usable, gram_b / trace_b[:, None, None]), least_pivot)
+    usable = _finite(gram_a) & _finite(gram_b)
+    La, pivot_a = _cholesky(_or_identity(usable, gram_a))
+    Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
     S, S_inverse = way_for(gram_a.device, damping)(La, Lb, damping)
-    scale = (trace_b / trace_a).sqrt()[:, None, None]
-    S, S_inverse = _symmetric(S * scale), _symmetric(S_inverse / scale)
-    valid = usable & factored_a & factored_b & _finite(S) & _finite(S_inverse)
+    trusted = torch.minimum(pivot_a, pivot_b) >= least_pivot
+    valid = usable & trusted & _finite(S) & _finite(S_inverse)
     return Metric(_or_identity(valid, S), _or_identity(valid, S_inverse), valid)
 
 
@@ -73,16 +72,16 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     value cannot be told from zero, and is zero.
     """
     usable = _finite(gram_a) & _finite(gram_b)
-    La, found_a = _cholesky(_or_identity(usable, gram_a), 0.0)
-    Lb, found_b = _cholesky(_or_identity(usable, gram_b), 0.0)
+    La, pivot_a = _cholesky(_or_identity(usable, gram_a))
+    Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
     K = Lb.mT @ La
     sigma: Tensor = torch.linalg.eigvalsh(K.mT @ K).clamp(min=0).sqrt().flip(-1)
-    known = (usable & found_a & found_b)[:, None] & (sigma > NOISE * sigma[:, :1])
+    known = (usable & (torch.minimum(pivot_a, pivot_b) >= 0))[:, None] & (sigma > NOISE * sigma[:, :1])
     return torch.where(known, sigma, 0.0)
 
 
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(La, Lb, damping) -> damped S and S^-1, all but the damping [N, r, r]."""
+"""(La, Lb, damping) -> damped S and S^-1 [N, r, r]."""
 
 
 def way_for(device: torch.device, damping: float) -> Way:
@@ -117,7 +116,7 @@ def one_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     squares, V = torch.linalg.eigh(K.mT @ K)
     floor = damping * squares[:, -1:].clamp(min=0).sqrt()
     d = (squares.clamp(min=0) + floor**2).sqrt()
-    inner = -_outer(K @ V, 1 / (d * floor * (d + floor)))
+    inner = _outer(K @ V, -1 / (d * floor * (d + floor)))
     inner.diagonal(dim1=-2, dim2=-1).add_(1 / floor)
     return Lb @ inner @ Lb.mT, _outer(La @ V, 1 / d)
 
@@ -131,50 +130,45 @@ def by_products(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]
 
 
 def _outer(F: Tensor, weights: Tensor) -> Tensor:
-    """F diag(weights) F^T, for weights [N, r] of no sign but plus."""
-    F = F * weights.sqrt()[:, None, :]
-    return F @ F.mT
+    """F diag(weights) F^T, for weights [N, r]."""
+    return (F * weights[:, None, :]) @ F.mT
 
 
-def _cholesky(grams: Tensor, least_pivot: float) -> tuple[Tensor, Tensor]:
-    """L [N, r, r] with L L^T = G, for positive semidefinite G without NaN, and whether it was found [N].
+def _cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
+    """L [N, r, r] with L L^T = G, for positive semidefinite G without NaN, and the least pivot [N] of G scaled to a
+    unit diagonal; where no L was found, that is NaN and L the identity.
 
-    Factored as correlations, with a unit diagonal: so badly scaled rows of a factor stay as accurate as the others.
-    JITTER is added only where G is numerically singular; a zero row of G gives a zero row of L. One with a pivot below
-    `least_pivot` counts as not found.
+    JITTER is added only where G is numerically singular, as a share of each row's norm: so badly scaled rows of a
+    factor stay as accurate as the others. A zero row of G gives a zero row of L.
     """
-    deviations = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    norms = grams.diagonal(dim1=-2, dim2=-1)
+    exact, failed = torch.linalg.cholesky_ex(grams)
+    if grams.device.type == "cpu" and not failed.any():  # elsewhere, asking would be a synchronization
+        return exact, _least_pivot(exact, norms)
+    deviations = norms.clamp(min=0).sqrt()
     reciprocal = torch.where(deviations > 0, 1 / deviations, 0)
     correlations = reciprocal[:, :, None] * grams * reciprocal[:, None, :]
-    correlations.diagonal(dim1=-2, dim2=-1).fill_(1)
-    exact, failed = torch.linalg.cholesky_ex(correlations)
-    if grams.device.type == "cpu" and not failed.any():  # elsewhere, asking would be a synchronization
-        return deviations[:, :, None] * exact, _least_pivot(exact) >= least_pivot
-    correlations.diagonal(dim1=-2, dim2=-1).add_(JITTER)
+    correlations.diagonal(dim1=-2, dim2=-1).fill_(1 + JITTER)
     jittered, failed_again = torch.linalg.cholesky_ex(correlations)
-    L = torch.where((failed == 0)[:, None, None], exact, jittered)
+    L = torch.where((failed == 0)[:, None, None], exact, deviations[:, :, None] * jittered)
     found = (failed == 0) | (failed_again == 0)
-    return deviations[:, :, None] * _or_identity(found, L), found & (_least_pivot(L) >= least_pivot)
+    pivot = torch.where(failed == 0, _least_pivot(exact, norms), _least_pivot(jittered, torch.ones_like(norms)))
+    return _or_identity(found, L), torch.where(found, pivot, torch.nan)
 
 
-def _least_pivot(L: Tensor) -> Tensor:
-    """[N]"""
-    return L.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
+    """[N]; norms: the diagonal [N, r] of L L^T."""
+    return (L.diagonal(dim1=-2, dim2=-1).square() / norms).amin(-1)
 
 
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def _finite(matrices: Tensor) -> Tensor:
-    return matrices.isfinite().all(-1).all(-1)
-
-
-def _symmetric(matrices: Tensor) -> Tensor:
-    return (matrices + matrices.mT) / 2
+def _finite(grams: Tensor) -> Tensor:
+    """Which of products F F^T [N, r, r] are finite: those with finite diagonals, which are the norms of F's rows."""
+    return grams.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
 
 
 def _or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:
     """The matrices where `chosen` [N], else the identity; eigh raises on NaN, so nothing bad may reach it."""
+    if chosen.device.type == "cpu" and chosen.all():  # elsewhere, asking would be a synchronization
+        return matrices
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     return torch.where(chosen[:, None, None], matrices, identity)
