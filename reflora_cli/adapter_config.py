@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
@@ -15,6 +14,7 @@ from reflora_cli.adapters.frozen import TransposedWeight
 from reflora_cli.adapters.inject import Adapted, adaptable_names
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Layer, Method, Scaling
+from reflora_cli.patterns import matches_whole
 
 T = TypeVar("T")
 
@@ -22,25 +22,27 @@ UNSUPPORTED = (
     "lora_bias", "layers_to_transform", "layer_replication", "target_parameters", "trainable_token_indices",
     "exclude_modules", "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
 )  # fmt: skip
+LARGEST_ALPHA = 1e9
+"""Beyond, nothing but infinities is computed."""
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 class PeftConfig(BaseModel):
     """What we read of PEFT's `adapter_config.json`; other keys are kept by PEFT and ignored here."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     peft_type: str
     r: int = Field(8, ge=1)
-    lora_alpha: float = 8.0
+    lora_alpha: float = Field(8.0, ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str
     modules_to_save: list[str] | None = None
     use_dora: bool = False
     use_rslora: bool = False
     bias: str = "none"
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    alpha_pattern: dict[str, Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)]] = {}
     init_lora_weights: bool | str | None = True
 
 
@@ -118,7 +120,7 @@ def read_config(path: Path) -> PeftConfig:
 def is_target(name: str, config: PeftConfig) -> bool:
     """PEFT's rule: a string is a regular expression for the whole path, list entries are trailing parts of it."""
     targets = config.target_modules
-    return re.fullmatch(targets, name) is not None if isinstance(targets, str) else ends_with(name, targets)
+    return matches_whole(targets, name, "target_modules") if isinstance(targets, str) else ends_with(name, targets)
 
 
 def ends_with(name: str, endings: Iterable[str]) -> bool:
@@ -127,4 +129,5 @@ def ends_with(name: str, endings: Iterable[str]) -> bool:
 
 def pattern_value(patterns: Mapping[str, T], name: str, default: T) -> T:
     """PEFT's per-module override: the first pattern that matches the end of the module's path."""
-    return next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
+    found = (value for key, value in patterns.items() if matches_whole(rf"(.*\.)?({key})", name, "the patterns"))
+    return next(found, default)

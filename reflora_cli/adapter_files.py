@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from reflora_cli.adapter_config import PeftConfig, read_config, read_json
 from reflora_cli.adapters.inject import Adapted
+from reflora_cli.atomic import write_file, write_json
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.runs import write_file, write_json
+from reflora_cli.paths import is_directory, is_file
 
 PREFIX = "base_model.model."
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "reflora.json"
 
 
@@ -67,18 +70,24 @@ def write_adapter_config(directory: Path, config: Mapping[str, Any], record: Map
 def read_adapter(directory: Path) -> AdapterFiles:
     """Read and check an adapter directory. Raises InputError for anything missing, damaged or not supported."""
     for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            what = "this directory holds no adapter" if directory.is_dir() else "the adapter directory does not exist"
+        if not is_file(directory / name):
+            there = is_directory(directory)
+            what = "this directory holds no adapter" if there else "the adapter directory does not exist"
             raise InputError(Problem(what, str(directory), expected=f"{CONFIG} and {WEIGHTS}, as PEFT writes them"))
     config = read_config(directory / CONFIG)
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise InputError(Problem("the adapter's weights are damaged", str(directory / WEIGHTS), str(error))) from error
-    broken = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    strange = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in FLOATS]
+    if strange:
+        expected = "float32, bfloat16 or float16"
+        what = "the adapter holds tensors of a dtype that adapters do not have"
+        raise InputError(Problem(what, str(directory / WEIGHTS), ", ".join(strange[:3]), expected))
+    broken = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise InputError(
             Problem("the adapter holds NaN or infinite values", str(directory / WEIGHTS), ", ".join(broken[:3]))
         )
-    record = read_json(directory / RECORD) if (directory / RECORD).is_file() else {}
+    record = read_json(directory / RECORD) if is_file(directory / RECORD) else {}
     return AdapterFiles(directory, config, {key.removeprefix(PREFIX): t for key, t in tensors.items()}, record)

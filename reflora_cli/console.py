@@ -9,8 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import IO, Any, Protocol, cast, final
 
 from rich.console import Console
 from rich.live import Live
@@ -18,8 +19,6 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-
-from reflora_cli.errors import RefloraError
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class PlainReporter:
             )
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
     def end(self) -> None: ...
 
@@ -118,7 +117,7 @@ class RichReporter:
     """A live bar with loss, rate, speed and time left; a table at every evaluation; panels."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = terminal_console()
         self.progress = Progress(
             TextColumn("[bold]train"),
             BarColumn(),
@@ -133,7 +132,7 @@ class RichReporter:
         grid = Table.grid(padding=(0, 2))
         for name, value in rows.items():
             grid.add_row(Text(name, style="cyan"), Text(value))
-        self.console.print(Panel(grid, title=title, title_align="left", expand=False))
+        self.console.print(Panel(grid, title=Text(title), title_align="left", expand=False))
 
     def begin(self, done: int, total: int) -> None:
         self.task = self.progress.add_task("train", total=total, completed=done, text="")
@@ -154,7 +153,8 @@ class RichReporter:
             table.add_column(name, justify="right")
         for record in records:
             style = "bold green" if record.best else ""
-            table.add_row(record.split, *(f"{value:.4f}" for value in record.scores.values()), style=style)
+            cells = (record.split, *(f"{value:.4f}" for value in record.scores.values()))
+            table.add_row(*map(Text, cells), style=style)
         self.console.print(table)
 
     def note(self, text: str) -> None:
@@ -166,6 +166,31 @@ class RichReporter:
             self.live = None
 
 
+class LastingStream:
+    """Standard error that may be gone: whose terminal was closed, or whose reader has ended, stops no run."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+def say(text: str) -> None:
+    """Plain lines on standard error."""
+    print(text, file=LastingStream(), flush=True)
+
+
+def terminal_console() -> Console:
+    return Console(file=cast(IO[str], LastingStream()))
+
+
 def make_reporter() -> Reporter:
     """The live display on a terminal, plain lines elsewhere."""
     return RichReporter() if is_terminal() else PlainReporter()
@@ -175,13 +200,13 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def show_error(error: RefloraError) -> None:
+def show_error(title: str, text: str) -> None:
     """One panel on a terminal, one block of plain lines elsewhere."""
     if is_terminal():
-        panel = Panel(Text(str(error)), title=error.title, title_align="left", border_style="red")
-        Console(stderr=True).print(panel)
+        panel = Panel(Text(text), title=Text(title), title_align="left", border_style="red")
+        terminal_console().print(panel)
     else:
-        print(f"{error.title}: {error}", file=sys.stderr, flush=True)
+        say(f"{title}: {text}")
 
 
 def print_json(value: Any) -> None:
@@ -192,11 +217,11 @@ def print_json(value: Any) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stderr."""
     if is_terminal():
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(*columns, title=Text(title), title_justify="left")
         for row in rows:
-            table.add_row(*row)
-        Console(stderr=True).print(table)
+            table.add_row(*map(Text, row))
+        terminal_console().print(table)
         return
     widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
-    print("\n".join([title, *lines]), file=sys.stderr, flush=True)
+    say("\n".join([title, *lines]))

@@ -15,17 +15,17 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_files import WEIGHTS
+from reflora_cli.atomic import locked, write_json
 from reflora_cli.console import Reporter
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts, refuse_undivided
 from reflora_cli.environment import base_identity
 from reflora_cli.objectives.language import LanguageObjective, by_length
 from reflora_cli.objectives.language_rows import held_out_examples, parts_to_score
-from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.prediction import Tally, mean_interval, wilson
 from reflora_cli.predictions import PredictionFile
 from reflora_cli.restore import Restored
-from reflora_cli.runs import write_json
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
 EVERY_SECONDS = 15.0
@@ -44,13 +44,35 @@ class Request:
 
 
 def evaluate_language(restored: Restored, request: Request, reporter: Reporter) -> dict[str, Any]:
-    """Score every part of the task; what `results.json` in the evaluation's directory holds."""
+    """Score every part of the task; what `results.json` in the evaluation's directory holds.
+
+    Raises InputError when another process is at work in that directory.
+    """
     objective = restored.objective
     assert isinstance(objective, LanguageObjective)
     identity = outcome_identity(restored, objective)
     directory = request.directory or request.below / f"{identity['protocol']}-{digest(identity)[:8]}"
+    refuse_undivided(request.task, restored.recipe.task.data)
+    with locked(directory):
+        tasks, tallies = score_parts(restored, objective, request, directory, reporter)
+        results = {
+            "task": request.task.name,
+            "tasks": tasks,
+            "mean": mean(tallies) if len(tallies) > 1 else None,
+            "identity": identity,
+            "train_on_prompt": objective.train_on_prompt,
+            "batch_size": restored.recipe.eval.batch_size,
+            "directory": str(directory),
+        }
+        write_json(directory / "results.json", results)
+    return results
+
+
+def score_parts(
+    restored: Restored, objective: LanguageObjective, request: Request, directory: Path, reporter: Reporter
+) -> tuple[dict[str, dict[str, Any]], list[Tally]]:
+    """The lines of the closing table by name, and the counts of those parts that have candidates."""
     limit, data = request.limit or restored.recipe.task.max_eval_rows, restored.recipe.task.data
-    refuse_undivided(request.task, data)
     tasks: dict[str, dict[str, Any]] = {}
     tallies: list[Tally] = []
     for name, part, split in parts_to_score(request.task, request.split):
@@ -63,17 +85,8 @@ def evaluate_language(restored: Restored, request: Request, reporter: Reporter) 
             seconds = predict_rest(restored, objective, part, file, reporter)
             tallies.append(file.tally)
             tasks[name] = {**summary(file.tally), "split": split, "seconds": seconds}
-    results = {
-        "task": request.task.name,
-        "tasks": tasks,
-        "mean": mean(tallies) if len(tallies) > 1 else None,
-        "identity": identity,
-        "train_on_prompt": objective.train_on_prompt,
-        "batch_size": restored.recipe.eval.batch_size,
-        "directory": str(directory),
-    }
-    write_json(directory / "results.json", results)
-    return results
+        refuse_infinite({name: tasks[name].get("loss", 0.0)})
+    return tasks, tallies
 
 
 def own_rows(restored: Restored, task: PromptTask, split: str | None) -> list[PromptExample] | None:

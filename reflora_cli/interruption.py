@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: noted, and obeyed where the run can be continued from.
+"""SIGINT, SIGTERM and SIGHUP during training: noted, and obeyed where the run can be continued from.
 
 The first signal lets the step under way end; what is interruptible, such as an evaluation, ends at once. A second
 signal ends the process there and then.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_REQUEST = 0.5
 """Seconds within which a second signal is the first one again: Ctrl-C reaches a launcher's processes twice."""
 MOMENT = 0.01
@@ -88,12 +88,16 @@ def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]
 
 @contextmanager
 def noted_signals() -> Iterator[Interruption]:
-    """Note signals instead of dying of them; only the main thread can ask for it."""
+    """Note signals instead of dying of them, but for those that are ignored, as under nohup.
+
+    Only the main thread can ask for it.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption.note) for number in SIGNALS}
+    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interruption.note) for number in wanted}
     try:
         yield interruption
     finally:

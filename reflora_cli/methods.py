@@ -96,8 +96,8 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field("reflora", description="a preset", json_schema_extra={"enum": [*PRESETS]})
-    rank: int = Field(8, ge=1, description="r: rows of A, columns of B")
-    alpha: float = Field(8.0, gt=0, description="the update is scaled by alpha / r, or alpha / sqrt(r)")
+    rank: int = Field(8, ge=1, le=2**16, description="r: rows of A, columns of B")
+    alpha: float = Field(8.0, gt=0, le=1e9, description="the update is scaled by alpha / r, or alpha / sqrt(r)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     targets: Names | Literal["all-linear"] = Field(
         "all-linear", description="name suffixes or regular expressions of the modules to adapt"
@@ -110,7 +110,7 @@ class Method(BaseModel):
     init: Annotated[Init, Choice] = Field(Init.DEFAULT, description="how A starts; B starts at zero")
     update: Annotated[Update, Choice] = Field(Update.PLAIN, description="what surrounds the AdamW step of A and B")
     scaling: Annotated[Scaling, Choice] = Field(Scaling.STANDARD, description="alpha / r, or rslora: alpha / sqrt(r)")
-    lr_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+)")
+    lr_ratio: float = Field(1.0, gt=0, le=1e9, description="learning rate of B over that of A (LoRA+)")
     refactor: Refactor = Field(Refactor(), description="when and how reflora and reflora-s act")
 
     @field_validator("name")

@@ -12,14 +12,31 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reflora_cli.atomic import readable_os_errors
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.prediction import Prediction, Tally
-from reflora_cli.runs import readable_os_errors
+from reflora_cli.paths import exists, is_file
 from reflora_cli.tasks.base import PromptExample
 
 FIELDS = tuple(Prediction.__dataclass_fields__)
+
+
+class Line(BaseModel):
+    """One line: a row by its number and the digest of its prompt, and what was predicted of it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    id: int = Field(ge=0)
+    prompt: str
+    label: str
+    parsed: str | None
+    output: str | None
+    scores: dict[str, float] | None
+    by_character: str | None
+    cut: bool
 
 
 class PredictionFile:
@@ -30,7 +47,10 @@ class PredictionFile:
         self.path, self.examples = path, examples
         self.tally = Tally()
         self.done: set[int] = set()
-        if path.exists():
+        if path.is_symlink() or (exists(path) and not is_file(path)):
+            what = "predictions are written to a file, and this is none"
+            raise InputError(Problem(what, str(path), remedy="remove it, or choose another --output"))
+        if is_file(path):
             self.read()
 
     def read(self) -> None:
@@ -46,22 +66,21 @@ class PredictionFile:
     def take(self, line: bytes) -> None:
         """Count one line, unless its row is beyond those asked for."""
         try:
-            record: dict[str, Any] = json.loads(line)
-            index, prompt = record["id"], record["prompt"]
-            prediction = Prediction(**{name: record[name] for name in FIELDS})
-        except (ValueError, KeyError, TypeError) as error:
-            remedy = "remove the file, or choose another --output"
-            raise InputError(
-                Problem("this is no line of predictions", str(self.path), str(error), remedy=remedy)
-            ) from error
-        if index >= len(self.examples) or index in self.done:
+            record = Line.model_validate_json(line)
+        except ValidationError as error:
+            what, remedy = "this is no line of predictions", "remove the file, or choose another --output"
+            first = error.errors()[0]
+            found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise InputError(Problem(what, str(self.path), found, remedy=remedy)) from error
+        if record.id >= len(self.examples) or record.id in self.done:
             return
-        if prompt != prompt_id(self.examples[index]):
+        example = self.examples[record.id]
+        if (record.prompt, record.label) != (prompt_id(example), example.label):
             remedy = "choose another --output, or remove the directory"
             what = "the predictions there are of other rows: the data has changed since"
-            raise InputError(Problem(what, f"{self.path}, id {index}", remedy=remedy))
-        self.done.add(index)
-        self.tally.add(prediction)
+            raise InputError(Problem(what, f"{self.path}, id {record.id}", remedy=remedy))
+        self.done.add(record.id)
+        self.tally.add(Prediction(**{name: getattr(record, name) for name in FIELDS}))
 
     def add(self, indices: Iterable[int], predictions: Iterable[Prediction]) -> None:
         """Append one batch and flush it to the disk."""

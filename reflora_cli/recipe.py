@@ -100,16 +100,18 @@ class TaskSection(Section):
 class TrainSection(Section):
     """How long and how fast."""
 
-    epochs: float | None = Field(None, gt=0, description="passes over the training rows; or give steps")
+    epochs: float | None = Field(None, gt=0, le=1e9, description="passes over the training rows; or give steps")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
     batch_size: int = Field(32, ge=1, description="rows per optimizer step, over all processes and micro-batches")
     micro_batch_size: int = Field(32, ge=1, description="rows per forward pass on one device, at most")
-    learning_rate: float = Field(1e-3, gt=0, description="the peak, after the warm-up")
-    head_learning_rate: float | None = Field(None, gt=0, description="of modules trained whole; null: learning_rate")
+    learning_rate: float = Field(1e-3, gt=0, le=1e30, description="the peak, after the warm-up")
+    head_learning_rate: float | None = Field(
+        None, gt=0, le=1e30, description="of modules trained whole; null: learning_rate"
+    )
     optimizer: Annotated[Optimizer, Choice] = Field(Optimizer.ADAMW, description="AdamW and the size of its moments")
     schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's; never of biases, norms or DoRA's magnitudes")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="AdamW's; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     group_by_length: bool = Field(

@@ -10,7 +10,6 @@ either order.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.methods import AXES
+from reflora_cli.paths import expanded, is_directory, is_file
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_errors import OVERRIDE, place, problems_of, shown
 from reflora_cli.tasks.registry import find_task
@@ -75,29 +75,13 @@ def bundled_files() -> dict[str, Path]:
 
 def find_recipe(source: str) -> Path:
     """A path, or a bundled recipe's file."""
-    bundled, path = bundled_recipes(), Path(source)
-    if source.startswith("~/"):
-        path = path.expanduser()
+    bundled, path = bundled_recipes(), expanded(source)
     if is_file(path):
         return path
     if source in bundled:
         return bundled[source]
     what = "a recipe is a file, not a directory" if source and is_directory(path) else "there is no such recipe"
     raise InputError(Problem(what, source, expected="a YAML file or a bundled recipe", remedy=nearest(source, bundled)))
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; no error for a name that no file can have."""
-    with contextlib.suppress(OSError, ValueError):
-        return path.is_file()
-    return False
-
-
-def is_directory(path: Path) -> bool:
-    """Likewise for directories."""
-    with contextlib.suppress(OSError, ValueError):
-        return path.is_dir()
-    return False
 
 
 def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.paths import exists, expanded, is_directory, is_file
 
 BUILTIN = {"tiny-llama": Path(__file__).parent / "builtin" / "tiny_llama"}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -39,8 +40,8 @@ def find_source(name: str, revision: str | None) -> Source:
         return local(name, builtin(rest))
     if colon and kind == "pkg":
         return local(name, inside_package(rest))
-    path = Path(name).expanduser()
-    if path.exists():
+    path = expanded(name)
+    if exists(path):
         return local(name, path)
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         expected = "an existing directory or a hub id"
@@ -71,9 +72,9 @@ def inside_package(path: str) -> Path:
 def local(name: str, path: Path) -> Source:
     """A source in a directory, checked for what loading needs."""
     expected = "a directory with config.json and *.safetensors"
-    if not path.is_dir():
+    if not is_directory(path):
         raise InputError(problem("the base model is not a directory", f"{name} ({path})", expected))
-    if not (path / "config.json").is_file():
+    if not is_file(path / "config.json"):
         raise InputError(problem("the base model has no config.json", f"{name} ({path})", expected))
     if not any(path.glob("*.safetensors")):
         pickled = sorted(file.name for file in (*path.glob("*.bin"), *path.glob("*.pt")))

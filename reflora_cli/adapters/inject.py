@@ -18,6 +18,7 @@ from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.factors import FactorPair, scaling_factor
 from reflora_cli.methods import Layer, Method, Update
+from reflora_cli.patterns import matches_whole
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -187,13 +188,7 @@ def matches(pattern: str, name: str) -> bool:
     """Whether a target pattern names the module at path `name`. Raises InputError for a broken regular expression."""
     if PLAIN_NAME.fullmatch(pattern):
         return name == pattern or name.endswith(f".{pattern}")
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        problem = Problem(
-            "a target is not a valid regular expression", "method.targets", f"{pattern!r}: {error}", "a name or a regex"
-        )
-        raise InputError(problem) from error
+    return matches_whole(pattern, name, "method.targets")
 
 
 def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:

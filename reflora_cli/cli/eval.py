@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Overrides
 
 
@@ -39,6 +39,7 @@ def eval_command(
     Example: `reflora eval runs/llama3 --task commonsense --protocol llm-adapters`
     """
     with guarded():
+        refuse_several_processes("reflora eval")
         from reflora_cli.console import print_json
         from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import RunDirectory
@@ -88,6 +89,7 @@ def score_sequence(
     """Scores of one sequence-level task's splits, shown and returned as printed with --json."""
     from reflora_cli.console import show_table
     from reflora_cli.errors import InputError, Problem
+    from reflora_cli.objectives.objective import refuse_infinite
     from reflora_cli.objectives.sequence_rows import sequence_splits
     from reflora_cli.restore import restore
     from reflora_cli.tasks.base import SequenceTask
@@ -100,6 +102,7 @@ def score_sequence(
     assert isinstance(task, SequenceTask)
     splits = sequence_splits(recipe, task, restored.base, (split,) if split else task.evaluation, limit)
     scores = {own.name: restored.objective.score(own, size) for own in splits}
+    refuse_infinite({name: own["loss"] for name, own in scores.items()})
     base = restored.base.source.name
     rows = [[name, *(f"{value:.4f}" for value in own.values())] for name, own in scores.items()]
     show_table(f"{task.name}, {adapter or base}", ["split", *next(iter(scores.values()))], rows)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Run
 
 
@@ -47,6 +47,7 @@ def export_command(
     Example: `reflora export runs/cola-dora --format peft --output cola-adapter`
     """
     with guarded():
+        refuse_several_processes("reflora export")
         from reflora_cli.console import make_reporter, print_json
         from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import open_run

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -13,8 +14,15 @@ from contextlib import contextmanager
 
 import typer
 
-from reflora_cli.errors import RefloraError
+from reflora_cli.errors import DivergedError, InputError, Problem, RefloraError, StoppedError
 from reflora_cli.interruption import surviving_finalizers
+from reflora_cli.processes import is_first_process, number_of_processes
+
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "DistNetworkError",
+             "DistStoreError", "gloo", "NCCL")  # fmt: skip
+"""In errors of a process whose partner is no more."""
+FIRST_SPEAKS = 3.0
+"""Seconds: a launcher that sees the first process end takes less to end the others."""
 
 
 @contextmanager
@@ -25,49 +33,103 @@ def guarded() -> Iterator[None]:
         with stopping_cleanly():
             yield
     except RefloraError as error:
-        from reflora_cli.console import show_error
-
-        show_error(error)
+        tell(error)
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        say("interrupted")
         raise typer.Exit(130) from None
-    except Terminated:
-        typer.echo("terminated", err=True)
-        raise typer.Exit(143) from None
+    except Terminated as stopped:
+        say("terminated")
+        raise typer.Exit(128 + stopped.signal) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
-        typer.echo("This is a fault of reflora, not of your input: please report it with the lines above.", err=True)
+    except Exception as error:
+        if number_of_processes() > 1 and any(word in repr(error) for word in LOST_PEER):
+            say(f"process {os.environ.get('RANK')}: another process has ended, see its message")
+            raise typer.Exit(1) from None
+        if type(error).__name__ == "OutOfMemoryError":
+            tell(out_of_memory(error))
+            raise typer.Exit(InputError.exit_status) from None
+        say(traceback.format_exc())
+        say("This is a fault of reflora, not of your input: please report it with the lines above.")
         raise typer.Exit(1) from None
 
 
+def tell(error: RefloraError) -> None:
+    """Show an error, once where all processes met the same one.
+
+    What processes agree upon is for the first one to say. Of other errors the first process may have none, or the same:
+    then the launcher ends us while we wait.
+    """
+    from reflora_cli.console import show_error
+
+    if is_first_process():
+        show_error(error.title, str(error))
+    elif not isinstance(error, StoppedError | DivergedError):
+        time.sleep(FIRST_SPEAKS)
+        show_error(f"{error.title} (process {os.environ.get('RANK')})", str(error))
+
+
+def out_of_memory(error: Exception) -> InputError:
+    """What to say when a GPU is full."""
+    remedy = (
+        "lower train.micro_batch_size or task.max_length, or set train.gradient_checkpointing or model.quantization"
+    )
+    return InputError(Problem("the GPU's memory is full", found=str(error).partition(". ")[0], remedy=remedy))
+
+
+def say(text: str) -> None:
+    from reflora_cli.console import say
+
+    say(text)
+
+
+def refuse_several_processes(command: str) -> None:
+    """Raises InputError under a launcher of several processes, for a command that is one process's work."""
+    if number_of_processes() > 1:
+        what = f"{command} is done by one process"
+        raise InputError(
+            Problem(what, found=f"{number_of_processes()} processes", remedy="run it without the launcher")
+        )
+
+
 class Terminated(BaseException):
-    """SIGTERM: not an Exception, so that nothing but cleaning up catches it on its way."""
+    """SIGTERM or SIGHUP: not an Exception, so that nothing but cleaning up catches it on its way."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 @contextmanager
 def stopping_cleanly() -> Iterator[None]:
-    """Let SIGTERM unwind like an interrupt, so that nothing half-written stays; only the main thread can ask for it."""
+    """Let SIGTERM and SIGHUP unwind like an interrupt, so that nothing half-written stays.
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
-        raise Terminated
+    Only the main thread can ask for it. What is ignored, as SIGHUP under nohup, stays so.
+    """
+    came = signal.SIGTERM
+
+    def stop(number: int, _: object) -> None:
+        nonlocal came
+        came = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+        raise Terminated(number)
 
     def again() -> int:
-        signal.signal(signal.SIGTERM, stop)
-        return signal.SIGTERM
+        signal.signal(came, stop)
+        return came
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
         with surviving_finalizers({Terminated: again, KeyboardInterrupt: lambda: signal.SIGINT}):
             yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def keep_libraries_quiet() -> None:

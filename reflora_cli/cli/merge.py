@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Run
 
 
@@ -51,6 +51,7 @@ def merge_command(
     Example: `reflora merge runs/cola-dora --output cola-model`
     """
     with guarded():
+        refuse_several_processes("reflora merge")
         from reflora_cli.console import make_reporter, print_json
         from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import open_run

@@ -9,6 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.processes import is_first_process
 
 
 def train_command(
@@ -36,17 +37,17 @@ def train_command(
         if resume and output is None:
             raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
         if dry_run:
-            plan(loaded, as_json)
+            if is_first_process():
+                plan(loaded, as_json)
             return
         from reflora_cli.console import SilentReporter, make_reporter, print_json
-        from reflora_cli.processes import is_first_process
-        from reflora_cli.train import train
+        from reflora_cli.training.train import train
 
         reporter = make_reporter() if is_first_process() else SilentReporter()
         results = train(loaded, output, resume, reporter, detect_anomaly=detect_anomaly)
         if not is_first_process():
             return
-        reporter.facts("done", closing_facts(results))
+        reporter.facts("done", closing_facts(results, str(output or results["run"])))
         if as_json:
             print_json(results)
 
@@ -54,8 +55,8 @@ def train_command(
 def plan(recipe: Any, as_json: bool) -> None:
     """Prepare the run without writing anything and show what it would do."""
     from reflora_cli.console import make_reporter, print_json
-    from reflora_cli.job import prepare
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+    from reflora_cli.training.job import prepare
 
     device = pick_device()
     job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)))
@@ -64,9 +65,9 @@ def plan(recipe: Any, as_json: bool) -> None:
         print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})
 
 
-def closing_facts(results: dict[str, Any]) -> dict[str, str]:
-    """The result and the next commands."""
-    run, metric = results["run"], results["main_metric"]
+def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
+    """The result and the next commands. run: where it is now."""
+    metric = results["main_metric"]
     facts: dict[str, str] = {}
     for split, scores in (results["scores"] or {}).items():
         before = f", {results['before'][split][metric]:.4f} before" if results["before"] else ""

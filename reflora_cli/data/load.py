@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from reflora_cli.builtin.rows import rows as builtin_rows
@@ -12,6 +11,7 @@ from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.hub import read_hub, unknown_split
 from reflora_cli.data.read import SUFFIXES, Table, read_file, table_of
 from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.paths import expanded, is_directory, is_file
 from reflora_cli.tasks.base import (
     BuiltinSource,
     DataTask,
@@ -46,7 +46,7 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
     Where a mixture may have a file of its own with the rows of all parts, and there is one, it is read instead.
     """
     if isinstance(task, Mixture):
-        path = Path(os.path.expanduser(data))
+        path = expanded(data)
         joint = joint_file(task, path) if task.joint is not None and data not in OWN else None
         if joint is not None and task.joint is not None:
             return load_prompts(task.joint, str(joint), task.train, limit)
@@ -56,14 +56,14 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
 
 def joint_file(task: Mixture, path: Path) -> Path | None:
     """The file with the training rows of all parts of a mixture that may have one, if it is there."""
-    if path.is_file():
+    if is_file(path):
         return path
     return next((file for stem in task.joint_files for file in data_files(path) if file.stem == stem), None)
 
 
 def refuse_undivided(task: LanguageTask, data: str) -> None:
     """Raises InputError where one file would be every part's own."""
-    if isinstance(task, Mixture) and data not in OWN and Path(os.path.expanduser(data)).is_file():
+    if isinstance(task, Mixture) and data not in OWN and is_file(expanded(data)):
         what = f"one file cannot be divided among the tasks of {task.name}"
         raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 
@@ -71,7 +71,7 @@ def refuse_undivided(task: LanguageTask, data: str) -> None:
 def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Table:
     """The task's columns of a split."""
     if data not in OWN:
-        return read_file(find_file(Path(os.path.expanduser(data)), task, split), task.columns, limit)
+        return read_file(find_file(expanded(data), task, split), task.columns, limit)
     if isinstance(task.source, BuiltinSource):
         return read_builtin(task, task.source, split, limit)
     if task.source is None:
@@ -85,11 +85,11 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
 
 def find_file(path: Path, task: DataTask, split: str) -> Path:
     """The one file with the split; InputError when there is none or more than one."""
-    if path.is_file():
+    if is_file(path):
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(Problem("the file is of no known kind", f"task.data: {path}", path.suffix, kinds()))
         return path
-    if not path.is_dir():
+    if not is_directory(path):
         expected = "hub, builtin, or a directory or file that exists"
         raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected))
     there = [file for folder in (path, path / task.short) for file in data_files(folder)]
@@ -110,13 +110,13 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
 
 
 def data_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_directory(folder):
         return []
     try:
         files = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(Problem("the directory cannot be read", str(folder), error.strerror or str(error))) from None
-    return [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    return [file for file in files if file.suffix.lower() in SUFFIXES and is_file(file)]
 
 
 def kinds() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reflora_cli.adapter_files import read_adapter
+from reflora_cli.atomic import write_directory, write_file
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.gguf import GgufKind, modelfile, require_gguf, verify_gguf, write_gguf
@@ -19,7 +20,7 @@ from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import restore
-from reflora_cli.runs import RunDirectory, write_directory, write_file
+from reflora_cli.runs import RunDirectory
 from reflora_cli.sources import find_source
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.atomic import write_directory, write_file
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.card import model_card, python, subject_of
 from reflora_cli.merging.memory import make_plain
@@ -23,7 +24,7 @@ from reflora_cli.objectives.pick import probe_rows
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import RunDirectory, write_directory, write_file
+from reflora_cli.runs import RunDirectory
 from reflora_cli.tasks.base import SequenceTask
 
 OPSET = 17

@@ -13,13 +13,14 @@ import torch
 
 from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_adapter
 from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.atomic import write_directory, write_file, write_json
 from reflora_cli.errors import Problem, VerificationError
 from reflora_cli.export.card import model_card, peft_lines, subject_of
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
 from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import RunDirectory, write_directory, write_file, write_json
+from reflora_cli.runs import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapter_files import AdapterFiles
+from reflora_cli.atomic import write_directory, write_file, write_json
 from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory
 from reflora_cli.merging.plan import SHARD_SIZE, MergePlan, make_plan
@@ -28,7 +29,6 @@ from reflora_cli.model.quantize import skeleton
 from reflora_cli.objectives.pick import make_objective, probe_rows
 from reflora_cli.recipe import ModelSection, Quantization, Recipe
 from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import write_directory, write_file, write_json
 from reflora_cli.sources import local_directory
 from reflora_cli.tasks.base import Task
 from reflora_cli.tensor_files import ShardedWriter

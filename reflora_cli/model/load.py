@@ -95,8 +95,11 @@ def loading_errors(source: Source) -> Iterator[None]:
     except SafetensorError as error:
         where = f"model.name: {source.name} ({source.location})"
         raise InputError(Problem("the base model's weights are damaged", where, str(error))) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a hostile or broken config fails anywhere in transformers
         what = "the base model cannot be loaded"
         remedy = "" if source.is_local else "check the name and the network, or give a local directory"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(Problem(what, f"model.name: {source.name}", found=first, remedy=remedy)) from error
+        first = str(error).strip().partition("\n")[0]
+        found = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        raise InputError(Problem(what, f"model.name: {source.name}", found, remedy=remedy)) from error

@@ -5,6 +5,7 @@ Two kinds: `sequence.py` for labels of texts, `language.py` for answers after pr
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
 from reflora_cli.tasks.base import PromptTask
@@ -28,6 +30,14 @@ class Split:
     name: str
     rows: Sequence[Any]
     task: PromptTask | None = None
+
+
+def refuse_infinite(losses: Mapping[str, float]) -> None:
+    """Raises InputError for a loss, by what was scored, that is not finite: such a model says nothing."""
+    bad = [f"{name}: {value}" for name, value in losses.items() if not math.isfinite(value)]
+    if bad:
+        expected = "finite weights, and a dtype in which the model computes"
+        raise InputError(Problem("the model's loss is not finite", found=", ".join(bad), expected=expected))
 
 
 class Objective(ABC, Generic[RowT]):

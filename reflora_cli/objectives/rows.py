@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.objective import Split
+from reflora_cli.paths import expanded, is_file
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import SequenceTask, Task
 
@@ -59,5 +59,5 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
 
 def data_file(recipe: Recipe) -> Path | None:
     """The one file that all rows of a recipe come from; None where they come from elsewhere."""
-    path = Path(os.path.expanduser(recipe.task.data)).resolve()
-    return path if path.is_file() else None
+    path = expanded(recipe.task.data)
+    return path.resolve() if is_file(path) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reflora_cli.console import SilentReporter
 from reflora_cli.recipe import Recipe
-from reflora_cli.train import train
+from reflora_cli.training.train import train
 from tests.benchmarks.setting import Outcome, Setting
 
 

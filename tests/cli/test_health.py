@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from reflora_cli.anomaly import detecting_anomalies
 from reflora_cli.errors import DivergedError
 from reflora_cli.sources import find_source
+from reflora_cli.training.anomaly import detecting_anomalies
 from tests.cli.conftest import Reflora, records
 
 
@@ -51,12 +51,15 @@ def test_detection_changes_nothing_in_a_good_run(recipe: Path, reflora: Reflora,
 def test_the_first_bad_module_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight.data[0, 0] = torch.inf
-    with pytest.raises(DivergedError, match="Linear 1, whose input was finite"), detecting_anomalies(model):
+    with (
+        pytest.raises(DivergedError, match="Linear 1, whose input was finite"),
+        detecting_anomalies(model, lambda: "step 3 of 5"),
+    ):
         model(torch.ones(2, 3))
     model(torch.ones(2, 3))
 
 
 def test_the_operation_of_a_bad_gradient_is_named() -> None:
     model = nn.Linear(1, 1)
-    with pytest.raises(DivergedError, match="MulBackward0"), detecting_anomalies(model):
+    with pytest.raises(DivergedError, match="MulBackward0"), detecting_anomalies(model, lambda: "step 3 of 5"):
         (model(torch.ones(1, 1)) * 0).sqrt().sum().backward()

@@ -26,7 +26,7 @@ def test_a_full_disk_is_one_clear_message(trained: Path, tmp_path: Path) -> None
 
 
 def test_leftovers_of_living_processes_stay(tmp_path: Path) -> None:
-    from reflora_cli.runs import write_directory
+    from reflora_cli.atomic import write_directory
 
     alive, dead = tmp_path / f".out.{os.getpid()}-abc", tmp_path / ".out.4194304-abc"
     for place in (alive, dead, tmp_path / ".out.notes-abc"):

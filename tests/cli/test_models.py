@@ -142,7 +142,7 @@ def test_interrupt_exits_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reflora_cli.loop.accumulate", interrupt)
+    monkeypatch.setattr("reflora_cli.training.step.accumulate", interrupt)
     outcome = reflora("train", recipe, "eval.at_start=false", "--output", tmp_path / "run")
     assert outcome.status == 130
     assert "Traceback" not in outcome.err
@@ -154,7 +154,7 @@ def test_a_fault_of_ours_exits_with_1_and_shows_where(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("reflora_cli.loop.accumulate", fail)
+    monkeypatch.setattr("reflora_cli.training.step.accumulate", fail)
     outcome = reflora("train", recipe, "eval.at_start=false", "--output", tmp_path / "run")
     assert outcome.status == 1
     assert "ZeroDivisionError" in outcome.err

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tests.robustness.kills import whole
 from tests.robustness.runs import VARIANTS, differences, fail, forked, preload, status_of, train_arguments
 
@@ -49,7 +51,7 @@ class Fault:
 
     def install(self) -> None:
         """In this process, for the rest of its life."""
-        from reflora_cli import checkpoint
+        from reflora_cli.training import checkpoint
 
         save_file, fsync, fdopen = checkpoint.save_file, os.fsync, os.fdopen
 
@@ -57,9 +59,9 @@ class Fault:
             save_file(tensors, path)
             try:
                 self.count("write", path)
-            except OSError:
+            except OSError as error:
                 os.truncate(path, path.stat().st_size // 2)
-                raise
+                raise SafetensorError(f"I/O error: {error.strerror} (os error {error.errno})") from error
 
         def failing_fsync(descriptor: int) -> None:
             self.count("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))

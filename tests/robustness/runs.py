@@ -35,7 +35,7 @@ def preload() -> None:
         "bitsandbytes",
         "transformers.models.llama.modeling_llama",
         "reflora_cli.cli.train",
-        "reflora_cli.train",
+        "reflora_cli.training.train",
     ):
         importlib.import_module(name)
 

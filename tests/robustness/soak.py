@@ -48,7 +48,7 @@ def main() -> None:
     preload()
     from reflora_cli.console import SilentReporter
     from reflora_cli.recipe_file import load_recipe
-    from reflora_cli.train import train
+    from reflora_cli.training.train import train
 
     found: list[tuple[float, int, int, int]] = []
     done = threading.Event()

@@ -1,77 +1,13 @@
-"""Writes are whole or absent."""
+"""What a run directory holds."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from reflora_cli.errors import InputError
-from reflora_cli.runs import RunDirectory, open_run, write_directory, write_file, write_json
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.rglob("*"))
-
-
-def test_file_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "a" / "file.txt"
-    write_file(target, "first")
-    write_file(target, b"second")
-    assert target.read_text() == "second"
-    assert names(tmp_path) == ["a", "file.txt"]
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "file.txt"
-    write_file(target, "old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="No space left on device"):
-        write_file(target, "new")
-    assert target.read_text() == "old"
-    assert names(tmp_path) == ["file.txt"]
-
-
-def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "x.json", {"score": float("nan")})
-    assert names(tmp_path) == []
-
-
-def test_directory_appears_when_the_block_ends_well(tmp_path: Path) -> None:
-    with write_directory(tmp_path / "out") as directory:
-        (directory / "file").write_text("x")
-        assert not (tmp_path / "out").exists()
-    assert names(tmp_path) == ["file", "out"]
-    assert (tmp_path / "out" / "file").stat().st_mode & 0o077 == 0o666 & ~current_umask() & 0o077
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_directory_vanishes_when_the_block_fails(tmp_path: Path) -> None:
-    def fail() -> None:
-        with write_directory(tmp_path / "out") as directory:
-            (directory / "file").write_text("x")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert names(tmp_path) == []
-
-
-def test_nothing_that_exists_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="already exists"), write_directory(tmp_path / "out"):
-        pass
+from reflora_cli.runs import RunDirectory, default_output, open_run, refuse_links, step_of
 
 
 def test_a_run_is_a_directory_with_a_recipe(tmp_path: Path) -> None:
@@ -87,3 +23,42 @@ def test_checkpoints_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
         run.checkpoint(step).mkdir(parents=True)
     (tmp_path / "checkpoints" / ".step-000030.tmp").mkdir()
     assert [path.name for path in run.checkpoints()] == ["step-000005", "step-000020", "step-1000000"]
+
+
+def test_what_else_lies_beside_checkpoints_is_the_user_s(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.checkpoints() == []
+    for path in (run.checkpoint(8), run.stopped_checkpoint(8), run.stopped_checkpoint(9)):
+        path.mkdir(parents=True)
+    for name in ("step-000008.bak", "step-000008-best", "step-8", "step-000010 (copy)", "notes"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    (tmp_path / "checkpoints" / "step-000099").write_text("a file")
+    assert run.checkpoints() == [run.stopped_checkpoint(8), run.checkpoint(8), run.stopped_checkpoint(9)]
+    assert list(map(step_of, run.checkpoints())) == [8, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["adapter", "metrics.jsonl", "checkpoints/step-000001", "adapter/adapter_config.json"])
+def test_links_out_of_a_run_are_refused(name: str, tmp_path: Path) -> None:
+    run, elsewhere = RunDirectory(tmp_path / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run.path.mkdir()
+    refuse_links(run)
+    place = run.path / name
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="link") as caught:
+        refuse_links(run)
+    assert caught.value.problems[0].where == str(place)
+
+
+def test_two_runs_that_start_in_one_second_have_two_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = set()
+    for _ in range(3):
+        path = default_output("glue/cola", "lora")
+        path.mkdir(parents=True)
+        found.add(path)
+    assert len(found) == 3
+    assert all(str(path).startswith("runs/cola-lora-") for path in found)

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflora_cli.trend import FIRST, LossTrend
+from reflora_cli.training.trend import FIRST, LossTrend
 
 
 @given(st.integers(0, 2**31))

@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-from reflora_cli.runs import write_file
+from reflora_cli.atomic import write_file
 
 
 def draw_curves(metrics: Path, output: Path, score: str, title: str) -> None:

@@ -3,33 +3,44 @@
 trained.safetensors     every trained parameter by its full name
 optimizer.safetensors   AdamW's moments by parameter name, the update rule's counters and cached matrices
 random.safetensors      the generators of every process
+best.safetensors        the best adapter so far, as in `adapter/`
 state.json              step, best score so far, time spent, what was summed since the last logged step
 manifest.json           size and sha256 of every file: what is damaged or incomplete is never continued from
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import random
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from io import BufferedReader
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
+from reflora_cli.atomic import readable_os_errors, write_directory
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.runs import RunDirectory, readable_os_errors, write_directory
-from reflora_cli.trend import LossTrend
+from reflora_cli.paths import exists
+from reflora_cli.runs import RunDirectory, step_of
+from reflora_cli.training.trend import LossTrend
 
-TENSOR_FILES = ("trained", "optimizer", "random")
+TENSOR_FILES = ("trained", "optimizer", "random", "best")
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 100_000
+"""Bytes; ours have some hundred."""
 
 
 @dataclass
@@ -48,6 +59,16 @@ class Window:
         self.seconds += seconds
 
 
+Step = Annotated[int, Field(ge=0, lt=10**15)]
+
+
+class Evaluation(TypedDict):
+    """One evaluation of a run: after which step, and the scores by split."""
+
+    step: Step
+    scores: dict[str, dict[str, float]]
+
+
 @dataclass
 class Progress:
     """What advances during training beside the tensors; all of it is in every checkpoint.
@@ -56,53 +77,60 @@ class Progress:
     losses. scaler: the state of float16's loss scaler.
     """
 
-    step: int = 0
+    step: Step = 0
     evaluated: int = -1
-    lines: int = 0
+    lines: Step = 0
     seconds: float = 0.0
     window: Window = field(default_factory=Window)
     trend: LossTrend = field(default_factory=LossTrend)
     scaler: dict[str, float] = field(default_factory=dict)
-    best_step: int | None = None
+    best_step: Step | None = None
     best_score: float | None = None
     before: dict[str, dict[str, float]] | None = None
-    history: list[dict[str, object]] = field(default_factory=list)
+    history: list[Evaluation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read."""
+    """A checkpoint as read. best: the best adapter so far, under PEFT's keys; empty before there is one."""
 
     trained: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
+    best: dict[str, Tensor]
     progress: Progress
 
 
 def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
-    """Write `checkpoints/step-N`; once it is verified, remove all but the newest `keep`, and all stopped ones.
+    """Write `checkpoints/step-N`; once it is verified, remove those before it but for the newest `keep`.
 
-    Raises InputError when it cannot be written.
+    Those that a signal asked for go too. Later ones stay: a run that passed over damaged ones writes them again. Raises
+    InputError when it cannot be written.
     """
-    write_checkpoint(run.checkpoint(checkpoint.progress.step), checkpoint)
-    stopped = [path for path in run.checkpoints() if path.name.endswith("-stopped")]
-    due = [path for path in run.checkpoints() if path not in stopped]
-    for old in (*due[:-keep], *stopped):
+    step = checkpoint.progress.step
+    write_checkpoint(run.checkpoint(step), checkpoint)
+    earlier = [path for path in run.checkpoints() if step_of(path) <= step]
+    due = [path for path in earlier if path == run.checkpoint(step_of(path))]
+    for old in (*due[:-keep], *(path for path in earlier if path not in due)):
         discard(old)
 
 
 def save_stopped(run: RunDirectory, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoints/step-N-stopped`; those that are there stay. Raises as `save_checkpoint`."""
-    path = run.stopped_checkpoint(checkpoint.progress.step)
+    """Write `checkpoints/step-N-stopped`, and remove earlier ones of its kind. Raises as `save_checkpoint`."""
+    step = checkpoint.progress.step
+    path = run.stopped_checkpoint(step)
     write_checkpoint(path, checkpoint)
+    for old in run.checkpoints():
+        if step_of(old) < step and old == run.stopped_checkpoint(step_of(old)):
+            discard(old)
     return path
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Whole or not at all, and verified. A whole one that is there already is left; a damaged one is replaced."""
-    if path.exists() and damage(path):
+    if exists(path) and damage(path):
         discard(path)
-    if not path.exists():
+    if not exists(path):
         with write_directory(path) as directory:
             for name in TENSOR_FILES:
                 save_file(getattr(checkpoint, name), directory / f"{name}.safetensors")
@@ -123,30 +151,38 @@ def discard(path: Path) -> None:
 
 
 def manifest_of(directory: Path) -> str:
-    """Sizes and digests of a directory's files."""
+    """Sizes and digests of a directory's files. Raises OSError for one that is no ordinary file."""
     files = {}
     for name in (*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json"):
-        with (directory / name).open("rb") as stream:
+        with ordinary(directory / name) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             files[name] = {"bytes": stream.tell(), "sha256": digest}
     return json.dumps(files, indent=1)
 
 
+def ordinary(path: Path) -> BufferedReader:
+    """The file, opened; not a link, and nothing from which reading would never end."""
+    mode = path.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return path.open("rb")
+
+
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint on the disk; empty when every file is as it was written."""
     try:
-        written = (path / MANIFEST).read_text(encoding="utf-8")
-        found = manifest_of(path)
-    except (OSError, ValueError) as error:
-        return str(error)
+        with ordinary(path / MANIFEST) as stream:
+            written = stream.read(LARGEST_MANIFEST).decode()
+        known = json.loads(written)
+        wrong = [name for name, entry in known.items() if (path / name).lstat().st_size != entry["bytes"]]
+        found = "" if wrong else manifest_of(path)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        return f"not as it was written: {error}"
     if written == found:
         return ""
-    try:
-        known: dict[str, object] = json.loads(written)
-        names = [name for name, entry in json.loads(found).items() if known.get(name) != entry]
-    except (ValueError, AttributeError, RecursionError):
-        names = [MANIFEST]
-    return f"not as it was written: {', '.join(names or [MANIFEST])}"
+    digests = json.loads(found) if found else {}
+    names = wrong or [name for name, entry in digests.items() if known.get(name) != entry]
+    return f"not as it was written: {', '.join(map(str, names or [MANIFEST]))}"
 
 
 def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
@@ -170,14 +206,12 @@ def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a whole checkpoint. Raises InputError for one that this version cannot read."""
     try:
-        trained, optimizer, generators = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        inner = {"window": Window(**state["window"]), "trend": LossTrend(**state["trend"])}
-        progress = Progress(**{**state, **inner})
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        trained, optimizer, generators, best = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
+        progress = TypeAdapter(Progress).validate_json((path / "state.json").read_bytes(), strict=True)
+    except (OSError, ValueError, SafetensorError) as error:
         what = "the checkpoint was written by another version of reflora"
-        raise InputError(Problem(what, str(path), str(error))) from error
-    return Checkpoint(trained, optimizer, generators, progress)
+        raise InputError(Problem(what, str(path), str(error).partition("\n")[0])) from error
+    return Checkpoint(trained, optimizer, generators, best, progress)
 
 
 def restore_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], where: Path) -> None:

@@ -1,0 +1,35 @@
+"""What lies at a path, asked so that every name has an answer: one that no file can have, or a place that may not be
+looked at, holds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is an ordinary file, or a link to one."""
+    return stat.S_ISREG(kind(path))
+
+
+def is_directory(path: Path) -> bool:
+    return stat.S_ISDIR(kind(path))
+
+
+def exists(path: Path) -> bool:
+    return kind(path) != 0
+
+
+def kind(path: Path) -> int:
+    """The mode of what is there, links followed; 0 for nothing."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def expanded(name: str) -> Path:
+    """The path that a user writes: `~` is a home directory, where there is such a user."""
+    return Path(os.path.expanduser(name))

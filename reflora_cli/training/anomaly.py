@@ -1,0 +1,61 @@
+"""`--detect-anomaly`: find the module and the operation that first give a value that is not finite.
+
+Forward, every module's output is looked at; backward, the gradient of every module's output is, and autograd looks for
+NaN at every operation. Slow: for a run that diverges, not for every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.errors import DivergedError, Problem
+
+When = Callable[[], str]
+"""Which step is under way."""
+
+
+@contextmanager
+def detecting_anomalies(model: nn.Module, when: When) -> Iterator[None]:
+    """Raise DivergedError, naming the step and the module or the operation, for the first value that is not finite."""
+    hooks = [module.register_forward_hook(watch(name, when)) for name, module in model.named_modules() if name]
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            yield
+    except RuntimeError as error:
+        if "returned nan values" not in str(error):
+            raise
+        what = "a gradient became NaN in the backward pass"
+        raise DivergedError(Problem(what, when(), found=str(error))) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def watch(name: str, when: When) -> Any:
+    """A hook that looks at a module's output and at its gradient; inner modules come before those that hold them."""
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        called = f"{type(module).__name__} {name}"
+        if not output.isfinite().all():
+            was_finite = all(x.isfinite().all() for x in inputs if isinstance(x, Tensor) and x.is_floating_point())
+            found = f"{called}, whose input {'was finite' if was_finite else 'was not finite either'}"
+            raise DivergedError(Problem("a value is no longer finite in the forward pass", when(), found))
+        if output.requires_grad:
+            register: Callable[[Callable[[Tensor], None]], object] = output.register_hook
+            register(lambda gradient: look_at_gradient(called, gradient, when))
+
+    return look
+
+
+def look_at_gradient(called: str, gradient: Tensor, when: When) -> None:
+    """The gradient of a module's output; what follows the module in the forward pass has made it."""
+    if not gradient.isfinite().all():
+        what = "a gradient is no longer finite in the backward pass"
+        raise DivergedError(Problem(what, when(), f"that of the output of {called}: what follows it made it so"))

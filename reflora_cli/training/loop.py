@@ -1,0 +1,150 @@
+"""The training loop: steps with the evaluations and checkpoints that are due between them."""
+
+from __future__ import annotations
+
+import math
+import signal
+from contextlib import nullcontext
+from typing import NoReturn
+
+from accelerate.utils import gather_object
+
+from reflora_cli.atomic import readable_os_errors, sync
+from reflora_cli.console import EvaluationRecord
+from reflora_cli.errors import DivergedError, Problem, StoppedError
+from reflora_cli.interruption import Aborted
+from reflora_cli.objectives.objective import Scores
+from reflora_cli.optim.pair_adamw import state_tensors
+from reflora_cli.paths import is_file
+from reflora_cli.training.checkpoint import Checkpoint, named_random_states, random_state, save_checkpoint, save_stopped
+from reflora_cli.training.session import Session, append, current_adapter, save_adapter
+from reflora_cli.training.step import train_step
+
+
+def run_steps(session: Session) -> None:
+    """All optimizer steps that are left, with their logging, evaluations and checkpoints.
+
+    Raises StoppedError after a signal, once all that continuing needs is on the disk.
+    """
+    job, progress = session.job, session.progress
+    try:
+        if progress.step == 0 and job.recipe.eval.at_start and progress.before is None:
+            progress.before = evaluate(session)
+        session.reporter.begin(progress.step, job.total_steps)
+        session.model.train()
+        after_step(session)  # an evaluation that was interrupted
+        for step in range(progress.step, job.total_steps):
+            train_step(session, step)
+            after_step(session)
+    except Aborted:
+        stop(session)
+
+
+def after_step(session: Session) -> None:
+    """What is due after the step that was taken last, and was not done yet."""
+    job, progress = session.job, session.progress
+    if progress.step == 0:
+        return
+    if progress.evaluated < progress.step and is_due(session, job.recipe.eval.every):
+        evaluate(session)
+    if is_due(session, job.recipe.train.checkpoint_every or "epoch"):
+        checkpoint(session)
+    if session.processes == 1:
+        session.agreed_stop = session.interruption.signal
+    if session.agreed_stop and progress.step < job.total_steps:
+        stop(session)
+
+
+def stop(session: Session) -> NoReturn:
+    """Write a checkpoint, where there is anything to keep yet, and raise StoppedError that names it."""
+    progress, run = session.progress, session.run
+    number = session.agreed_stop or session.interruption.signal
+    place = run.path
+    if progress.step:
+        place = run.stopped_checkpoint(progress.step)
+        checkpoint_between(session)
+    problem = Problem(
+        f"stopped by {signal.Signals(number).name} after step {progress.step} of {session.job.total_steps}",
+        where=str(place),
+        remedy=f"to continue, give the same recipe with --resume --output {run.path}",
+    )
+    raise StoppedError(number, problem)
+
+
+def is_due(session: Session, every: int | str) -> bool:
+    """Whether something that happens every `every` steps, at the end of each epoch, or never is due now."""
+    step, job = session.progress.step, session.job
+    if every == "never":
+        return False
+    period = job.sampler.steps_per_epoch if every == "epoch" else int(every)
+    return step % period == 0 or step == job.total_steps
+
+
+def evaluate(session: Session) -> dict[str, dict[str, float]]:
+    """Score every evaluation split; a new best score saves the adapter. Raises DivergedError for one that is no number.
+
+    Scoring may take longer than anyone waits for a stop. Alone, a process drops it at once and does it again when it
+    continues. Several would wait for each other, so what continuing needs is on the disk before they begin.
+    """
+    job, progress = session.job, session.progress
+    size = job.recipe.eval.batch_size
+    if session.processes > 1 and progress.step:
+        checkpoint_between(session)
+    with session.interruption.interruptible() if session.processes == 1 else nullcontext():
+        scores = {split.name: job.objective.score(split, size) for split in job.rows.splits}
+    check_scores(session, scores)
+    progress.evaluated = progress.step
+    merit = job.objective.merit(scores)
+    best = progress.step > 0 and (progress.best_score is None or merit > progress.best_score)
+    if best:
+        progress.best_step, progress.best_score = progress.step, merit
+        if job.recipe.eval.select == "best":
+            session.best = current_adapter(session)
+            save_adapter(session, session.best)
+    if progress.step:
+        progress.history.append({"step": progress.step, "scores": {name: dict(own) for name, own in scores.items()}})
+    session.reporter.evaluations([EvaluationRecord(progress.step, name, own, best) for name, own in scores.items()])
+    for name, own in scores.items():
+        append(session, {"event": "evaluation", "step": progress.step, "split": name, **own})
+    session.model.train()
+    return scores
+
+
+def check_scores(session: Session, scores: Scores) -> None:
+    """Raises DivergedError for a score that is not finite: it says nothing, and nothing could be better or worse."""
+    bad = [f"{name} of {split}: {value}" for split, own in scores.items() for name, value in own.items()
+           if not math.isfinite(value)]  # fmt: skip
+    if bad:
+        where = f"evaluation after step {session.progress.step} of {session.job.total_steps}"
+        remedy = "lower train.learning_rate; --detect-anomaly finds the first operation that is not finite"
+        raise DivergedError(Problem("a score is not finite", where, ", ".join(bad[:3]), remedy=remedy))
+
+
+def checkpoint_between(session: Session) -> None:
+    """Save all that continuing needs until the next checkpoint that is due."""
+    content = checkpoint_of(session)
+    if session.is_writer:
+        save_stopped(session.run, content)
+    session.accelerator.wait_for_everyone()
+
+
+def checkpoint(session: Session) -> None:
+    """Save all that continuing needs."""
+    content = checkpoint_of(session)
+    if session.is_writer:
+        save_checkpoint(session.run, content, session.job.recipe.train.keep_checkpoints)
+    session.accelerator.wait_for_everyone()
+
+
+def checkpoint_of(session: Session) -> Checkpoint:
+    """All that continuing needs; every process contributes its generators."""
+    job = session.job
+    states = gather_object([random_state()]) if session.processes > 1 else [random_state()]
+    if session.accelerator.scaler is not None:
+        session.progress.scaler = session.accelerator.scaler.state_dict()
+    if session.is_writer and is_file(session.run.metrics):  # a user who removed the log loses nothing else
+        with readable_os_errors(session.run.metrics):
+            sync(session.run.metrics)  # its lines are not written again when the run continues from here
+    trained = {name: p.detach().cpu().contiguous() for name, p in session.parameters.items()}
+    optimizer = state_tensors(job.optimizer, session.parameters)
+    return Checkpoint(trained, optimizer, named_random_states(states), session.best, session.progress)

@@ -1,0 +1,166 @@
+"""How a run begins, and how one that was interrupted continues.
+
+Continuing is refused where it would be another run: with another recipe, base or data. What was damaged meanwhile is
+passed over, said, and mended where that is possible.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from reflora_cli.atomic import write_file, write_json
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.optim.pair_adamw import load_state_tensors
+from reflora_cli.paths import exists, is_file
+from reflora_cli.recipe import Recipe
+from reflora_cli.recipe_file import dump_recipe, load_recipe
+from reflora_cli.runs import RunDirectory, is_unused, remove_strays
+from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
+from reflora_cli.training.session import Session, save_adapter
+
+MOST_SHOWN = 5
+"""Changed settings in a message."""
+
+
+def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
+    """A new run needs an unused directory; a resumed one needs the same recipe. Raises InputError."""
+    try:
+        str(run.path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(Problem("the output's name is no valid text", "--output", repr(str(run.path)))) from error
+    if not resume:
+        if exists(run.path) and not is_unused(run.path):
+            remedy = "choose another --output, or continue the run in it with --resume"
+            raise InputError(Problem("the output directory is not empty", str(run.path), remedy=remedy))
+        return
+    if not is_file(run.recipe):
+        if run.checkpoints():
+            what, remedy = "the run has lost its recipe", f"put its recipe there again, as {run.recipe}"
+            raise InputError(Problem(what, str(run.path), expected="recipe.yaml", remedy=remedy))
+        raise InputError(Problem("there is no run to resume", str(run.path), expected="a directory with recipe.yaml"))
+    known, now = (flattened(own.model_dump(mode="json")) for own in (load_recipe(str(run.recipe), []), recipe))
+    changed = [key for key in {**known, **now} if known.get(key) != now.get(key)]
+    if changed:
+        found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:MOST_SHOWN]) for own in (now, known))
+        what, remedy = "the recipe differs from the run's", "continue with the run's own recipe, or begin anew"
+        raise InputError(Problem(what, str(run.recipe), found, expected, remedy))
+
+
+def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def start(session: Session, resume: bool) -> None:
+    """Write the run's unchanging files, or continue from its newest checkpoint.
+
+    Raises InputError for a run that cannot be continued.
+    """
+    job, run = session.job, session.run
+    place = chosen_checkpoint(session) if resume else None
+    known = known_environment(session, place) if resume else None
+    if known is not None:
+        check_environment(session, known)
+    if place:
+        restore(session, place)
+    if session.is_writer:
+        remove_strays(run)
+        write_file(run.recipe, dump_recipe(job.recipe))
+        if known is None:
+            write_json(run.environment, job.environment)
+        kept = kept_metrics(session)
+        session.progress.lines = len(kept)
+        write_file(run.metrics, "".join(kept))
+        if session.best:
+            save_adapter(session, session.best)
+    session.accelerator.wait_for_everyone()
+    session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
+
+
+def chosen_checkpoint(session: Session) -> Path | None:
+    """The newest checkpoint that is whole, as the first process sees it: the others must not see another one."""
+    found: list[Any] = [None, []]
+    if session.is_writer:
+        try:
+            found = list(newest_whole(session.run))
+        except InputError as error:
+            found = [None, error]
+    if session.processes > 1:
+        broadcast_object_list(found)
+    place, damaged = found
+    if isinstance(damaged, InputError):
+        raise damaged
+    for one in damaged:
+        session.reporter.note(f"not continued from: {one}")
+    return place if isinstance(place, Path) else None
+
+
+def known_environment(session: Session, place: Path | None) -> dict[str, Any] | None:
+    """What the run says that it began with; None where it does not say it."""
+    path = session.run.environment
+    try:
+        if is_file(path):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    if place:  # without one, it was killed before it had written any of its own
+        session.reporter.note(f"{path} is missing or damaged: whether base and data are still the same is not known")
+    return None
+
+
+def check_environment(session: Session, known: Mapping[str, Any]) -> None:
+    """Raises InputError where the base or the data are no longer those."""
+    now = json.loads(json.dumps(session.job.environment))
+    if known.get("packages") != now["packages"]:
+        session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
+    for key, what in (("base", "the base model"), ("data", "the data")):
+        if known.get(key) != now[key]:
+            found, expected = json.dumps(now[key]), json.dumps(known.get(key))
+            raise InputError(
+                Problem(f"{what} changed since the run began", str(session.run.environment), found, expected)
+            )
+
+
+def restore(session: Session, place: Path) -> None:
+    """Load a checkpoint into model, optimizer, generators and progress."""
+    job = session.job
+    checkpoint = load_checkpoint(place)
+    restore_parameters(session.parameters, checkpoint.trained, place)
+    try:
+        load_state_tensors(job.optimizer, session.parameters, checkpoint.optimizer)
+        restore_random_state(checkpoint.random, job.compute.rank)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(Problem("the checkpoint does not belong to this recipe", str(place), str(error))) from error
+    session.progress, session.best = checkpoint.progress, checkpoint.best
+    if session.accelerator.scaler is not None and checkpoint.progress.scaler:
+        session.accelerator.scaler.load_state_dict(checkpoint.progress.scaler)
+    session.reporter.note(f"continuing from {place}")
+
+
+def kept_metrics(session: Session) -> list[str]:
+    """The lines of metrics.jsonl that were there at the checkpoint; those after it are written again."""
+    path, progress = session.run.metrics, session.progress
+    if not progress.lines or not is_file(path):
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        session.reporter.note(f"the log begins anew, it cannot be read: {error}")
+        return []
+    return [line for line in lines[: progress.lines] if is_before(line, progress.step)]
+
+
+def is_before(line: str, step: int) -> bool:
+    """Whether a line of the log tells of a step up to this one; a file that was cut or removed may hold others."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -1,0 +1,94 @@
+"""A job under way: what has advanced, its log, and the adapter that will be kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from reflora_cli.adapter_config import peft_config
+from reflora_cli.adapter_files import adapter_tensors, write_adapter, write_adapter_config
+from reflora_cli.atomic import readable_os_errors
+from reflora_cli.console import Reporter
+from reflora_cli.interruption import Interruption
+from reflora_cli.runs import RunDirectory
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.training.checkpoint import Progress
+from reflora_cli.training.job import Job
+
+
+@dataclass
+class Session:
+    """A job, accelerate's handles on it, its directory, and all that advances.
+
+    best: the best adapter so far, as it is in `adapter/`. agreed_stop: the signal by which all processes stop after
+    this step; what only one of them got is no reason yet.
+    """
+
+    job: Job
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    run: RunDirectory
+    reporter: Reporter
+    interruption: Interruption
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    agreed_stop: int = 0
+
+    @property
+    def is_writer(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def processes(self) -> int:
+        return self.job.compute.processes
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter by its full name."""
+        return self.job.adapted.parameters
+
+
+def append(session: Session, record: Mapping[str, object]) -> None:
+    """One more line in metrics.jsonl."""
+    session.progress.lines += 1
+    if session.is_writer:
+        with readable_os_errors(session.run.metrics), session.run.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def current_adapter(session: Session) -> dict[str, Tensor]:
+    """A copy of the adapter as it is now, under PEFT's keys."""
+    job = session.job
+    return {key: tensor.clone() for key, tensor in adapter_tensors(job.base.model, job.adapted, job.saved).items()}
+
+
+def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
+    """Write all of `adapter/`, whatever is there."""
+    if not session.is_writer:
+        return
+    job, directory = session.job, session.run.adapter
+    kind: Literal["SEQ_CLS", "CAUSAL_LM"] = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
+    base = job.base.source.location, job.base.source.revision
+    config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
+    write_adapter_config(directory, config, adapter_record(job))
+    write_adapter(directory, tensors)
+
+
+def adapter_record(job: Job) -> dict[str, Any]:
+    """What an adapter remembers of its making, for those who load it without its run."""
+    return {
+        "base": job.environment["base"],
+        "method": job.recipe.method.model_dump(mode="json"),
+        "task": job.task.name,
+        "label_names": list(job.task.label_names) if isinstance(job.task, SequenceTask) else [],
+        "settings": job.objective.settings(),
+        "dtype": job.compute.dtype_name,
+        "saved_modules": list(job.saved),
+    }

@@ -1,0 +1,170 @@
+"""One optimizer step of all processes, its checks and its line in the log.
+
+The order is fixed: accumulate, reduce, unscale, clip, update rule, AdamW, update rule.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from reflora_cli.console import StepRecord
+from reflora_cli.data.batches import micro_batches
+from reflora_cli.errors import DivergedError, InputError, Problem
+from reflora_cli.model.precision import precision
+from reflora_cli.optim.build import damping
+from reflora_cli.optim.health import pair_health, unreached
+from reflora_cli.schedules import learning_rate_multiplier
+from reflora_cli.training.checkpoint import Window
+from reflora_cli.training.session import Session, append
+
+
+def train_step(session: Session, step: int) -> None:
+    """One optimizer step (0-based) and its line in the log."""
+    job, progress = session.job, session.progress
+    clock = time.perf_counter()
+    rows = job.sampler.step_rows(step)
+    loss, norm = read(session, accumulate(session, rows), clip(session))
+    check_finite(session, step + 1, loss, norm)
+    if step == 0:
+        check_reached(session)
+    if progress.trend.is_spike(loss):
+        report_spike(session, step + 1, loss)
+    rate = set_rate(session, step)
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    progress.step = step + 1
+    seconds = time.perf_counter() - clock
+    progress.window.add(loss, len(rows), seconds)
+    progress.seconds += seconds
+    if progress.step % job.recipe.train.log_every == 0 or progress.step == job.total_steps:
+        log_step(session, rate, norm)
+        progress.window = Window()
+
+
+def accumulate(session: Session, rows: list[int]) -> Tensor:
+    """Backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar.
+
+    The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so k micro-batches give
+    the gradient of one large batch, and is multiplied by the number of processes because their gradients are averaged.
+    """
+    job, accelerator = session.job, session.accelerator
+    compute = job.compute
+    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
+    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
+    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
+    weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
+    total = torch.zeros((), device=compute.device)
+    for index, chunk in enumerate(chunks):
+        with synchronizing(session, index == len(chunks) - 1):
+            loss = chunk_loss(session, chunk or rows[:1]) * (compute.processes / weight)
+            if not chunk:
+                loss = loss * 0
+            accelerator.backward(loss)
+        total += loss.detach() / compute.processes
+    return total
+
+
+def read(session: Session, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    """The loss of all processes and the norm: the one place of a step where the host waits for the device.
+
+    In the same exchange, a signal that one process got becomes everyone's.
+    """
+    own = torch.stack([loss, norm, torch.full_like(loss, session.interruption.signal)])
+    if session.job.compute.processes == 1:
+        values = own.tolist()
+        return values[0], values[1]
+    gathered: list[list[float]] = session.accelerator.gather(own[None]).tolist()
+    session.agreed_stop = int(max(signal for _, _, signal in gathered))
+    return sum(share for share, _, _ in gathered), gathered[0][1]
+
+
+def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
+    """Gradients are reduced among processes once per step, with the last micro-batch."""
+    return nullcontext() if last else session.accelerator.no_sync(session.model)
+
+
+def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
+    """The summed loss of some rows."""
+    job = session.job
+    arguments = job.objective.arguments([job.rows.training[index] for index in chunk])
+    with precision(job.compute.device, job.compute.dtype):
+        loss: Tensor = session.model(**arguments)
+    return loss
+
+
+def clip(session: Session) -> Tensor:
+    """Unscale and clip the gradients; returns their norm before clipping, a scalar."""
+    limit = session.job.recipe.train.max_grad_norm or float("inf")
+    norm: Tensor = session.accelerator.clip_grad_norm_(session.parameters.values(), limit)
+    return norm
+
+
+def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
+    """Stop before a non-finite step reaches the weights; float16's scaler skips overflowing gradients itself."""
+    scaled = session.accelerator.scaler is not None
+    if torch.isfinite(torch.tensor(loss)) and (scaled or torch.isfinite(torch.tensor(norm))):
+        return
+    saved = session.run.checkpoints()
+    bad = (name for name, p in session.parameters.items() if p.grad is not None and not p.grad.isfinite().all())
+    problem = Problem(
+        "the loss or a gradient is no longer finite",
+        where=f"step {step} of {session.job.total_steps}",
+        found=f"loss {loss}, first non-finite gradient in {next(bad, 'no adapter: the loss itself')}",
+        remedy="lower train.learning_rate; --detect-anomaly finds the first operation that is not finite; "
+        f"last checkpoint: {saved[-1] if saved else 'none yet'}",
+    )
+    raise DivergedError(problem)
+
+
+def check_reached(session: Session) -> None:
+    """Stop at the first step when a gradient does not reach an adapter: it would never be trained."""
+    dead = unreached(session.job.adapted.pairs)
+    if dead:
+        total = len(session.job.adapted.pairs)
+        problem = Problem(
+            f"no gradient reaches {len(dead)} of {total} adapters: they would never be trained",
+            where="method.targets",
+            found=", ".join(dead[:3]) + (", ..." if len(dead) > 3 else ""),
+            remedy="leave modules that the task does not use out of method.targets",
+        )
+        raise InputError(problem)
+
+
+def report_spike(session: Session, step: int, loss: float) -> None:
+    """Say that a step's loss is out of line, and which module's gradient is the largest."""
+    norms = {name: float(p.grad.norm()) for name, p in session.parameters.items() if p.grad is not None}
+    largest = max(norms, key=norms.__getitem__)
+    mean = session.progress.trend.mean
+    session.reporter.note(f"step {step}: loss {loss:.4g} is far above {mean:.4g}; largest gradient in {largest}")
+    append(session, {"event": "spike", "step": step, "loss": loss, "mean": mean, "largest_gradient": largest})
+
+
+def set_rate(session: Session, step: int) -> float:
+    """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A."""
+    train, total = session.job.recipe.train, session.job.total_steps
+    multiplier = learning_rate_multiplier(train.schedule, step, train.warmup_steps, total)
+    for group in session.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * multiplier
+    return train.learning_rate * multiplier
+
+
+def log_step(session: Session, rate: float, norm: float) -> None:
+    job, step, window = session.job, session.progress.step, session.progress.window
+    record = StepRecord(
+        step=step,
+        epoch=step / job.sampler.steps_per_epoch,
+        loss=window.loss / window.steps,
+        rate=rate,
+        gradient_norm=norm,
+        examples_per_second=window.rows / max(window.seconds, 1e-9),
+    )
+    session.reporter.step(record)
+    values = {"loss": record.loss, "learning_rate": rate, "gradient_norm": norm if norm < float("inf") else None}
+    speed = {"examples_per_second": record.examples_per_second, "seconds": session.progress.seconds}
+    append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed})
+    share = damping(job.recipe.method.refactor, job.compute.dtype.itemsize < 4)
+    append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share)})

@@ -1,0 +1,203 @@
+"""Train: from a recipe to a run directory. The steps themselves are in `loop.py`, how a run begins in `resume.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
+
+from reflora_cli.atomic import locked, write_json
+from reflora_cli.console import Reporter
+from reflora_cli.environment import peak_memory
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.interruption import noted_signals
+from reflora_cli.model.base import parameter_count
+from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.model.quantize import bits_per_weight
+from reflora_cli.model.shard import shard_blocks
+from reflora_cli.recipe import Recipe
+from reflora_cli.runs import RunDirectory, default_output, read_results, refuse_links
+from reflora_cli.tasks.registry import find_task
+from reflora_cli.training.anomaly import detecting_anomalies
+from reflora_cli.training.checkpoint import Evaluation
+from reflora_cli.training.curves import draw_curves
+from reflora_cli.training.job import prepare
+from reflora_cli.training.loop import run_steps
+from reflora_cli.training.resume import check_output, start
+from reflora_cli.training.session import Session, current_adapter, save_adapter
+
+LONGEST_WAIT = timedelta(minutes=30)
+"""For another process, in any exchange: one that hangs must not keep the others for ever."""
+FOREIGN_ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
+"""Settings of `accelerate launch` for ways to train that are not ours."""
+
+
+def train(
+    recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter, *, detect_anomaly: bool = False
+) -> dict[str, Any]:
+    """Run a recipe and return what `results.json` holds.
+
+    Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
+    """
+    accelerator = make_accelerator(recipe)
+    run = RunDirectory(output or shared_default(recipe))
+    check_output(run, recipe, resume)
+    if finished := finished_before(run, resume, reporter):
+        return finished
+    with locked(run.path) if accelerator.is_main_process else contextlib.nullcontext():
+        if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
+            return finished
+        refuse_links(run)
+        job = prepare(recipe, compute_of(recipe, accelerator))
+        if job.compute.sharded:
+            blocks = shard_blocks(
+                job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
+            )
+            reporter.note(f"{blocks} blocks of the base are shared among {accelerator.num_processes} processes")
+        seed_everything(recipe.train.seed + accelerator.process_index)
+        model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
+        with noted_signals() as interruption:
+            session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
+            start(session, resume)
+            try:
+                with watching(session) if detect_anomaly else contextlib.nullcontext():
+                    run_steps(session)
+            finally:
+                reporter.end()
+            return finish(session)
+
+
+def finished_before(run: RunDirectory, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
+    """The results of a run that is to be resumed and is finished already."""
+    finished = read_results(run) if resume else None
+    if finished:
+        reporter.note(f"this run is finished: {run.path}")
+    return finished
+
+
+def watching(session: Session) -> AbstractContextManager[None]:
+    """Look for the first value that is not finite, in every step."""
+    total = session.job.total_steps
+    return detecting_anomalies(
+        session.job.objective.loss_module, lambda: f"step {session.progress.step + 1} of {total}"
+    )
+
+
+def compute_of(recipe: Recipe, accelerator: Accelerator) -> Compute:
+    """Where and in what precision this process computes."""
+    processes = accelerator.num_processes
+    dtype = resolve_dtype(recipe.model.dtype, accelerator.device)
+    sharded = recipe.model.sharded and processes > 1
+    return Compute(accelerator.device, dtype, accelerator.process_index, processes, sharded)
+
+
+def seed_everything(seed: int) -> None:
+    """All generators that dropout or a library may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Devices and processes; a loss scaler for float16, which needs a GPU.
+
+    What the environment says of accelerate's own accumulation, compilation or engines must not change a run: it is
+    overruled or refused. Buffers are quantized weights and norms, equal in all processes: DDP would send them around at
+    every step. Raises InputError.
+    """
+    half = recipe.model.dtype == "float16"
+    if half and pick_device().type == "cpu":
+        problem = Problem(
+            "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
+        )
+        raise InputError(problem)
+    for name in FOREIGN_ENGINES:
+        if os.environ.get(name, "false").lower() not in ("", "0", "false"):
+            what, remedy = "reflora trains with DDP, and model.sharded=true", "launch without this engine"
+            raise InputError(Problem(what, f"environment variable {name}", os.environ[name], remedy=remedy))
+    return Accelerator(
+        mixed_precision="fp16" if half else "no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+        ],
+    )
+
+
+def shared_default(recipe: Recipe) -> Path:
+    """The default run directory, the same for all processes."""
+    chosen = [default_output(find_task(recipe.task.name).short, recipe.method.name)]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Write the adapter that was chosen, results and curves."""
+    job = session.job
+    save_adapter(session, session.best or current_adapter(session))
+    results = summarize(session)
+    if session.is_writer:
+        title = f"{job.task.name}, {job.recipe.method.label}"
+        try:
+            draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
+        except Exception as error:  # the log may have been changed or removed by somebody: no run is lost for that
+            session.reporter.note(f"no curves are drawn of {session.run.metrics}: {error!r}")
+        write_json(session.run.results, results)
+    session.accelerator.wait_for_everyone()
+    return results
+
+
+def selected_evaluation(session: Session) -> Evaluation | None:
+    """The evaluation of the adapter that was kept; None when nothing was evaluated."""
+    progress = session.progress
+    wanted = progress.best_step if session.job.recipe.eval.select == "best" else progress.step
+    return next((entry for entry in progress.history if entry["step"] == wanted), None)
+
+
+def summarize(session: Session) -> dict[str, Any]:
+    """What `results.json` holds."""
+    job, progress, recipe = session.job, session.progress, session.job.recipe
+    selected = selected_evaluation(session)
+    epochs = progress.step / job.sampler.steps_per_epoch
+    return {
+        "run": str(session.run.path),
+        "task": job.task.name,
+        "base": recipe.model.name,
+        "method": recipe.method.label,
+        "seed": recipe.train.seed,
+        "main_metric": job.objective.main_metric,
+        "settings": job.objective.settings(),
+        "dropped_rows": job.rows.dropped,
+        "selected": recipe.eval.select,
+        "selected_step": selected["step"] if selected else progress.step,
+        "scores": selected["scores"] if selected else None,
+        "before": progress.before,
+        "history": progress.history,
+        "steps": progress.step,
+        "epochs": epochs,
+        "seconds": progress.seconds,
+        "seconds_per_epoch": progress.seconds / epochs,
+        "peak_memory_bytes": peak_memory(job.compute.device),
+        "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
+        "total_parameters": parameter_count(job.base.model),
+        "dtype": job.compute.dtype_name,
+        "quantization": recipe.model.quantization,
+        "bits_per_weight": bits_per_weight(job.base.model),
+        "processes": job.compute.processes,
+    }
