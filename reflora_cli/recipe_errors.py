@@ -35,6 +35,8 @@ ELSEWHERE = {
 }
 """What PEFT and transformers call our keys."""
 WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+LARGE = 10**6
+"""From which on a bound is shown by its power of ten."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 KINDS = {bool: "boolean", int: "whole number", float: "number", str: "text", list: "list", dict: "section"}
 
@@ -178,5 +180,10 @@ def in_words(schema: Schema) -> str:
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     if schema["type"] == "array":
         return f"a list of {in_words(schema['items'])}"
-    bounds = " and ".join(f"{sign} {schema[name]}" for name, sign in BOUNDS.items() if name in schema)
+    bounds = " and ".join(f"{sign} {number(schema[name])}" for name, sign in BOUNDS.items() if name in schema)
     return f"{WORDS.get(schema['type'], schema['type'])} {bounds}".strip()
+
+
+def number(bound: float) -> str:
+    """As a reader would write it."""
+    return f"{bound:g}" if abs(bound) >= LARGE else str(bound)

@@ -41,13 +41,14 @@ def eval_command(
     with guarded():
         refuse_several_processes("reflora eval")
         from reflora_cli.console import print_json
+        from reflora_cli.paths import is_file
         from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import RunDirectory
         from reflora_cli.tasks.base import SequenceTask
         from reflora_cli.tasks.registry import find_task
 
         directory = RunDirectory(Path(run))
-        is_run = directory.recipe.is_file()
+        is_run = is_file(directory.recipe)
         source = str(directory.recipe) if is_run else run
         chosen = adapter or (directory.adapter if is_run else None)
         fixed = [*(overrides or []), *([f"eval.protocol={protocol.value}"] if protocol else [])]

@@ -16,6 +16,10 @@ from reflora_cli.training.anomaly import detecting_anomalies
 from tests.cli.conftest import Reflora, records
 
 
+def at_step_3() -> str:
+    return "step 3 of 5"
+
+
 def test_every_logged_step_tells_of_every_adapter(trained: Path) -> None:
     steps, health = records(trained, "step"), records(trained, "health")
     assert [line["step"] for line in health] == [line["step"] for line in steps]
@@ -51,15 +55,23 @@ def test_detection_changes_nothing_in_a_good_run(recipe: Path, reflora: Reflora,
 def test_the_first_bad_module_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight.data[0, 0] = torch.inf
-    with (
-        pytest.raises(DivergedError, match="Linear 1, whose input was finite"),
-        detecting_anomalies(model, lambda: "step 3 of 5"),
-    ):
+    with pytest.raises(DivergedError) as caught, detecting_anomalies(model, at_step_3):
         model(torch.ones(2, 3))
+    assert "Linear 1, whose input was finite" in str(caught.value)
+    assert "step 3 of 5" in str(caught.value)
     model(torch.ones(2, 3))
+
+
+def test_the_module_behind_a_bad_gradient_is_named() -> None:
+    """Infinite, not NaN: what comes after the last module has a slope beyond float32."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(DivergedError) as caught, detecting_anomalies(model, at_step_3):
+        (model(torch.zeros(1, 2)) * 1e30 * 1e30 * 1e-30).sum().backward(torch.tensor(1e20))
+    assert "of the output of Linear 1" in str(caught.value)
+    assert "step 3 of 5" in str(caught.value)
 
 
 def test_the_operation_of_a_bad_gradient_is_named() -> None:
     model = nn.Linear(1, 1)
-    with pytest.raises(DivergedError, match="MulBackward0"), detecting_anomalies(model, lambda: "step 3 of 5"):
+    with pytest.raises(DivergedError, match="MulBackward0"), detecting_anomalies(model, at_step_3):
         (model(torch.ones(1, 1)) * 0).sqrt().sum().backward()

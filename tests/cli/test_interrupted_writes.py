@@ -23,14 +23,3 @@ def test_a_full_disk_is_one_clear_message(trained: Path, tmp_path: Path) -> None
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_leftovers_of_living_processes_stay(tmp_path: Path) -> None:
-    from reflora_cli.atomic import write_directory
-
-    alive, dead = tmp_path / f".out.{os.getpid()}-abc", tmp_path / ".out.4194304-abc"
-    for place in (alive, dead, tmp_path / ".out.notes-abc"):
-        place.mkdir()
-    with write_directory(tmp_path / "out"):
-        pass
-    assert {path.name for path in tmp_path.iterdir()} == {"out", alive.name, ".out.notes-abc"}

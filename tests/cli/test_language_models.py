@@ -17,6 +17,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from reflora_cli.atomic import locked
 from tests.cli.conftest import LANGUAGE_RECIPE as RECIPE
 from tests.cli.conftest import Reflora, step_losses
 from tests.language_models import MODELS, saved
@@ -144,6 +145,43 @@ def test_predictions_of_other_rows_are_refused(run: Path, reflora: Reflora) -> N
     refused = reflora("eval", run)
     assert refused.status == 2
     assert "other rows" in refused.err
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "0"}, {"id": -1}, {"id": None}, {"id": 1.5}, {"cut": "no"}, {"scores": [1]}, {"label": 3}]
+)
+def test_lines_that_are_none_are_refused(change: dict[str, object], run: Path, reflora: Reflora) -> None:
+    path = predictions(reflora("eval", run, "--limit", 4, "--json").json["directory"])
+    first, *rest = lines(path)
+    path.write_text("".join(json.dumps(record) + "\n" for record in ({**first, **change}, *rest)))
+    refused = reflora("eval", run, "--limit", 4)
+    assert refused.status == 2, refused.err
+    assert f"{next(iter(change))}" in refused.err
+
+
+def test_an_answer_that_was_changed_is_not_counted(run: Path, reflora: Reflora) -> None:
+    """The right answer is that of the row, whatever the file says."""
+    path = predictions(reflora("eval", run, "--limit", 4, "--json").json["directory"])
+    first, *rest = lines(path)
+    path.write_text("".join(json.dumps(r) + "\n" for r in ({**first, "label": first["parsed"] + "!"}, *rest)))
+    assert reflora("eval", run, "--limit", 4).status == 2
+
+
+def test_predictions_are_not_written_through_a_link(run: Path, reflora: Reflora, tmp_path: Path) -> None:
+    path = predictions(reflora("eval", run, "--limit", 4, "--json").json["directory"])
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.unlink()
+    path.symlink_to(victim)
+    assert reflora("eval", run, "--limit", 4).status == 2
+    assert victim.read_text() == "precious"
+
+
+def test_one_process_scores_into_a_directory(run: Path, reflora: Reflora, tmp_path: Path) -> None:
+    with locked(tmp_path / "scores"):
+        outcome = reflora("eval", run, "--limit", 4, "--output", tmp_path / "scores")
+    assert outcome.status == 2
+    assert "another process" in outcome.err
 
 
 def test_a_limit_takes_the_first_rows_of_what_is_there(run: Path, reflora: Reflora) -> None:

@@ -47,8 +47,8 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def test_a_killed_process_ends_all_and_the_run_can_be_continued(tmp_path: Path) -> None:
-    """`tests/robustness/pairs.py` shows that it is continued equal, after every signal."""
+def test_a_killed_process_ends_all(tmp_path: Path) -> None:
+    """`tests/robustness/pairs.py` shows that the run is continued equal, after every signal."""
     run = tmp_path / "run"
     process = launched(*RECIPE, "--output", run)
     while not list(run.glob("checkpoints/step-*")):
@@ -59,11 +59,9 @@ def test_a_killed_process_ends_all_and_the_run_can_be_continued(tmp_path: Path) 
     process.communicate(timeout=90)
     assert time.monotonic() - begin < 60
     assert process.returncode != 0
-    finished(*RECIPE, "--output", run, "--resume")
-    assert (run / "results.json").exists()
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "reflora"])
+@pytest.mark.parametrize("method", ["dora", "reflora"])
 def test_a_sharded_base_trains_as_one_process(method: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """Base weights are split, adapters are not: the same losses, adapter and scores.
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Reflora
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALLER = ["task.max_train_rows=160", "task.max_eval_rows=40", "train.epochs=1", "method.refactor.warmup_steps=2"]
+SMALLER = ["task.max_train_rows=96", "task.max_eval_rows=24", "train.epochs=1", "method.refactor.warmup_steps=2"]
 """The quickstart's own size takes a minute; its commands are the same on fewer rows."""
 LOCAL = [
     "model.name=builtin:tiny-llama",
@@ -60,7 +60,9 @@ def affordable(command: list[str], small_glue: Path, small_commonsense: Path) ->
     if command[1].startswith("commonsense/"):
         return [*rest, *LOCAL_LANGUAGE, f"task.data={small_commonsense}"]
     if "--task" in command:
-        return [*rest, "eval.batch_size=16"]
+        return [*rest, "eval.batch_size=16", "eval.num_beams=1"]
+    if command[0] == "eval":
+        return [*command, "--limit", "24"]
     return [*command, *SMALLER] if command[0] == "train" else command
 
 

@@ -205,13 +205,15 @@ def test_a_spike_of_the_loss_is_told(
     assert re.search(r"step 31: loss \S+ is far above", outcome.err)
 
 
-def test_settings_of_the_launcher_change_no_run(trained: Path, recipe: Path, tmp_path: Path) -> None:
+def test_settings_of_the_launcher_change_no_run(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    few = ("task.max_train_rows=64", "task.max_eval_rows=8", "method.refactor.warmup_steps=1", "train.log_every=1")
+    assert reflora("train", recipe, *few, "--output", tmp_path / "plain").status == 0
     environment = {**ENVIRONMENT, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16",
                    "ACCELERATE_DYNAMO_BACKEND": "eager"}  # fmt: skip
-    command = [sys.executable, "-m", "reflora_cli", "train", str(recipe), "--output", str(tmp_path / "run")]
+    command = [*TRAIN[:4], str(recipe), *few, "--output", str(tmp_path / "launched")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert step_losses(tmp_path / "run") == step_losses(trained)
+    assert step_losses(tmp_path / "launched") == step_losses(tmp_path / "plain")
 
 
 def test_engines_that_are_not_ours_are_refused(

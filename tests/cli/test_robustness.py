@@ -29,16 +29,16 @@ def robustness(program: str, *arguments: object) -> str:
 
 
 def test_killed_runs_end_as_uninterrupted_ones() -> None:
-    assert "SIG" in robustness("kills", "--runs", 3, "--variants", "reflora", "reflora, nf4", "dora")
+    assert "SIG" in robustness("kills", "--runs", 2, "--variants", "reflora, nf4", "dora")
 
 
 def test_two_processes_of_which_one_is_stopped_end_as_uninterrupted_ones() -> None:
-    assert "SIG" in robustness("pairs", "--runs", 3, "--seed", 1)
+    assert "SIG" in robustness("pairs", "--runs", 1, "--seed", 3)
 
 
 def test_stopped_merges_and_exports_leave_nothing_half_written() -> None:
-    said = robustness("writes", "--stops", 2)
-    assert len(re.findall(r"SIGKILL|SIGTERM|done before", said)) >= 4
+    said = robustness("writes", "--stops", 2, "--kinds", "merge", "gguf")
+    assert len(re.findall(r"SIGKILL|SIGTERM|done before", said)) >= 2
 
 
 def test_failing_file_operations_lose_nothing() -> None:
@@ -133,37 +133,28 @@ def test_a_run_is_not_continued_on_something_else(
 def test_a_changed_recipe_is_refused_for_finished_runs_too(trained: Path, recipe: Path, reflora: Reflora) -> None:
     outcome = reflora("train", recipe, "train.seed=7", "--output", trained, "--resume")
     assert outcome.status == 2
-    assert "found: seed: 7" in outcome.err
-    assert "expected: seed: 0" in outcome.err
+    assert "found: train.seed: 7" in outcome.err
+    assert "expected: train.seed: 0" in outcome.err
 
 
-def test_no_command_opens_a_connection(
-    trained: Path, answering: Path, recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With local inputs, also where the hub is not declared offline."""
-    opened: list[object] = []
-
-    def refuse(event: str, arguments: tuple[object, ...]) -> None:
-        if guarding and event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-            opened.append((event, arguments[1:]))
-            raise PermissionError(f"{event} {arguments}")
-
-    guarding = True
-    sys.addaudithook(refuse)
-    try:
-        outcomes = [
-            reflora("train", recipe, "train.steps=2", "train.epochs=null", "method.refactor.warmup_steps=1", "--output",
-                    tmp_path / "run"),
-            reflora("eval", trained, "--limit", 8),
-            reflora("eval", answering, "--limit", 8, "--output", tmp_path / "scores"),
-            reflora("merge", answering, "--output", tmp_path / "merged"),
-            reflora("export", trained, "--format", "peft", "--output", tmp_path / "peft"),
-            reflora("export", answering, "--format", "gguf", "--output", tmp_path / "gguf"),
-        ]  # fmt: skip
-    finally:
-        guarding = False
-    assert [outcome.status for outcome in outcomes] == [0] * 6, [outcome.err for outcome in outcomes]
-    assert not opened
+def test_no_command_opens_a_connection(trained: Path, answering: Path, recipe: Path, tmp_path: Path) -> None:
+    """With local inputs, where nothing declares the hub offline and nothing is in any cache."""
+    commands = [
+        ["train", recipe, "task.max_train_rows=64", "method.refactor.warmup_steps=1", "--output", tmp_path / "run"],
+        ["eval", trained, "--limit", 8],
+        ["eval", answering, "--limit", 8, "--output", tmp_path / "scores"],
+        ["merge", answering, "--output", tmp_path / "merged"],
+        *(["export", trained, "--format", kind, "--output", tmp_path / kind] for kind in ("peft", "onnx")),
+        *(["export", answering, "--format", kind, "--output", tmp_path / kind] for kind in ("gguf", "gguf-adapter")),
+    ]  # fmt: skip
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in offline}
+    script = [sys.executable, "-m", "tests.robustness.connections", json.dumps(commands, default=str)]
+    done = subprocess.run(
+        script, env={**environment, "HF_HOME": str(tmp_path / "hub")}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"statuses": [0] * len(commands), "opened": []}
 
 
 def test_no_credential_is_written(recipe: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from reflora_cli.sources import find_source
 from tests.cli.conftest import RECIPE, Outcome, Reflora
 
 ROWS = [{"premise": "a cup", "hypothesis": "it is small", "label": index % 2} for index in range(40)]
@@ -52,6 +53,30 @@ def corrupt_adapter(place: Place) -> Outcome:
     weights = place.run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     return place.reflora("eval", place.run)
+
+
+def with_config(**changes: object) -> Callable[[Place], Outcome]:
+    def act(place: Place) -> Outcome:
+        path = place.run / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return place.reflora("eval", place.run)
+
+    return act
+
+
+def with_tensors_as(dtype: torch.dtype) -> Callable[[Place], Outcome]:
+    def act(place: Place) -> Outcome:
+        path = place.run / "adapter" / "adapter_model.safetensors"
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+        return place.reflora("eval", place.run)
+
+    return act
+
+
+def broken_tokenizer(place: Place) -> Outcome:
+    base = shutil.copytree(find_source("builtin:tiny-llama", None).location, place.path / "base")
+    (base / "tokenizer.json").write_text("[]")
+    return place.train(place.recipe, f"model.name={base}")
 
 
 def without_adapter(place: Place) -> Outcome:
@@ -172,6 +197,22 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "not a run": (lambda p: p.reflora("merge", p.path), ("recipe.yaml",)),
     "no such run": (lambda p: p.reflora("export", p.path / "nowhere", "--format", "peft"), ("nowhere",)),
     "run without adapter": (without_adapter, ("adapter_model.safetensors",)),
+    "adapter of no scale": (with_config(lora_alpha=float("nan")), ("adapter_config.json, lora_alpha",)),
+    "adapter beyond numbers": (with_config(lora_alpha=1e308), ("adapter_config.json, lora_alpha",)),
+    "adapter with a broken pattern": (with_config(target_modules="(q_proj"), ("target_modules", "'(q_proj'")),
+    "adapter with an endless pattern": (
+        with_config(target_modules="([a-z0-9._]|[a-z0-9._]{2})+(?<=!)"),
+        ("target_modules",),
+    ),
+    "adapter of whole numbers": (with_tensors_as(torch.int32), ("dtype", "torch.int32")),
+    "adapter in eight bits": (with_tensors_as(torch.float8_e4m3fn), ("dtype", "torch.float8_e4m3fn")),
+    "broken tokenizer": (broken_tokenizer, ("model.name",)),
+    "a name that no file has": (lambda p: p.train(p.recipe, f"model.name={'x' * 300}"), ("model.name",)),
+    "data under a name that no file has": (lambda p: p.train(p.recipe, f"task.data={'x' * 300}"), ("task.data",)),
+    "a run under a name that no file has": (lambda p: p.reflora("eval", "x" * 300), ("xxx",)),
+    "nobody's home": (lambda p: p.train(p.recipe, "model.name=~nosuchuser/x"), ("model.name",)),
+    "an epoch beyond numbers": (lambda p: p.train(p.recipe, "train.epochs=1e308"), ("train.epochs", "1e+09")),
+    "a rank beyond memory": (lambda p: p.train(p.recipe, "method.rank=1000000"), ("method.rank", "65536")),
     "corrupt adapter": (corrupt_adapter, ("adapter_model.safetensors", "damaged")),
     "adapter without its head": (changed_adapter(drop_head), ("score",)),
     "adapter without a factor": (changed_adapter(drop_factor), ("do not fit", "proj")),

@@ -3,7 +3,7 @@
     python -m tests.robustness.fuzz [--recipes 2000 --data 500 --directories 300 --seed 0]
 
 Counts by outcome. A traceback, another exit status than 0 and 2, more than 30 seconds or 2 GB, or a file that appears
-anywhere but in the run directory ends it at once, and the case is kept.
+or changes anywhere but in the case's own directory ends it at once, and the case is kept.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from pathlib import Path
 
 import yaml
 
+from reflora_cli.training.checkpoint import manifest_of
 from tests.robustness.runs import SETTINGS, preload, status_of
 
 SECONDS = 30
 BYTES = 2 * 2**30
 TOKENS = [
-    b"null", b"-1", b"1e309", b".nan", b"[]", b"{}", b"*a", b"&a", b"!!python/object/apply:os.system ['touch /tmp/x']",
-    b"../../../../etc/passwd", b"/dev/zero", b"\x00", b"\xff\xfe", b"\xf0\x9f\x8e\xb2", b"'", b'"', b"\n", b"\t", b"%",
-    b"${HOME}", b"0x7fffffffffffffff", b"true", b"~", b"- " * 20, b"{" * 50, b"[" * 50, b"a" * 5000, b"1" * 400,
+    b"null", b"-1", b"1e309", b".nan", b"[]", b"{}", b"*a", b"&a", b"(a|aa)+(?<=!)", b"((", b"/dev/zero", b"\x00",
+    b"!!python/object/apply:os.system ['touch executed']", b"../../../../etc/passwd", b"\xff\xfe", b"\xf0\x9f\x8e\xb2",
+    b"'", b'"', b"\n", b"\t", b"%", b"${HOME}", b"0x7fffffffffffffff", b"true", b"~", b"- " * 20, b"{" * 50, b"[" * 50,
+    b"a" * 5000, b"1" * 400,
 ]  # fmt: skip
 
 
@@ -80,11 +82,10 @@ def directory_case(base: Path, draw: random.Random) -> list[str]:
     command = draw.choice(["eval", "merge", "peft", "resume"])
     if command == "resume":
         (run / "results.json").unlink()
-    files = sorted(
-        path for path in run.rglob("*") if path.is_file() and path.suffix in (".json", ".yaml", ".safetensors")
-    )
+    kinds = (".json", ".jsonl", ".yaml", ".safetensors")
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.suffix in kinds)
     file = draw.choice([path for path in files if command == "resume" or "checkpoints" not in str(path)])
-    match draw.randrange(9):
+    match draw.randrange(10):
         case 0:
             file.unlink()
         case 1:
@@ -97,8 +98,13 @@ def directory_case(base: Path, draw: random.Random) -> list[str]:
             file.mkdir()
         case 4:
             file.write_bytes(b"[" * 200_000)
+        case 5:
+            file.unlink()
+            os.mkfifo(file)
         case _:
             file.write_bytes(mutated(file.read_bytes(), draw))
+            if file.name == "state.json" and draw.random() < 0.5:  # with a manifest that fits it
+                (file.parent / "manifest.json").write_text(manifest_of(file.parent))
     match command:
         case "merge":
             return ["merge", str(run), "--output", str(base / "case" / "merged")]
@@ -170,8 +176,14 @@ def prepare(base: Path) -> None:
 
 
 def outside(base: Path) -> set[str]:
-    """What there is beside the case, and in a place that mutated paths may point to."""
-    return {str(path) for place in (base, base.parent) for path in place.iterdir() if path != base / "case"}
+    """All that there is beside the case and the log, with the times of its last change.
+
+    The working directory is `base`, and so what is executed or named relatively would show too.
+    """
+    own = {base / "case", base / "log", base / "cache"}
+    found = [path for path in (*base.parent.iterdir(), *base.iterdir()) if path not in own and path != base]
+    found += [path for place in found if place.is_dir() for path in place.rglob("*")]
+    return {f"{path} {path.lstat().st_mtime_ns}" for path in found}
 
 
 def fuzz(
@@ -185,7 +197,7 @@ def fuzz(
         status, seconds = executed(arguments, base / "log")
         slowest = max(slowest, seconds)
         said = (base / "log").read_text(errors="replace")
-        strange = outside(base) - before
+        strange = outside(base) ^ before
         if status not in (0, 2) or "Traceback" in said or strange:
             kept = Path(tempfile.mkdtemp(prefix="fuzz-"))
             shutil.copytree(base / "case", kept / "case", symlinks=True)

@@ -67,6 +67,20 @@ def done(run: Path, log: Path) -> None:
         fail("two processes failed", log)
 
 
+def agreed(run: Path, log: Path) -> None:
+    """A signal that one of them gets stops both after the same step, with a checkpoint, and nothing else said."""
+    pids = started(run, log)
+    while not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    os.kill(pids[1], signal.SIGTERM)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    said = log.read_text()
+    if statuses != [143, 143] or not list(run.glob("checkpoints/step-*-stopped")) or "Traceback" in said:
+        fail(f"statuses {statuses} after SIGTERM to one of them", log)
+    if said.count("stopped by SIGTERM after step") != 1:
+        fail("the end is not told once", log)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.pairs", description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
@@ -82,6 +96,11 @@ def main() -> None:
         begin = time.monotonic()
         done(whole, log)
         seconds = time.monotonic() - begin
+        agreed(run, log)
+        done(run, log)
+        if found := differences(run, whole):
+            fail(f"stopped by one's signal: {found}", log)
+        shutil.rmtree(run)
         for _ in range(chosen.runs):
             kind, rank = draw.choice(SIGNALS), draw.randrange(2)
             pids = started(run, log)
