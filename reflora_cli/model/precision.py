@@ -50,6 +50,12 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products in this dtype are emulated, many times slower than in float32: on CPUs without AVX-512."""
+    has_bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    return device.type == "cpu" and dtype.itemsize == 2 and not has_bfloat16()
+
+
 @contextmanager
 def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Run the forward pass as training does: autocast to a half-precision base's dtype, plain float32 otherwise."""

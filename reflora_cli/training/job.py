@@ -13,7 +13,7 @@ from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Update
 from reflora_cli.model.base import Base, check_length, parameter_count
 from reflora_cli.model.pick import load_base
-from reflora_cli.model.precision import Compute
+from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
@@ -45,6 +45,10 @@ class Job:
     def compute(self) -> Compute:
         return self.objective.compute
 
+    @property
+    def emulates(self) -> bool:
+        return is_emulated(self.compute.device, self.compute.dtype)
+
     def packing(self) -> str:
         bits = bits_per_weight(self.base.model)
         return "" if bits is None else f", {self.recipe.model.quantization} ({bits:.2f} bits per weight)"
@@ -65,6 +69,7 @@ class Job:
         method = self.recipe.method
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.packing()}",
+            **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             "targets": matches,
             **self.left_out(),

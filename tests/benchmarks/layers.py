@@ -193,7 +193,9 @@ def main() -> None:
         spread = f"{1e3 * low:.0f} to {1e3 * high:.0f}"
         rows.append((name, f"{1e3 * median:.0f}", spread, f"{median / floor:.3f}", f"{saved[name] / 2**20:.0f}"))
     columns = ("layers", "ms", "quartiles", "ratio to the floor", "saved MiB")
-    show_table(f"{chosen.dtype}, {chosen.threads} threads, {chosen.device}", columns, rows)
+    size = chosen.base or f"{chosen.layers} x {chosen.width}"
+    setting = f"{size}, batch {chosen.batch} x {chosen.length}, {chosen.dtype}"
+    show_table(f"{setting}, {chosen.threads} threads, {chosen.device}", columns, rows)
     print(json.dumps({"seconds": seconds, "saved": saved}))
 
 
