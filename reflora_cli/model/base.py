@@ -37,6 +37,15 @@ class Base:
         """Move the model to a device, in place."""
         nn.Module.to(self.model, device)
 
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again."""
+        how = {"use_reentrant": False}
+        enable = getattr(self.model, "activation_checkpointing_enable", None)
+        if enable is None:  # older versions have the other name only
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        else:
+            enable(activation_checkpointing_kwargs=how)
+
     def trainable(self, method: Method) -> tuple[str, ...]:
         """The modules that `method` trains whole. Raises InputError for a name that is no module."""
         if method.trainable_modules == "auto":

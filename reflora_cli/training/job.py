@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
     total = total_steps(recipe, sampler)
     base.place(compute.device)
     if recipe.train.gradient_checkpointing:
-        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.recompute_activations()
     return Job(
         recipe=recipe,
         task=task,
