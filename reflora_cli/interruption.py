@@ -88,18 +88,33 @@ def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]
 
 @contextmanager
 def noted_signals() -> Iterator[Interruption]:
-    """Note signals instead of dying of them, but for those that are ignored, as under nohup.
-
-    Only the main thread can ask for it.
-    """
+    """Note signals instead of dying of them."""
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    with handled(interruption.note):
         yield interruption
-        return
-    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interruption.note) for number in wanted}
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let signals end the process, as they do by default, while it waits for others in a call that Python cannot leave.
+
+    Only for where nothing can be lost.
+    """
+    with handled(signal.SIG_DFL):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Another handler for SIGNALS, but for those that are ignored, as SIGHUP is under nohup.
+
+    Only the main thread can ask for it; elsewhere nothing is changed.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    wanted = [number for number in SIGNALS if here and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in wanted}
     try:
-        yield interruption
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

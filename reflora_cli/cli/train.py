@@ -9,6 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.paths import is_file
 from reflora_cli.processes import is_first_process
 
 
@@ -74,7 +75,8 @@ def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
         facts[f"{metric}, {split}"] = f"{scores[metric]:.4f}{before} (step {results['selected_step']})"
     facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
     facts["adapter"] = f"{run}/adapter"
-    facts["curves"] = f"{run}/curves.png"
+    if is_file(Path(run) / "curves.png"):
+        facts["curves"] = f"{run}/curves.png"
     facts["score it"] = f"reflora eval {run}"
     facts["merge it"] = f"reflora merge {run} --output {run}/merged"
     facts["export it"] = f"reflora export {run} --format peft"

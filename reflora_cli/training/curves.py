@@ -6,11 +6,9 @@ import io
 import json
 from pathlib import Path
 
-from reflora_cli.atomic import write_file
 
-
-def draw_curves(metrics: Path, output: Path, score: str, title: str) -> None:
-    """Draw a run's `metrics.jsonl`; `score` is the name of the main score."""
+def draw_curves(metrics: Path, score: str, title: str) -> bytes:
+    """A run's `metrics.jsonl` as a PNG image; `score` is the name of the main score."""
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -35,4 +33,4 @@ def draw_curves(metrics: Path, output: Path, score: str, title: str) -> None:
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    write_file(output, buffer.getvalue())
+    return buffer.getvalue()

@@ -20,15 +20,16 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from reflora_cli.atomic import locked, write_json
+from reflora_cli.atomic import locked, write_file, write_json
 from reflora_cli.console import Reporter
 from reflora_cli.environment import peak_memory
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.interruption import noted_signals
+from reflora_cli.interruption import ending_at_once, noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.model.shard import shard_blocks
+from reflora_cli.processes import number_of_processes
 from reflora_cli.recipe import Recipe
 from reflora_cli.runs import RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.tasks.registry import find_task
@@ -129,15 +130,17 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         if os.environ.get(name, "false").lower() not in ("", "0", "false"):
             what, remedy = "reflora trains with DDP, and model.sharded=true", "launch without this engine"
             raise InputError(Problem(what, f"environment variable {name}", os.environ[name], remedy=remedy))
-    return Accelerator(
-        mixed_precision="fp16" if half else "no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_backend="no",
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
-        ],
-    )
+    # Several processes wait here until all have come.
+    with ending_at_once() if number_of_processes() > 1 else contextlib.nullcontext():
+        return Accelerator(
+            mixed_precision="fp16" if half else "no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_backend="no",
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+            ],
+        )
 
 
 def shared_default(recipe: Recipe) -> Path:
@@ -155,9 +158,11 @@ def finish(session: Session) -> dict[str, Any]:
     if session.is_writer:
         title = f"{job.task.name}, {job.recipe.method.label}"
         try:
-            draw_curves(session.run.metrics, session.run.curves, job.objective.main_metric, title)
+            curves = draw_curves(session.run.metrics, job.objective.main_metric, title)
         except Exception as error:  # the log may have been changed or removed by somebody: no run is lost for that
             session.reporter.note(f"no curves are drawn of {session.run.metrics}: {error!r}")
+        else:
+            write_file(session.run.curves, curves)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,30 @@ def test_a_killed_process_ends_all(tmp_path: Path) -> None:
     process.communicate(timeout=90)
     assert time.monotonic() - begin < 60
     assert process.returncode != 0
+
+
+def test_a_process_that_waits_for_the_others_ends_at_a_signal(tmp_path: Path) -> None:
+    """Not every launcher kills what does not obey."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    where = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "reflora_cli", "train", *RECIPE, "--output", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env={**ENVIRONMENT, **where}, stderr=subprocess.DEVNULL)
+    while not is_reachable(port):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    try:
+        assert process.wait(timeout=10) in (143, -signal.SIGTERM)
+    finally:
+        process.kill()
+    assert not (tmp_path / "run").exists()
+
+
+def is_reachable(port: str) -> bool:
+    """Whether somebody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 @pytest.mark.parametrize("method", ["dora", "reflora"])

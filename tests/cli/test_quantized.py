@@ -99,12 +99,13 @@ def test_every_quantization_merges_for_classifiers(
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "gemma2", "llama-tied", "qwen2"])
 def test_other_architectures(name: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """GPT-2's transposed layers, biases, tied embeddings; GPT-NeoX's files name its head otherwise than the model."""
+    """GPT-2's transposed layers, biases, tied embeddings; GPT-NeoX's files may name its head otherwise than the model,
+    which depends on transformers."""
     base = saved(name, tmp_path / "base")
     trained(reflora, recipe, tmp_path / "run", f"model.name={base}", "train.steps=4", "method.name=dora")
     merged = reflora("merge", tmp_path / "run", "--json")
     assert merged.status == 0, merged.err
-    assert merged.json["streamed"] == (name != "gpt-neox")
+    assert merged.json["streamed"] or name == "gpt-neox"
     assert merged.json["largest_difference"] <= 1e-4
 
 

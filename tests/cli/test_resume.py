@@ -49,6 +49,19 @@ def test_a_changed_recipe_is_told_key_by_key(run: Path, recipe: Path, reflora: R
     assert "expected: method.refactor.interval: 1; train.batch_size: 32; eval.batch_size: 64" in outcome.err
 
 
+def test_curves_that_cannot_be_written_are_drawn_when_the_run_is_continued(
+    stopped: Path, recipe: Path, reflora: Reflora
+) -> None:
+    (stopped / "curves.png").mkdir()
+    outcome = reflora("train", recipe, "--output", stopped, "--resume")
+    assert outcome.status == 2
+    assert "cannot write" in outcome.err
+    assert "curves.png" in outcome.err
+    (stopped / "curves.png").rmdir()
+    resumed(reflora, recipe, stopped)
+    assert (stopped / "curves.png").is_file()
+
+
 def test_a_lost_recipe_is_said_to_be_lost(stopped: Path, recipe: Path, reflora: Reflora) -> None:
     shutil.move(stopped / "recipe.yaml", stopped.parent / "recipe.yaml")
     outcome = reflora("train", recipe, "--output", stopped, "--resume")

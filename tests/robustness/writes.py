@@ -12,6 +12,7 @@ import argparse
 import collections
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -39,15 +40,22 @@ def command(kind: str, run: Path, output: Path) -> list[str]:
     return [*how, "--output", str(output)]
 
 
+def writing(arguments: list[str], place: Path, log: Path) -> int:
+    """Run a command up to where it begins to write in a directory; its process id."""
+    before = set(place.iterdir())
+    pid = forked(arguments, log)
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and set(place.iterdir()) <= before:
+        time.sleep(0.001)
+    return pid
+
+
 def stopped(arguments: list[str], place: Path, log: Path, seconds: float, killer: signal.Signals) -> bool:
     """Send the signal that long after something is written; whether the command ended by it.
 
     A command that was terminated leaves nothing of its own; one that was killed cannot help it.
     """
     before = set(place.iterdir())
-    pid = forked(arguments, log)
-    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and set(place.iterdir()) <= before:
-        time.sleep(0.002)
+    pid = writing(arguments, place, log)
     time.sleep(seconds)
     os.kill(pid, killer)
     status = status_of(pid)
@@ -62,19 +70,20 @@ def stopped(arguments: list[str], place: Path, log: Path, seconds: float, killer
 def check(kind: str, run: Path, place: Path, log: Path, stops: int, draw: random.Random) -> collections.Counter[str]:
     """Stop a command some times and let it end; what happened."""
     output = place / "out"
+    pid = writing(command(kind, run, place / "whole"), place, log)
     begin = time.monotonic()
-    if status_of(forked(command(kind, run, place / "whole"), log)):
+    if status_of(pid):
         fail(f"{kind} failed", log)
-    seconds = (time.monotonic() - begin) / 2
+    seconds = time.monotonic() - begin
     (place / "whole").rename(place.parent / f"whole {kind}")
     counts: collections.Counter[str] = collections.Counter()
     for number in range(stops):
         killer = KILLERS[number % 2]
         was_stopped = stopped(command(kind, run, output), place, log, draw.uniform(0, seconds), killer)
         counts[f"{kind}: {killer.name}" if was_stopped else f"{kind}: done before"] += 1
-        if output.exists():
-            break
-    if not output.exists() and status_of(forked(command(kind, run, output), log)):
+        if output.exists():  # it was done before
+            shutil.rmtree(output)
+    if status_of(forked(command(kind, run, output), log)):
         fail(f"{kind}: it failed after it was stopped", log)
     missing = [name for name in FILES[kind] if not (output / name).stat().st_size]
     litter = [path.name for path in place.iterdir() if path != output]
