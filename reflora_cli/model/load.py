@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
 """Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report."""
+MOST_LAYERS = 10_000
 Configure = Callable[[Source], Any]
 """(source) -> the config to load the model with."""
 
@@ -37,6 +38,7 @@ def load_pretrained(
     with quiet_transformers(), loading_errors(source):
         tokenizer = load_tokenizer(source)
         config = configure(source)
+        refuse_endless(config, source)
         config.pad_token_id = tokenizer.pad_token_id
         packing = loading_arguments(section, config, auto_class, dtype)
         model, report = auto_class.from_pretrained(
@@ -46,6 +48,14 @@ def load_pretrained(
         adopt(model, dtype)
     commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
     return Base(model, tokenizer, source, commit, fresh=(), head=()), report
+
+
+def refuse_endless(config: Any, source: Source) -> None:
+    """Raises InputError for a config whose model would be built for hours before anything else is noticed."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        what, where = "the base model's config cannot be true", f"model.name: {source.name}, num_hidden_layers"
+        raise InputError(Problem(what, where, f"{layers:,}", f"at most {MOST_LAYERS:,}"))
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:

@@ -70,7 +70,7 @@ def test_head_dropout_is_set_where_the_configuration_does_not_list_it(deberta: P
     assert base.head == ("pooler", "classifier")
 
 
-def test_head_for_another_number_of_labels_is_drawn_anew(tmp_path: Path) -> None:
+def test_head_for_another_number_of_labels_is_drawn_anew_and_other_misfits_are_refused(tmp_path: Path) -> None:
     base, task = saved(make("bert"), tmp_path / "bert"), find_task("glue/cola")
     assert isinstance(task, SequenceTask)
     section = ModelSection(name=str(base))
@@ -80,6 +80,9 @@ def test_head_for_another_number_of_labels_is_drawn_anew(tmp_path: Path) -> None
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     with pytest.raises(InputError, match="do not fit its architecture"):
+        load_classifier(section, None, task, dtype=torch.float32, seed=0)
+    (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    with pytest.raises(InputError, match="config cannot be true"):
         load_classifier(section, None, task, dtype=torch.float32, seed=0)
 
 
