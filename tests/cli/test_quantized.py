@@ -67,8 +67,9 @@ def test_results_tell_the_bits(packed: Path) -> None:
     assert results["total_parameters"] > 1_176_448
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "dtype"), [*((method, "float32") for method in METHODS), ("dora", "bfloat16"), ("reflora", "bfloat16")]
+)
 def test_every_method_merges_onto_what_it_was_trained_on(
     method: str, dtype: str, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:

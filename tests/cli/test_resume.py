@@ -251,7 +251,8 @@ def test_other_commands_are_one_process_s_work(
 
 def test_a_closed_terminal_stops_a_run_cleanly(tmp_path: Path) -> None:
     """Its standard error is gone, and it gets SIGHUP."""
-    process = subprocess.Popen([*TRAIN, "--output", str(tmp_path / "run")], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    command = ["env", "--default-signal=HUP", *TRAIN, "--output", str(tmp_path / "run")]  # also under nohup
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
     assert process.stderr is not None
     while not process.stderr.readline().startswith(b"step 3/"):
         assert process.poll() is None
