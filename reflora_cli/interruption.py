@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -90,7 +90,7 @@ def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]
 def noted_signals() -> Iterator[Interruption]:
     """Note signals instead of dying of them."""
     interruption = Interruption()
-    with handled(interruption.note):
+    with handled(SIGNALS, interruption.note):
         yield interruption
 
 
@@ -100,18 +100,20 @@ def ending_at_once() -> Iterator[None]:
 
     Only for where nothing can be lost.
     """
-    with handled(signal.SIG_DFL):
+    with handled(SIGNALS, signal.SIG_DFL):
         yield
 
 
 @contextmanager
-def handled(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Another handler for SIGNALS, but for those that are ignored, as SIGHUP is under nohup.
+def handled(
+    signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
+    """Another handler for signals, but for those that are ignored, as SIGHUP is under nohup.
 
     Only the main thread can ask for it; elsewhere nothing is changed.
     """
     here = threading.current_thread() is threading.main_thread()
-    wanted = [number for number in SIGNALS if here and signal.getsignal(number) is not signal.SIG_IGN]
+    wanted = [number for number in signals if here and signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield

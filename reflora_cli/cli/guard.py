@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 import typer
 
 from reflora_cli.errors import DivergedError, InputError, Problem, RefloraError, StoppedError
-from reflora_cli.interruption import surviving_finalizers
+from reflora_cli.interruption import handled, surviving_finalizers
 from reflora_cli.processes import is_first_process, number_of_processes
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "DistNetworkError",
@@ -119,17 +118,11 @@ def stopping_cleanly() -> Iterator[None]:
         signal.signal(came, stop)
         return came
 
-    if threading.current_thread() is not threading.main_thread():
+    with (
+        handled((signal.SIGTERM, signal.SIGHUP), stop),
+        surviving_finalizers({Terminated: again, KeyboardInterrupt: lambda: signal.SIGINT}),
+    ):
         yield
-        return
-    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in wanted}
-    try:
-        with surviving_finalizers({Terminated: again, KeyboardInterrupt: lambda: signal.SIGINT}):
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def keep_libraries_quiet() -> None:

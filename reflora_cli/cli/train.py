@@ -68,6 +68,8 @@ def plan(recipe: Any, as_json: bool) -> None:
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     """The result and the next commands. run: where it is now."""
+    from reflora_cli.runs import RunDirectory
+
     metric = results["main_metric"]
     facts: dict[str, str] = {}
     for split, scores in (results["scores"] or {}).items():
@@ -75,8 +77,8 @@ def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
         facts[f"{metric}, {split}"] = f"{scores[metric]:.4f}{before} (step {results['selected_step']})"
     facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
     facts["adapter"] = f"{run}/adapter"
-    if is_file(Path(run) / "curves.png"):
-        facts["curves"] = f"{run}/curves.png"
+    if is_file(curves := RunDirectory(Path(run)).curves):
+        facts["curves"] = str(curves)
     facts["score it"] = f"reflora eval {run}"
     facts["merge it"] = f"reflora merge {run} --output {run}/merged"
     facts["export it"] = f"reflora export {run} --format peft"

@@ -29,7 +29,8 @@ def plan(device: str, data: Path | None) -> dict[str, list[str]]:
     """Name -> module and arguments."""
     large = ["--device", device, "--dtype", "bfloat16", "--layers", "20", "--width", "2048", "--length", "512"]
     # An emulated dtype is shown on a fraction of the work: an hour would tell no more.
-    half = ["--rounds", "5"] if fast_bfloat16() else ["--rounds", "3", "--layers", "1", "--batch", "1"]
+    emulated = is_emulated(torch.device("cpu"), torch.bfloat16)
+    half = ["--rounds", "3", "--layers", "1", "--batch", "1"] if emulated else ["--rounds", "5"]
     small = ["--base", MINILM, "--batch", "32", "--length", "32"]
     deberta = ["--device", device, "--dtype", "bfloat16", "--base", "deberta", "--batch", "32", "--length", "128"]
     on_device = ["reflora_step", "--device", device]
@@ -50,11 +51,6 @@ def plan(device: str, data: Path | None) -> dict[str, list[str]]:
         "memory of the loss": ["loss_memory", "--repeats", "1"],
         "memory": ["memory"],
     }
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16 and does not emulate it."""
-    return not is_emulated(torch.device("cpu"), torch.bfloat16)
 
 
 def epochs(data: Path | None) -> dict[str, list[str]]:

@@ -32,6 +32,8 @@ LANGUAGE_RECIPE: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3},
     "eval": {"at_start": True, "protocol": "choices"},
 }
+FEW = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
+"""Overrides for a run of which it only matters that it trains."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,19 @@ def trained(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def answering(reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def language_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "questions.yaml"
+    path.write_text(yaml.safe_dump(LANGUAGE_RECIPE), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def answering(reflora: Reflora, language_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a language model; not to be changed."""
-    directory = tmp_path_factory.mktemp("runs")
-    recipe = directory / "questions.yaml"
-    recipe.write_text(yaml.safe_dump(LANGUAGE_RECIPE), encoding="utf-8")
-    outcome = reflora("train", recipe, "--output", directory / "questions")
+    output = tmp_path_factory.mktemp("runs") / "questions"
+    outcome = reflora("train", language_recipe, "--output", output)
     assert outcome.status == 0, outcome.err
-    return directory / "questions"
+    return output
 
 
 @pytest.fixture(scope="session")

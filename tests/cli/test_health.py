@@ -13,7 +13,7 @@ from torch import nn
 from reflora_cli.errors import DivergedError
 from reflora_cli.sources import find_source
 from reflora_cli.training.anomaly import detecting_anomalies
-from tests.cli.conftest import Reflora, records
+from tests.cli.conftest import FEW, Reflora, records
 
 
 def at_step_3() -> str:
@@ -44,9 +44,8 @@ def test_adapters_that_no_gradient_reaches_stop_the_run(recipe: Path, reflora: R
 
 
 def test_detection_changes_nothing_in_a_good_run(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    few = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
     for name, options in (("plain", ()), ("looking", ("--detect-anomaly",))):
-        outcome = reflora("train", recipe, *few, *options, "--output", tmp_path / name)
+        outcome = reflora("train", recipe, *FEW, *options, "--output", tmp_path / name)
         assert outcome.status == 0, outcome.err
     plain, looking = (tmp_path / name / "adapter/adapter_model.safetensors" for name in ("plain", "looking"))
     assert plain.read_bytes() == looking.read_bytes()

@@ -17,7 +17,7 @@ from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import find_source
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
-from tests.cli.conftest import RECIPE, Reflora
+from tests.cli.conftest import FEW, RECIPE, Reflora
 from tests.models import make
 
 SHORT = ("train.epochs=1", "eval.at_start=false", "task.max_train_rows=200", "task.max_eval_rows=60")
@@ -100,8 +100,7 @@ def test_transposed_layers_train_and_merge(recipe: Path, reflora: Reflora, tmp_p
 
 def test_bfloat16_base_trains_and_merges(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    few = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1", "eval.at_start=false")
-    outcome = reflora("train", recipe, "model.dtype=bfloat16", *few, "--output", run, "--json")
+    outcome = reflora("train", recipe, "model.dtype=bfloat16", *FEW, "eval.at_start=false", "--output", run, "--json")
     assert outcome.status == 0, outcome.err
     assert outcome.json["dtype"] == "bfloat16"
     tensors = load_file(run / "adapter" / "adapter_model.safetensors")

@@ -48,8 +48,8 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def test_a_killed_process_ends_all(tmp_path: Path) -> None:
-    """`tests/robustness/pairs.py` shows that the run is continued equal, after every signal."""
+def test_a_killed_process_ends_all_and_the_run_can_be_continued(tmp_path: Path) -> None:
+    """`tests/robustness/pairs.py` shows that it is continued equal, after every signal."""
     run = tmp_path / "run"
     process = launched(*RECIPE, "--output", run)
     while not list(run.glob("checkpoints/step-*")):
@@ -60,6 +60,8 @@ def test_a_killed_process_ends_all(tmp_path: Path) -> None:
     process.communicate(timeout=90)
     assert time.monotonic() - begin < 60
     assert process.returncode != 0
+    finished(*RECIPE, "--output", run, "--resume")
+    assert (run / "results.json").exists()
 
 
 def test_a_process_that_waits_for_the_others_ends_at_a_signal(tmp_path: Path) -> None:
@@ -86,16 +88,16 @@ def is_reachable(port: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
-@pytest.mark.parametrize("method", ["dora", "reflora"])
-def test_a_sharded_base_trains_as_one_process(method: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """Base weights are split, adapters are not: the same losses, adapter and scores.
+@pytest.mark.parametrize(("method", "sharded"), [("lora", "false"), ("dora", "true"), ("reflora", "true")])
+def test_two_processes_train_as_one(method: str, sharded: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Also where base weights are split; adapters are not: the same losses, adapter and scores.
 
     Adam divides by the size of a gradient: where one is nearly zero, its rounding decides which way an element goes, so
     adapters are compared as a whole.
     """
     settings = (f"method.name={method}", "train.log_every=1", "task.max_train_rows=96", "train.micro_batch_size=8",
                 "task.max_eval_rows=31", "train.epochs=3")  # fmt: skip
-    finished(recipe, *settings, "model.sharded=true", "--output", tmp_path / "two")
+    finished(recipe, *settings, f"model.sharded={sharded}", "--output", tmp_path / "two")
     assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert two["processes"] == 2

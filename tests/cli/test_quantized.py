@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.recipe_file import load_recipe
 from reflora_cli.restore import restore
-from tests.cli.conftest import Outcome, Reflora
+from tests.cli.conftest import FEW, Outcome, Reflora
 from tests.language_models import saved
 
 RECIPE: dict[str, Any] = {
@@ -73,8 +73,7 @@ def test_results_tell_the_bits(packed: Path) -> None:
 def test_every_method_merges_onto_what_it_was_trained_on(
     method: str, dtype: str, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    few = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
-    settings = (f"method.name={method}", f"model.dtype={dtype}", *(few if dtype == "bfloat16" else ()))
+    settings = (f"method.name={method}", f"model.dtype={dtype}", *(FEW if dtype == "bfloat16" else ()))
     trained(reflora, recipe, tmp_path / "run", *settings)
     merged = reflora("merge", tmp_path / "run", "--dtype", "float32", "--json")
     assert merged.status == 0, merged.err
@@ -100,13 +99,14 @@ def test_every_quantization_merges_for_classifiers(
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "gemma2", "llama-tied", "qwen2"])
 def test_other_architectures(name: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """GPT-2's transposed layers, biases, tied embeddings; GPT-NeoX's files may name its head otherwise than the model,
-    which depends on transformers."""
+    """GPT-2's transposed layers, biases, tied embeddings; GPT-NeoX's files name its head otherwise than the model, with
+    most versions of transformers: then nothing can be streamed."""
     base = saved(name, tmp_path / "base")
     trained(reflora, recipe, tmp_path / "run", f"model.name={base}", "train.steps=4", "method.name=dora")
     merged = reflora("merge", tmp_path / "run", "--json")
     assert merged.status == 0, merged.err
-    assert merged.json["streamed"] or name == "gpt-neox"
+    own_names = transformers.AutoModelForCausalLM.from_pretrained(base).state_dict()
+    assert merged.json["streamed"] == (load_file(base / "model.safetensors").keys() <= own_names.keys())
     assert merged.json["largest_difference"] <= 1e-4
 
 
@@ -183,8 +183,7 @@ def test_adapter_on_a_checkpoint_that_is_packed_already(
 
 def test_auto_stays_what_training_took_it_for(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """A GPU trains in bfloat16 where a laptop, on which its run is merged, would choose float32."""
-    few = ("task.max_train_rows=64", "task.max_eval_rows=16")
-    trained(reflora, recipe, tmp_path / "run", "model.dtype=bfloat16", "method.name=lora", *few)
+    trained(reflora, recipe, tmp_path / "run", "model.dtype=bfloat16", "method.name=lora", *FEW)
     written = tmp_path / "run" / "recipe.yaml"
     written.write_text(written.read_text().replace("dtype: bfloat16", "dtype: auto"), encoding="utf-8")
     merged = reflora("merge", tmp_path / "run", "--json")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from reflora_cli.training import step as step_module
 from reflora_cli.training.checkpoint import manifest_of
-from tests.cli.conftest import Reflora, records, step_losses
+from tests.cli.conftest import FEW, Reflora, records, step_losses
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -219,7 +219,7 @@ def test_a_spike_of_the_loss_is_told(
 
 
 def test_settings_of_the_launcher_change_no_run(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    few = ("task.max_train_rows=64", "task.max_eval_rows=8", "method.refactor.warmup_steps=1", "train.log_every=1")
+    few = (*FEW, "train.log_every=1")
     assert reflora("train", recipe, *few, "--output", tmp_path / "plain").status == 0
     environment = {**ENVIRONMENT, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16",
                    "ACCELERATE_DYNAMO_BACKEND": "eager"}  # fmt: skip

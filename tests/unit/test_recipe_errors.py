@@ -37,7 +37,11 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "whole number": ("rank: 8", "rank: eight", ("method.rank", "'eight' (text)", "expected: a whole number >= 1")),
     "quoted": ("rank: 8", "rank: '8'", ("found: '8' (text)", "expected: a whole number >= 1")),
     "fraction": ("rank: 8", "rank: 8.5", ("found: 8.5 (number)", "expected: a whole number >= 1")),
-    "boolean": ("epochs: 3", "epochs: yes", ("line 9, train.epochs", "found: true (boolean)", "a number > 0")),
+    "boolean": (
+        "epochs: 3",
+        "epochs: yes",
+        ("line 9, train.epochs", "found: true (boolean)", "a number > 0 and <= 1e+09 or null"),
+    ),
     "list": ("rank: 8", "rank: [8]", ("found: [8] (list)",)),
     "null": ("rank: 8", "rank:", ("line 5, method.rank", "found: null", "expected: a whole number >= 1")),
     "date": ("  name: some/model", "  name: 2024-01-02", ("2024-01-02 (date)", "expected: text", "in quotes")),
