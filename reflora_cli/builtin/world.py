@@ -78,6 +78,7 @@ def parse(table: str) -> tuple[Thing, ...]:
 THINGS = parse(TABLE)
 
 
+@lru_cache
 def values(relation: str) -> tuple[str, ...]:
     """All values of a relation, one for each thing that has it: common values come up more often."""
     return tuple(fact.value for fact in all_facts() if fact.relation == relation)
