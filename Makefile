@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test check bench robust builtin clean
+.PHONY: quickstart test check bench gpu robust builtin clean
 
 quickstart: .venv/ready
 	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && set -x && \
@@ -23,6 +23,10 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks.suite
+
+# In an environment of your own with a CUDA build of PyTorch, the package's dependencies, pytest-xdist and peft.
+gpu:
+	$(PYTHON) -m tests.gpu
 
 robust: .venv/ready
 	$(BIN)/python -m tests.robustness.kills --runs 100

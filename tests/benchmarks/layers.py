@@ -7,7 +7,8 @@ A Llama of 8 layers of 512, batch 8 x 128, rank 16 on q, k, v, up and down; or a
 DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's LoRA is shown with RefLoRA as its
 authors compute it too, module by module. The floor is the frozen base with gradients through the activations only. The
 rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved` are the activations that the graph
-keeps for the backward pass, without weights.
+keeps for the backward pass, without weights; `peak`, on a GPU, is what a step takes beside what was there before it.
+`--quantization nf4` packs the targets, ours as the product does, PEFT's as bitsandbytes' own modules.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import bitsandbytes
 import peft
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.inject import inject
+from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console import show_table
 from reflora_cli.factors import FactorPair
 from reflora_cli.methods import Method, Refactor
@@ -45,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--base", default=None, help="a local encoder instead of the Llama")
+    parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     for name, default in (("layers", 8), ("width", 512), ("batch", 8), ("length", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
@@ -119,15 +123,44 @@ def with_their_reflora(base: Any, targets: Any) -> tuple[Any, Callable[[], None]
     return model, lambda: one_by_one([pair for pair in pairs if pair.A.grad is not None])
 
 
-def variants(base: Any, targets: Any) -> dict[str, tuple[Any, Callable[[], None]]]:
-    ours = {f"reflora {name}": with_ours(base, name, RANK, targets) for name in OURS}
+def variants(ours: Any, theirs: Any, targets: Any) -> dict[str, tuple[Any, Callable[[], None]]]:
+    """Every way by its name; ours and theirs are the same base, packed in each one's way where it is packed."""
+    own = {f"reflora {name}": with_ours(ours, name, RANK, targets) for name in OURS}
     return {
-        "frozen floor": (copy.deepcopy(base), nothing),
-        **ours,
-        "PEFT lora": with_peft(base, targets, dora=False),
-        "PEFT lora, authors' reflora": with_their_reflora(base, targets),
-        "PEFT dora": with_peft(base, targets, dora=True),
+        "frozen floor": (copy.deepcopy(ours), nothing),
+        **own,
+        "PEFT lora": with_peft(theirs, targets, dora=False),
+        "PEFT lora, authors' reflora": with_their_reflora(theirs, targets),
+        "PEFT dora": with_peft(theirs, targets, dora=True),
     }
+
+
+def packed(base: Any, targets: Any) -> tuple[Any, Any]:
+    """Two copies of the base with its targets in NF4: our frozen weights, and bitsandbytes' modules with equal bits."""
+    ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
+    names = [name for name, module in base.named_modules() if type(module) is nn.Linear and name.endswith(targets)]
+    for name in names:
+        linear = base.get_submodule(name)
+        module = bitsandbytes.nn.Linear4bit(
+            linear.in_features, linear.out_features, linear.bias is not None, compute_dtype=linear.weight.dtype,
+            quant_type="nf4",
+        )  # fmt: skip
+        module.weight = bitsandbytes.nn.Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+        module.bias = linear.bias
+        module.to(linear.weight.device)
+        theirs.set_submodule(name, module)
+        ours.set_submodule(name, from_bitsandbytes(module, linear.weight.dtype, transposed=False))
+    return ours, theirs
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """What is allocated on the GPU at most while `work` runs, beside what was there."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def stepper(model: Any, embedded: Tensor) -> Callable[[], Tensor]:
@@ -167,7 +200,9 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 1000, (chosen.batch, chosen.length), generator=generator).to(chosen.device)
     embedded = (base.embeddings.word_embeddings if chosen.base else base.get_input_embeddings())(ids)
-    built = variants(base, "all-linear" if chosen.base else TARGETS)
+    targets = "all-linear" if chosen.base else TARGETS
+    bases = packed(base, targets) if chosen.quantization == "nf4" else (base, base)
+    built = variants(*bases, targets)
     models = {name: model for name, (model, _) in built.items()}
     forwards = {name: stepper(model, embedded) for name, model in models.items()}
     saved = {name: saved_bytes(forwards[name], models[name]) for name in models}
@@ -185,18 +220,23 @@ def main() -> None:
                 torch.accelerator.synchronize()
             if number >= 2:
                 seconds[name].append(time.perf_counter() - begin)
+    on_gpu = chosen.device.startswith("cuda")
+    peaks = {name: peak_bytes(lambda own=forward: own().backward()) for name, forward in forwards.items() if on_gpu}
     floor = statistics.median(seconds["frozen floor"])
     rows = []
     for name, own in seconds.items():
         low, _, high = statistics.quantiles(own, n=4)
         median = statistics.median(own)
-        spread = f"{1e3 * low:.0f} to {1e3 * high:.0f}"
-        rows.append((name, f"{1e3 * median:.0f}", spread, f"{median / floor:.3f}", f"{saved[name] / 2**20:.0f}"))
-    columns = ("layers", "ms", "quartiles", "ratio to the floor", "saved MiB")
+        spread = f"{1e3 * low:.1f} to {1e3 * high:.1f}"
+        memory = (f"{saved[name] / 2**20:.0f}", *(f"{peaks[key] / 2**20:.0f}" for key in peaks if key == name))
+        speed = f"{chosen.batch * chosen.length / median:.0f}"
+        rows.append((name, f"{1e3 * median:.1f}", spread, f"{median / floor:.3f}", speed, *memory))
+    columns = ("layers", "ms", "quartiles", "ratio to the floor", "tokens/s", "saved MiB", *["peak MiB"] * on_gpu)
     size = chosen.base or f"{chosen.layers} x {chosen.width}"
-    setting = f"{size}, batch {chosen.batch} x {chosen.length}, {chosen.dtype}"
+    precision = chosen.dtype if chosen.quantization == "none" else f"{chosen.dtype}, {chosen.quantization}"
+    setting = f"{size}, batch {chosen.batch} x {chosen.length}, {precision}"
     show_table(f"{setting}, {chosen.threads} threads, {chosen.device}", columns, rows)
-    print(json.dumps({"seconds": seconds, "saved": saved}))
+    print(json.dumps({"seconds": seconds, "saved": saved, "peaks": peaks}))
 
 
 if __name__ == "__main__":

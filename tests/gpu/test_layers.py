@@ -1,0 +1,191 @@
+"""Layers and update rules on the accelerator against float64 on the CPU; without one, the CPU stands in for it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from reflora_cli.adapters.dora import DoRALinear
+from reflora_cli.adapters.frozen import FrozenWeight, freeze
+from reflora_cli.adapters.inject import inject
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.quantized import pack
+from reflora_cli.linalg import balancing_metric
+from reflora_cli.methods import Layer, Method, Refactor, Update
+from reflora_cli.model.precision import pick_device
+from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
+from tests.models import HEADS, batch, make
+
+DEVICE = pick_device()
+OUT, IN, RANK, SCALE = 96, 64, 4, 1.7
+KINDS = ("linear", "conv1d", "nf4", "fp4", "int8")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BOUND = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+"""The largest accepted error, as a share of the norm: a few roundings of the dtype."""
+
+
+def frozen_of(kind: str) -> FrozenWeight:
+    """A random frozen weight [OUT, IN] on the CPU."""
+    torch.manual_seed(0)
+    if kind == "conv1d":
+        return freeze(Conv1D(OUT, IN))
+    linear = nn.Linear(IN, OUT)
+    if kind == "linear":
+        return freeze(linear)
+    return pack(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, transposed=False)
+
+
+def apart(found: Tensor, right: Tensor) -> float:
+    """The norm of the difference over the norm of what is right."""
+    return float((found.double().cpu() - right.double()).norm() / right.double().norm().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", [LoRALinear, DoRALinear])
+def test_products_and_gradients_are_those_of_float64(layer: type[Any], kind: str, dtype: str) -> None:
+    own: AdapterLayer = layer(frozen_of(kind), (torch.randn(RANK, IN) * 0.2, torch.randn(OUT, RANK) * 0.2), SCALE, 0.0)
+    x = torch.randn(3, 5, IN).requires_grad_()
+    upstream = torch.randn(3, 5, OUT)
+    W = own.frozen.dense().double()
+    factors = {name: p.detach().double().requires_grad_() for name, p in own.named_parameters(recurse=False)}
+    V = W + SCALE * factors["B"] @ factors["A"]
+    if "magnitude" in factors:
+        V = V * (factors["magnitude"] / V.detach().norm(dim=1))[:, None]
+    x64 = x.detach().double().requires_grad_()
+    right = F.linear(x64, V, own.frozen.bias.double() if own.frozen.bias is not None else None)
+    right_gradients = torch.autograd.grad(right, [x64, *factors.values()], upstream.double())
+
+    own.to(DEVICE)
+    parameters = [p for _, p in own.named_parameters(recurse=False)]
+    there = x.detach().to(DEVICE).requires_grad_()
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        y = own(there)
+    assert y.dtype is DTYPES[dtype]
+    gradients = torch.autograd.grad(y, [there, *parameters], upstream.to(DEVICE, y.dtype))
+    bound = BOUND[DTYPES[dtype]]
+    assert apart(y.detach(), right.detach()) < bound
+    for found, expected in zip(gradients, right_gradients, strict=True):
+        assert apart(found, expected) < bound
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_a_quantized_weight_is_the_same_on_every_device(kind: str) -> None:
+    frozen = frozen_of(kind)
+    here = frozen.dequantized().clone()
+    assert apart(frozen.to(DEVICE).dequantized(), here) < 1e-6
+
+
+class Training:
+    """A tiny classifier under a method on a device, with its optimizer."""
+
+    def __init__(self, method: Method, device: torch.device, optimizer: str = "adamw") -> None:
+        self.device = device
+        self.model: Any = make("bert")
+        self.adapted = inject(self.model, method, HEADS["bert"], HEADS["bert"], seed=1)
+        nn.Module.to(self.model, device)
+        self.method, self.kind = method, optimizer
+        self.optimizer = self.fresh()
+
+    def fresh(self) -> PairOptimizer:
+        """An optimizer that has not stepped yet."""
+        adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
+        return build_optimizer(
+            self.method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=False
+        )
+
+    def step(self) -> float:
+        inputs, labels = batch(seed=0, rows=8)
+        logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
+        loss = F.cross_entropy(logits, labels.to(self.device))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def methods() -> list[Method]:
+    """Every layer with every update."""
+    return [
+        Method(name="lora", rank=3, alpha=6.0, layer=layer, update=update, refactor=Refactor(warmup_steps=2))
+        for layer, update in itertools.product(Layer, Update)
+    ]
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: f"{method.layer} {method.update}")
+def test_twenty_steps_follow_those_of_the_cpu(method: Method) -> None:
+    here, there = Training(method, torch.device("cpu")), Training(method, DEVICE)
+    losses = [(here.step(), there.step()) for _ in range(20)]
+    assert losses[-1][0] < losses[0][0]
+    for own, other in losses:
+        assert other == pytest.approx(own, rel=2e-3)
+    for name, parameter in here.adapted.parameters.items():
+        assert apart(there.adapted.parameters[name].detach(), parameter.detach()) < 2e-2, name
+
+
+OPTIMIZERS = ["adamw", "adamw_8bit", *(["paged_adamw_8bit"] if DEVICE.type == "cuda" else [])]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", [Method(name="lora", rank=3), Method(name="dora", rank=3)], ids=lambda m: m.name)
+def test_a_resumed_run_on_the_device_equals_one_that_was_not_interrupted(method: Method, optimizer: str) -> None:
+    whole, part = Training(method, DEVICE, optimizer), Training(method, DEVICE, optimizer)
+    for _ in range(6):
+        whole.step()
+    for _ in range(3):
+        part.step()
+    saved = copy.deepcopy(state_tensors(part.optimizer, part.adapted.parameters))
+    part.optimizer = part.fresh()
+    load_state_tensors(part.optimizer, part.adapted.parameters, saved)
+    for _ in range(3):
+        part.step()
+    for name, parameter in whole.adapted.parameters.items():
+        assert torch.equal(parameter, part.adapted.parameters[name]), name
+
+
+@pytest.mark.parametrize("rank", [8, 32, 64])
+def test_the_metric_on_the_device_is_that_of_the_cpu(rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    A, B = (torch.randn(5, rank, 256, generator=generator, dtype=torch.float64) for _ in range(2))
+    grams = A @ A.mT, B @ B.mT
+    here = balancing_metric(*grams, damping=1e-3)
+    there = balancing_metric(*(gram.to(DEVICE) for gram in grams), damping=1e-3)
+    assert bool(there.valid.all())
+    assert apart(there.S, here.S) < 1e-7
+    assert apart(there.S_inverse, here.S_inverse) < 1e-7
+
+
+@pytest.mark.parametrize("update", list(Update))
+def test_a_rule_never_makes_the_host_wait(update: Update) -> None:
+    training = Training(Method(name="lora", rank=3, update=update, refactor=Refactor(warmup_steps=1)), DEVICE)
+    for _ in range(3):
+        training.step()
+    for parameter in training.adapted.parameters.values():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    rule = training.optimizer.rule
+    with waits_are_errors():
+        rule.before_step()
+        rule.after_step(training.optimizer.state)
+
+
+class waits_are_errors:
+    """Inside, whatever makes the host wait for a CUDA device raises RuntimeError."""
+
+    def __enter__(self) -> None:
+        if DEVICE.type == "cuda":
+            warnings.filterwarnings("ignore", message="Synchronization debug mode")
+            torch.cuda.set_sync_debug_mode("error")
+
+    def __exit__(self, *_: object) -> None:
+        if DEVICE.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
