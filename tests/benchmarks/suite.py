@@ -3,8 +3,8 @@
     python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR]
 
 On two cores it takes about a quarter of an hour, with `--data` some minutes more. data: a directory with the files of
-GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. A GPU is measured
-by `make gpu`.
+GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. `make gpu`
+measures a GPU.
 """
 
 from __future__ import annotations
