@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
 
 from reflora_cli.sources import find_source
+from tests.architectures import DECODERS
 from tests.cli.conftest import Outcome, Reflora
-from tests.language_models import GROUPED, tokenizer
+from tests.language_models import tokenizer
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -60,7 +61,7 @@ def without_end(place: Place) -> Outcome:
 
 def without_head(place: Place) -> Outcome:
     """The body alone, of an architecture that does not tie its head."""
-    LlamaModel(LlamaConfig(**GROUPED, tie_word_embeddings=False)).save_pretrained(place.path / "base")
+    LlamaModel(DECODERS["llama"].config()).save_pretrained(place.path / "base")
     tokenizer().save_pretrained(place.path / "base")
     return place.train(f"model.name={place.path / 'base'}")
 
@@ -68,7 +69,7 @@ def without_head(place: Place) -> Outcome:
 def few_embeddings(place: Place) -> Outcome:
     from transformers import LlamaForCausalLM
 
-    LlamaForCausalLM(LlamaConfig(**GROUPED | {"vocab_size": 900})).save_pretrained(place.path / "base")
+    LlamaForCausalLM(DECODERS["llama-tied"].config(vocab_size=900)).save_pretrained(place.path / "base")
     tokenizer().save_pretrained(place.path / "base")
     return place.train(f"model.name={place.path / 'base'}")
 

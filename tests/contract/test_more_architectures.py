@@ -5,58 +5,33 @@ the output of its linear layers: some change it in place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import peft
 import pytest
 import torch
-import transformers as t
+import transformers
 from torch import nn
 
 from reflora_cli.adapters.inject import inject
 from reflora_cli.methods import Layer, Method
+from tests.architectures import DECODERS, ENCODERS
+from tests.random_models import classifier, language_model
 
-TINY: dict[str, Any] = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-WIDE = {**TINY, "intermediate_size": 32}
-GROUPED = {**WIDE, "num_key_value_heads": 1}
-STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
-SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+CLASSIFIERS = ("albert", "deberta", "distilbert", "electra", "longformer", "xlnet")
+LANGUAGE_MODELS = (
+    "bloom", "cohere", "falcon", "gemma3", "gpt-j", "mixtral", "olmo-clipped", "opt", "phi", "stablelm",
+)  # fmt: skip
+ENCODER_OF_T5 = "t5"
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
-    "albert": lambda: t.AlbertForSequenceClassification(
-        t.AlbertConfig(**WIDE, **SILENT, embedding_size=8, classifier_dropout_prob=0.0)
-    ),
-    "bloom": lambda: t.BloomForCausalLM(t.BloomConfig(vocab_size=60, hidden_size=16, n_layer=2, n_head=2, **STILL)),
-    "cohere": lambda: t.CohereForCausalLM(t.CohereConfig(**WIDE)),
-    "deberta, first": lambda: t.DebertaForSequenceClassification(t.DebertaConfig(**WIDE, **RELATIVE, **SILENT)),
-    "distilbert": lambda: t.DistilBertForSequenceClassification(
-        t.DistilBertConfig(vocab_size=60, dim=16, n_layers=2, n_heads=2, hidden_dim=32, dropout=0.0,
-                           attention_dropout=0.0, seq_classif_dropout=0.0)
-    ),
-    "electra": lambda: t.ElectraForSequenceClassification(t.ElectraConfig(**WIDE, **SILENT, embedding_size=8)),
-    "falcon": lambda: t.FalconForCausalLM(t.FalconConfig(**TINY, **STILL)),
-    "gemma 3": lambda: t.Gemma3ForCausalLM(t.Gemma3TextConfig(**GROUPED, head_dim=8)),
-    "gpt-j": lambda: t.GPTJForCausalLM(
-        t.GPTJConfig(vocab_size=60, n_embd=16, n_layer=2, n_head=2, rotary_dim=4, resid_pdrop=0.0, embd_pdrop=0.0,
-                     attn_pdrop=0.0)
-    ),
-    "longformer": lambda: t.LongformerForSequenceClassification(
-        t.LongformerConfig(**WIDE, **SILENT, attention_window=[4, 4])
-    ),
-    "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**GROUPED, num_local_experts=4)),
-    "olmo, clipped": lambda: t.OlmoForCausalLM(t.OlmoConfig(**WIDE, clip_qkv=0.2)),
-    "opt": lambda: t.OPTForCausalLM(t.OPTConfig(**TINY, ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)),
-    "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**WIDE)),
-    "stablelm": lambda: t.StableLmForCausalLM(t.StableLmConfig(**{**WIDE, "num_key_value_heads": 2})),
-    "t5 encoder": lambda: t.T5EncoderModel(
-        t.T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0)
-    ),
-    "xlnet": lambda: t.XLNetForSequenceClassification(
-        t.XLNetConfig(vocab_size=60, d_model=16, n_layer=2, n_head=2, d_inner=32, dropout=0.0, summary_last_dropout=0.0)
-    ),
-}  # fmt: skip
+
+def made(name: str) -> nn.Module:
+    """A model of 60 tokens, in training mode."""
+    torch.manual_seed(0)
+    if name in LANGUAGE_MODELS:
+        return language_model(DECODERS[name], vocab_size=60).train()
+    if name == ENCODER_OF_T5:
+        return transformers.T5EncoderModel(ENCODERS[name].config(vocab_size=60)).train()
+    return classifier(ENCODERS[name], vocab_size=60).train()
 
 
 def stepped(model: nn.Module) -> torch.Tensor:
@@ -68,10 +43,9 @@ def stepped(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layer", list(Layer))
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *LANGUAGE_MODELS, ENCODER_OF_T5])
 def test_gradients_are_those_of_peft(name: str, layer: Layer) -> None:
-    torch.manual_seed(0)
-    base = ARCHITECTURES[name]().train()
+    base = made(name)
     ours = copy.deepcopy(base)
     adapted = inject(ours, Method(name="lora", rank=2, alpha=3.0, layer=layer), [], [], seed=0)
     config = peft.LoraConfig(r=2, lora_alpha=3.0, target_modules=list(adapted.layers), use_dora=layer is Layer.DORA)
@@ -100,10 +74,9 @@ def test_gradients_are_those_of_peft(name: str, layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("layer", list(Layer))
-@pytest.mark.parametrize("name", ["longformer", "olmo, clipped", "falcon", "phi"])
+@pytest.mark.parametrize("name", ["longformer", "olmo-clipped", "falcon", "phi"])
 def test_half_precision_is_near(name: str, layer: Layer) -> None:
-    torch.manual_seed(0)
-    model = ARCHITECTURES[name]().train()
+    model = made(name)
     adapted = inject(model, Method(name="lora", rank=2, layer=layer), [], [], seed=0)
     found = []
     for half in (False, True):
