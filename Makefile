@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: quickstart test check bench gpu robust builtin clean
+.PHONY: quickstart test check bench gpu robust sweep builtin clean
 
 quickstart: .venv/ready
 	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && set -x && \
@@ -36,6 +36,9 @@ robust: .venv/ready
 	$(BIN)/python -m tests.robustness.flips
 	$(BIN)/python -m tests.robustness.fuzz
 	$(BIN)/python -m tests.robustness.soak
+
+sweep: .venv/ready
+	$(BIN)/python -W ignore -m tests.robustness.sweep
 
 builtin: .venv/ready
 	$(BIN)/python -m reflora_cli.builtin.pretrain

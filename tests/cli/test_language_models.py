@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file
 
 from tests.cli.conftest import FEW, LANGUAGE_RECIPE, Reflora, step_losses
-from tests.language_models import MODELS, saved
+from tests.language_models import saved
 
 METHODS = ("lora", "dora", "reflora", "reflora-s")
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -151,12 +151,11 @@ def test_two_processes_train_and_score_as_one(recipe: Path, reflora: Reflora, tm
         torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["dora", "reflora"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "method"), [("gpt2", "dora"), ("mistral-window", "reflora"), ("qwen3", "dora")])
 def test_architectures_train_merge_and_reload(
     name: str, method: str, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    """Every linear layer found, the merged model plain transformers with the same answers."""
+    """The merged model is plain transformers with the same answers; the contract tests have more architectures."""
     model = saved(name, tmp_path / "base")
     run = tmp_path / "run"
     small = ("train.steps=6", "task.max_eval_rows=8", "task.max_train_rows=96", "train.batch_size=16")
