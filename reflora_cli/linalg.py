@@ -12,6 +12,10 @@ per module in the factors' own precision; in float32 that yields NaN once cond(B
 a small eigenvalue negative. Here all r x r matrices are float64, batched and clamped, and the inverse is damped:
 sigma -> sqrt(sigma^2 + (damping sigma_max)^2). Singular values of BA do not depend on how BA is factored, so neither
 does the damping; adding a multiple of the identity to the Grams would.
+
+A Gram squares a condition number. Rounding makes S^-1 gA wrong by about r eps / max(pivot, damping^2), where eps is
+float64's 2e-16 and the pivot is the least one of the Grams scaled to unit diagonals: 2e-5 at 1e-10, measured. What is
+neither damped nor conditioned better than that has no S here, rather than a wrong one.
 """
 
 from __future__ import annotations
@@ -28,6 +32,11 @@ STRONG_DAMPING = 1e-3
 """From which on less precise ways are precise enough, as they lose 1 / damping."""
 NOISE = 1e-6
 """Of the largest singular value of BA, as found from Grams."""
+LEAST_PIVOT = 1e-10
+"""Demanded where the damping is weaker than its root, 1e-5: cond(A) and cond(B) up to some 1e5, for rows and columns
+scaled to unit norms."""
+LARGEST = 1e16
+"""Entry of S and S^-1. Beyond, squares of float32 gradients that they are applied to leave float32's range."""
 JITTER = 1e-13
 """Added to a correlation matrix that is numerically singular: r times float64's precision, with room for r = 256."""
 
@@ -50,16 +59,20 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
 
     gram_a: A A^T [N, r, r] and gram_b: B^T B [N, r, r], both float64; damping: a share of BA's largest singular value.
 
-    A pair is not valid when one factor is zero or not finite, or, undamped, when BA has a rank below r; and where a
-    Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is decided on the
-    host, and with strong damping it waits for nothing.
+    A pair is not valid when one factor is zero or not finite; when S or S^-1 would be larger than LARGEST, as for
+    factors of sizes too far apart; when damping is weak and BA is, to float64's precision, of lower rank (LEAST_PIVOT);
+    and where a Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is
+    decided on the host, and with strong damping it waits for nothing.
     """
     usable = _finite(gram_a) & _finite(gram_b)
+    if damping**2 < LEAST_PIVOT:
+        least_pivot = max(least_pivot, LEAST_PIVOT)
+        usable = usable & _without_zero_rows(gram_a) & _without_zero_rows(gram_b)
     La, pivot_a = _cholesky(_or_identity(usable, gram_a))
     Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
     S, S_inverse = way_for(gram_a.device, damping)(La, Lb, damping)
     trusted = torch.minimum(pivot_a, pivot_b) >= least_pivot
-    valid = usable & trusted & _finite(S) & _finite(S_inverse)
+    valid = usable & trusted & _bounded(S) & _bounded(S_inverse)
     return Metric(_or_identity(valid, S), _or_identity(valid, S_inverse), valid)
 
 
@@ -164,6 +177,16 @@ def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
 def _finite(grams: Tensor) -> Tensor:
     """Which of products F F^T [N, r, r] are finite: those with finite diagonals, which are the norms of F's rows."""
     return grams.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
+
+
+def _bounded(matrices: Tensor) -> Tensor:
+    """Which of positive semidefinite matrices [N, r, r] have no entry beyond LARGEST. Diagonals bound the rest."""
+    return (matrices.diagonal(dim1=-2, dim2=-1) <= LARGEST).all(-1)
+
+
+def _without_zero_rows(grams: Tensor) -> Tensor:
+    """Which of products F F^T [N, r, r] are of an F without a row of zeros, which has no pivot to be judged by."""
+    return (grams.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
 
 
 def _or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:

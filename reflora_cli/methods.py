@@ -82,8 +82,8 @@ class Refactor(BaseModel):
     interval: int = Field(1, ge=1, description="steps between two computations of S; in between the last S is applied")
     damping: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
-        description="singular values of BA are smoothed by this share of the largest; "
-        "auto: 1e-3, or 1e-2 under bfloat16 or float16",
+        description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
+        "whose BA is nearly of lower rank step plainly",
     )
 
 

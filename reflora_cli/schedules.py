@@ -1,7 +1,8 @@
 """Learning-rate multipliers as a pure function of the optimizer step; no state, so resuming needs nothing but the step.
 
 Equal to transformers' `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cosine) and
-`get_constant_schedule_with_warmup`, to the last bit.
+`get_constant_schedule_with_warmup`, to the last bit. The step is that of the schedule: as under transformers' Trainer,
+steps that float16's loss scaler skips for an overflow are not counted.
 """
 
 from __future__ import annotations

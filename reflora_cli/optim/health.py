@@ -16,14 +16,14 @@ DIGITS = 4
 
 
 @torch.no_grad()
-def pair_health(pairs: Sequence[FactorPair], damping: float) -> dict[str, dict[str, float | None]]:
+def pair_health(pairs: Sequence[FactorPair], damping: float | None) -> dict[str, dict[str, float | None]]:
     """By module, of the factors as they are:
 
     norm_A, norm_B   Frobenius norms
     ratio            norm_B / norm_A
     condition        largest over least singular value of BA; None from 1e6 on, where it cannot be told from infinity
     effective_rank   exp of the entropy of the singular values, 1 to r (Roy & Vetterli 2007); 0 for BA = 0
-    damped           share of directions whose singular value lies below `damping` times the largest
+    damped           share of directions whose singular value lies below `damping` times the largest; absent without
     """
     found: dict[str, dict[str, float | None]] = {}
     for group in group_pairs(pairs):
@@ -36,8 +36,9 @@ def pair_health(pairs: Sequence[FactorPair], damping: float) -> dict[str, dict[s
             "ratio": norms[1] / norms[0],
             "condition": sigma[:, 0] / sigma[:, -1],
             "effective_rank": effective_rank(sigma),
-            "damped": (sigma <= damping * sigma[:, :1]).double().mean(dim=1),
         }
+        if damping is not None:
+            columns["damped"] = (sigma <= damping * sigma[:, :1]).double().mean(dim=1)
         values = torch.stack(list(columns.values()), dim=1).tolist()
         for pair, own in zip(group.pairs, values, strict=True):
             found[pair.name] = {name: rounded(value) for name, value in zip(columns, own, strict=True)}

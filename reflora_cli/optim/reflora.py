@@ -12,7 +12,8 @@ nor Adam's moments are transformed. `linalg.py` says how S is computed. Where we
   float32 where damping makes that enough;
 * with an interval of k, S is renewed every k-th step and the last S is applied at every step; the authors' code feeds
   Adam raw gradients in between, which have other units;
-* a pair with a zero or non-finite factor steps plainly; the exact limit at B = 0 would freeze it for ever;
+* a pair without an S steps plainly, as one with a zero or non-finite factor (the exact limit at B = 0 would freeze it
+  for ever), or with a BA of lower rank where damping is weak;
 * the count of steps and an S still in use are part of the checkpoint, so a resumed run does not repeat its warm-up.
 """
 
@@ -72,6 +73,15 @@ class RefLoRA(UpdateRule):
 
     def after_step(self, state: Mapping[Tensor, Any]) -> None:
         self._steps += 1
+
+    def stepped_plainly(self) -> list[str]:
+        """Modules whose pair had no S, so that the identity stood for it."""
+        names: list[str] = []
+        for group, (S, _) in zip(self._groups, self._metrics, strict=False):  # none before the first S
+            identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+            is_identity = (identity == S).flatten(1).all(1)
+            names += [pair.name for pair, plain in zip(group.pairs, is_identity.tolist(), strict=True) if plain]
+        return names
 
     def tensors(self) -> dict[str, Tensor]:
         """`steps`, and `S.<module>` and `S_inverse.<module>` where the next step applies an S of an earlier one."""

@@ -1,7 +1,7 @@
 """What an update rule is: what happens to the pairs of factors before and after the optimizer's step.
 
 Abstract here, final in `reflora.py` and `reflora_s.py`. The order of a training step is fixed: accumulate, reduce,
-unscale, clip, `before_step`, AdamW, `after_step`. A step that is skipped for overflow reaches no rule.
+unscale, clip, `before_step`, optimizer, `after_step`. A step that is skipped for overflow reaches no rule.
 """
 
 from __future__ import annotations
@@ -32,9 +32,16 @@ class UpdateRule(ABC):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` gave. Raises ValueError, and changes nothing, unless names and shapes agree."""
 
+    def stepped_plainly(self) -> list[str]:
+        """Modules whose last step was the optimizer's alone although the rule was at work: it could do nothing there.
+
+        It may wait for the device.
+        """
+        return []
+
 
 class PlainRule(UpdateRule):
-    """Leaves everything to AdamW."""
+    """Leaves everything to the optimizer."""
 
     def before_step(self) -> None:
         pass

@@ -1,7 +1,7 @@
 """Checkpoints: all that continuing a run needs, as safetensors and JSON.
 
 trained.safetensors     every trained parameter by its full name
-optimizer.safetensors   AdamW's moments by parameter name, the update rule's counters and cached matrices
+optimizer.safetensors   the optimizer's moments by parameter name, the update rule's counters and cached matrices
 random.safetensors      the generators of every process
 best.safetensors        the best adapter so far, as in `adapter/`
 state.json              step, best score so far, time spent, what was summed since the last logged step
@@ -73,17 +73,19 @@ class Evaluation(TypedDict):
 class Progress:
     """What advances during training beside the tensors; all of it is in every checkpoint.
 
-    evaluated: the step after which the last evaluation was. lines: written to metrics.jsonl so far. trend: of the
-    losses. scaler: the state of float16's loss scaler.
+    skipped: of the steps, those that float16's loss scaler dropped for an overflow. evaluated: the step after which the
+    last evaluation was. lines: written to metrics.jsonl so far. trend: of the losses. scaler: the state of float16's
+    loss scaler, which keeps whole numbers and others apart.
     """
 
     step: Step = 0
+    skipped: Step = 0
     evaluated: int = -1
     lines: Step = 0
     seconds: float = 0.0
     window: Window = field(default_factory=Window)
     trend: LossTrend = field(default_factory=LossTrend)
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)
     best_step: Step | None = None
     best_score: float | None = None
     before: dict[str, dict[str, float]] | None = None

@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
         rows=rows,
         objective=make_objective(recipe, task, base, compute),
         sampler=sampler,
-        optimizer=make_optimizer(recipe, adapted, compute),
+        optimizer=make_optimizer(recipe, adapted),
         total_steps=total,
         environment=describe(base, examples, compute.device),
     )
@@ -130,8 +130,7 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
     return total
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted, compute: Compute) -> PairOptimizer:
+def make_optimizer(recipe: Recipe, adapted: Adapted) -> PairOptimizer:
     train = recipe.train
     rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value)
-    half = compute.dtype.itemsize < 4
-    return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=half)
+    return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)

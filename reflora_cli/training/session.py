@@ -27,7 +27,7 @@ class Session:
     """A job, accelerate's handles on it, its directory, and all that advances.
 
     best: the best adapter so far, as it is in `adapter/`. agreed_stop: the signal by which all processes stop after
-    this step; what only one of them got is no reason yet.
+    this step; what only one of them got is no reason yet. plain: adapters that were last said to step plainly.
     """
 
     job: Job
@@ -40,6 +40,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     agreed_stop: int = 0
+    plain: int = 0
 
     @property
     def is_writer(self) -> bool:

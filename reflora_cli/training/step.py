@@ -1,6 +1,6 @@
 """One optimizer step of all processes, its checks and its line in the log.
 
-The order is fixed: accumulate, reduce, unscale, clip, update rule, AdamW, update rule.
+The order is fixed: accumulate, reduce, unscale, clip, update rule, optimizer, update rule.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from reflora_cli.console import StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.errors import DivergedError, InputError, Problem
+from reflora_cli.methods import Update
 from reflora_cli.model.precision import precision
 from reflora_cli.optim.build import damping
 from reflora_cli.optim.health import pair_health, unreached
@@ -35,6 +36,7 @@ def train_step(session: Session, step: int) -> None:
         report_spike(session, step + 1, loss)
     rate = set_rate(session, step)
     session.optimizer.step()
+    progress.skipped += session.optimizer.step_was_skipped
     session.optimizer.zero_grad()
     progress.step = step + 1
     seconds = time.perf_counter() - clock
@@ -144,12 +146,17 @@ def report_spike(session: Session, step: int, loss: float) -> None:
 
 
 def set_rate(session: Session, step: int) -> float:
-    """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A."""
+    """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A.
+
+    As under the Trainer, a step that float16's scaler skipped does not advance the schedule.
+    """
     train, total = session.job.recipe.train, session.job.total_steps
-    multiplier = learning_rate_multiplier(train.schedule, step, train.warmup_steps, total)
+    taken = step - session.progress.skipped
+    multiplier = learning_rate_multiplier(train.schedule, taken, train.warmup_steps, total)
     for group in session.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * multiplier
-    return train.learning_rate * multiplier
+    rate: float = session.optimizer.param_groups[0]["lr"]
+    return rate
 
 
 def log_step(session: Session, rate: float, norm: float) -> None:
@@ -166,5 +173,18 @@ def log_step(session: Session, rate: float, norm: float) -> None:
     values = {"loss": record.loss, "learning_rate": rate, "gradient_norm": norm if norm < float("inf") else None}
     speed = {"examples_per_second": record.examples_per_second, "seconds": session.progress.seconds}
     append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed})
-    share = damping(job.recipe.method.refactor, job.compute.dtype.itemsize < 4)
-    append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share)})
+    log_health(session)
+
+
+def log_health(session: Session) -> None:
+    """How every adapter is, and which of them the update rule left to plain steps; a change in their number is said."""
+    job, step, method = session.job, session.progress.step, session.job.recipe.method
+    share = damping(method.refactor) if method.update is Update.REFLORA else None
+    plain = job.optimizer.rule.stepped_plainly()
+    if len(plain) != session.plain:
+        session.plain = len(plain)
+        without = "their BA is zero, nearly of lower rank, or has factors of sizes too far apart"
+        first = f"; first {plain[0]}" if plain else ""
+        session.reporter.note(f"step {step}: {len(plain)} of {len(job.adapted.pairs)} adapters have no S and step "
+                              f"plainly: {without}{first}")  # fmt: skip
+    append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share), "plain": plain})

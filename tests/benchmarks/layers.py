@@ -92,7 +92,7 @@ def with_ours(base: Any, name: str, rank: int, targets: Any) -> tuple[Any, Calla
     for pair in adapted.pairs:
         pair.B.data.normal_(std=0.02)
     rates = Rates(1e-5, None, 0.0)
-    optimizer = build_optimizer(method, adapted.pairs, adapted.magnitudes, {}, rates, half_precision=False)
+    optimizer = build_optimizer(method, adapted.pairs, adapted.magnitudes, {}, rates)
     for _ in range(2):  # past the warm-up, with moments to transport
         for parameter in adapted.parameters.values():
             parameter.grad = torch.full_like(parameter, 1e-3)

@@ -62,7 +62,7 @@ class Training:
 
 def optimizer_for(method: Method, adapted: Adapted) -> PairAdamW:
     rates = Rates(3e-3, None, 0.01)
-    return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=False)
+    return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
 
 
 def loss_of(model: nn.Module) -> torch.Tensor:

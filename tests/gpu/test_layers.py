@@ -100,9 +100,7 @@ class Training:
     def fresh(self) -> PairOptimizer:
         """An optimizer that has not stepped yet."""
         adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
-        return build_optimizer(
-            self.method, adapted.pairs, adapted.magnitudes, adapted.others, rates, half_precision=False
-        )
+        return build_optimizer(self.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
 
     def step(self) -> float:
         inputs, labels = batch(seed=0, rows=8)

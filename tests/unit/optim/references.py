@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import mpmath
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,20 @@ def metric_by_svd(A: Tensor, B: Tensor, damping: float = 0.0) -> tuple[Tensor, T
     U, sigma, Vh = torch.linalg.svd(Rb @ Ra.T)
     inverse = 1 / (sigma**2 + (damping * sigma[0]) ** 2).sqrt()
     return Rb.T @ U * inverse @ U.T @ Rb, Ra.T @ Vh.T * inverse @ Vh @ Ra
+
+
+def exact_metric(A: Tensor, B: Tensor, damping: float = 0.0) -> tuple[Tensor, Tensor]:
+    """S and S^-1 [r, r] of factors of full rank in 60 decimal digits, rounded to float64 at the end."""
+    with mpmath.workdps(60):
+        A, B = (mpmath.matrix(factor.double().tolist()) for factor in (A, B))
+        La, Lb = mpmath.cholesky(A * A.T), mpmath.cholesky(B.T * B)
+        found = []
+        for L, other in ((Lb, La), (La, Lb)):
+            squares, Q = mpmath.eigsy(L.T * other * other.T * L)
+            damped = [1 / mpmath.sqrt(square + mpmath.mpf(damping) ** 2 * max(squares)) for square in squares]
+            matrix = L * Q * mpmath.diag(damped) * Q.T * L.T
+            found.append(torch.tensor([[float(x) for x in row] for row in matrix.tolist()], dtype=torch.float64))
+    return found[0], found[1]
 
 
 def paper_metric(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ def test_a_parameter_in_two_roles_is_refused() -> None:
 )
 def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
     method = Method(name=name)
-    optimizer = build_optimizer(method, PAIRS, MAGNITUDES, HEAD, Rates(1e-3, None, 0.0), half_precision=False)
+    optimizer = build_optimizer(method, PAIRS, MAGNITUDES, HEAD, Rates(1e-3, None, 0.0))
     assert type(optimizer.rule) is rule
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["factors B"] == 1e-3 * method.lr_ratio
@@ -86,7 +86,7 @@ def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
 def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
     """The first S is computed after two plain steps and is still in use, hence saved, after the third."""
     method = Method(name="reflora", refactor=Refactor(warmup_steps=2, interval=5))
-    rule = build_rule(method, PAIRS, half_precision=False)
+    rule = build_rule(method, PAIRS)
     saved = []
     for _ in range(7):
         rule.before_step()
@@ -95,7 +95,6 @@ def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
     assert saved == [False, False, True, True, True, True, False]
 
 
-def test_damping_is_larger_under_half_precision_unless_it_is_given() -> None:
-    assert damping(Refactor(), half_precision=False) == 1e-3
-    assert damping(Refactor(), half_precision=True) == 1e-2
-    assert damping(Refactor(damping=0.0), half_precision=True) == 0.0
+def test_damping_is_the_measured_one_unless_it_is_given() -> None:
+    assert damping(Refactor()) == damping(Refactor(damping="auto")) == 1e-3
+    assert damping(Refactor(damping=0.0)) == 0.0

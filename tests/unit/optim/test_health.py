@@ -56,6 +56,11 @@ def test_a_product_of_lower_rank_has_no_condition() -> None:
     assert found["damped"] == 0.25
 
 
+def test_nothing_is_damped_by_a_method_without_damping() -> None:
+    own = pair("m", torch.randn(3, 8), torch.randn(5, 3))
+    assert pair_health([own], 1e-3)["m"].keys() - pair_health([own], None)["m"].keys() == {"damped"}
+
+
 def test_unreached_modules_are_those_without_any_gradient() -> None:
     pairs = [pair(f"m{n}", torch.ones(2, 3), torch.ones(4, 2)) for n in range(4)]
     pairs[0].A.grad, pairs[0].B.grad = torch.zeros(2, 3), torch.ones(4, 2)  # B was zero: as at every first step

@@ -158,6 +158,39 @@ def test_a_pair_whose_b_is_zero_steps_plainly_and_its_neighbours_do_not() -> Non
     assert not torch.equal(after[2][1], before[2][1])
 
 
+@pytest.mark.parametrize("damping", [0.0, 1e-3])
+def test_a_pair_without_an_s_in_float32_s_range_steps_plainly_and_its_neighbours_do_not(damping: float) -> None:
+    """Norms 1e38 apart: S^-1 gA and gB S would not be finite, and nothing looks at gradients any more."""
+    pairs = random_pairs([(12, 10, 3)] * 3)
+    with torch.no_grad():
+        pairs[1].A.mul_(1e19)
+        pairs[1].B.mul_(1e-19)
+    before = give_gradients(pairs)
+    RefLoRA(pairs, 0, 1, damping).before_step()
+    after = gradients_of(pairs)
+    assert torch.equal(after[1][0], before[1][0])
+    assert torch.equal(after[1][1], before[1][1])
+    assert not torch.equal(after[0][1], before[0][1])
+    assert not torch.equal(after[2][1], before[2][1])
+
+
+def test_without_damping_a_pair_with_equal_columns_steps_plainly() -> None:
+    """S would be wrong by 88%."""
+    pairs = random_pairs([(12, 10, 3)] * 2)
+    with torch.no_grad():
+        pairs[1].B[:, 0] = pairs[1].B[:, 1]
+    rule = RefLoRA(pairs, 1, 2, 0.0)
+    assert took_step(rule, pairs, 0) is False
+    assert rule.stepped_plainly() == []
+    before = give_gradients(pairs)
+    rule.before_step()
+    after = gradients_of(pairs)
+    assert torch.equal(after[1][0], before[1][0])
+    assert torch.equal(after[1][1], before[1][1])
+    assert not torch.equal(after[0][0], before[0][0])
+    assert rule.stepped_plainly() == ["layers.1"]
+
+
 def test_a_zero_column_in_b_gives_finite_gradients() -> None:
     pairs = random_pairs()
     with torch.no_grad():
