@@ -114,10 +114,19 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
 
 
 def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
-    """Optimizer steps of the whole run. Raises InputError when RefLoRA's warm-up would outlast it."""
+    """Optimizer steps of the whole run. Raises InputError when a warm-up of rate or rule would outlast it."""
     train, method = recipe.train, recipe.method
     epochs = train.epochs or 0.0
     total = train.steps or max(1, math.ceil(epochs * sampler.steps_per_epoch))
+    if train.warmup_steps >= total:
+        problem = Problem(
+            "the run ends before the learning rate reaches its peak",
+            where="train.warmup_steps",
+            found=f"{train.warmup_steps} warm-up steps in a run of {total}",
+            expected=f"fewer than {total}",
+            remedy="lower train.warmup_steps or train longer",
+        )
+        raise InputError(problem)
     if method.update is not Update.PLAIN and method.refactor.warmup_steps >= total:
         problem = Problem(
             f"the run ends before {method.update} begins: it would be plain training under another name",

@@ -19,7 +19,8 @@ import time
 from reflora_cli.console import show_table
 
 REFLORA = ("-m", "reflora_cli")
-ONE_STEP = ("train.steps=1", "train.epochs=null", "eval.every=never", "eval.select=last", "eval.at_start=false")
+ONE_STEP = ("train.steps=1", "train.epochs=null", "train.warmup_steps=0", "eval.every=never", "eval.select=last",
+            "eval.at_start=false")  # fmt: skip
 PEER = """
 from pathlib import Path
 from tests.benchmarks import peft_trainer

@@ -15,7 +15,8 @@ from tests.cli.conftest import Reflora
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALLER = ["task.max_train_rows=96", "task.max_eval_rows=24", "train.epochs=1", "method.refactor.warmup_steps=2"]
+SMALLER = ["task.max_train_rows=96", "task.max_eval_rows=24", "train.epochs=1", "method.refactor.warmup_steps=2",
+           "train.warmup_steps=1"]  # fmt: skip
 """The quickstart's own size takes a minute; its commands are the same on fewer rows."""
 LOCAL = [
     "model.name=builtin:tiny-llama",
@@ -23,6 +24,7 @@ LOCAL = [
     "method.targets=all-linear",
     "task.max_length=64",
     "method.refactor.warmup_steps=2",
+    "train.warmup_steps=1",
     "--dry-run",
 ]
 """DeBERTa lies on the hub: these commands are checked up to the first step, on a local model."""
@@ -30,6 +32,7 @@ LOCAL_LANGUAGE = [
     "model.name=builtin:tiny-llama",
     "model.dtype=float32",
     "method.refactor.warmup_steps=2",
+    "train.warmup_steps=1",
     "task.validation_rows=8",
     "train.epochs=1",
 ]

@@ -263,7 +263,8 @@ def test_a_closed_terminal_stops_a_run_cleanly(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_ends_stops_no_run(tmp_path: Path) -> None:
-    settings = ("train.steps=5", "train.epochs=null", "method.refactor.warmup_steps=1", "task.max_eval_rows=8")
+    settings = ("train.steps=5", "train.epochs=null", "method.refactor.warmup_steps=1", "task.max_eval_rows=8",
+                "train.warmup_steps=1")  # fmt: skip
     command = [*TRAIN, *settings, "--output", str(tmp_path / "run")]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
     assert process.stderr is not None

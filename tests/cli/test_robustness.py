@@ -80,6 +80,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         "quickstart",
         *settings,
         "method.refactor.warmup_steps=1",
+        "train.warmup_steps=1",
         "--output",
         str(tmp_path / "run"),
     ]

@@ -161,6 +161,14 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "unknown method": (lambda p: p.train(p.recipe, "method.name=reflroa"), ("reflroa", "reflora")),
     "refused combination": (lambda p: p.train(p.recipe, "method.refactor.warmup_steps=0"), ("B = 0",)),
     "warm-up longer than the run": (lambda p: p.train(p.recipe, "method.refactor.warmup_steps=20"), ("20 warm-up",)),
+    "rate's warm-up longer than the run": (
+        lambda p: p.train(p.recipe, "train.warmup_steps=1000"),
+        ("train.warmup_steps", "1000 warm-up steps in a run of 20", "fewer than 20", "train longer"),
+    ),
+    "rate's warm-up as long as a planned run": (
+        lambda p: p.reflora("train", p.recipe, "method.name=lora", "train.warmup_steps=20", "--dry-run"),
+        ("train.warmup_steps", "20 warm-up steps in a run of 20"),
+    ),
     "unmatched target": (lambda p: p.train(p.recipe, "method.targets=[q_prj]"), ("q_prj", "q_proj")),
     "broken regular expression": (lambda p: p.train(p.recipe, "method.targets=['(q']"), ("(q", "regular expression")),
     "unknown trainable module": (lambda p: p.train(p.recipe, "method.trainable_modules=[scroe]"), ("scroe", "score")),

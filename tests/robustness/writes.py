@@ -31,7 +31,7 @@ FILES = {
 KILLERS = (signal.SIGKILL, signal.SIGTERM)
 QUESTIONS = (
     "train", "quickstart-commonsense", "task.max_train_rows=32", "task.max_eval_rows=8", "train.epochs=1",
-    "method.name=lora", "eval.every=never", "eval.select=last", "eval.at_start=false",
+    "method.name=lora", "train.warmup_steps=0", "eval.every=never", "eval.select=last", "eval.at_start=false",
 )  # fmt: skip
 
 
