@@ -30,7 +30,7 @@ class Init(StrEnum):
 
 
 class Update(StrEnum):
-    """What happens to a pair of factors around the AdamW step."""
+    """What happens to a pair of factors around the optimizer's step."""
 
     PLAIN = "plain"
     REFLORA = "reflora"
@@ -108,7 +108,7 @@ class Method(BaseModel):
     )
     layer: Annotated[Layer, Choice] = Field(Layer.LORA, description="how the adapted weight is computed")
     init: Annotated[Init, Choice] = Field(Init.DEFAULT, description="how A starts; B starts at zero")
-    update: Annotated[Update, Choice] = Field(Update.PLAIN, description="what surrounds the AdamW step of A and B")
+    update: Annotated[Update, Choice] = Field(Update.PLAIN, description="what surrounds the step of A and B")
     scaling: Annotated[Scaling, Choice] = Field(Scaling.STANDARD, description="alpha / r, or rslora: alpha / sqrt(r)")
     lr_ratio: float = Field(1.0, gt=0, le=1e9, description="learning rate of B over that of A (LoRA+)")
     refactor: Refactor = Field(Refactor(), description="when and how reflora and reflora-s act")

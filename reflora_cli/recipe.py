@@ -37,11 +37,18 @@ class Quantization(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """AdamW with moments in float32, or in 8 bits (bitsandbytes), which `paged_` moves out of a GPU that is full."""
+    """AdamW with moments in float32, or in 8 bits (bitsandbytes), which `paged_` moves out of a GPU that is full; or
+    gradient descent.
+    """
 
     ADAMW = "adamw"
     ADAMW_8BIT = "adamw_8bit"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    SGD = "sgd"
+
+    @property
+    def has_small_moments(self) -> bool:
+        return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
 
 
 class EvalProtocol(StrEnum):
@@ -108,10 +115,13 @@ class TrainSection(Section):
     head_learning_rate: float | None = Field(
         None, gt=0, le=1e30, description="of modules trained whole; null: learning_rate"
     )
-    optimizer: Annotated[Optimizer, Choice] = Field(Optimizer.ADAMW, description="AdamW and the size of its moments")
+    optimizer: Annotated[Optimizer, Choice] = Field(
+        Optimizer.ADAMW, description="AdamW and the size of its moments, or sgd, whose rates are many times larger"
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
     schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
-    weight_decay: float = Field(0.0, ge=0, le=1e6, description="AdamW's; never of biases, norms or DoRA's magnitudes")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     group_by_length: bool = Field(
@@ -132,6 +142,13 @@ class TrainSection(Section):
             raise refusal("epochs", "the recipe does not say how long to train", remedy)
         if self.epochs is not None and self.steps is not None:
             raise refusal("steps", "the recipe says twice how long to train", remedy)
+        return self
+
+    @model_validator(mode="after")
+    def _momentum_of_gradient_descent(self) -> TrainSection:
+        if self.momentum and self.optimizer is not Optimizer.SGD:
+            reason = f"momentum is sgd's, and {self.optimizer} has its own"
+            raise refusal("momentum", reason, "set train.momentum=0, or train.optimizer=sgd")
         return self
 
 
@@ -176,7 +193,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _moments_that_can_be_transported(self) -> Recipe:
-        if self.method.update is Update.REFLORA_S and self.train.optimizer is not Optimizer.ADAMW:
+        if self.method.update is Update.REFLORA_S and self.train.optimizer.has_small_moments:
             reason = f"reflora-s carries AdamW's moments over to the rebalanced factors, and {self.train.optimizer} "
-            raise refusal("train.optimizer", reason + "keeps them in 8 bits", "use adamw, or method.update=reflora")
+            remedy = "use adamw or sgd, or method.update=reflora"
+            raise refusal("train.optimizer", reason + "keeps them in 8 bits", remedy)
         return self

@@ -1,1 +1,1 @@
-"""The second seam: how a pair of factors steps. AdamW with update rules around its step, and its parameter groups."""
+"""The second seam: how a pair of factors steps. Optimizers with a rule around their step, and parameter groups."""

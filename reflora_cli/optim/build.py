@@ -10,6 +10,7 @@ from reflora_cli.factors import FactorPair
 from reflora_cli.methods import Method, Refactor, Update
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
+from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRA
 from reflora_cli.optim.reflora_s import RefLoRAS
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -38,6 +39,8 @@ def build_optimizer(
     rule = build_rule(method, pairs)
     if rates.optimizer == "adamw":
         return PairAdamW(groups, rule)
+    if rates.optimizer == "sgd":
+        return PairSGD(groups, rule, rates.momentum)
     from reflora_cli.optim.pair_adamw_8bit import PairAdamW8bit
 
     return PairAdamW8bit(groups, rule, is_paged=rates.optimizer == "paged_adamw_8bit")

@@ -18,15 +18,16 @@ from reflora_cli.factors import FactorPair
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates, weight decay, and which AdamW they are for: adamw, adamw_8bit or paged_adamw_8bit.
+    """Peak learning rates, weight decay, and which optimizer they are for: adamw, adamw_8bit, paged_adamw_8bit or sgd.
 
-    A head without a rate of its own has that of the adapters.
+    A head without a rate of its own has that of the adapters. momentum: that of sgd.
     """
 
     learning_rate: float
     head_learning_rate: float | None
     weight_decay: float
     optimizer: str = "adamw"
+    momentum: float = 0.0
 
 
 def parameter_groups(

@@ -72,7 +72,8 @@ def state_tensors(optimizer: PairOptimizer, parameters: Mapping[str, nn.Paramete
 
         step.<parameter>         the updates it has had, float32; 0 without moments when it never had a gradient
         exp_avg.<parameter>      Adam's first moment
-        exp_avg_sq.<parameter>   Adam's second moment; an 8-bit optimizer has states and scales instead
+        exp_avg_sq.<parameter>   Adam's second moment; an 8-bit optimizer has states and scales instead, and SGD
+                                 `momentum_buffer` if it has momentum
         rule.<key>               what the update rule remembers
 
     Raises ValueError when `parameters` are not those of the optimizer.

@@ -5,8 +5,11 @@ refactor back. For gradient descent that is
 
     A <- A - eta S^-1 gA        B <- B - eta gB S
 
-and these two products are what AdamW is given here, as in the authors' code (zhangyilang/RefLoRA): neither the factors
-nor Adam's moments are transformed. `linalg.py` says how S is computed. Where we differ from that code:
+and these two products are what the optimizer is given here, as in the authors' code (zhangyilang/RefLoRA): neither the
+factors nor moments are transformed. Under gradient descent BA then moves in the same way from all of its factorizations
+(`pair_sgd.py`). Under AdamW, which the paper's runs and ours use by default, it does not, and the part of S that is a
+constant scalar or diagonal has no effect: what acts is its mixing of rows and columns, and its change over time.
+`linalg.py` says how S is computed. Where we differ from the authors' code:
 
 * S is damped, and computed in float64 for all modules at once; the large products with factors and gradients run in
   float32 where damping makes that enough;

@@ -7,8 +7,9 @@ really refactored and Adam's moments follow, exactly. With p = sqrt(||B|| / ||A|
     A <- p A      m_A <- m_A / p      v_A <- v_A / p^2
     B <- B / p    m_B <- p m_B        v_B <- p^2 v_B
 
-BA stays as it is and ||A|| = ||B||. Where we differ from that code: a pair with a zero factor is left alone instead of
-divided by zero, and the count of steps is part of the checkpoint. AMSGrad's running maximum is not transported.
+BA stays as it is and ||A|| = ||B||. SGD's momentum, a sum of gradients, follows as m does. Where we differ from that
+code: a pair with a zero factor is left alone instead of divided by zero, and the count of steps is part of the
+checkpoint. AMSGrad's running maximum is not transported.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from reflora_cli.factors import FactorPair
 from reflora_cli.optim.rule import UpdateRule, check_shapes
 from reflora_cli.optim.stacks import scale_each
 
+GRADIENTS = {"exp_avg": 1, "exp_avg_sq": 2, "momentum_buffer": 1}
+"""What optimizers remember of a parameter, and as which power of its gradients it scales."""
 LEAST_RATIO = 1e-12
 """Norms further apart than this are left alone: p^2 would carry float32 moments out of their range."""
 
@@ -65,8 +68,9 @@ class RefLoRAS(UpdateRule):
 def refactor(pairs: Sequence[FactorPair], state: Mapping[Tensor, Any]) -> None:
     """Give the factors of every pair equal norms, in place, and let their moments follow.
 
-    state: `exp_avg` and `exp_avg_sq` by parameter; a parameter without them has had no gradient yet. Pairs with a zero,
-    non-finite or hopelessly small factor are multiplied by 1, so that nothing is decided on the host.
+    state: the moments in GRADIENTS by parameter; a parameter without them has had no gradient yet, or its optimizer
+    remembers none. Pairs with a zero, non-finite or hopelessly small factor are multiplied by 1, so that nothing is
+    decided on the host.
     """
     for device in dict.fromkeys(pair.A.device for pair in pairs):
         As: list[Tensor] = [pair.A for pair in pairs if pair.A.device == device]
@@ -87,7 +91,7 @@ def _rescale(factors: Sequence[Tensor], state: Mapping[Tensor, Any], p: Tensor) 
     """Multiply each factor by its own p [N] and transport its moments."""
     by = p.unbind()
     scale_each(factors, by)
-    moved = [n for n, factor in enumerate(factors) if "exp_avg" in state.get(factor, {})]
-    inverse, inverse_square = (1 / p).unbind(), (1 / p.square()).unbind()
-    scale_each([state[factors[n]]["exp_avg"] for n in moved], [inverse[n] for n in moved])
-    scale_each([state[factors[n]]["exp_avg_sq"] for n in moved], [inverse_square[n] for n in moved])
+    for moment, power in GRADIENTS.items():
+        moved = [n for n, factor in enumerate(factors) if moment in state.get(factor, {})]
+        inverse = (1 / p.pow(power)).unbind()
+        scale_each([state[factors[n]][moment] for n in moved], [inverse[n] for n in moved])

@@ -19,7 +19,7 @@ from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.errors import InputError
 from reflora_cli.methods import Init, Layer, Method, Refactor, Scaling, Update
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
+from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
 from tests.models import HEADS, batch, make
 
 WARMUP = 2
@@ -40,17 +40,25 @@ METHODS = [
     for layer, update, (init, scaling, ratio, interval) in itertools.product(Layer, Update, OTHER_AXES)
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.label}, every {m.refactor.interval}")
+ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, "sgd", 0.9)
+trained_by = pytest.mark.parametrize(
+    ("method", "rates"),
+    [*((method, ADAMW) for method in METHODS),
+     *((method, SGD) for method in METHODS if (method.layer, method.scaling) == (Layer.LORA, Scaling.STANDARD))],
+    ids=lambda one: one.optimizer if isinstance(one, Rates) else f"{one.label}, every {one.refactor.interval}",
+)  # fmt: skip
+"""What an optimizer has a part in."""
 
 
 class Training:
     """A small model under one method, with its optimizer."""
 
-    def __init__(self, method: Method, architecture: str = "bert") -> None:
+    def __init__(self, method: Method, architecture: str = "bert", rates: Rates = ADAMW) -> None:
         self.head = HEADS[architecture]
         self.base = make(architecture)
         self.model = copy.deepcopy(self.base)
         self.adapted: Adapted = inject(self.model, method, self.head, self.head, seed=1)
-        self.optimizer: PairAdamW = optimizer_for(method, self.adapted)
+        self.optimizer = optimizer_for(method, self.adapted, rates)
 
     def step(self) -> float:
         loss = loss_of(self.model)
@@ -60,8 +68,7 @@ class Training:
         return loss.item()
 
 
-def optimizer_for(method: Method, adapted: Adapted) -> PairAdamW:
-    rates = Rates(3e-3, None, 0.01)
+def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> PairOptimizer:
     return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
 
 
@@ -93,9 +100,11 @@ def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     assert sorted(map(id, grouped)) == sorted(map(id, training.adapted.parameters.values()))
 
 
-@every_method
-def test_every_trained_tensor_moves_within_warmup_and_two_steps_and_the_loss_falls(method: Method) -> None:
-    training = Training(method)
+@trained_by
+def test_every_trained_tensor_moves_within_warmup_and_two_steps_and_the_loss_falls(
+    method: Method, rates: Rates
+) -> None:
+    training = Training(method, rates=rates)
     before = {name: p.detach().clone() for name, p in training.adapted.parameters.items()}
     losses = [training.step() for _ in range(WARMUP + 2)]
     still = [name for name, p in training.adapted.parameters.items() if torch.equal(p, before[name])]
@@ -145,17 +154,17 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
             load_adapter(copy.deepcopy(training.base), read_adapter(other), training.head)
 
 
-@every_method
+@trained_by
 @pytest.mark.parametrize("stop", [1, WARMUP, WARMUP + 2])
-def test_interrupted_training_equals_uninterrupted(method: Method, stop: int) -> None:
+def test_interrupted_training_equals_uninterrupted(method: Method, rates: Rates, stop: int) -> None:
     """Everything that advances is in the optimizer's tensors: moments, counters, cached matrices."""
-    whole, part = Training(method), Training(method)
+    whole, part = Training(method, rates=rates), Training(method, rates=rates)
     for _ in range(8):
         whole.step()
     for _ in range(stop):
         part.step()
     saved = {name: tensor.clone() for name, tensor in state_tensors(part.optimizer, part.adapted.parameters).items()}
-    optimizer = optimizer_for(method, part.adapted)
+    optimizer = optimizer_for(method, part.adapted, rates)
     load_state_tensors(optimizer, part.adapted.parameters, saved)
     part.optimizer = optimizer
     for _ in range(stop, 8):

@@ -131,7 +131,7 @@ def test_twenty_steps_follow_those_of_the_cpu(method: Method) -> None:
         assert apart(there.adapted.parameters[name].detach(), parameter.detach()) < 2e-2, name
 
 
-OPTIMIZERS = ["adamw", "adamw_8bit", *(["paged_adamw_8bit"] if DEVICE.type == "cuda" else [])]
+OPTIMIZERS = ["adamw", "sgd", "adamw_8bit", *(["paged_adamw_8bit"] if DEVICE.type == "cuda" else [])]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

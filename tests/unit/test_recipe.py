@@ -71,6 +71,7 @@ def test_defaults() -> None:
         "learning_rate": 1e-3,
         "head_learning_rate": None,
         "optimizer": "adamw",
+        "momentum": 0.0,
         "schedule": Schedule.LINEAR,
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -159,6 +160,8 @@ def test_bounds_are_inclusive_where_they_should_be(section: str, key: str, value
         ("train", "head_learning_rate", 0),
         ("train", "schedule", "exponential"),
         ("train", "weight_decay", -0.01),
+        ("train", "momentum", 1.0),
+        ("train", "optimizer", "sgd_8bit"),
         ("train", "max_grad_norm", -1),
         ("train", "seed", -1),
         ("train", "seed", 2**32),
@@ -185,6 +188,17 @@ def test_exactly_one_of_epochs_and_steps() -> None:
         recipe(train={"steps": 7})
     with pytest.raises(ValidationError, match="does not say how long"):
         recipe(train={"epochs": None})
+
+
+@pytest.mark.parametrize("method", ["lora", "reflora", "reflora-s", "lora+"])
+def test_gradient_descent_goes_with_every_update(method: str) -> None:
+    assert recipe(method={"name": method}, train={"optimizer": "sgd", "momentum": 0.9}).train.momentum == 0.9
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
+def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
+    with pytest.raises(ValidationError, match=r"has its own; set train\.momentum=0, or train\.optimizer=sgd"):
+        recipe(train={"optimizer": optimizer, "momentum": 0.9})
 
 
 def test_best_needs_evaluations() -> None:
