@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflora_cli import __version__
-from reflora_cli.recipe import Recipe
+from reflora_cli.methods import Update
+from reflora_cli.recipe import Optimizer, Recipe
 from reflora_cli.recipe_file import dump_recipe
 from reflora_cli.runs import RunDirectory, read_results
 from reflora_cli.sources import Source, find_source
@@ -21,6 +22,11 @@ SOURCES = {
     "reflora-s": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
 }
 """The paper of each layer and update rule."""
+ACTS = {
+    Update.REFLORA: "RefLoRA acts on the steps of training: the factors are used as LoRA's",
+    Update.REFLORA_S: "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's",
+}
+"""What the update rules do, to those who only use the result."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         f"Trained by reflora {__version__} with {method.label}, rank {method.rank}, alpha {method.alpha:g}, "
         f"seed {recipe.train.seed}, on {task.name} ({recipe.task.data}).",
         *(f"Source: {source}." for source in dict.fromkeys(sources)),
+        *rule_lines(recipe),
         "",
         *score_lines(subject.results),
         "## Load it",
@@ -63,6 +70,15 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "",
     ]
     return "\n".join(lines)
+
+
+def rule_lines(recipe: Recipe) -> list[str]:
+    """What the update rule did to this adapter; nothing for plain steps."""
+    update, optimizer = recipe.method.update, recipe.train.optimizer
+    if update is Update.PLAIN:
+        return []
+    means = "gradient descent" if optimizer is Optimizer.SGD else "AdamW, under which LoRA mostly does as well"
+    return [f"{ACTS[update]}. The paper's bound on the loss holds for gradient descent. This run used {means}."]
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:

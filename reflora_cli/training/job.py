@@ -71,6 +71,7 @@ class Job:
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.packing()}",
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
+            **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             "targets": matches,
             **self.left_out(),
             "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
@@ -111,6 +112,20 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
         total_steps=total,
         environment=describe(base, examples, compute.device),
     )
+
+
+def cautions(recipe: Recipe) -> list[str]:
+    """What is legal and seldom meant."""
+    method, rate = recipe.method, recipe.train.learning_rate
+    found = []
+    if method.lr_ratio > 1:
+        found.append(
+            f"B learns at {rate * method.lr_ratio:g}: with method.lr_ratio={method.lr_ratio:g} (LoRA+) the best "
+            "train.learning_rate was 2 to 57 times below LoRA's"
+        )
+    if method.lr_ratio != 1 and method.update is not Update.PLAIN:
+        found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
+    return found
 
 
 def total_steps(recipe: Recipe, sampler: StepSampler) -> int:

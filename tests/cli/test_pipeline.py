@@ -175,6 +175,23 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("method.name=lora+",), ("B learns at 0.048", "2 to 57 times below")),
+        (("method.lr_ratio=0.5",), ("method.lr_ratio and reflora both",)),
+        (("method.name=lora",), ()),
+    ],
+)
+def test_what_is_legal_and_seldom_meant_is_said_before_training(
+    settings: tuple[str, ...], said: tuple[str, ...], recipe: Path, reflora: Reflora
+) -> None:
+    outcome = reflora("train", recipe, *settings, "--dry-run")
+    assert outcome.status == 0, outcome.err
+    assert ("caution" in outcome.err) == bool(said)
+    assert all(part in outcome.err for part in said)
+
+
 def test_divergence_stops_with_status_3_and_keeps_the_last_checkpoint(
     recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
