@@ -64,7 +64,7 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
     and where a Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is
     decided on the host, and with strong damping it waits for nothing.
     """
-    usable = _finite(gram_a) & _finite(gram_b)
+    usable = _finite(gram_a, gram_b)
     if damping**2 < LEAST_PIVOT:
         least_pivot = max(least_pivot, LEAST_PIVOT)
         usable = usable & _without_zero_rows(gram_a) & _without_zero_rows(gram_b)
@@ -84,7 +84,7 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     A Gram squares a condition number, and JITTER puts a floor under it: what is below NOISE times the largest singular
     value cannot be told from zero, and is zero.
     """
-    usable = _finite(gram_a) & _finite(gram_b)
+    usable = _finite(gram_a, gram_b)
     La, pivot_a = _cholesky(_or_identity(usable, gram_a))
     Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
     K = Lb.mT @ La
@@ -174,9 +174,10 @@ def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
     return (L.diagonal(dim1=-2, dim2=-1).square() / norms).amin(-1)
 
 
-def _finite(grams: Tensor) -> Tensor:
-    """Which of products F F^T [N, r, r] are finite: those with finite diagonals, which are the norms of F's rows."""
-    return grams.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
+def _finite(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+    """Which pairs of A A^T and B^T B [N, r, r] are finite, and K K^T too, whose entries ||A||^2 ||B||^2 bounds."""
+    squares_a, squares_b = (gram.diagonal(dim1=-2, dim2=-1).sum(-1) for gram in (gram_a, gram_b))
+    return (squares_a * squares_b).isfinite()
 
 
 def _bounded(matrices: Tensor) -> Tensor:

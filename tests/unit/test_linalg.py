@@ -276,6 +276,7 @@ def bad_pairs() -> dict[str, tuple[Tensor, Tensor]]:
         "A has a NaN": (A.index_put((torch.tensor(0), torch.tensor(0)), nan), B),
         "B has an infinity": (A, B.index_put((torch.tensor(0), torch.tensor(0)), inf)),
         "squares overflow": (A * 1e200, B),
+        "the product's squares overflow": (A * 1e100, B * 1e100),
     }
 
 

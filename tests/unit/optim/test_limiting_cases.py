@@ -68,34 +68,23 @@ def test_twenty_steps_follow_the_paper_s_closed_form() -> None:
     assert relative(pair.B.detach(), B) < 1e-5
 
 
-class ConstantMap(UpdateRule):
-    """RefLoRA's map with an S that is diagonal and never changes."""
-
-    def __init__(self, pair: FactorPair, diagonal: Tensor) -> None:
-        self.pair, self.diagonal = pair, diagonal
-
-    def before_step(self) -> None:
-        grad(self.pair.A).div_(self.diagonal[:, None])
-        grad(self.pair.B).mul_(self.diagonal)
-
-    def after_step(self, state: object) -> None:
-        pass
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_tensors(self, tensors: object) -> None:
-        pass
-
-
 def test_a_constant_diagonal_s_does_nothing_under_adam() -> None:
-    """Adam without epsilon is blind to constant scales of its gradients: only the mixing in S acts."""
-    A, B = regression()[2:]
-    plain, scaled = pair_of(A, B), pair_of(A, B)
+    """Adam without epsilon is blind to constant scales of its gradients: only the mixing in S acts, and its change.
+
+    A with orthogonal rows and B with orthogonal columns have a diagonal S, here 1e-3, 2 and 500, which scales the
+    gradients; a long interval keeps it.
+    """
+    g, diagonal = generator(), torch.tensor([1e-3, 2.0, 500.0], dtype=torch.float64)
+    A, B = conditioned(3, 6, 1.0, g), conditioned(8, 3, 1.0, g) * diagonal
+    first, plain, scaled = (pair_of(A, B) for _ in range(3))
+    first.A.grad, first.B.grad = torch.ones_like(A), torch.ones_like(B)
+    RefLoRA([first], 0, 1000, 0.0).before_step()
+    torch.testing.assert_close(grad(first.A), torch.ones_like(A) / diagonal[:, None], rtol=1e-9, atol=0)
+    torch.testing.assert_close(grad(first.B), torch.ones_like(B) * diagonal, rtol=1e-9, atol=0)
     train(plain, PlainRule(), 30, eps=0.0)
-    train(scaled, ConstantMap(scaled, torch.tensor([1e-3, 2.0, 500.0], dtype=torch.float64)), 30, eps=0.0)
-    assert relative(scaled.A.detach(), plain.A.detach()) < 1e-12
-    assert relative(scaled.B.detach(), plain.B.detach()) < 1e-12
+    train(scaled, RefLoRA([scaled], 0, 1000, 0.0), 30, eps=0.0)
+    assert relative(scaled.A.detach() - A, plain.A.detach() - A) < 1e-9
+    assert relative(scaled.B.detach() - B, plain.B.detach() - B) < 1e-9
 
 
 def test_a_warmup_that_is_never_left_is_plain_lora() -> None:
