@@ -210,8 +210,13 @@ def show_error(title: str, text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout: all that a command prints there."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    """One JSON object on stdout: all that a command prints there. What its encoding does not have is escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    print(text, flush=True)
 
 
 @contextmanager
