@@ -126,10 +126,13 @@ def stopping_cleanly() -> Iterator[None]:
 
 
 def keep_libraries_quiet() -> None:
-    """Progress bars, advice and deprecations of libraries are not for the user of this command."""
+    """Advice and deprecations of libraries are not for the user of this command, nor are bars where no terminal is."""
+    from reflora_cli.console import is_terminal
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not is_terminal() or not is_first_process():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
