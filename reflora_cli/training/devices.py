@@ -103,6 +103,14 @@ def refuse_other_count(accelerator: Accelerator) -> None:
         )
 
 
+def dropout_note(model: nn.Module, processes: int, packing: bool) -> str:
+    """What a run's results depend on because something of it is dropped at random; empty where nothing is."""
+    reasons = ["the number of processes"] * (processes > 1) + ["train.packing"] * packing
+    if not reasons or not draws_dropout(model):
+        return ""
+    return f"dropout is on, and drawn for each batch as it is computed: results depend on {' and '.join(reasons)}"
+
+
 def draws_dropout(model: nn.Module) -> bool:
     """Whether any module of a model drops something in training, itself or in its attention."""
     return any(

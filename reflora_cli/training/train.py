@@ -27,7 +27,7 @@ from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation
 from reflora_cli.training.curves import draw_curves
-from reflora_cli.training.devices import draws_dropout, make_accelerator
+from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import check_output, start
@@ -56,8 +56,8 @@ def train(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
             )
             reporter.note(f"{blocks} blocks of the base are shared among {accelerator.num_processes} processes")
-        if accelerator.num_processes > 1 and draws_dropout(job.base.model):
-            reporter.note("each process draws its own dropout: results depend on the number of processes")
+        if drawn := dropout_note(job.base.model, accelerator.num_processes, recipe.train.packing):
+            reporter.note(drawn)
         seed_everything(recipe.train.seed + accelerator.process_index)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:

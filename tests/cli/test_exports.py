@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from reflora_cli.adapter_config import PeftConfig
+from reflora_cli.export.card import vllm_line
 from tests.cli.conftest import Reflora
 from tests.models import make
 
@@ -78,6 +81,14 @@ def test_merged_model_has_a_card(trained: Path, reflora: Reflora, tmp_path: Path
     assert "RefLoRA, arXiv 2505.18877" in card
     assert "| validation | accuracy |" in card
     assert "AutoModelForSequenceClassification" in card
+
+
+def test_a_card_says_whether_vllm_takes_the_adapter(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
+    assert reflora("export", trained, "--format", "peft", "--output", tmp_path / "peft").status == 0
+    assert "vLLM does not take modules saved whole (score)" in (tmp_path / "peft" / "README.md").read_text()
+    plain: dict[str, Any] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
+    assert "--max-lora-rank 4" in vllm_line(PeftConfig(**plain))
+    assert "vLLM does not take DoRA" in vllm_line(PeftConfig(**plain, use_dora=True))
 
 
 @pytest.fixture(scope="module")

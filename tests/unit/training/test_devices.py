@@ -15,6 +15,7 @@ from reflora_cli.methods import Method
 from reflora_cli.processes import RANKS, SIZES, is_first_process, number_of_processes, process_rank
 from reflora_cli.training.devices import (
     draws_dropout,
+    dropout_note,
     refuse_more_processes_than_gpus,
     refuse_other_count,
     refuse_unreadable_variables,
@@ -73,6 +74,9 @@ def test_dropout_is_found_where_it_acts() -> None:
     assert not draws_dropout(model)
     inject(model, Method(name="lora", dropout=0.1), [], [], seed=0)
     assert draws_dropout(model)
+    assert dropout_note(model, 1, packing=False) == ""
+    assert "the number of processes and train.packing" in dropout_note(model, 2, packing=True)
+    assert dropout_note(make("bert"), 2, packing=True) == ""
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 60}
     assert not draws_dropout(t.LlamaModel(t.LlamaConfig(**sizes, intermediate_size=16)))
     assert draws_dropout(t.LlamaModel(t.LlamaConfig(**sizes, intermediate_size=16, attention_dropout=0.1)))
