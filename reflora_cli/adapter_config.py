@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from reflora_cli import strict_json
 from reflora_cli.adapters.frozen import TransposedWeight
 from reflora_cli.adapters.inject import Adapted, adaptable_names
 from reflora_cli.errors import InputError, Problem
@@ -87,7 +87,12 @@ def shortest_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises InputError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = strict_json.loads(path.read_text(encoding="utf-8"))
+    except strict_json.RepeatedKeyError as error:
+        where = f"{path}, line {error.line}"
+        raise InputError(
+            Problem("a key stands twice in one object", where, repr(error.key), "each key once")
+        ) from error
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(Problem("the file is not valid JSON", str(path), str(error))) from error
     if not isinstance(value, dict):

@@ -15,7 +15,7 @@ import typer
 
 from reflora_cli.errors import DivergedError, InputError, Problem, RefloraError, StoppedError
 from reflora_cli.interruption import handled, surviving_finalizers
-from reflora_cli.processes import is_first_process, number_of_processes
+from reflora_cli.processes import is_first_process, number_of_processes, process_rank
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "DistNetworkError",
              "DistStoreError", "gloo", "NCCL")  # fmt: skip
@@ -44,7 +44,7 @@ def guarded() -> Iterator[None]:
         raise
     except Exception as error:
         if number_of_processes() > 1 and any(word in repr(error) for word in LOST_PEER):
-            say(f"process {os.environ.get('RANK')}: another process has ended, see its message")
+            say(f"process {process_rank()}: another process has ended, see its message")
             raise typer.Exit(1) from None
         if type(error).__name__ == "OutOfMemoryError":
             tell(out_of_memory(error))
@@ -66,7 +66,7 @@ def tell(error: RefloraError) -> None:
         show_error(error.title, str(error))
     elif not isinstance(error, StoppedError | DivergedError):
         time.sleep(FIRST_SPEAKS)
-        show_error(f"{error.title} (process {os.environ.get('RANK')})", str(error))
+        show_error(f"{error.title} (process {process_rank()})", str(error))
 
 
 def out_of_memory(error: Exception) -> InputError:
@@ -126,10 +126,13 @@ def stopping_cleanly() -> Iterator[None]:
 
 
 def keep_libraries_quiet() -> None:
-    """Progress bars, advice and deprecations of libraries are not for the user of this command."""
+    """Advice and deprecations of libraries are not for the user of this command, nor are bars where no terminal is."""
+    from reflora_cli.console import is_terminal
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not is_terminal() or not is_first_process():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from reflora_cli.data.read import Table
 from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import Example, Row, SequenceTask
 
 SHOWN = 3
 """Bad rows described in full; all are counted."""
@@ -24,7 +25,7 @@ SHORT.maxstring = SHORT.maxother = 80
 
 def examples_of(table: Table, task: SequenceTask) -> list[Example]:
     """One Example for each row; InputError for missing columns, no rows, or bad rows."""
-    check_columns(table, task.columns, task.name)
+    check_columns(table, task.columns, task.name, lambda row: is_example(row, task))
     labels, hidden = table.columns[task.label], 0
     texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
     examples: list[Example] = []
@@ -47,25 +48,52 @@ def examples_of(table: Table, task: SequenceTask) -> list[Example]:
     return examples
 
 
-def check_columns(table: Table, needed: Sequence[str], task_name: str) -> None:
-    """Raises InputError for a table without rows, or without a column that the task needs."""
+def check_columns(
+    table: Table, needed: Sequence[str], task_name: str, accepts: Callable[[Row], bool] = lambda _: False
+) -> None:
+    """Raises InputError for a table without rows, or without a column that the task needs.
+
+    accepts: whether a row is one of the task's. Other names are only proposed for columns where they make the first row
+    one.
+    """
     listed = ", ".join(needed)
     if not table.height:
         raise InputError(Problem("there are no rows", table.where, expected=f"rows with {listed}"))
+    missing = [name for name in needed if name not in table.columns]
+    if not missing:
+        return
+    nearest_names = similar(missing, [name for name in table.names if name not in needed])
+    renames = {old: new for new, old in nearest_names.items()}
+    if not accepts({renames.get(name, name): value for name, value in table.first.items()}):
+        nearest_names = {}
     found = ", ".join(table.names) or "no columns"
-    missing = [
-        Problem(f"column {name!r} is missing", table.where, found, f"{listed} (task {task_name})", similar(name, table))
-        for name in needed
-        if name not in table.columns
-    ]
-    if missing:
-        raise InputError(*missing)
+    problems = []
+    for name in missing:
+        near = nearest_names.get(name)
+        remedy = f"did you mean {near!r}? Rename the column to {name!r}." if near else ""
+        problems.append(
+            Problem(f"column {name!r} is missing", table.where, found, f"{listed} (task {task_name})", remedy)
+        )
+    raise InputError(*problems)
 
 
-def similar(name: str, table: Table) -> str:
-    """Which column may be meant; nothing when none is near, as all of them are shown already."""
-    remedy = nearest(name, table.names)
-    return f"{remedy} Rename the column to {name!r}." if remedy.startswith("did you mean") else ""
+def similar(missing: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """For each missing column that has one the other column whose name is most like its own; each is taken once."""
+    found: dict[str, str] = {}
+    for name in missing:
+        free = [other for other in others if other not in found.values()]
+        if near := difflib.get_close_matches(name, free, n=1, cutoff=0.5):
+            found[name] = near[0]
+    return found
+
+
+def is_example(row: Row, task: SequenceTask) -> bool:
+    """Whether the row can be an example of the task, as far as it has the columns."""
+    texts = [row[name] for name in task.text if name in row]
+    labels = [label_of(row[name], task) for name in (task.label,) if name in row]
+    return all(isinstance(text, str) for text in texts) and all(
+        label is not None and in_range(label, task) for label in labels
+    )
 
 
 def bad_text(cells: Sequence[Any], task: SequenceTask, where: str) -> Problem | None:

@@ -15,22 +15,28 @@ WORDS = {str: "a text", list: "a list of texts", int: "a whole number"}
 
 def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
     """One PromptExample for each row; InputError for missing columns, no rows, or bad rows."""
-    check_columns(table, tuple(task.fields), task.name)
+    check_columns(table, tuple(task.fields), task.name, lambda row: not isinstance(example_of(row, task, ""), Problem))
     examples: list[PromptExample] = []
     problems: list[Problem] = []
     for number, row in enumerate(rows_of(table), start=1):
-        where = f"{table.where}, row {number}"
-        problem = bad_cell(row, task, where)
-        if problem is None:
-            try:
-                examples.append(task.example(row))
-                continue
-            except ValueError as error:
-                problem = Problem(str(error), where)
-        problems.append(problem)
+        match example_of(row, task, f"{table.where}, row {number}"):
+            case Problem() as problem:
+                problems.append(problem)
+            case example:
+                examples.append(example)
     if problems:
         raise InputError(*summary(problems, len(problems), table))
     return examples
+
+
+def example_of(row: Row, task: PromptTask, where: str) -> PromptExample | Problem:
+    """The row as the task's example, or why it is none."""
+    if problem := bad_cell(row, task, where):
+        return problem
+    try:
+        return task.example(row)
+    except ValueError as error:
+        return Problem(str(error), where)
 
 
 def rows_of(table: Table) -> Iterator[Row]:

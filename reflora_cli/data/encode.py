@@ -10,6 +10,7 @@ import numpy as np
 
 from reflora_cli.data.pad import TokenIds
 from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.tasks.base import Example
 
 if TYPE_CHECKING:
@@ -34,6 +35,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_
     ids = rows_of(columns["ids"], columns["lengths"])
     types = rows_of(columns["types"], columns["lengths"]) if "types" in columns else [None] * len(ids)
     return [EncodedRow(own, kinds, row.label) for own, kinds, row in zip(ids, types, examples, strict=True)]
+
+
+def refuse_short(tokenizer: PreTrainedTokenizerBase, texts: int, max_length: int) -> None:
+    """Raises InputError for a `max_length` that cuts texts off altogether, or leaves single tokens: attention over one
+    token is constant, and nothing in it could be trained.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    least = max(2, special + texts)
+    if max_length < least:
+        what = "max_length leaves nothing of the texts"
+        expected = f"at least {least}; {special} of a row's tokens are special"
+        raise InputError(Problem(what, "task.max_length", str(max_length), expected, "raise task.max_length"))
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int) -> Columns:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from reflora_cli.console import is_terminal
 from reflora_cli.data.check import check_columns
 from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of
 from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.hub_errors import hub_reason
 from reflora_cli.tasks.base import DataTask, HubSource, Row
 
 
@@ -27,8 +29,10 @@ def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -
 
             splits = load_dataset(source.repository, source.config)
     except Exception as error:  # unreachable, offline, gone, private, disk full: the user's to mend, in no common type
-        found = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        remedy = f"go online once, or name a directory or file with the {split} rows: task.data=DIR"
+        instead = f"a directory or file with the {split} rows: task.data=DIR"
+        reason = hub_reason(error, f"datasets/{source.repository}", instead)
+        found = reason.found if reason else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        remedy = reason.remedy if reason else f"go online once, or give {instead}"
         expected = "the data set on the Hugging Face hub, or in the local cache from an earlier run"
         raise InputError(
             Problem(f"{task.name} cannot be loaded from the hub", where, found, expected, remedy)
@@ -63,13 +67,14 @@ def unknown_split(split: str, where: str, known: tuple[str, ...]) -> InputError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """`datasets` and the hub's client without bars and without the log of their retries: one error says it all."""
+    """`datasets` and the hub's client without the log of their retries: one error says it all. Bars on a terminal."""
     import datasets
 
     bars = datasets.are_progress_bars_disabled()
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    datasets.disable_progress_bars()
+    if not is_terminal():
+        datasets.disable_progress_bars()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:

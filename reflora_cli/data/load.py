@@ -8,8 +8,9 @@ from reflora_cli.builtin.rows import rows as builtin_rows
 from reflora_cli.builtin.world import SPLITS
 from reflora_cli.data.check import examples_of
 from reflora_cli.data.check_prompts import prompt_examples
+from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
 from reflora_cli.data.hub import read_hub, unknown_split
-from reflora_cli.data.read import SUFFIXES, Table, read_file, table_of
+from reflora_cli.data.read import Table, read_file, table_of
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.paths import expanded, is_directory, is_file
 from reflora_cli.tasks.base import (
@@ -25,12 +26,16 @@ from reflora_cli.tasks.base import (
 
 OWN = ("hub", "builtin")
 """What `task.data` says for the task's own source; a folder of that name is reached as `./hub`."""
+TASKS_FOLDER, JOINT_FOLDER = "dataset", "ft-training_set"
+"""Where LLM-Adapters' repository has the rows of each task, and those of all tasks together."""
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> list[Example]:
     """The first `limit` rows of a split (all for None). data: as in a recipe: hub, builtin, a folder or a file.
 
-    A folder holds `SPLIT.EXT` or `TASK/SPLIT.EXT` (TASK without its family); a file is whatever split is asked for.
+    A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as LLM-Adapters', `dataset/TASK/SPLIT.EXT` (TASK without its
+    family); a file is whatever split is asked for.
     """
     return examples_of(load_table(task, data, split, limit), task)
 
@@ -58,7 +63,8 @@ def joint_file(task: Mixture, path: Path) -> Path | None:
     """The file with the training rows of all parts of a mixture that may have one, if it is there."""
     if is_file(path):
         return path
-    return next((file for stem in task.joint_files for file in data_files(path) if file.stem == stem), None)
+    files = [file for folder in (path, path / JOINT_FOLDER) for file in data_files(folder)]
+    return next((file for stem in task.joint_files for file in files if stem_of(file) == stem), None)
 
 
 def refuse_undivided(task: LanguageTask, data: str) -> None:
@@ -86,14 +92,17 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
 def find_file(path: Path, task: DataTask, split: str) -> Path:
     """The one file with the split; InputError when there is none or more than one."""
     if is_file(path):
-        if path.suffix.lower() not in SUFFIXES:
-            raise InputError(Problem("the file is of no known kind", f"task.data: {path}", path.suffix, kinds()))
+        if not format_of(path):
+            remedy = "save the sheet as CSV" if path.suffix.lower() in SHEETS else ""
+            problem = Problem("the file is of no known kind", f"task.data: {path}", path.suffix, kinds(), remedy)
+            raise InputError(problem)
         return path
     if not is_directory(path):
         expected = "hub, builtin, or a directory or file that exists"
         raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected))
-    there = [file for folder in (path, path / task.short) for file in data_files(folder)]
-    matches = [file for file in there if file.stem == split]
+    folders = (path, path / task.short, path / TASKS_FOLDER / task.short)
+    there = [file for folder in folders for file in data_files(folder)]
+    matches = [file for file in there if stem_of(file) == split]
     if len(matches) > 1:
         found = " and ".join(str(file.relative_to(path)) for file in matches)
         remedy = "keep one of them, or name the file itself as task.data"
@@ -101,7 +110,7 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
     if not matches:
         names = [str(file.relative_to(path)) for file in there] or ["no data file"]
         expected = f"{split}.EXT or {task.short}/{split}.EXT, EXT being {kinds()}"
-        near = nearest(split, [file.stem for file in there])
+        near = nearest(split, [stem_of(file) for file in there])
         remedy = near if near.startswith("did you mean") else ""
         raise InputError(
             Problem(f"there is no file for split {split!r}", str(path), ", ".join(names), expected, remedy)
@@ -116,11 +125,11 @@ def data_files(folder: Path) -> list[Path]:
         files = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(Problem("the directory cannot be read", str(folder), error.strerror or str(error))) from None
-    return [file for file in files if file.suffix.lower() in SUFFIXES and is_file(file)]
+    return [file for file in files if format_of(file) and is_file(file)]
 
 
 def kinds() -> str:
-    return ", ".join(suffix[1:] for suffix in SUFFIXES)
+    return f"{', '.join(suffix[1:] for suffix in SUFFIXES)}; text also with {COMPRESSED}"
 
 
 def read_builtin(task: DataTask, source: BuiltinSource, split: str, limit: int | None) -> Table:

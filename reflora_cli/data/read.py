@@ -7,38 +7,41 @@ texts, and tells no row when it fails. Blank lines are no rows; the first row is
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli import strict_json
+from reflora_cli.data.decode import format_of, text_of
+from reflora_cli.data.delimited import delimited_rows
+from reflora_cli.data.refusal import check_once, refuse
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as columns. where: what to call their source; names: all columns found; columns: those asked for."""
+    """Rows as columns. where: what to call their source; names: all columns found; columns: those asked for; first: the
+    first row whole.
+    """
 
     where: str
     height: int
     names: tuple[str, ...]
     columns: dict[str, list[Any]]
+    first: Row = field(default_factory=dict)
 
 
 def read_file(path: Path, wanted: tuple[str, ...], limit: int | None) -> Table:
     """The wanted columns of the first `limit` rows (all for None); what comes after them is not looked at."""
-    match path.suffix.lower():
+    match format_of(path):
         case ".parquet":
             return parquet_table(path, wanted, limit)
         case ".csv" | ".tsv":
-            rows = delimited_rows(path)
+            rows: Iterator[Row] = delimited_rows(path, wanted)
         case _:
             rows = json_rows(path)
     return table_of(list(islice(rows, limit)), str(path), wanted)
@@ -48,12 +51,12 @@ def table_of(rows: list[Row], where: str, wanted: tuple[str, ...]) -> Table:
     """Rows as columns; a column that only some rows have is None in the others."""
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in wanted if name in names}
-    return Table(where, len(rows), names, columns)
+    return Table(where, len(rows), names, columns, rows[0] if rows else {})
 
 
 def json_rows(path: Path) -> Iterator[Row]:
     """A list of objects, or one object on each line, whichever the file holds (its suffix does not tell)."""
-    text = decoded(path)
+    text = text_of(path)
     if text.lstrip().startswith("["):
         for index, row in enumerate(parsed(text, str(path)), start=1):
             yield mapping(row, f"{path}, row {index}")
@@ -67,7 +70,10 @@ def json_rows(path: Path) -> Iterator[Row]:
 def parsed(text: str, where: str) -> Any:
     expected = "one object in each line, or a list of them"
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
+    except strict_json.RepeatedKeyError as error:
+        place = f"{where}, line {error.line}" if error.line > 1 else where
+        refuse("a key stands twice in one object", place, repr(error.key), "each key once")
     except json.JSONDecodeError as error:
         place = f"{where}, line {error.lineno}, column {error.colno}" if error.lineno > 1 else where
         excerpt = text[max(error.pos - 30, 0) : error.pos + 30]
@@ -84,41 +90,6 @@ def mapping(row: object, where: str) -> Row:
     return row
 
 
-def delimited_rows(path: Path) -> Iterator[Row]:
-    """Comma-separated with quotes, or tab-separated without any: in GLUE's own tsv files a quote is a letter.
-
-    Every cell is the text that it is: "null" and "NA" are words.
-    """
-    records = numbered(path)
-    _, header = next(records, (0, []))
-    check_once(header, f"{path}, header")
-    for index, record in records:
-        if len(record) != len(header):
-            expected = f"{len(header)}, as in the header: {', '.join(header)}"
-            refuse("the row has another number of cells", f"{path}, row {index}", str(len(record)), expected)
-        yield dict(zip(header, record, strict=True))
-
-
-def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The header as 0 and the rows from 1, without the blank ones."""
-    file = io.StringIO(decoded(path), newline="")
-    tabs = path.suffix.lower() == ".tsv"
-    records = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
-    index = 0
-    while True:
-        try:
-            record = next(records, None)
-        except csv.Error as error:
-            refuse(
-                "the row cannot be read", f"{path}, row {index}", str(error), "one row in each line, quotes in pairs"
-            )
-        if record is None:
-            return
-        if record:
-            yield index, record
-            index += 1
-
-
 def parquet_table(path: Path, wanted: tuple[str, ...], limit: int | None) -> Table:
     import pyarrow as pa
     from pyarrow import parquet
@@ -128,31 +99,8 @@ def parquet_table(path: Path, wanted: tuple[str, ...], limit: int | None) -> Tab
             names = tuple(file.schema_arrow.names)
             check_once([name for name in names if name in wanted], str(path))
             table = file.read(columns=[name for name in wanted if name in names]).slice(0, limit)
-            return Table(str(path), table.num_rows, names, table.to_pydict())
+            first: Row = next((batch.to_pylist()[0] for batch in file.iter_batches(batch_size=1)), {})
+            return Table(str(path), table.num_rows, names, table.to_pydict(), first)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = str(error).partition("\n")[0]
         refuse("the file cannot be read as parquet", str(path), message, "a complete parquet file")
-
-
-def check_once(names: list[str], where: str) -> None:
-    if repeated := [name for name in names if names.count(name) > 1]:
-        refuse("a column is named twice", where, repr(repeated[0]), "a different name for each column")
-
-
-def decoded(path: Path) -> str:
-    """The text of the file, without the mark that some programs put before UTF-8."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        refuse("the file cannot be read", str(path), error.strerror or str(error), "a file that may be read")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"byte 0x{data[error.start]:02x}"
-        refuse("the file is not UTF-8 text", f"{path}, line {line}", found, "UTF-8; save or convert the file as that")
-
-
-def refuse(what: str, where: str, found: str, expected: str) -> NoReturn:
-    # Called where a library's own error is at hand, which says no more to the user: not chained.
-    raise InputError(Problem(what, where, found, expected)) from None

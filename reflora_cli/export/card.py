@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflora_cli import __version__
+from reflora_cli.adapter_config import PeftConfig
 from reflora_cli.methods import Update
 from reflora_cli.recipe import Optimizer, Recipe
 from reflora_cli.recipe_file import dump_recipe
@@ -113,6 +114,15 @@ def peft_lines(subject: Subject) -> list[str]:
     return python(
         "from peft import PeftModel", *lines, 'model = PeftModel.from_pretrained(base, "path/to/this/directory")'
     )
+
+
+def vllm_line(config: PeftConfig) -> str:
+    """Whether vLLM can serve the adapter beside its base: it takes plain LoRA, and nothing saved whole."""
+    whole = ", ".join(config.modules_to_save or ())
+    reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
+    if reason:
+        return f"vLLM does not take {reason}: give it the merged model (`reflora merge RUN`)."
+    return f"vLLM takes it: `vllm serve BASE --enable-lora --max-lora-rank {config.r} --lora-modules NAME=DIRECTORY`."
 
 
 def transformers_lines(subject: Subject) -> list[str]:

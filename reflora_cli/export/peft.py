@@ -15,7 +15,7 @@ from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.atomic import write_directory, write_file, write_json
 from reflora_cli.errors import Problem, VerificationError
-from reflora_cli.export.card import model_card, peft_lines, subject_of
+from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
 from reflora_cli.recipe import ModelSection, Recipe
@@ -47,7 +47,8 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_adapter(directory, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
         load_tokenizer(restored.base.source).save_pretrained(directory)
         subject = subject_of(recipe, run)
-        write_file(directory / "README.md", model_card(subject, "adapter", "peft", peft_lines(subject)))
+        load = [*peft_lines(subject), "", vllm_line(files.config)]
+        write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
         verify(restored, files, directory)
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
     return ExportReport(str(output), "peft", len(files.tensors), parameters)

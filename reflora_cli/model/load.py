@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from reflora_cli.console import is_terminal
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.hub_errors import hub_reason
 from reflora_cli.model.base import Base
 from reflora_cli.model.quantize import adopt, loading_arguments
 from reflora_cli.recipe import ModelSection
@@ -78,7 +80,8 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars, no load reports: what matters of them is checked and said by us."""
+    """No load reports: what matters of them is checked and said by us. Bars are shown of downloads, on a terminal."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     # bitsandbytes says at its import that it has looked for faster kernels on the hub.
@@ -87,6 +90,8 @@ def quiet_transformers() -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
+    if is_terminal():
+        enable_progress_bars()
     try:
         yield
     finally:
@@ -109,6 +114,9 @@ def loading_errors(source: Source) -> Iterator[None]:
         raise
     except Exception as error:  # a hostile or broken config fails anywhere in transformers
         what = "the base model cannot be loaded"
+        reason = None if source.is_local else hub_reason(error, source.location, "a local directory as model.name")
+        if reason is not None:
+            raise InputError(Problem(what, f"model.name: {source.name}", reason.found, remedy=reason.remedy)) from error
         remedy = "" if source.is_local else "check the name and the network, or give a local directory"
         first = str(error).strip().partition("\n")[0]
         found = f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reflora_cli.data.encode import EncodedRow, encode
+from reflora_cli.data.encode import EncodedRow, encode, refuse_short
 from reflora_cli.data.load import load_split
 from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
@@ -23,7 +23,8 @@ def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
 
 
 def sequence_rows(recipe: Recipe, task: SequenceTask, base: Base, examples: Examples) -> Rows:
-    """The same, encoded."""
+    """The same, encoded. Raises InputError for a `max_length` with which nothing could be learned."""
+    refuse_short(base.tokenizer, len(task.text), recipe.task.max_length)
     encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
     splits = [Split(name, encoded[name]) for name in task.evaluation if name in encoded]
     return Rows(encoded[task.train], splits)

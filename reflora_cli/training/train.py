@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-)
+from accelerate.utils import broadcast_object_list
 
 from reflora_cli.atomic import locked, write_file, write_json
 from reflora_cli.console import Reporter
 from reflora_cli.environment import peak_memory
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.interruption import ending_at_once, noted_signals
+from reflora_cli.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
-from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.model.precision import Compute, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.model.shard import shard_blocks
-from reflora_cli.processes import number_of_processes
 from reflora_cli.recipe import Recipe
 from reflora_cli.runs import RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation
 from reflora_cli.training.curves import draw_curves
+from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import check_output, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
-
-LONGEST_WAIT = timedelta(minutes=30)
-"""For another process, in any exchange: one that hangs must not keep the others for ever."""
-FOREIGN_ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
-"""Settings of `accelerate launch` for ways to train that are not ours."""
 
 
 def train(
@@ -69,6 +56,8 @@ def train(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
             )
             reporter.note(f"{blocks} blocks of the base are shared among {accelerator.num_processes} processes")
+        if drawn := dropout_note(job.base.model, accelerator.num_processes, recipe.train.packing):
+            reporter.note(drawn)
         seed_everything(recipe.train.seed + accelerator.process_index)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
@@ -111,36 +100,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Devices and processes; a loss scaler for float16, which needs a GPU.
-
-    What the environment says of accelerate's own accumulation, compilation or engines must not change a run: it is
-    overruled or refused. Buffers are quantized weights and norms, equal in all processes: DDP would send them around at
-    every step. Raises InputError.
-    """
-    half = recipe.model.dtype == "float16"
-    if half and pick_device().type == "cpu":
-        problem = Problem(
-            "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
-        )
-        raise InputError(problem)
-    for name in FOREIGN_ENGINES:
-        if os.environ.get(name, "false").lower() not in ("", "0", "false"):
-            what, remedy = "reflora trains with DDP, and model.sharded=true", "launch without this engine"
-            raise InputError(Problem(what, f"environment variable {name}", os.environ[name], remedy=remedy))
-    # Several processes wait here until all have come.
-    with ending_at_once() if number_of_processes() > 1 else contextlib.nullcontext():
-        return Accelerator(
-            mixed_precision="fp16" if half else "no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            dynamo_backend="no",
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=LONGEST_WAIT),
-            ],
-        )
 
 
 def shared_default(recipe: Recipe) -> Path:

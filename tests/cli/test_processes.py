@@ -19,7 +19,9 @@ from tests.cli.conftest import Reflora, step_losses
 from tests.robustness.runs import SETTINGS
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ON_THE_CPU = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
+"""Without a GPU nothing needs to be said."""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", **ON_THE_CPU}
 RECIPE = ("quickstart", *SETTINGS, "method.name=reflora")
 
 

@@ -11,6 +11,8 @@ import pytest
 from reflora_cli.cli.export import Format
 from reflora_cli.methods import PRESETS
 from reflora_cli.recipe_file import load_recipe
+from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
+from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Reflora
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,38 @@ def test_every_preset_is_in_the_table() -> None:
 def test_every_export_format_is_in_the_table() -> None:
     exports = README.partition("## Merging and exporting")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `([^` ]+)` \|", exports, flags=re.MULTILINE)) == {format.value for format in Format}
+
+
+def test_the_columns_of_every_task_are_in_the_table() -> None:
+    data = README.partition("## Your data")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| `.*$", data, re.MULTILINE)
+    ]
+    table = {name: cells for name, *cells in rows}
+    for name, whole in TASKS.items():
+        columns, labels = table["`commonsense`, `commonsense/...`" if name.startswith("commonsense") else f"`{name}`"]
+        task = whole.parts[0] if isinstance(whole, Mixture) else whole
+        assert re.sub(r" \(.*?\)", "", columns).split(", ") == list(task.columns), name
+        if isinstance(task, SequenceTask):
+            assert labels == (", ".join(task.label_names) or "{:g} to {:g}".format(*task.label_range or ())), name
+        else:
+            kinds = {"": str, "list": list, "number": int, "may be empty": str}
+            said = dict(re.fullmatch(r"(\w+)(?: \((.*)\))?", part).groups(default="") for part in columns.split(", "))  # type: ignore[union-attr]
+            assert {column: kinds[said[column]] for column in task.fields} == dict(task.fields), name
+            assert [column for column in said if said[column] == "may be empty"] == list(task.optional), name
+    assert {name.strip("`") for name in table if "," not in name} | {"commonsense"} <= {*TASKS}
+
+
+def test_the_prompt_of_instruct_is_the_one_shown() -> None:
+    (shown,) = re.findall(r"```\n(Below is .*?)\n```", README, flags=re.DOTALL)
+    task = TASKS["instruct"]
+    assert isinstance(task, PromptTask)
+    row = {"instruction": "{instruction}", "output": "done"}
+    assert task.example(row).prompt == shown + "\n"
+    with_input = task.example(row | {"input": "{input}"}).prompt
+    (first,) = re.findall(r"the first line says `(.*?)`", README)
+    assert first in with_input
+    assert "\n### Input:\n{input}\n\n### Response:" in with_input
 
 
 def test_tree_names_every_module_and_nothing_else() -> None:

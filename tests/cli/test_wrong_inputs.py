@@ -64,6 +64,12 @@ def with_config(**changes: object) -> Callable[[Place], Outcome]:
     return act
 
 
+def repeated_key(place: Place) -> Outcome:
+    path = place.run / "adapter" / "adapter_config.json"
+    path.write_text(path.read_text().replace("{\n", '{\n  "r": 64,\n  "r": 4,\n', 1))
+    return place.reflora("eval", place.run)
+
+
 def with_tensors_as(dtype: torch.dtype) -> Callable[[Place], Outcome]:
     def act(place: Place) -> Outcome:
         path = place.run / "adapter" / "adapter_model.safetensors"
@@ -174,6 +180,7 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "unknown trainable module": (lambda p: p.train(p.recipe, "method.trainable_modules=[scroe]"), ("scroe", "score")),
     "no dropout to set": (lambda p: p.train(p.recipe, "model.classifier_dropout=0.1"), ("classifier_dropout",)),
     "length beyond the model": (lambda p: p.train(p.recipe, "task.max_length=100000"), ("task.max_length", "100000")),
+    "length that leaves no text": (lambda p: p.train(p.recipe, "task.max_length=2"), ("task.max_length", "at least 3")),
     "unknown task": (lambda p: p.train(p.recipe, "task.name=builtin/entailmnet"), ("entailmnet", "entailment")),
     "malformed override": (lambda p: p.train(p.recipe, "method.rank"), ("method.rank", "=")),
     "missing recipe": (lambda p: p.train(p.path / "nowhere.yaml"), ("nowhere.yaml",)),
@@ -207,6 +214,7 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "run without adapter": (without_adapter, ("adapter_model.safetensors",)),
     "adapter of no scale": (with_config(lora_alpha=float("nan")), ("adapter_config.json, lora_alpha",)),
     "adapter beyond numbers": (with_config(lora_alpha=1e308), ("adapter_config.json, lora_alpha",)),
+    "adapter that says its rank twice": (repeated_key, ("adapter_config.json, line 3", "'r'")),
     "adapter with a broken pattern": (with_config(target_modules="(q_proj"), ("target_modules", "'(q_proj'")),
     "adapter with an endless pattern": (
         with_config(target_modules="([a-z0-9._]|[a-z0-9._]{2})+(?<=!)"),

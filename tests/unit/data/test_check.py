@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from reflora_cli.data.load import load_split
+from reflora_cli.data.load import load_prompts, load_split
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.tasks.base import Example
+from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
 
 COLA = find_task("glue/cola")
@@ -68,6 +69,8 @@ FAULTS: list[tuple[str, str | bytes, str, str, str]] = [
     ("jsonl", '{"sentence": "Good.", "label": %s}' % ("9" * 400), "neither a class id", ", row 1", "999"),
     ("jsonl", '{"sentence": "Good.", "label": %s}' % ("9" * 5000), "cannot be read", ", row 1", "digits"),
     ("jsonl", '{"sentence": "Good.", "label": %s}' % ("[" * 99999), "cannot be read", ", row 1", "recursion"),
+    ("jsonl", GOOD + '{"label": 1, "sentence": "Good.", "label": 0}\n', "twice in one object", ", row 2", "'label'"),
+    ("json", '[{"sentence": "a",\n "label": 1,\n "label": 0}]', "twice in one object", ", line 3", "'label'"),
     ("csv", "sentence,label\nGood.,1\nBad.,acceptible\n", "neither a class id", ", row 2", "acceptible"),
     ("csv", "sentence,label\nGood.,1\nBad.,\n", "'label' is missing", ", row 2", "nothing"),
     ("csv", "label,sentence\n1,Good.\n0\n", "another number of cells", ", row 2", "1"),
@@ -76,6 +79,10 @@ FAULTS: list[tuple[str, str | bytes, str, str, str]] = [
     ("csv", 'sentence,label\nGood.,1\n"Bad.,1\n', "the row cannot be read", ", row 2", "unexpected end"),
     ("csv", "sentence,label,label\nGood.,1,1\n", "named twice", ", header", "label"),
     ("csv", b"sentence,label\nna\xefve,1\n", "not UTF-8", ", line 2", "0xef"),
+    ("csv", "sentence,label\nGood.,1\n".encode("utf-16-le"), "not UTF-8", ", line 1", "0x00"),
+    ("csv", "sentence,label\nGood.,1\n".encode("utf-32"), "not UTF-8", ", line 1", "0xff"),
+    ("csv", "sentence,Label,LABEL\nGood.,1,1\n", "named twice", ", header", "label"),
+    ("csv", gzip.compress(b"sentence,label\nGood.,1\n")[:-5], "cannot be decompressed", ".csv", "ended"),
     ("jsonl", GOOD.encode() + b'{"sentence": "\xff", "label": 1}\n', "not UTF-8", ", line 2", "0xff"),
     ("tsv", "sentence\tlabel\nGood.\t1\t\n", "another number of cells", ", row 1", "3"),
     ("parquet", "PAR1 no more", "cannot be read as parquet", ".parquet", "Parquet"),
@@ -106,6 +113,27 @@ def test_missing_columns_are_all_told(folder: Path) -> None:
     assert (first.what, first.found) == ("column 'sentence' is missing", "sentense, target")
     assert "'sentense'" in first.remedy
     assert (second.what, second.remedy) == ("column 'label' is missing", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row", "proposed"),
+    [
+        ("glue/rte", "sentence1,label", "Good.,1", ""),  # to rename the one would leave the other missing
+        ("glue/cola", "sentences,labels", "Good.,1", "'sentences' 'labels'"),
+        ("glue/cola", "sentences,labels", "Good.,excellent", ""),
+        ("commonsense/boolq", "questions,output,answer", "Is it?,the correct answer is true,true", ""),
+        ("commonsense/boolq", "instructions,output,answer", "Answer format: a/b,is a,a", "'instructions'"),
+    ],
+)
+def test_a_name_is_proposed_only_where_the_row_is_accepted_then(
+    name: str, header: str, row: str, proposed: str, folder: Path
+) -> None:
+    task, file = find_task(name), fresh(folder, "csv", f"{header}\n{row}\n")
+    load = load_split if isinstance(task, SequenceTask) else load_prompts
+    with pytest.raises(InputError) as caught:
+        load(task, str(file), "train", None)  # type: ignore[arg-type]
+    said = [problem.remedy for problem in caught.value.problems]
+    assert " ".join(remedy.split()[3].rstrip("?") for remedy in said if remedy) == proposed
 
 
 def test_range_names_the_classes(folder: Path) -> None:

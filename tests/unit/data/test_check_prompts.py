@@ -119,6 +119,19 @@ class TestMixture:
         assert len(load_mixture(self.whole(), str(tmp_path), None)) == 5
         assert len(load_mixture(self.whole(), str(path), 4)) == 4
 
+    def test_the_repository_of_the_authors(self, tmp_path: Path) -> None:
+        """`dataset/TASK/SPLIT.json` for each task, `ft-training_set/commonsense_170k.json` for all of them."""
+        write(tmp_path / "ft-training_set" / "commonsense_170k.json", [GOOD] * 5)
+        write(tmp_path / "ft-training_set" / "math_10k.json", [{"instruction": "1 + 1"}])
+        for part in self.whole().parts:
+            labels = part.pattern.split("|")
+            row = {"instruction": f"? Answer format: {'/'.join(labels)}", "output": labels[0], "answer": labels[0]}
+            write(tmp_path / "dataset" / part.short / "test.json", [row] * 2)
+            write(tmp_path / "dataset" / part.short / "train.json", [row] * 3)
+            assert len(load_prompts(part, str(tmp_path), "test", None)) == 2
+            assert len(load_mixture(part, str(tmp_path), None)) == 3
+        assert len(load_mixture(self.whole(), str(tmp_path), None)) == 5
+
     def test_a_part_without_rows_is_an_error(self, tmp_path: Path) -> None:
         write(tmp_path / "boolq" / "train.json", [GOOD])
         with pytest.raises(InputError, match="piqa"):

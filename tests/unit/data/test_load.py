@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import socket
 from pathlib import Path
@@ -105,6 +106,50 @@ def test_mark_before_utf8_and_windows_line_ends(tmp_path: Path) -> None:
     for kind, text in (("csv", "sentence,label\r\nGood.,1\r\n"), ("jsonl", '{"sentence": "Good.", "label": 1}\r\n')):
         (tmp_path / f"train.{kind}").write_bytes(b"\xef\xbb\xbf" + text.encode())
         assert load_split(COLA, str(tmp_path / f"train.{kind}"), "train", None) == [Example(("Good.",), 1.0)]
+
+
+DOCUMENT = "word " * 40_000
+SPREADSHEETS = {
+    "long cell.csv": f"sentence,label\n{DOCUMENT},1\n",
+    "long cell.tsv": f"sentence\tlabel\n{DOCUMENT}\t1\n",
+    "blanks.csv": f" sentence , label \n{DOCUMENT},1\n",
+    "blanks and quotes.csv": f'"sentence", "label"\r\n"{DOCUMENT}", "1"\r\n',
+    "capitals.csv": f"Sentence,LABEL,Label 2\n{DOCUMENT},1,0\n",
+    "semicolons.csv": f'"sentence";"label"\r\n"{DOCUMENT}";"1"\r\n',
+    "its separator said.csv": f"sep=;\r\nsentence;label\r\n{DOCUMENT};1\r\n",
+    "tabs.csv": f'sentence\tlabel\n"{DOCUMENT}"\t1\n',
+    "quotes.tsv": f'"sentence"\t"label"\n"{DOCUMENT}"\t"1"\n',
+    "commas.tsv": f'sentence,label\n"{DOCUMENT}",1\n',
+    "old line ends.csv": f"sentence,label\r{DOCUMENT},1\r",
+}
+
+
+@pytest.mark.parametrize("name", SPREADSHEETS)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_save_them(name: str, encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(SPREADSHEETS[name].encode(encoding))
+    assert load_split(COLA, str(file), "train", None) == [Example((DOCUMENT,), 1.0)]
+
+
+def test_a_quote_is_a_letter_in_a_tsv_but_not_in_a_spreadsheets(tmp_path: Path) -> None:
+    text = 'sentence\tlabel\n"He said ""no"""\t1\n'
+    (tmp_path / "plain.tsv").write_bytes(text.encode())
+    (tmp_path / "wide.tsv").write_bytes(text.encode("utf-16"))
+    assert load_split(COLA, str(tmp_path / "plain.tsv"), "train", None)[0].texts == ('"He said ""no"""',)
+    assert load_split(COLA, str(tmp_path / "wide.tsv"), "train", None)[0].texts == ('He said "no"',)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "parquet"])
+def test_compressed_files(kind: str, tmp_path: Path) -> None:
+    plain = write(tmp_path / f"x.{kind}", ROWS)
+    packed = tmp_path / "data" / f"train.{kind}.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert load_split(COLA, str(packed.parent), "train", None) == examples(ROWS)
+    assert load_split(COLA, str(packed), "train", None) == examples(ROWS)
+    packed.write_bytes(plain.read_bytes())  # as browsers leave it
+    assert load_split(COLA, str(packed), "train", None) == examples(ROWS)
 
 
 def test_path_with_pattern_letters(tmp_path: Path) -> None:
@@ -235,3 +280,4 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
     problem = problem_of("glue/cola", tmp_path / "train.xlsx")
     assert problem.found == ".xlsx"
     assert "jsonl, json, csv, tsv, parquet" in problem.expected
+    assert "as CSV" in problem.remedy

@@ -1,0 +1,93 @@
+"""CSV and TSV -> rows, as spreadsheets and programs write them.
+
+A comma separates the cells of a csv and a tab those of a tsv, unless the header says otherwise: where it has none of
+them, but semicolons, say, those separate. Cells are in quotes where they need it, but not in a tsv: in GLUE's own tsv
+files a quote is a letter. A tsv whose header is in quotes, or which is in UTF-16, as spreadsheets save it, has quotes.
+Every cell is the text that it is: "null" and "NA" are words.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reflora_cli.data.decode import decoded, format_of
+from reflora_cli.data.refusal import check_once, refuse
+
+SEPARATORS = (",", "\t", ";", "|")
+LONGEST_CELL = 2**31 - 1
+"""Letters; Python's own limit is 128 KiB, which documents exceed."""
+HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+"""A first line by which spreadsheets tell each other the separator."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """separator: between cells. quoted: cells may be in quotes. spaced: a blank follows the separator."""
+
+    separator: str
+    quoted: bool
+    spaced: bool
+
+
+def delimited_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows by column. Names of columns are those of `wanted` whatever their case and the blanks around them."""
+    records = numbered(path)
+    _, header = next(records, (0, []))
+    names = named(header, wanted)
+    check_once(names, f"{path}, header")
+    for index, record in records:
+        if len(record) != len(names):
+            expected = f"{len(names)}, as in the header: {', '.join(names)}"
+            refuse("the row has another number of cells", f"{path}, row {index}", str(len(record)), expected)
+        yield dict(zip(names, record, strict=True))
+
+
+def named(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The header's names, those that only differ from a wanted one in case made equal to it."""
+    names = [name.strip() for name in header]
+    absent = {name.casefold(): name for name in wanted if name not in names}
+    return [absent.get(name.casefold(), name) for name in names]
+
+
+def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The header as 0 and the rows from 1, without the blank ones."""
+    text, wide = decoded(path)
+    hint = HINT.match(text)
+    text = text[hint.end() :] if hint else text
+    tabs, header = format_of(path) == ".tsv", next((line for line in io.StringIO(text) if line.strip()), "")
+    dialect = dialect_of(header, hint[1] if hint else "", tabs=tabs, always_quoted=wide)
+    csv.field_size_limit(LONGEST_CELL)
+    records = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=dialect.separator,
+        quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
+        skipinitialspace=dialect.spaced,
+        strict=dialect.quoted,
+    )
+    index = 0
+    while True:
+        try:
+            record = next(records, None)
+        except csv.Error as error:
+            expected = "one row in each line, quotes in pairs"
+            refuse("the row cannot be read", f"{path}, row {index}", str(error), expected)
+        if record is None:
+            return
+        if record:
+            yield index, record
+            index += 1
+
+
+def dialect_of(header: str, hint: str, *, tabs: bool, always_quoted: bool) -> Dialect:
+    """How a file is written, by its first line. hint: the separator that the file names itself."""
+    own = "\t" if tabs else ","
+    separator = hint or next((mark for mark in (own, *SEPARATORS) if mark in header), own)
+    cells = [cell.strip() for cell in header.split(separator)]
+    in_quotes = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells)
+    quoted = not tabs or separator != own or in_quotes or always_quoted
+    return Dialect(separator, quoted, quoted and f'{separator} "' in header)

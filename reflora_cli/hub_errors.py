@@ -1,0 +1,60 @@
+"""What an error of the Hugging Face hub's libraries means for the user, who can mend it: which page, which command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError")
+"""Exceptions of the libraries that the hub's client speaks through, which one depends on its version."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something cannot be had from the hub, and what to do."""
+
+    found: str
+    remedy: str
+
+
+def hub_reason(error: BaseException, page: str, instead: str) -> Reason | None:
+    """The reason where the hub or the way to it is one, else None.
+
+    page: the path of the thing's page, `owner/name` or `datasets/owner/name`; instead: what to name instead of it.
+    """
+    from huggingface_hub import constants, errors
+
+    url = f"{constants.ENDPOINT}/{page}"
+    offline = "HF_HUB_OFFLINE is set, and the local cache does not hold it"
+    rules: list[tuple[tuple[type[BaseException], ...], Reason]] = [
+        ((errors.GatedRepoError,),
+         Reason("it is gated: downloads are for those who have accepted its licence",
+                f"accept the licence at {url} and log in by `hf auth login` (or set HF_TOKEN)")),
+        ((errors.RevisionNotFoundError,),
+         Reason("the repository has no such branch, tag or commit", f"see {url}/tree/main for those that there are")),
+        ((errors.RepositoryNotFoundError,),
+         Reason("there is no such repository, or it is private",
+                f"check the name at {url}; for a private one log in by `hf auth login` (or set HF_TOKEN)")),
+        ((errors.OfflineModeIsEnabled,), Reason(offline, offline_remedy(instead))),
+        ((OSError,) if constants.is_offline_mode() else (), Reason(offline, offline_remedy(instead))),
+        ((errors.LocalEntryNotFoundError, ConnectionError),
+         Reason(f"{constants.ENDPOINT} cannot be reached, and the local cache does not hold it",
+                f"go online once (proxy? HF_ENDPOINT?), or give {instead}")),
+    ]  # fmt: skip
+    unreachable = rules[-1][1]
+    chain = list(causes(error))
+    found = next((reason for kinds, reason in rules if any(isinstance(one, kinds) for one in chain)), None)
+    return found or (unreachable if any(type(one).__name__ in UNREACHABLE for one in chain) else None)
+
+
+def offline_remedy(instead: str) -> str:
+    return f"unset HF_HUB_OFFLINE and run this once with a network, or give {instead}"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

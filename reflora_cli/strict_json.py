@@ -1,0 +1,61 @@
+"""JSON in which no key stands twice: which of the two values would be meant, nobody can tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}:]')
+
+
+class RepeatedKeyError(ValueError):
+    """An object has a key twice. line: where it stands for the second time, from 1."""
+
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(f"the key {key!r} stands twice in one object")
+        self.key, self.line = key, line
+
+
+class _RepeatedError(Exception):
+    """Some object has some key twice."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values, each key once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedError
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique)
+
+
+def loads(text: str) -> Any:
+    """What the JSON says. Raises RepeatedKeyError, or what `json.loads` raises."""
+    try:
+        return DECODER.decode(text)
+    except _RepeatedError:
+        json.loads(text)  # first of all it must be JSON
+        raise RepeatedKeyError(*first_repeated(text)) from None
+
+
+def first_repeated(text: str) -> tuple[str, int]:
+    """The first key that stands twice in one object of valid JSON, and the line of its second place."""
+    keys: list[set[str]] = []  # of the objects and lists around a place
+    last = None
+    for token in TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[":
+                keys.append(set())
+            case "}" | "]":
+                keys.pop()
+            case ":" if last is not None:
+                key = str(json.loads(last[0]))
+                if key in keys[-1]:
+                    return key, text.count("\n", 0, last.start()) + 1
+                keys[-1].add(key)
+            case _:
+                last = token
+    raise AssertionError("no key is repeated")
