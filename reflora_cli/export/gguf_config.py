@@ -7,7 +7,7 @@ or is known to change nothing, or has the one value that the graph stands for.
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,10 +101,10 @@ def refuse_unknown(config: Any) -> None:
     """
     if getattr(config, "is_heterogeneous", False):
         raise unlike("its layers are all alike", "per_layer_config", "layers of several kinds", "none")
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in WRITTEN | CHECKED | IDLE and value != field.default:
-            raise unlike("a setting that is not known here", field.name, value, f"{field.default}")
+    for name, parameter in inspect.signature(type(config)).parameters.items():
+        value, default = getattr(config, name, parameter.default), parameter.default
+        if name not in WRITTEN | CHECKED | IDLE and default is not inspect.Parameter.empty and value != default:
+            raise unlike("a setting that is not known here", name, value, f"{default}")
 
 
 def refuse_windows(config: Any) -> None:
@@ -115,10 +115,8 @@ def refuse_windows(config: Any) -> None:
         raise unlike("its layers attend to everything", "layer_types", ", ".join(sorted(kinds)), "full_attention")
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     if slides and window is not None and window < length:
-        remedy = (
-            f"texts of up to {window:,} tokens are computed alike: in a copy of the base, set sliding_window to null "
-            f"and max_position_embeddings to {window:,}, train on that copy, and export again"
-        )
+        alike = f"on texts of up to {window:,} tokens llama.cpp computes that alike, by its own convert_hf_to_gguf.py"
+        remedy = f"{REMEDY}; {alike}"
         raise unlike("its attention has no window", "sliding_window", window, f"null, or {length:,} or more", remedy)
 
 

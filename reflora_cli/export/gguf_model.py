@@ -30,6 +30,10 @@ from reflora_cli.sources import find_source
 from reflora_cli.tasks.base import LanguageTask, SequenceTask
 from reflora_cli.tasks.registry import find_task
 
+UNCOMPARED = (
+    "whether llama.cpp cuts texts as the base's tokenizer does is not known here: compare the token ids of some prompts"
+)
+
 
 @dataclass(frozen=True)
 class GgufReport:
@@ -90,14 +94,14 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
     task = language_task(recipe)
     files = read_adapter(run.adapter)
     refuse_unrepresentable(files)
-    restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
     with quiet_transformers():
-        converted = convertible(recipe)
-    asked = asking(task, restored.base.tokenizer.eos_token, converted.lead)
+        lead, notes = reading(recipe)
+    restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
+    asked = asking(task, restored.base.tokenizer.eos_token, lead)
     with write_directory(output) as directory:
         modules = write_gguf_adapter(files, restored.base.model, directory / "adapter.gguf")
         write_file(directory / "Modelfile", modelfile("base.gguf", asked, adapter="adapter.gguf"))
-        card = model_card(subject_of(recipe, run), "GGUF adapter", "gguf", adapter_lines(asked, converted.notes))
+        card = model_card(subject_of(recipe, run), "GGUF adapter", "gguf", adapter_lines(asked, notes))
         write_file(directory / "README.md", card)
     return GgufAdapterReport(str(output), "gguf-adapter", modules)
 
@@ -113,15 +117,34 @@ def language_task(recipe: Recipe) -> LanguageTask:
 
 def convertible(recipe: Recipe) -> Converted:
     """The base's tokenizer for llama.cpp. Raises InputError for a base that cannot be converted, before any work."""
+    config = computable(recipe)
+    tokenizer = load_tokenizer(find_source(recipe.model.name, recipe.model.revision))
+    converted = convert_tokenizer(tokenizer, config.vocab_size)
+    refuse_disagreement(converted, tokenizer)
+    return converted
+
+
+def computable(recipe: Recipe) -> Any:
+    """The base's config. Raises InputError for one that llama.cpp would compute otherwise."""
     from transformers import AutoConfig
 
     source = find_source(recipe.model.name, recipe.model.revision)
     config: Any = AutoConfig.from_pretrained(source.location, revision=source.revision)
     layout_of(config, (config.architectures or ["unknown"])[0])
-    tokenizer = load_tokenizer(source)
-    converted = convert_tokenizer(tokenizer, config.vocab_size)
-    refuse_disagreement(converted, tokenizer)
-    return converted
+    return config
+
+
+def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
+    """What a prompt must begin with, and notes, for an adapter, whose base brings its own tokenizer.
+
+    Raises InputError for a base that llama.cpp would compute otherwise.
+    """
+    computable(recipe)
+    try:
+        converted = convertible(recipe)
+    except InputError:
+        return "", (UNCOMPARED,)
+    return converted.lead, converted.notes
 
 
 def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:

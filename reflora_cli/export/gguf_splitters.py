@@ -57,13 +57,15 @@ class Splitter:
     """One of llama.cpp's ways. name: its own; expressions: what it applies in turn.
 
     steps: what a tokenizer that is cut so applies in turn. Where llama.cpp's expressions are others, they agree on what
-    such tokenizers' merges can join, which is checked on texts. ignores_merges: words of the vocabulary are never cut.
+    such tokenizers' merges can join, which is checked on texts; note: where they may not. ignores_merges: words of the
+    vocabulary are never cut.
     """
 
     name: str
     steps: tuple[str, ...]
     expressions: tuple[str, ...]
     ignores_merges: bool = False
+    note: str = ""
 
     def pieces(self, text: str) -> list[str]:
         """The words of a text."""
@@ -82,6 +84,10 @@ def cut(expression: regex.Pattern[str], text: str) -> list[str]:
 CODER = (LINE, r"\s?\p{L}+", r"\s?\p{P}+", IDEOGRAPHS, NUMBER)
 LLM = (LINE, DEEPSEEK_WORD, DEEPSEEK_MARKS, r"\s+$", IDEOGRAPHS)
 V3 = (r"\p{N}{1,3}", KANA, DEEPSEEK3)
+CASELESS = (
+    "llama.cpp tells capital letters from small ones in ASCII only and takes combining marks for no letters: rare "
+    "words of other scripts may be cut otherwise"
+)
 GPT4O = (*UNICODE_CASES, f"{CONTRACTIONS}?", r"\p{N}{1,3}")
 SPLITTERS = (
     Splitter("gpt-2", (GPT2, BYTES), (GPT2,)),
@@ -102,11 +108,13 @@ SPLITTERS = (
         (cased(*UNICODE_CASES, "", NUMBER), BYTES),
         (cased(*ASCII_CASES, "", NUMBER),),
         ignores_merges=True,
+        note=CASELESS,
     ),
     Splitter(
         "gpt-4o",
         (cased(*GPT4O), BYTES),
         (cased(*ASCII_CASES, *GPT4O[2:]),),
+        note=CASELESS,
     ),
 )
 TOTAL = {GPT2, LLAMA3, QWEN2, QWEN35, SEED, cased(*UNICODE_CASES, "", NUMBER), cased(*GPT4O)}

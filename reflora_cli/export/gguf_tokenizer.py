@@ -93,7 +93,8 @@ def byte_level(tokenizer: Any, parts: dict[str, Any], steps: tuple[str, ...], si
         raise unlike("how it cuts a text into words", found[:300])
     if model.get("unk_token") and not set(CHARACTERS.values()) <= set(model["vocab"]):
         raise unlike("a token for unknown bytes", model["unk_token"], "a token for each of the 256 bytes")
-    notes = [COMPOSED] if composes(parts, known=set()) else []
+    notes = [splitter.note] if splitter.note else []
+    notes += [COMPOSED] if composes(parts, known=set()) else []
     refuse_decoder(parts, {"ByteLevel", "Fuse"})
     prefixes = any(step.get("add_prefix_space") for step in byte_steps(parts["pre_tokenizer"]))
     if prefixes and parts["pre_tokenizer"]["type"] != "ByteLevel":
