@@ -55,9 +55,15 @@ def export_command(
         directory = open_run(run)
         recipe = load_recipe(str(directory.recipe), [])
         report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
-        make_reporter().facts("exported and verified", {name: str(value) for name, value in report.items()})
+        make_reporter().facts(
+            "exported and verified", {name: shown(value) for name, value in report.items() if value != ()}
+        )
         if as_json:
             print_json(report)
+
+
+def shown(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType) -> Any:

@@ -16,7 +16,7 @@ import torch
 from reflora_cli.adapter_config import pattern_value
 from reflora_cli.adapter_files import AdapterFiles
 from reflora_cli.errors import InputError, Problem, VerificationError
-from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.factors import scaling_factor
 from reflora_cli.methods import Scaling
 
@@ -34,20 +34,21 @@ def refuse_unrepresentable(files: AdapterFiles) -> None:
         raise InputError(Problem(what, where, found, remedy=REMEDY))
 
 
-def write_gguf_adapter(files: AdapterFiles, config: Any, class_name: str, output: Path) -> int:
-    """Write the adapter of a base with transformers' `config`; the number of adapted modules.
+def write_gguf_adapter(files: AdapterFiles, base: Any, output: Path) -> int:
+    """Write the adapter of a transformers model; the number of adapted modules.
 
     Raises InputError for what cannot be represented, VerificationError when what is read back is not s B A.
     """
     import gguf
 
     refuse_unrepresentable(files)
-    layout = layout_of(config, class_name)
+    config: Any = base.config
+    layout = layout_of(config, type(base).__name__)
+    modules = adapted_modules(files, base, layout)
     writer = gguf.GGUFWriter(output, layout.architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(files.config.lora_alpha))
-    modules = sorted(key.removesuffix(".lora_A.weight") for key in files.tensors if key.endswith(".lora_A.weight"))
     for module in modules:
         A, B = (files.tensors[f"{module}.lora_{factor}.weight"].float() for factor in "AB")
         name = layout.name(f"{module}.weight")
@@ -62,6 +63,27 @@ def write_gguf_adapter(files: AdapterFiles, config: Any, class_name: str, output
     return len(modules)
 
 
+def adapted_modules(files: AdapterFiles, base: Any, layout: Layout) -> list[str]:
+    """The adapted modules, in order. Raises InputError for one that llama.cpp does not adapt.
+
+    llama.cpp takes a pair of factors for a matrix that the base's own GGUF file has, and no other tensors. A head that
+    is the embedding is not in the file, and the embedding's factors would be read transposed.
+    """
+    modules = sorted({key.rpartition(".lora_")[0] for key in files.tensors if ".lora_" in key})
+    pairs = {f"{module}.lora_{factor}.weight" for module in modules for factor in "AB"}
+    embedding: Any = base.get_input_embeddings()
+    for key in (*sorted(set(files.tensors) - pairs), *sorted(pairs - set(files.tensors))):
+        what = "llama.cpp's adapters have no place for this tensor"
+        raise InputError(Problem(what, str(files.directory), key, "lora_A and lora_B of linear layers", REMEDY))
+    for module in modules:
+        layer = base.get_submodule(module)
+        if layer is embedding or getattr(layer, "weight", None) is embedding.weight:
+            what = "llama.cpp does not adapt the embedding, nor a head that is tied to it"
+            raise InputError(Problem(what, str(files.directory), module, "linear layers of the base's GGUF", REMEDY))
+        layout.name(f"{module}.weight")
+    return modules
+
+
 def relative_scale(files: AdapterFiles, module: str, rank: int) -> float:
     """s rank / alpha: what B must carry so that alpha / rank makes it s."""
     return scale_of(files, module, rank) * rank / files.config.lora_alpha
@@ -74,7 +96,7 @@ def scale_of(files: AdapterFiles, module: str, rank: int) -> float:
     return scaling_factor(Scaling.RSLORA if config.use_rslora else Scaling.STANDARD, alpha, rank)
 
 
-def verify(files: AdapterFiles, modules: list[str], layout: Any, output: Path) -> None:
+def verify(files: AdapterFiles, modules: list[str], layout: Layout, output: Path) -> None:
     """Read the file back as llama.cpp does and compare every update with s B A."""
     import gguf
 

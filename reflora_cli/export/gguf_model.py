@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +14,41 @@ from reflora_cli.adapter_files import read_adapter
 from reflora_cli.atomic import write_directory, write_file
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.card import model_card, subject_of
-from reflora_cli.export.gguf import GgufKind, modelfile, require_gguf, verify_gguf, write_gguf
+from reflora_cli.export.gguf import GgufKind, GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
+from reflora_cli.export.gguf_agreement import refuse_disagreement
 from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
+from reflora_cli.export.gguf_verify import verify_gguf
+from reflora_cli.export.prompting import Asking, asking, chat_template, modelfile, prompt_lines
 from reflora_cli.merging.merge import MergeRequest, merge
-from reflora_cli.model.load import quiet_transformers
+from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import restore
 from reflora_cli.runs import RunDirectory
 from reflora_cli.sources import find_source
-from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.base import LanguageTask, SequenceTask
 from reflora_cli.tasks.registry import find_task
+
+UNCOMPARED = (
+    "whether llama.cpp cuts texts as the base's tokenizer does is not known here: compare the token ids of some prompts"
+)
 
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written. largest_difference: of logits, as transformers reads the file, from the merged model's."""
+    """What was written. largest_difference: of the logits that llama.cpp computes of the file from the merged model's.
+
+    tokenizer: llama.cpp's kind, and how it cuts words; notes: what llama.cpp does otherwise than transformers.
+    """
 
     output: str
     format: str
     tensors: int
     parameters: int
     largest_difference: float
+    tokenizer: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,57 +67,122 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     is left at `output` then.
     """
     require_gguf()
-    refuse_classifiers(recipe)
-    check_architecture(recipe)
+    task = language_task(recipe)
+    with quiet_transformers():
+        converted = convertible(recipe)
+    asked = asking(task, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
         merge(MergeRequest(recipe, run.adapter, merged, dtype="float32"))
+        name = Path(recipe.model.name).name
+        request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
         with quiet_transformers():
-            written = write_gguf(merged, directory / "model.gguf", kind, recipe.model.name)
-            difference = verify_gguf(written, merged)
-        write_file(directory / "Modelfile", modelfile("model.gguf", end_token(merged)))
-        usage = ["```sh", "llama-cli -m model.gguf -p 'a prompt'", "ollama create my-model -f Modelfile", "```"]
-        write_file(directory / "README.md", model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", usage))
-    return GgufReport(str(output), f"gguf {kind}", written.tensors, written.parameters, difference)
+            written = write_gguf(request)
+            difference = verify_gguf(written, request)
+        write_file(directory / "Modelfile", modelfile("model.gguf", asked))
+        card = model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", model_lines(asked, converted.notes))
+        write_file(directory / "README.md", card)
+    cut = f"{converted.tokenizer.model}, {converted.tokenizer.pre}"
+    return GgufReport(
+        str(output), f"gguf {kind}", written.tensors, written.parameters, difference, cut, converted.notes
+    )
 
 
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:
-    """Write `adapter.gguf` and a card to `output`. Raises as `export_gguf`."""
+    """Write `adapter.gguf`, a `Modelfile` and a card to `output`. Raises as `export_gguf`."""
     require_gguf()
-    refuse_classifiers(recipe)
+    task = language_task(recipe)
     files = read_adapter(run.adapter)
     refuse_unrepresentable(files)
-    restored = restore(
-        recipe, run.adapter, torch.device("cpu")
-    )  # refuses another base, and an adapter that does not fit
-    model = restored.base.model
+    with quiet_transformers():
+        lead, notes = reading(recipe)
+    restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
+    asked = asking(task, restored.base.tokenizer.eos_token, lead)
     with write_directory(output) as directory:
-        path = directory / "adapter.gguf"
-        modules = write_gguf_adapter(files, model.config, type(model).__name__, path)
-        usage = ["```sh", "llama-cli -m base.gguf --lora adapter.gguf -p 'a prompt'", "```"]
-        write_file(directory / "README.md", model_card(subject_of(recipe, run), "GGUF adapter", "gguf", usage))
+        modules = write_gguf_adapter(files, restored.base.model, directory / "adapter.gguf")
+        write_file(directory / "Modelfile", modelfile("base.gguf", asked, adapter="adapter.gguf"))
+        card = model_card(subject_of(recipe, run), "GGUF adapter", "gguf", adapter_lines(asked, notes))
+        write_file(directory / "README.md", card)
     return GgufAdapterReport(str(output), "gguf-adapter", modules)
 
 
-def refuse_classifiers(recipe: Recipe) -> None:
+def language_task(recipe: Recipe) -> LanguageTask:
+    """The recipe's task. Raises InputError for a classifier."""
     task = find_task(recipe.task.name)
     if isinstance(task, SequenceTask):
         remedy = "export a classifier with --format onnx or safetensors"
         raise InputError(Problem("only language models are exported to GGUF", "--format", task.name, remedy=remedy))
+    return task
 
 
-def check_architecture(recipe: Recipe) -> None:
-    """Raises InputError before anything is merged."""
+def convertible(recipe: Recipe) -> Converted:
+    """The base's tokenizer for llama.cpp. Raises InputError for a base that cannot be converted, before any work."""
+    config = computable(recipe)
+    tokenizer = load_tokenizer(find_source(recipe.model.name, recipe.model.revision))
+    converted = convert_tokenizer(tokenizer, config.vocab_size)
+    refuse_disagreement(converted, tokenizer)
+    return converted
+
+
+def computable(recipe: Recipe) -> Any:
+    """The base's config. Raises InputError for one that llama.cpp would compute otherwise."""
     from transformers import AutoConfig
 
     source = find_source(recipe.model.name, recipe.model.revision)
     config: Any = AutoConfig.from_pretrained(source.location, revision=source.revision)
     layout_of(config, (config.architectures or ["unknown"])[0])
+    return config
 
 
-def end_token(directory: Path) -> str | None:
-    from transformers import AutoTokenizer
+def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
+    """What a prompt must begin with, and notes, for an adapter, whose base brings its own tokenizer.
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-    end: str | None = tokenizer.eos_token
-    return end
+    Raises InputError for a base that llama.cpp would compute otherwise.
+    """
+    computable(recipe)
+    try:
+        converted = convertible(recipe)
+    except InputError:
+        return "", (UNCOMPARED,)
+    return converted.lead, converted.notes
+
+
+def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
+    """How the card says that a model is run and asked."""
+    return [
+        "```sh",
+        "ollama create my-model -f Modelfile",
+        "ollama run my-model 'a question'",
+        "llama-cli -m model.gguf --jinja -p 'a question'",
+        "```",
+        "",
+        "The Modelfile and the chat template inside of the file write the prompt of training around a question. The "
+        "chat template of the base, if it has one, is left out: this model was not trained on it.",
+        "",
+        *prompt_lines(asked),
+        *note_lines(notes),
+    ]
+
+
+def adapter_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
+    """How the card says that an adapter is put on its base and asked."""
+    return [
+        "```sh",
+        "python convert_hf_to_gguf.py path/to/base --outfile base.gguf  # of llama.cpp",
+        "llama-cli -m base.gguf --lora adapter.gguf -no-cnv -p 'a whole prompt'",
+        "ollama create my-model -f Modelfile  # with base.gguf beside it",
+        "```",
+        "",
+        "The Modelfile writes the prompt of training around a question. The base's GGUF may carry a chat template: "
+        "this adapter was not trained on it.",
+        "",
+        *prompt_lines(asked),
+        *note_lines(notes),
+    ]
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """What llama.cpp does otherwise, as a list."""
+    if not notes:
+        return []
+    return ["", "What llama.cpp does otherwise than transformers:", "", *(f"- {note}." for note in notes)]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.export.gguf_config import refuse_other_graphs
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 """transformers' class -> llama.cpp's architecture; it runs Mistral as a Llama."""
@@ -55,13 +56,22 @@ class Layout:
         halves = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
         return halves.swapaxes(1, 2).reshape(value.shape)
 
+    def restored(self, tensor: str, value: Tensor) -> Tensor:
+        """The inverse of `arranged`: the tensor as transformers has it."""
+        heads = self.heads_of(tensor)
+        if heads is None:
+            return value
+        pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(value.shape)
+
 
 def layout_of(config: Any, class_name: str) -> Layout:
-    """Raises InputError for an architecture that is not among those converted here."""
+    """Raises InputError for an architecture that is not among those converted here, or is configured otherwise."""
     if class_name not in ARCHITECTURES:
         what = "this architecture is not converted to GGUF here"
         remedy = "merge, and use llama.cpp's own converter on the merged directory"
         raise InputError(Problem(what, found=class_name, expected=", ".join(ARCHITECTURES), remedy=remedy))
+    refuse_other_graphs(config, ARCHITECTURES[class_name])
     return Layout(
         ARCHITECTURES[class_name], config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
     )

@@ -1,54 +1,161 @@
-"""A tokenizer as llama.cpp keeps it: SentencePiece-like with scores, or byte-level BPE with merges."""
+"""A tokenizer as llama.cpp keeps it: SentencePiece-like with scores, or byte-level BPE with merges.
+
+Every step that decides ids is either one that llama.cpp has too, or refused. Where llama.cpp does something otherwise
+that texts can be kept clear of, the conversion says so in its notes.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.export.gguf_pieces import is_joined_by_score, scores
+from reflora_cli.export.gguf_splitters import BYTES, UnknownStepError, find_splitter, steps_of
+from reflora_cli.export.gguf_tokens import CHARACTERS, SPACE, LlamaTokenizer
 
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPLITS = {CONTRACTIONS + WORDS + r"\p{N}{1,3}" + REST: "llama-bpe", CONTRACTIONS + WORDS + r"\p{N}" + REST: "qwen2"}
-"""How byte-level tokenizers cut a text into words -> llama.cpp's name for it."""
+REMEDY = "merge it instead, which keeps the tokenizer: reflora export RUN --format safetensors"
+COMPOSED = "llama.cpp does not compose characters as the model's tokenizer does: give it texts in Unicode's form NFC"
+LEADING = "llama.cpp cuts a text that begins with a space as if it began with one space more"
+AFTER_SPECIAL = "llama.cpp puts a space before what follows a special token inside of a text"
+WITHOUT_PREFIX = (
+    "the model's tokenizer puts a space before a text, llama.cpp does not: begin a prompt with a space, "
+    "as the template here does"
+)
 
 
-def add_tokenizer(writer: Any, directory: Path, tokenizer: Any, size: int) -> None:
-    """Write vocabulary, special tokens and chat template. size: of the embedding, which may have unused rows.
+@dataclass(frozen=True)
+class Converted:
+    """A tokenizer for llama.cpp.
 
-    Raises InputError for a kind of tokenizer that llama.cpp does not have.
+    lead: what a text that does not begin with a space must be given before it; pads_leading_space: whether llama.cpp
+    puts a space before a text that begins with one; notes: what it does otherwise than the model's tokenizer.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(Problem("the tokenizer has no tokenizer.json", str(directory)))
-    parts = json.loads(path.read_text(encoding="utf-8"))
+
+    tokenizer: LlamaTokenizer
+    lead: str = ""
+    pads_leading_space: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
+    """llama.cpp's form of a transformers tokenizer. size: of the embedding, which may have unused rows.
+
+    Raises InputError for what llama.cpp does not have.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise unlike("it is not of the tokenizers library", type(tokenizer).__name__)
+    parts = json.loads(backend.to_str())
     model = parts["model"]
     if model["type"] != "BPE":
-        what = "llama.cpp has no tokenizer of this kind"
-        raise InputError(Problem(what, str(path), model["type"], "BPE, byte-level or with byte fallback"))
-    tokens = vocabulary(tokenizer, size)
-    writer.add_token_list([token.encode() for token in tokens])
-    writer.add_token_types(token_types(tokens, tokenizer, parts))
+        raise unlike("its kind", model["type"], "BPE, byte-level or with byte fallback")
+    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(field):
+            raise unlike(f"its {field}", str(model[field]), "none")
+    for entry in parts.get("added_tokens") or []:
+        for flag in ("single_word", "lstrip", "rstrip"):
+            if entry[flag]:
+                raise unlike(f"{flag} of an added token", entry["content"], "added tokens that are found as they are")
+    steps = pre_steps(parts)
+    if steps is not None and BYTES in steps:
+        return byte_level(tokenizer, parts, steps, size)
     if model.get("byte_fallback"):
-        writer.add_tokenizer_model("llama")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_scores(scores(tokens, model["merges"]))
-        writer.add_add_space_prefix(has_prefix(parts))
-    else:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(word_splitter(parts, path))
-        writer.add_token_merges([" ".join(pair(merge)) for merge in model["merges"]])
-    add_special(writer, tokenizer)
+        return with_scores(tokenizer, parts, size)
+    raise unlike("how it cuts a text into words", json.dumps(parts.get("pre_tokenizer"))[:200])
 
 
-def vocabulary(tokenizer: Any, size: int) -> list[str]:
-    """Tokens by id; rows of the embedding without a token get a name of their own."""
-    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
-    return [by_id.get(index, f"[PAD{index}]") for index in range(size)]
+def unlike(what: str, found: str, expected: str = "") -> InputError:
+    """The refusal of a tokenizer for something that llama.cpp does not have."""
+    what = f"llama.cpp does not have this of the model's tokenizer: {what}"
+    return InputError(Problem(what, "tokenizer.json", found, expected, REMEDY))
+
+
+def pre_steps(parts: dict[str, Any]) -> tuple[str, ...] | None:
+    """The pre-tokenizer's steps; None for a SentencePiece-like one. Raises InputError for an unknown byte-level one."""
+    try:
+        return steps_of(parts.get("pre_tokenizer"))
+    except UnknownStepError as error:
+        if parts["model"].get("byte_fallback"):
+            return None
+        raise unlike("a step by which it cuts a text into words", str(error)[:300]) from error
+
+
+def byte_level(tokenizer: Any, parts: dict[str, Any], steps: tuple[str, ...], size: int) -> Converted:
+    """Byte-level BPE: merges, and the name of how words are cut."""
+    model = parts["model"]
+    splitter = find_splitter(steps, ignores_merges=bool(model.get("ignore_merges")))
+    if splitter is None:
+        found = f"{' then '.join(steps)}{', ignoring merges' if model.get('ignore_merges') else ''}"
+        raise unlike("how it cuts a text into words", found[:300])
+    if model.get("unk_token") and not set(CHARACTERS.values()) <= set(model["vocab"]):
+        raise unlike("a token for unknown bytes", model["unk_token"], "a token for each of the 256 bytes")
+    notes = [splitter.note] if splitter.note else []
+    notes += [COMPOSED] if composes(parts, known=set()) else []
+    refuse_decoder(parts, {"ByteLevel", "Fuse"})
+    prefixes = any(step.get("add_prefix_space") for step in byte_steps(parts["pre_tokenizer"]))
+    if prefixes and parts["pre_tokenizer"]["type"] != "ByteLevel":
+        raise unlike("a space before every piece of a text", "add_prefix_space")
+    merges = tuple(pair(merge) for merge in model["merges"])
+    built = assemble(tokenizer, parts, size, model="gpt2", pre=splitter.name, merges=merges)
+    return Converted(built, " " if prefixes else "", False, (*notes, *([WITHOUT_PREFIX] if prefixes else [])))
+
+
+def byte_steps(step: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in step.get("pretokenizers", [step]) if one.get("type") == "ByteLevel"]
+
+
+def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
+    """SentencePiece's BPE: spaces are part of the pieces, which are joined by score."""
+    known = {"Prepend", "Replace"}
+    notes = [COMPOSED] if composes(parts, known) else []
+    kinds = {step["type"] for step in normalizers(parts)} & known
+    pre = parts.get("pre_tokenizer") or {}
+    refuse_decoder(parts, {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
+    model, scheme = parts["model"], pre.get("prepend_scheme", "never")
+    pieces = normal_pieces(tokenizer, parts)
+    if pre and (kinds or pre.get("type") != "Metaspace" or pre["replacement"] != SPACE):
+        raise unlike("how it cuts a text into words", json.dumps(pre, ensure_ascii=False)[:200])
+    if not pre and "Replace" not in kinds:
+        raise unlike("spaces that are not part of its pieces", "no step makes ▁ of a space")
+    if pre.get("split") and any(SPACE in piece[1:] for piece in pieces):
+        raise unlike("pieces that are cut at every space", "Metaspace with split", "split: false")
+    lacking = [byte for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
+    if lacking:
+        raise unlike("byte fallback without a token for every byte", f"no <0x{lacking[0]:02X}>")
+    merges = [pair(merge) for merge in model["merges"]]
+    if not is_joined_by_score(pieces, merges):
+        raise unlike("merges that no order of its pieces stands for", f"{len(merges):,} merges")
+    built = assemble(tokenizer, parts, size, model="llama", pre="default", merges=tuple(merges))
+    if pre and scheme != "never":
+        notes += [LEADING] if scheme == "always" else [LEADING, AFTER_SPECIAL]
+    return Converted(built, "", bool(pre) and scheme != "never", tuple(notes))
+
+
+def normalizers(parts: dict[str, Any]) -> list[dict[str, Any]]:
+    step = parts.get("normalizer")
+    return [] if not step else list(step.get("normalizers", [step]))
+
+
+def composes(parts: dict[str, Any], known: set[str]) -> bool:
+    """Whether texts are brought into the form NFC first. Raises InputError for a step that is not known."""
+    for step in normalizers(parts):
+        expected = {"Prepend": {"prepend": SPACE}, "Replace": {"pattern": {"String": " "}, "content": SPACE}}
+        settings = {name: value for name, value in step.items() if name != "type"}
+        if step["type"] != "NFC" and (step["type"] not in known or settings != expected[step["type"]]):
+            raise unlike("a step that rewrites texts", json.dumps(step, ensure_ascii=False)[:200], "NFC at most")
+    return any(step["type"] == "NFC" for step in normalizers(parts))
+
+
+def refuse_decoder(parts: dict[str, Any], known: set[str]) -> None:
+    """Raises InputError where ids become text by steps that llama.cpp does not have."""
+    decoder = parts.get("decoder") or {}
+    for step in decoder.get("decoders", [decoder]):
+        if step and step["type"] not in known:
+            raise unlike("how ids become text", json.dumps(step, ensure_ascii=False)[:200], ", ".join(sorted(known)))
 
 
 def pair(merge: Any) -> tuple[str, str]:
@@ -57,17 +164,50 @@ def pair(merge: Any) -> tuple[str, str]:
     return left, right
 
 
-def scores(tokens: list[str], merges: list[Any]) -> list[float]:
-    """A token's score is minus the rank of the first merge that makes it: llama.cpp merges the best scored first."""
-    ranks: dict[str, int] = {}
-    for rank, merge in enumerate(merges):
-        ranks.setdefault("".join(pair(merge)), rank)
-    return [float(-ranks.get(token, len(merges))) for token in tokens]
+def normal_pieces(tokenizer: Any, parts: dict[str, Any]) -> set[str]:
+    """The vocabulary without added tokens and bytes."""
+    added = {entry["content"] for entry in parts.get("added_tokens") or []} | set(tokenizer.all_special_tokens)
+    return {piece for piece in parts["model"]["vocab"] if piece not in added and not BYTE.fullmatch(piece)}
 
 
-def token_types(tokens: list[str], tokenizer: Any, parts: dict[str, Any]) -> list[int]:
+def assemble(
+    tokenizer: Any,
+    parts: dict[str, Any],
+    size: int,
+    *,
+    model: Literal["llama", "gpt2"],
+    pre: str,
+    merges: tuple[tuple[str, str], ...],
+) -> LlamaTokenizer:
+    """The tokenizer's parts in llama.cpp's arrangement."""
+    tokens = vocabulary(tokenizer, size)
+    prefixes = any(step["type"] == "Prepend" for step in normalizers(parts))
+    scheme = (parts.get("pre_tokenizer") or {}).get("prepend_scheme", "never")
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk", "pad")}
+    ids = {name: index for name, index in ids.items() if index is not None and index < size}
+    if "eos" not in ids:
+        raise unlike("no end token", "without one llama.cpp ends texts at a token of its own choice", "an eos_token")
+    bos, eos = around(tokenizer)
+    scored = model == "llama"
+    return LlamaTokenizer(
+        model, pre, tokens, token_types(tokens, tokenizer, parts), **ids,
+        scores=tuple(scores(tokens, merges)) if scored else (), merges=() if scored else merges,
+        add_bos=bos, add_eos=eos, add_space_prefix=scored and (prefixes or scheme != "never"),
+    )  # fmt: skip
+
+
+def vocabulary(tokenizer: Any, size: int) -> tuple[str, ...]:
+    """Tokens by id; rows of the embedding without a token get a name of their own."""
+    taken = tokenizer.get_vocab()
+    by_id = {index: token for token, index in taken.items()}
+    mark = "" if not any(f"[PAD{index}]" in taken for index in range(size)) else "_"
+    return tuple(by_id.get(index, f"[PAD{mark}{index}]") for index in range(size))
+
+
+def token_types(tokens: tuple[str, ...], tokenizer: Any, parts: dict[str, Any]) -> tuple[int, ...]:
     import gguf
 
+    taken = tokenizer.get_vocab()
     added = {entry["content"]: entry["special"] for entry in parts.get("added_tokens") or []}
     special = {*tokenizer.all_special_tokens, *(token for token, is_special in added.items() if is_special)}
 
@@ -80,42 +220,53 @@ def token_types(tokens: list[str], tokenizer: Any, parts: dict[str, Any]) -> lis
             return int(gguf.TokenType.USER_DEFINED)
         if BYTE.fullmatch(token):
             return int(gguf.TokenType.BYTE)
-        return int(gguf.TokenType.UNUSED if token.startswith("[PAD") else gguf.TokenType.NORMAL)
+        return int(gguf.TokenType.NORMAL if token in taken else gguf.TokenType.UNUSED)
 
-    return [kind(token) for token in tokens]
-
-
-def has_prefix(parts: dict[str, Any]) -> bool:
-    """Whether a space is put before a text."""
-    normalizer, pre = (parts.get(name) or {} for name in ("normalizer", "pre_tokenizer"))
-    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
-    prepends = any(step.get("type") == "Prepend" for step in steps)
-    return prepends or pre.get("prepend_scheme") in ("first", "always")
+    return tuple(kind(token) for token in tokens)
 
 
-def word_splitter(parts: dict[str, Any], path: Path) -> str:
-    """llama.cpp's name for the way in which a byte-level tokenizer cuts words. Raises InputError for an unknown one."""
-    pre = parts.get("pre_tokenizer") or {}
-    steps = pre.get("pretokenizers", [pre])
-    splits = [step["pattern"].get("Regex", "") for step in steps if step.get("type") == "Split"]
-    levels = [step for step in steps if step.get("type") == "ByteLevel"]
-    if levels and not splits and levels[0].get("use_regex", True):
-        return "gpt-2"
-    found = splits[0] if len(splits) == 1 else ""
-    if levels and found in SPLITS:
-        return SPLITS[found]
-    what = "llama.cpp does not know how this tokenizer cuts a text into words"
-    raise InputError(Problem(what, str(path), found or json.dumps(pre)[:200], f"one of {', '.join(SPLITS.values())}"))
-
-
-def add_special(writer: Any, tokenizer: Any) -> None:
-    """Ids of special tokens, which of them are put around a text, and the chat template."""
+def around(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether the begin token and the end token are put around a text. Raises InputError for other tokens."""
+    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
+    for bos in ([], [tokenizer.bos_token_id]):
+        for eos in ([], [tokenizer.eos_token_id]):
+            if ids == [*bos, *inner, *eos]:
+                return bool(bos), bool(eos)
+    shown = " ".join(tokenizer.convert_ids_to_tokens(ids))
+    raise unlike("what it puts around a text", shown, "at most a begin token and an end token")
+
+
+def write_tokenizer(writer: Any, tokenizer: LlamaTokenizer, chat_template: str) -> None:
+    """Write vocabulary, special tokens and chat template."""
+    writer.add_tokenizer_model(tokenizer.model)
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list([token.encode() for token in tokenizer.tokens])
+    writer.add_token_types(list(tokenizer.types))
+    if tokenizer.model == "llama":
+        writer.add_token_scores(list(tokenizer.scores))
+    else:
+        writer.add_token_merges([" ".join(merge) for merge in tokenizer.merges])
     for name in ("bos", "eos", "unk", "pad"):
-        token = getattr(tokenizer, f"{name}_token_id")
-        if token is not None:
-            getattr(writer, f"add_{name}_token_id")(token)
-    writer.add_add_bos_token(bool(ids) and ids[0] == tokenizer.bos_token_id)
-    writer.add_add_eos_token(bool(ids) and ids[-1] == tokenizer.eos_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
+        if (index := getattr(tokenizer, name)) is not None:
+            getattr(writer, f"add_{name}_token_id")(index)
+    writer.add_add_bos_token(tokenizer.add_bos)
+    writer.add_add_eos_token(tokenizer.add_eos)
+    writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    writer.add_chat_template(chat_template)
+
+
+def read_tokenizer(fields: Any) -> LlamaTokenizer:
+    """The tokenizer that a file's metadata holds. fields: of gguf's reader."""
+
+    def value(name: str, missing: Any = None) -> Any:
+        return fields[f"tokenizer.ggml.{name}"].contents() if f"tokenizer.ggml.{name}" in fields else missing
+
+    return LlamaTokenizer(
+        value("model"), value("pre"), tuple(value("tokens")), tuple(value("token_type")),
+        bos=value("bos_token_id"), eos=value("eos_token_id"),
+        unk=value("unknown_token_id"), pad=value("padding_token_id"),
+        scores=tuple(value("scores", ())),
+        merges=tuple(cast(tuple[str, str], tuple(merge.split(" ", 1))) for merge in value("merges", ())),
+        add_bos=value("add_bos_token"), add_eos=value("add_eos_token"), add_space_prefix=value("add_space_prefix"),
+    )  # fmt: skip

@@ -85,9 +85,8 @@ def require_libraries() -> None:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise InputError(
-            Problem("the ONNX libraries are not installed", found=str(error), remedy="pip install 'reflora[onnx]'")
-        ) from error
+        remedy = "pip install '.[onnx]' where reflora's source is, or pip install onnx onnxruntime"
+        raise InputError(Problem("the ONNX libraries are not installed", found=str(error), remedy=remedy)) from error
     del onnx, onnxruntime
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reflora_cli.tasks.prompts import Template
+
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 """(predictions [n], labels [n]) -> score; class ids or real values, as float64."""
 Row = Mapping[str, Any]
@@ -125,6 +127,7 @@ class PromptTask(Named):
     fields: the columns that every row must have, with the type of their values; `optional` columns hold texts and may
         be absent or empty.
     example: (row) -> PromptExample; raises ValueError that says what is wrong with the row.
+    template: the text around what is asked, as rows are trained; it tells a trained model's users how to ask.
     pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
         loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
     evaluation: splits that are scored.
@@ -134,6 +137,7 @@ class PromptTask(Named):
     source: HubSource | BuiltinSource | None
     fields: Mapping[str, type]
     example: Callable[[Row], PromptExample]
+    template: Template
     pattern: str = ""
     optional: tuple[str, ...] = ()
     has_candidates: bool = True

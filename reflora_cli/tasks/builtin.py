@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reflora_cli.tasks.base import BuiltinSource, PromptExample, PromptTask, Row, SequenceTask
 from reflora_cli.tasks.metrics import accuracy, matthews
+from reflora_cli.tasks.prompts import Template
 
 ACCEPTABILITY = SequenceTask(
     name="builtin/acceptability",
@@ -24,14 +25,19 @@ ENTAILMENT = SequenceTask(
 )
 
 
+WORDING = "Question: {instruction} Answer:"
+QUESTION = Template(WORDING, WORDING)
+"""The wording that the tiny model has read; its questions have no further input."""
+
+
 def question_example(row: Row) -> PromptExample:
-    """The wording that the tiny model has read; the candidates are the choices themselves."""
+    """A row as a prompt; the candidates are the choices themselves."""
     choices, right = row["choices"], row["answer"]
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError("'choices' holds something that is not a text")
     if not 0 <= right < len(choices):
         raise ValueError(f"'answer' {right} is not the number of one of {len(choices)} choices, counted from 0")
-    prompt = f"Question: {row['question']} Answer:"
+    prompt = QUESTION.fill(row["question"], "")
     candidates = tuple(f" {choice}" for choice in choices)
     return PromptExample(prompt, candidates[right], prompt, candidates, tuple(choices), choices[right])
 
@@ -41,6 +47,7 @@ QUESTIONS = PromptTask(
     source=BuiltinSource("questions"),
     fields={"question": str, "choices": list, "answer": int},
     example=question_example,
+    template=QUESTION,
     evaluation=("validation",),
     notes="Multiple choice about the facts: four choices, one right.",
 )

@@ -106,6 +106,7 @@ def task(short: str, answers: Sequence[str], source: HubSource, notes: str) -> P
         fields=LAYOUT,
         optional=("input",),
         example=example,
+        template=LLM_ADAPTERS,
         pattern="|".join(answers),
         notes=notes,
     )
@@ -179,7 +180,7 @@ TASKS = (BOOLQ, PIQA, SOCIAL_I_QA, HELLASWAG, WINOGRANDE, ARC_EASY, ARC_CHALLENG
 COMMONSENSE = Mixture(
     name="commonsense",
     parts=TASKS,
-    joint=PromptTask("commonsense", None, LAYOUT, example, optional=("input",)),
+    joint=PromptTask("commonsense", None, LAYOUT, example, LLM_ADAPTERS, optional=("input",)),
     joint_files=("commonsense_170k", "train"),
     notes="All eight: one model for all of them, as in the papers.",
 )

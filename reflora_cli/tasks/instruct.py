@@ -20,6 +20,7 @@ INSTRUCT = PromptTask(
     fields={"instruction": str, "output": str},
     optional=("input",),
     example=example,
+    template=PLAIN,
     has_candidates=False,
     evaluation=("validation",),
     notes="Follow instructions: your own data.",

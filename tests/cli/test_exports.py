@@ -113,6 +113,12 @@ def test_gguf_is_a_model_of_its_own(kind: str, answering: Path, reflora: Reflora
     assert names == {"model.gguf", "Modelfile", "README.md"}
     tensors = gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors
     assert len(tensors) == outcome.json["tensors"]
+    assert outcome.json["tokenizer"] == "gpt2, gpt-2"
+    question = " Question: {{ .Prompt }} Answer:"  # the tokenizer puts a space before a text, llama.cpp does not
+    assert f'TEMPLATE """{question}"""' in (tmp_path / "out" / "Modelfile").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Question: {instruction} Answer:" in card
+    assert all(note in card for note in outcome.json["notes"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -123,7 +129,24 @@ def test_gguf_adapter_holds_every_adapted_module(lora: Path, reflora: Reflora, t
     tensors = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "out" / "adapter.gguf").tensors}
     assert len(tensors) == 2 * outcome.json["modules"] == 2 * 35
     assert "blk.0.attn_q.weight.lora_a" in tensors
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter.gguf", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter.gguf", "Modelfile", "README.md"}
+    assert "ADAPTER ./adapter.gguf\nTEMPLATE" in (tmp_path / "out" / "Modelfile").read_text()
+
+
+def test_a_tied_head_is_not_adapted_in_llama_cpp(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Its matrix is the embedding's, so that llama.cpp would refuse the adapter; merged it is a head of its own."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    settings = ("task.name=builtin/questions", "eval.every=never", "eval.select=last", "train.steps=2")
+    targets = ("method.name=lora", "method.targets=[q_proj, lm_head]", "train.epochs=null")
+    run = tmp_path / "run"
+    assert reflora("train", recipe, *settings, *targets, "--output", run).status == 0
+    outcome = reflora("export", run, "--format", "gguf-adapter", "--output", tmp_path / "out")
+    assert outcome.status == 2
+    assert "lm_head" in outcome.err
+    assert "--format gguf" in outcome.err
+    assert not (tmp_path / "out").exists()
+    assert reflora("export", run, "--format", "gguf", "--output", tmp_path / "out").status == 0
+    assert "output.weight" in {tensor.name for tensor in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors}
 
 
 def test_language_models_are_not_exported_to_onnx(answering: Path, reflora: Reflora, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""A GGUF file against the merged model that it stands for.
+
+Every tensor must be the merged one up to the type's rounding, the tokenizer must be the one that was checked, and what
+llama.cpp computes of the file, rebuilt in `gguf_forward`, must be what transformers computes of the same rounded
+weights: exactly, whatever the type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflora_cli.errors import Problem, VerificationError
+from reflora_cli.export.gguf import GgufFile, GgufRequest, weights
+from reflora_cli.export.gguf_forward import GgufModel
+from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_tokenizer import read_tokenizer
+from reflora_cli.merging.verify import difference, refuse, tolerance
+
+TOLERANCE: dict[str, float] = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 2.0**-7}
+"""Largest error of a stored weight, as a share of the largest of its tensor."""
+LENGTH, FARTHEST = 64, 4096
+"""Tokens of the text that is compared, and the position of its last one, where the context reaches so far.
+
+Scalings of rotary positions show at large positions only; much larger ones are not exact in float32.
+"""
+
+
+@torch.no_grad()
+def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
+    """Read the file back. Returns the largest difference of its logits from the merged model's.
+
+    Raises VerificationError for a tensor or a tokenizer that is not what it should be, and for logits that differ by
+    more than 1e-4 of the largest from those of the weights that the file holds.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(request.directory)
+    file = GgufModel(written.path)
+    if read_tokenizer(file.fields) != request.tokenizer.tokenizer:
+        raise VerificationError(Problem("the tokenizer was not written as it is", str(written.path)))
+    ids, positions = text_of(config)
+    own: Any = AutoModelForCausalLM.from_pretrained(request.directory, dtype=torch.float32)
+    merged = logits(own, ids, positions)
+    check_tensors(written, request, file, own)
+    stored = logits(own, ids, positions) if written.kind != "f32" else merged
+    del own
+    found = file.logits(ids, positions)
+    refuse(difference(stored, found), tolerance(stored, torch.float32), str(written.path), "the GGUF file")
+    return difference(merged, found).largest
+
+
+def text_of(config: Any) -> tuple[Tensor, Tensor]:
+    """Token ids and their positions: neighbouring ones, then ones that are spread over the context."""
+    length = min(LENGTH, config.max_position_embeddings)
+    near, last = length // 2, min(FARTHEST, config.max_position_embeddings) - 1
+    far = torch.linspace(near, last, length - near).long()
+    return torch.arange(length) * 37 % config.vocab_size, torch.cat([torch.arange(near), far])
+
+
+def logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
+    """transformers' logits [length, vocabulary]. The mask keeps it from taking gaps for borders of packed texts."""
+    found: Tensor = model(ids[None], position_ids=positions[None], attention_mask=torch.ones_like(ids)[None]).logits[0]
+    return found
+
+
+def check_tensors(written: GgufFile, request: GgufRequest, file: GgufModel, own: Any) -> None:
+    """Compare every tensor with the merged one, and put what the file holds into the model `own`."""
+    layout = layout_of(own.config, type(own).__name__)
+    for key, place in weights(request.directory, own.config).items():
+        expected = layout.arranged(key, place.read().float())
+        back = file.tensor(layout.name(key))
+        accepted = (0.0 if len(place.shape) == 1 else TOLERANCE[written.kind]) * np.abs(expected).max()
+        if back.shape != expected.shape or not (back - expected).abs().max() <= accepted:
+            raise VerificationError(Problem("a tensor was not written as it is", str(written.path), layout.name(key)))
+        own.get_parameter(key).copy_(layout.restored(key, back))

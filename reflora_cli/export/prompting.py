@@ -1,0 +1,88 @@
+"""How to ask an exported language model as it was trained: a chat template, Ollama's Modelfile, lines of the card.
+
+A base's own chat template is not carried on: training never showed it, and what finds it in the file would ask by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reflora_cli.tasks.base import LanguageTask
+from reflora_cli.tasks.prompts import Template
+
+PLACE = "{instruction}"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is written around a question. head and tail: the texts before and after it; end: the text of the end token.
+
+    with_input: the prompt of a question with further input, where training has one of its own.
+    """
+
+    head: str
+    tail: str
+    end: str | None
+    with_input: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The whole prompt, with its place for the question."""
+        return self.head + PLACE + self.tail
+
+
+def asking(task: LanguageTask, end: str | None, lead: str = "") -> Asking:
+    """How a task's model is asked; as it is, where the parts of a mixture ask in several ways.
+
+    lead: what a prompt must begin with where the tokenizer that reads it puts nothing before a text.
+    """
+    templates = {part.template for part in task.parts}
+    template = templates.pop() if len(templates) == 1 else Template(PLACE, PLACE)
+    head, _, tail = template.alone.partition(PLACE)
+    other = template.with_input if template.with_input != template.alone else ""
+    return Asking(lead + head, tail, end, lead + other if other else "")
+
+
+def chat_template(asked: Asking) -> str:
+    """A Jinja template in which each user's message is a prompt of training, and each answer is ended as there."""
+    head, tail = quoted(asked.head), quoted(asked.tail)
+    return (
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'user' %}{{- " + head + " + message['content'] + " + tail + " }}"
+        "{%- elif message['role'] == 'assistant' %}{{- message['content'] + eos_token }}"
+        "{%- endif %}{%- endfor %}"
+    )
+
+
+def quoted(text: str) -> str:
+    """A text as a literal in a template, where spaces and lines around tags would not be kept."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+
+
+def modelfile(source: str, asked: Asking, adapter: str = "") -> str:
+    """An Ollama `Modelfile`. source: the GGUF of the model, or of the base that the file `adapter` belongs to."""
+    lines = [
+        f"FROM ./{source}",
+        *([f"ADAPTER ./{adapter}"] if adapter else []),
+        f'TEMPLATE """{asked.head}{{{{ .Prompt }}}}{asked.tail}"""',
+        "PARAMETER temperature 0",
+        *([f'PARAMETER stop "{asked.end}"'] if asked.end and '"' not in asked.end else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def prompt_lines(asked: Asking) -> list[str]:
+    """Lines of a card that show the prompt of training."""
+    lines = [
+        "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
+        "system message:",
+        "",
+        *block(asked.prompt),
+    ]
+    if asked.with_input:
+        lines += ["", "A question with further input was asked so:", "", *block(asked.with_input)]
+    return lines
+
+
+def block(text: str) -> list[str]:
+    return ["```text", *text.split("\n"), "```"]
