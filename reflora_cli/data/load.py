@@ -91,7 +91,8 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
         return path
     if not is_directory(path):
         expected = "hub, builtin, or a directory or file that exists"
-        raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected))
+        remedy = "say where it is: task.data=PATH"
+        raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected, remedy))
     there = [file for folder in (path, path / task.short) for file in data_files(folder)]
     matches = [file for file in there if file.stem == split]
     if len(matches) > 1:

@@ -18,6 +18,7 @@ from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_a
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.model.load import quiet_transformers
+from reflora_cli.objectives.rows import kept_rows
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import restore
 from reflora_cli.runs import RunDirectory
@@ -57,7 +58,7 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     check_architecture(recipe)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
-        merge(MergeRequest(recipe, run.adapter, merged, dtype="float32"))
+        merge(MergeRequest(recipe, run.adapter, merged, dtype="float32", rows=kept_rows(recipe, run)))
         with quiet_transformers():
             written = write_gguf(merged, directory / "model.gguf", kind, recipe.model.name)
             difference = verify_gguf(written, merged)

@@ -21,6 +21,7 @@ from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.objectives.pick import probe_rows
+from reflora_cli.objectives.rows import kept_rows
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import Restored, restore
@@ -70,14 +71,14 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
     if parameter_count(restored.base.model) > MOST_PARAMETERS:
         found = f"{parameter_count(restored.base.model):,} parameters"
         raise InputError(Problem("the model is too large for one ONNX file", found=found, expected="at most 2 GB"))
-    rows = probe_rows(recipe, task, restored.base)
+    rows = probe_rows(recipe, task, restored.base, kept_rows(recipe, run))
     before = objective.probe(rows)
     batches = [objective.inputs(rows[start : start + 16]) for start in range(0, len(rows), 16)]
     with write_directory(output) as directory:
         make_plain(restored, torch.float32)
         names = list(batches[0])
         trace(restored, names, batches[0], directory / "model.onnx")
-        describe(directory / "model.onnx", task, recipe)
+        describe(directory / "model.onnx", restored)
         load_tokenizer(restored.base.source).save_pretrained(directory)
         card = model_card(subject_of(recipe, run), "ONNX", "onnxruntime", usage(names))
         write_file(directory / "README.md", card)
@@ -117,13 +118,13 @@ def trace(restored: Restored, names: list[str], example: dict[str, Tensor], path
         logger.setLevel(level)
 
 
-def describe(path: Path, task: SequenceTask, recipe: Recipe) -> None:
+def describe(path: Path, restored: Restored) -> None:
     """Put the label names, the task and the base into the file's metadata."""
     import onnx
 
-    graph = onnx.load(path)
-    facts = {"labels": json.dumps(list(task.label_names)), "task": task.name, "base_model": recipe.model.name,
-             "max_length": str(recipe.task.max_length)}  # fmt: skip
+    graph, recipe = onnx.load(path), restored.recipe
+    facts = {"labels": json.dumps(list(restored.base.labels)), "task": restored.task.name,
+             "base_model": recipe.model.name, "max_length": str(recipe.task.max_length)}  # fmt: skip
     for key, value in facts.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, value

@@ -27,7 +27,7 @@ from reflora_cli.errors import InputError, Problem
 from reflora_cli.interruption import ending_at_once, noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
-from reflora_cli.model.quantize import bits_per_weight
+from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.processes import number_of_processes
 from reflora_cli.recipe import Recipe
@@ -38,7 +38,7 @@ from reflora_cli.training.checkpoint import Evaluation
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
-from reflora_cli.training.resume import check_output, start
+from reflora_cli.training.resume import check_output, known_base, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
 LONGEST_WAIT = timedelta(minutes=30)
@@ -63,7 +63,7 @@ def train(
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        job = prepare(recipe, compute_of(recipe, accelerator))
+        job = prepare(recipe, compute_of(recipe, accelerator), known_base(run, resume))
         if job.compute.sharded:
             blocks = shard_blocks(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
@@ -202,7 +202,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
         "total_parameters": parameter_count(job.base.model),
         "dtype": job.compute.dtype_name,
-        "quantization": recipe.model.quantization,
+        "quantization": packed_kind(job.base.model),
         "bits_per_weight": bits_per_weight(job.base.model),
         "processes": job.compute.processes,
     }
