@@ -30,6 +30,8 @@ from reflora_cli.paths import is_directory, is_file
 PREFIX = "base_model.model."
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "reflora.json"
+PEFT_BASE = "base_model_name_or_path"
+"""The entry of PEFT's config that names the base."""
 
 
 @dataclass(frozen=True)

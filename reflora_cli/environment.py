@@ -31,7 +31,7 @@ def describe(base: Base, examples: Mapping[str, Sequence[object]], device: torch
         else f"{device.type}, {platform.machine()}",
         "threads": torch.get_num_threads(),
         "git": git_state(),
-        "base": base_identity(base),
+        "base": base_record(base),
         "data": {split: {"rows": len(rows), "sha256": data_hash(rows)} for split, rows in examples.items()},
     }
 
@@ -40,6 +40,12 @@ def base_identity(base: Base) -> dict[str, str | None]:
     """What names the exact base: a commit on the hub, or the hash of local weight files."""
     source = base.source
     return {"name": source.name, "revision": source.revision, "commit": base.commit, "sha256": weights_hash(source)}
+
+
+def base_record(base: Base) -> dict[str, object]:
+    """The identity, and beside it the place of a local base and what a classifier's outputs mean."""
+    path = base.source.location if base.source.is_local else None
+    return {**base_identity(base), "path": path, "labels": list(base.labels)}
 
 
 def data_hash(rows: Sequence[object]) -> str:

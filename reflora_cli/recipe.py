@@ -67,7 +67,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The base model."""
 
-    name: str = Field(description="hub id, local directory, builtin:NAME, or pkg:PACKAGE/PATH")
+    name: str = Field(description="hub id (or hub:ID), local directory, builtin:NAME, or pkg:PACKAGE/PATH")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     dtype: Annotated[Dtype, Choice] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
     quantization: Annotated[Quantization, Choice] = Field(

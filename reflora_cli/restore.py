@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from reflora_cli.adapter_files import AdapterFiles, read_adapter
-from reflora_cli.adapter_loading import load_adapter
-from reflora_cli.adapters.inject import Adapted
-from reflora_cli.environment import base_identity
+from reflora_cli.adapter_files import PEFT_BASE, AdapterFiles, read_adapter
+from reflora_cli.adapter_loading import load_adapter, saved_modules
+from reflora_cli.adapters.inject import Adapted, is_inside
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, check_length
+from reflora_cli.model.labels import as_recorded, refuse_foreign_head
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype
 from reflora_cli.objectives.objective import Objective
@@ -21,6 +21,7 @@ from reflora_cli.objectives.pick import make_objective
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.trained_base import adapter_base, check_same, found_again, trained_on
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Restored:
         return self.objective.compute
 
 
+def at_its_base(recipe: Recipe, adapter: Path) -> Recipe:
+    """The recipe with the place where the adapter's base is now. Raises InputError for a base that is lost."""
+    return recipe.model_copy(update={"model": found_again(recipe.model, adapter_base(adapter))})
+
+
 def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = None) -> Restored:
     """Load a recipe's base model and put an adapter on it.
 
@@ -49,28 +55,21 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     files = read_adapter(adapter) if adapter is not None else None
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
-    section = recipe.model
-    revision = section.revision or trained_commit(files, section.name)
-    base = load_base(section, revision, task, dtype, recipe.train.seed)
+    known = trained_on(files.record, (files.config.model_extra or {}).get(PEFT_BASE)) if files is not None else None
+    section = found_again(recipe.model, known) if known is not None else recipe.model
+    base = load_base(section, section.revision, task, dtype, recipe.train.seed)
     check_length(base, recipe.task.max_length)
     adapted = None
-    if files is None:
+    if files is None or known is None:
         refuse_random_head(base)
+        refuse_foreign_head(base, task)
     else:
-        check_base(files, base)
+        check_same(base.source, base.commit, known)
+        base = with_its_labels(files, base, task)
         adapted = load_adapter(base.model, files, base.fresh)
     base.place(device)
     base.model.eval()
     return Restored(recipe, task, base, files, adapted, make_objective(recipe, task, base, Compute(device, dtype)))
-
-
-def trained_commit(files: AdapterFiles | None, name: str) -> str | None:
-    """The hub commit that the adapter was trained on, if it says so: a base that moves on upstream changes nothing."""
-    trained_on = files.record.get("base") if files is not None else None
-    if not isinstance(trained_on, dict) or trained_on.get("name") != name:
-        return None
-    commit = trained_on.get("commit")
-    return commit if isinstance(commit, str) else None
 
 
 def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:
@@ -90,17 +89,14 @@ def refuse_random_head(base: Base) -> None:
         raise InputError(problem)
 
 
-def check_base(files: AdapterFiles, base: Base) -> None:
-    """Refuse a base whose weights are not those that the adapter was trained on."""
-    trained_on, now = files.record.get("base"), base_identity(base)
-    if not isinstance(trained_on, dict):
-        return
-    for key in ("sha256", "commit"):
-        if trained_on.get(key) and now[key] and trained_on[key] != now[key]:
-            problem = Problem(
-                "the base model is not the one that the adapter was trained on",
-                where=f"model.name: {base.source.name}",
-                found=f"{key} {now[key]}",
-                expected=f"{key} {trained_on[key]}",
-            )
-            raise InputError(problem)
+def with_its_labels(files: AdapterFiles, base: Base, task: Task) -> Base:
+    """The base with its outputs named as the adapter says. Raises InputError where they are not the task's.
+
+    An adapter that PEFT made says nothing: a head that it brings is taken for the task's, the base's own must be.
+    """
+    recorded = files.record.get("label_names")
+    if isinstance(recorded, list) and recorded:
+        return as_recorded(base, task, [str(name) for name in recorded], str(files.directory))
+    if not (base.head and is_inside(base.head[-1], saved_modules(base.model, files.config))):
+        refuse_foreign_head(base, task)
+    return base

@@ -49,6 +49,10 @@ class RunDirectory:
         return self.path / "results.json"
 
     @property
+    def probes(self) -> Path:
+        return self.path / "probe_rows.jsonl"
+
+    @property
     def curves(self) -> Path:
         return self.path / "curves.png"
 
@@ -113,7 +117,7 @@ def refuse_links(run: RunDirectory) -> None:
 
 def remove_strays(run: RunDirectory) -> None:
     """Remove what killed processes left half-written in a run that this process holds."""
-    files = (run.recipe, run.environment, run.metrics, run.results, run.curves)
+    files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.probes)
     for folder, names in ((run.path, [file.name for file in files]), (run.adapter, ["adapter_*", "reflora*"])):
         for place in (place for name in names for place in folder.glob(f".{name}.*")):
             place.unlink(missing_ok=True)

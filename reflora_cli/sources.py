@@ -3,7 +3,7 @@
 `builtin:NAME`          shipped with this package
 `pkg:PACKAGE/PATH`      files inside an installed Python package, found without importing it
 a directory             safetensors weights, config and tokenizer
-`owner/name`            the hub, through transformers and its cache
+`owner/name`            the hub, through transformers and its cache; `hub:owner/name` where a directory has that name
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.paths import exists, expanded, is_directory, is_file
 
 BUILTIN = {"tiny-llama": Path(__file__).parent / "builtin" / "tiny_llama"}
+HUB = "hub"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WANTED = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a hub model that hold its weights, and all that are ever read of it."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -40,13 +44,35 @@ def find_source(name: str, revision: str | None) -> Source:
         return local(name, builtin(rest))
     if colon and kind == "pkg":
         return local(name, inside_package(rest))
+    if colon and kind == HUB:
+        return on_hub(rest, revision)
     path = expanded(name)
     if exists(path):
         return local(name, path)
+    return on_hub(name, revision)
+
+
+def on_hub(name: str, revision: str | None) -> Source:
+    """A source on the hub. Raises InputError for a name that can only be a path.
+
+    transformers takes a directory of that name for the model: then it is told the directory in the hub's cache.
+    """
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         expected = "an existing directory or a hub id"
         raise InputError(problem("the base model's directory does not exist", name, expected))
-    return Source(name, name, revision, is_local=False)
+    place = str(snapshot(name, revision, WANTED)) if is_directory(Path(name)) else name
+    return Source(name, place, revision, is_local=False)
+
+
+def snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Where the hub's cache has a model's files of these names; they are fetched if need be. Raises InputError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except (OSError, ValueError) as error:  # what huggingface_hub raises is of these kinds
+        found = str(error).strip().partition("\n")[0]
+        raise InputError(problem("the base model cannot be fetched", name, "a model on the hub", found)) from error
 
 
 def problem(what: str, found: str, expected: str, remedy: str = "") -> Problem:
@@ -87,10 +113,20 @@ def local_directory(source: Source) -> Path:
     """Where a source's files are: its directory, or the hub's cache, which holds them once the model was loaded."""
     if source.is_local:
         return Path(source.location)
-    from huggingface_hub import snapshot_download
+    return snapshot(source.name, source.revision, WEIGHTS)
 
-    patterns = ["*.safetensors", "*.safetensors.index.json"]
-    return Path(snapshot_download(source.location, revision=source.revision, allow_patterns=patterns))
+
+def commit_of(source: Source) -> str | None:
+    """The commit of a hub source that was loaded, as the hub's cache names it; None for a local one.
+
+    transformers tells it in its config in some versions only.
+    """
+    if source.is_local:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source.name, "config.json", revision=source.revision or "main")
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def weights_hash(source: Source) -> str:

@@ -20,7 +20,9 @@ from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, conv_of, l
 
 
 class QuantizedWeight(FrozenWeight):
-    """W [out, in] in few bits. `weight` is the packed storage, of no use to arithmetic."""
+    """W [out, in] in few bits. `weight` is the packed storage, of no use to arithmetic. kind: nf4, fp4 or int8."""
+
+    kind: str
 
     def __init__(self, shape: tuple[int, int], bias: Tensor | None, dtype: torch.dtype, *, transposed: bool) -> None:
         """shape: (out, in); dtype: of products; transposed: whether it stands for a `Conv1D`."""
@@ -126,6 +128,8 @@ class FourBitWeight(QuantizedWeight):
 @final
 class Int8Weight(QuantizedWeight):
     """Whole numbers from -127 to 127 with a scale for each row."""
+
+    kind = "int8"
 
     weight: Tensor
     row_scale: Tensor

@@ -99,6 +99,7 @@ def score_sequence(
         if value:
             raise InputError(Problem("only language models' answers are written down and scored by protocols", option))
     restored = restore(recipe, adapter)
+    tell_doubt(recipe, adapter)
     task, size = restored.task, recipe.eval.batch_size
     assert isinstance(task, SequenceTask)
     splits = sequence_splits(recipe, task, restored.base, (split,) if split else task.evaluation, limit)
@@ -133,6 +134,7 @@ def score_language(
     from reflora_cli.tasks.base import SequenceTask
 
     restored, reporter = restore(recipe, adapter), make_reporter()
+    tell_doubt(recipe, adapter)
     assert not isinstance(restored.task, SequenceTask)
     results = evaluate_language(restored, Request(restored.task, split, limit, *places), reporter)
     lines = {**results["tasks"], **({"mean": results["mean"]} if results["mean"] else {})}
@@ -142,6 +144,15 @@ def score_language(
     show_table(f"{protocol}, {adapter or restored.base.source.name}", ["task", *columns], rows)
     reporter.note(f"row by row: {results['directory']}")
     return {"base": restored.base.source.name, "adapter": str(adapter) if adapter else None, **results}
+
+
+def tell_doubt(recipe: Any, adapter: Path | None) -> None:
+    """Say what could not be checked of an adapter's base."""
+    from reflora_cli.console import make_reporter
+    from reflora_cli.trained_base import adapter_base, unchecked
+
+    if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):
+        make_reporter().note(doubt)
 
 
 COLUMNS = ("rows", "accuracy", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")

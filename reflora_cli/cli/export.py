@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
-from reflora_cli.cli.options import Json, Run
+from reflora_cli.cli.options import Json, Places, Run
+from reflora_cli.cli.trained import trained_recipe
 
 
 class Format(StrEnum):
@@ -35,6 +36,7 @@ class GgufType(StrEnum):
 def export_command(
     run: Run,
     format: Annotated[Format, typer.Option("--format", help="What to write.")],
+    places: Places = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where [default: RUN/export-FORMAT].")] = None,
     gguf_type: Annotated[GgufType, typer.Option("--gguf-type", help="Of a GGUF file's matrices.")] = GgufType.F16,
     as_json: Json = False,
@@ -49,11 +51,10 @@ def export_command(
     with guarded():
         refuse_several_processes("reflora export")
         from reflora_cli.console import make_reporter, print_json
-        from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import open_run
 
         directory = open_run(run)
-        recipe = load_recipe(str(directory.recipe), [])
+        recipe = trained_recipe(directory, places)
         report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
         make_reporter().facts(
             "exported and verified", {name: shown(value) for name, value in report.items() if value != ()}
@@ -76,8 +77,10 @@ def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufTyp
         case Format.SAFETENSORS:
             from reflora_cli.export.card import merged_card
             from reflora_cli.merging.merge import MergeRequest, merge
+            from reflora_cli.objectives.rows import kept_rows
 
-            return merge(MergeRequest(recipe, run.adapter, place, card=merged_card(recipe, run)))
+            rows = kept_rows(recipe, run)
+            return merge(MergeRequest(recipe, run.adapter, place, card=merged_card(recipe, run), rows=rows))
         case Format.GGUF:
             from reflora_cli.export.gguf_model import export_gguf
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
-from reflora_cli.cli.options import Json, Run
+from reflora_cli.cli.options import Json, Places, Run
+from reflora_cli.cli.trained import trained_recipe
 
 
 class Dtype(StrEnum):
@@ -36,6 +37,7 @@ class Packed(StrEnum):
 
 def merge_command(
     run: Run,
+    places: Places = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write [default: RUN/merged].")] = None,
     base_weights: Annotated[
         BaseWeights, typer.Option("--base-weights", help="Those that training saw, or the checkpoint's own.")
@@ -53,13 +55,13 @@ def merge_command(
     with guarded():
         refuse_several_processes("reflora merge")
         from reflora_cli.console import make_reporter, print_json
-        from reflora_cli.recipe_file import load_recipe
         from reflora_cli.runs import open_run
 
         directory = open_run(run)
-        recipe = load_recipe(str(directory.recipe), [])
+        recipe = trained_recipe(directory, places)
         from reflora_cli.export.card import merged_card
         from reflora_cli.merging.merge import MergeRequest, merge
+        from reflora_cli.objectives.rows import kept_rows
 
         report = merge(
             MergeRequest(
@@ -70,6 +72,7 @@ def merge_command(
                 base_weights.value,
                 requantize.value if requantize else None,
                 merged_card(recipe, directory),
+                kept_rows(recipe, directory),
             )
         )
         make_reporter().facts("merged and verified", facts_of(report))

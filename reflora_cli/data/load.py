@@ -99,7 +99,8 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
         return path
     if not is_directory(path):
         expected = "hub, builtin, or a directory or file that exists"
-        raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected))
+        remedy = "say where it is: task.data=PATH"
+        raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected, remedy))
     folders = (path, path / task.short, path / TASKS_FOLDER / task.short)
     there = [file for folder in folders for file in data_files(folder)]
     matches = [file for file in there if stem_of(file) == split]

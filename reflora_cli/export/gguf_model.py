@@ -23,6 +23,7 @@ from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.export.prompting import Asking, asking, chat_template, modelfile, prompt_lines
 from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
+from reflora_cli.objectives.rows import kept_rows
 from reflora_cli.recipe import Recipe
 from reflora_cli.restore import restore
 from reflora_cli.runs import RunDirectory
@@ -73,7 +74,7 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     asked = asking(task, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
-        merge(MergeRequest(recipe, run.adapter, merged, dtype="float32"))
+        merge(MergeRequest(recipe, run.adapter, merged, dtype="float32", rows=kept_rows(recipe, run)))
         name = Path(recipe.model.name).name
         request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
         with quiet_transformers():

@@ -18,9 +18,10 @@ from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.objectives.pick import probe_rows
+from reflora_cli.objectives.rows import kept_rows
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe import Recipe
-from reflora_cli.restore import restore
+from reflora_cli.restore import Restored, restore
 from reflora_cli.runs import RunDirectory
 from reflora_cli.tasks.base import SequenceTask
 
@@ -58,12 +59,12 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
     if parameter_count(restored.base.model) > MOST_PARAMETERS:
         found = f"{parameter_count(restored.base.model):,} parameters"
         raise InputError(Problem("the model is too large for one ONNX file", found=found, expected="at most 2 GB"))
-    rows = probe_rows(recipe, task, restored.base)
+    rows = probe_rows(recipe, task, restored.base, kept_rows(recipe, run))
     before = objective.probe(rows)
     with write_directory(output) as directory:
         make_plain(restored, torch.float32)
         graph = make_graph(objective, rows, recipe.task.max_length, directory / "model.onnx")
-        describe(graph, task, recipe)
+        describe(graph, restored)
         after = logits_of_rows(graph, objective, rows)
         accepted = tolerance(before, torch.float32, objective.compute.dtype)
         refuse(apart := difference(before, after), accepted, str(output), "the graph in onnxruntime")
@@ -94,13 +95,14 @@ def length_of(graph: Graph) -> str:
     return "free" if graph.length is None else f"every row padded to {graph.length} tokens"
 
 
-def describe(graph: Graph, task: SequenceTask, recipe: Recipe) -> None:
+def describe(graph: Graph, restored: Restored) -> None:
     """Put the label names, the task, the base and the length into the file's metadata."""
     import onnx
 
-    model = onnx.load(graph.path)
-    facts = {"labels": json.dumps(list(task.label_names)), "task": task.name, "base_model": recipe.model.name,
-             "max_length": str(recipe.task.max_length), "length": length_of(graph)}  # fmt: skip
+    model, recipe = onnx.load(graph.path), restored.recipe
+    facts = {"labels": json.dumps(list(restored.base.labels)), "task": restored.task.name,
+             "base_model": recipe.model.name, "max_length": str(recipe.task.max_length),
+             "length": length_of(graph)}  # fmt: skip
     for key, value in facts.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value

@@ -1,15 +1,15 @@
-"""Merge a model that is in memory: for bases whose files transformers rearranges while it loads them."""
+"""Merge a model that is in memory: for bases whose tensors transformers names or arranges otherwise in files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from reflora_cli.adapters.inject import Adapted
-from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.merging.tensors import kept_ties, plain_modules, tied_names
 from reflora_cli.restore import Restored
 
 
@@ -21,26 +21,21 @@ def write_from_memory(restored: Restored, dtype: torch.dtype, directory: Path) -
 
 @torch.no_grad()
 def make_plain(restored: Restored, dtype: torch.dtype) -> None:
-    """Turn the restored model into a plain one in `dtype`, in place."""
+    """Turn the restored model into a plain one in `dtype`, in place, one module at a time."""
     assert restored.adapted is not None
     model = restored.base.model
-    for name, module in merged_modules(restored.adapted, dtype).items():
-        model.set_submodule(name, module)
-    packed = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
-    for name, weight in packed.items():
-        model.set_submodule(name, weight.thaw(weight.dense().to(dtype)))
+    tied, kept = tied_names(model), kept_ties(model, restored.adapted)
+    for name, make in plain_modules(model, restored.adapted, dtype).items():
+        model.set_submodule(name, make())
     nn.Module.to(model, dtype)
     model.config.dtype = dtype
-    untie(model)
+    if tied and not kept:
+        separate(model, tied)
 
 
-def untie(model: Any) -> None:
-    """Let the config say it when a head that was tied to the embedding now has a weight of its own."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is not embedding.weight:
-        model.config.tie_word_embeddings = False
-
-
-def merged_modules(adapted: Adapted, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """For every adapted module the plain one that computes the same, its weight summed in float32 and cast once."""
-    return {name: layer.frozen.thaw(layer.merged().to(dtype)) for name, layer in adapted.layers.items()}
+def separate(model: Any, tied: Mapping[str, str]) -> None:
+    """Give each of the tied names a parameter of its own, in place, for a model whose config ties nothing any more."""
+    for name in tied:
+        path, _, kind = name.rpartition(".")
+        module = model.get_submodule(path)
+        setattr(module, kind, nn.Parameter(getattr(module, kind).detach().clone(), requires_grad=False))

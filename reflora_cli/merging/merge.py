@@ -1,39 +1,42 @@
 """Fold an adapter into its base: a standalone transformers directory, verified before it is shown.
 
-Tensors go from disk to disk one at a time; sums are float32 with one cast at the end. Before the directory gets its
-name, the merged model is loaded back with plain transformers and its logits are compared with the adapter model's on
-rows of the task. The two are never in memory together.
+Tensors are made of the adapter model in memory and written one at a time; sums are float32 with one cast at the end.
+Before the directory gets its name, the merged model is loaded back with plain transformers and its logits are compared
+with the adapter model's on rows of the task. The two are never in memory together.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from reflora_cli.adapter_files import AdapterFiles
+from reflora_cli.adapter_loading import saved_modules
+from reflora_cli.adapters.inject import is_inside
 from reflora_cli.atomic import write_directory, write_file, write_json
 from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory
-from reflora_cli.merging.plan import SHARD_SIZE, MergePlan, make_plan
 from reflora_cli.merging.requantize import requantize
+from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
 from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
-from reflora_cli.model.load import load_tokenizer, quiet_transformers
+from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
-from reflora_cli.model.precision import DTYPES, Compute
-from reflora_cli.model.quantize import skeleton
+from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
 from reflora_cli.objectives.pick import make_objective, probe_rows
-from reflora_cli.recipe import ModelSection, Quantization, Recipe
-from reflora_cli.restore import Restored, restore
-from reflora_cli.sources import local_directory
+from reflora_cli.recipe import Dtype, ModelSection, Quantization, Recipe
+from reflora_cli.restore import Restored, restore, trained_dtype
+from reflora_cli.sources import Source, find_source, local_directory
 from reflora_cli.tasks.base import Task
-from reflora_cli.tensor_files import ShardedWriter
+from reflora_cli.tensor_files import ShardedWriter, tensor_places
 
 CPU = torch.device("cpu")
+SHARD_SIZE = 5_000_000_000
+"""Bytes of one file of weights, as transformers writes them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class MergeRequest:
     """What to write. base_weights: those that training saw, quantized and cast as they were, or the checkpoint's own.
 
     dtype: of the written weights, by default that of training. requantize: write a bitsandbytes checkpoint instead.
-    card: the README.md beside the weights.
+    card: the README.md beside the weights. rows: the file in which the run keeps rows to check with; without it they
+    are read from the recipe's data.
     """
 
     recipe: Recipe
@@ -51,6 +55,7 @@ class MergeRequest:
     base_weights: Literal["dequantized", "original"] = "dequantized"
     requantize: Literal["nf4"] | None = None
     card: str = ""
+    rows: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,10 @@ def merge(request: MergeRequest) -> MergeReport:
     with write_directory(request.output) as directory:
         trained = probe(request.recipe, request) if recipe != request.recipe else None
         restored = restore(recipe, request.adapter, CPU)
-        rows = probe_rows(recipe, restored.task, restored.base)
+        rows = probe_rows(recipe, restored.task, restored.base, request.rows)
         before = restored.objective.probe(rows)
-        dtype = DTYPES[request.dtype] if request.dtype else restored.compute.dtype
-        streamed, task = write_merged(restored, request, dtype, directory), restored.task
+        dtype = DTYPES[request.dtype] if request.dtype else dtype_of_training(request.recipe, restored)
+        streamed, task = write_merged(restored, dtype, directory), restored.task
         seen = restored.compute.dtype
         del restored
         gc.collect()
@@ -118,17 +123,29 @@ def merge(request: MergeRequest) -> MergeReport:
 
 
 def merged_recipe(request: MergeRequest) -> Recipe:
-    """The recipe of the adapter model that the merged one must equal: that of training, or without quantization."""
-    if request.base_weights == "dequantized" or request.recipe.model.quantization is Quantization.NONE:
+    """The recipe of the adapter model that the merged one must equal: of training, or on the checkpoint as it is."""
+    section = request.recipe.model
+    if request.base_weights == "dequantized":
         return request.recipe
-    section = request.recipe.model.model_copy(update={"quantization": Quantization.NONE})
-    return request.recipe.model_copy(update={"model": section})
+    own = own_dtype(find_source(section.name, section.revision))
+    original = section.model_copy(update={"quantization": Quantization.NONE, "dtype": Dtype(own)})
+    return request.recipe.model_copy(update={"model": original})
+
+
+def own_dtype(source: Source) -> str:
+    """The dtype that holds every weight of a checkpoint as it is: that of all of them, or else float32."""
+    kinds = {place.dtype for place in tensor_places(local_directory(source)).values() if place.dtype.is_floating_point}
+    return next((name for name, dtype in DTYPES.items() if kinds == {dtype}), "float32")
+
+
+def dtype_of_training(recipe: Recipe, restored: Restored) -> torch.dtype:
+    return resolve_dtype(trained_dtype(restored.files, recipe.model.dtype), CPU)
 
 
 def probe(recipe: Recipe, request: MergeRequest) -> Tensor:
     """Logits of the adapter model of a recipe."""
     restored = restore(recipe, request.adapter, CPU)
-    return restored.objective.probe(probe_rows(recipe, restored.task, restored.base))
+    return restored.objective.probe(probe_rows(recipe, restored.task, restored.base, request.rows))
 
 
 def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
@@ -144,42 +161,33 @@ def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype
     return make_objective(recipe, task, merged, Compute(CPU, dtype)).probe(rows)
 
 
-def write_merged(restored: Restored, request: MergeRequest, dtype: torch.dtype, directory: Path) -> bool:
-    """Write weights, config, tokenizer and generation config; whether the weights went from disk to disk."""
-    assert restored.files is not None
+def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> bool:
+    """Write weights, config, tokenizer and generation config; whether tensors were made and written one at a time."""
+    assert restored.adapted is not None
     model, source = restored.base.model, restored.base.source
-    plan = plan_of(restored, restored.files, request)
-    if plan is None:
-        write_from_memory(restored, dtype, directory)
+    tied = tied_names(model)
+    tensors = merged_tensors(model, restored.adapted, dtype)
+    streamed = keeps_names(restored, tensors, tied)
+    if streamed:
+        ShardedWriter(directory, tensors.announced(), SHARD_SIZE).write(iter(tensors))
+        model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
+        model.config.save_pretrained(directory)
+        if model.can_generate():
+            model.generation_config.save_pretrained(directory)
     else:
-        config, generation = model.config, model.generation_config if model.can_generate() else None
-        nn.Module.to(model, "meta")  # its weights are not needed any more
-        gc.collect()
-        write_streamed(plan, dtype, directory)
-        config.dtype, config.architectures = dtype, [type(model).__name__]
-        if plan.unties:
-            config.get_text_config(decoder=True).tie_word_embeddings = False
-            config.tie_word_embeddings = False
-        config.save_pretrained(directory)
-        if generation is not None:
-            generation.save_pretrained(directory)
+        write_from_memory(restored, dtype, directory)
     # A tokenizer that has been used saves the truncation of its last call.
     load_tokenizer(source).save_pretrained(directory)
-    return plan is not None
+    return streamed
 
 
-def plan_of(restored: Restored, files: AdapterFiles, request: MergeRequest) -> MergePlan | None:
-    """The plan of a merge from disk to disk; None where only transformers can read the base's files."""
+def keeps_names(restored: Restored, tensors: MergedTensors, tied: Mapping[str, str]) -> bool:
+    """Whether the base's files name tensors as the model does; what the adapter brings has the model's names anyway."""
+    assert restored.files is not None
     model = restored.base.model
-    with quiet_transformers():
-        plain = skeleton(type(model), model.config)
-    seen = restored.compute.dtype if request.base_weights == "dequantized" else None
-    return make_plan(plain, restored.recipe.model, files, local_directory(restored.base.source), seen)
-
-
-def write_streamed(plan: MergePlan, dtype: torch.dtype, directory: Path, shard_size: int = SHARD_SIZE) -> None:
-    """The merged weights, one tensor in memory at a time."""
-    ShardedWriter(directory, plan.announced(dtype), shard_size).write(plan.tensors(dtype))
+    saved = saved_modules(model, restored.files.config)
+    names = {name: shape for name, shape in tensors.names.items() if name not in tied and not is_inside(name, saved)}
+    return named_alike(names, tensor_places(local_directory(restored.base.source)), model.base_model_prefix)
 
 
 def summary(found: Difference) -> dict[str, float]:

@@ -24,6 +24,8 @@ class Base:
     """A base model with the task's head, its tokenizer, and the modules to save whole with an adapter.
 
     fresh: outermost modules with a parameter that the checkpoint lacks. head: modules outside the pretrained body.
+    labels: what a classifier's outputs mean, in their order, in the task's words. foreign_labels: what the checkpoint
+    says of a head that it brings, where these are not the task's words.
     """
 
     model: PreTrainedModel
@@ -32,6 +34,8 @@ class Base:
     commit: str | None
     fresh: tuple[str, ...]
     head: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    foreign_labels: tuple[str, ...] = ()
 
     def place(self, device: torch.device) -> None:
         """Move the model to a device, in place."""

@@ -14,6 +14,7 @@ import torch
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, outermost
+from reflora_cli.model.labels import labelled, name_outputs, said_labels
 from reflora_cli.model.load import load_pretrained
 from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
@@ -37,30 +38,32 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
+    said: tuple[str, ...] = ()
+
     def configure(source: Source) -> Any:
+        nonlocal said
         torch.manual_seed(seed)
-        return head_config(source, task, section.classifier_dropout)
+        config = head_config(source, section.classifier_dropout)
+        said = said_labels(config)
+        name_outputs(config, task.label_names)
+        config.problem_type = "regression" if task.is_regression else "single_label_classification"
+        return config
 
     source = find_source(section.name, revision)
     base, report = load_pretrained(AutoModelForSequenceClassification, section, source, dtype, configure)
     head = head_modules(base.model)
     missing = {*report["missing_keys"], *resized(source, report, head)}
     fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})
-    return replace(base, fresh=fresh, head=head)
+    brings_head = bool(head) and not any(name.startswith(f"{head[-1]}.") for name in missing)
+    return labelled(replace(base, fresh=fresh, head=head), task, said if brings_head else ())
 
 
-def head_config(source: Source, task: SequenceTask, dropout: float | None) -> PretrainedConfig:
-    """The base's config with the task's labels and the head's dropout set."""
+def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
+    """The base's config with the head's dropout set."""
     from transformers import AutoConfig
 
-    labels = dict(enumerate(task.label_names)) or {0: "score"}
     config: PretrainedConfig = AutoConfig.from_pretrained(
-        source.location,
-        revision=source.revision,
-        trust_remote_code=False,
-        id2label=labels,
-        label2id={name: index for index, name in labels.items()},
-        problem_type="regression" if task.is_regression else "single_label_classification",
+        source.location, revision=source.revision, trust_remote_code=False
     )
     if dropout is not None:
         listed = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)

@@ -16,9 +16,9 @@ from reflora_cli.console import is_terminal
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.hub_errors import hub_reason
 from reflora_cli.model.base import Base
-from reflora_cli.model.quantize import adopt, loading_arguments
+from reflora_cli.model.quantize import adopt, loading_arguments, refuse_packed
 from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import Source
+from reflora_cli.sources import Source, commit_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,14 +42,14 @@ def load_pretrained(
         config = configure(source)
         refuse_endless(config, source)
         config.pad_token_id = tokenizer.pad_token_id
+        refuse_packed(section, config)
         packing = loading_arguments(section, config, auto_class, dtype)
         model, report = auto_class.from_pretrained(
             source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)
-    commit = getattr(config, "_commit_hash", None)  # set by transformers for hub models only
-    return Base(model, tokenizer, source, commit, fresh=(), head=()), report
+    return Base(model, tokenizer, source, commit_of(source), fresh=(), head=()), report
 
 
 def refuse_endless(config: Any, source: Source) -> None:

@@ -14,14 +14,50 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.recipe import ModelSection, Quantization
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 
+def refuse_packed(section: ModelSection, config: Any) -> None:
+    """Raises InputError for a checkpoint that is quantized already and cannot be used, or not as asked for."""
+    packing = checkpoint_packing(config)
+    if packing is None:
+        return
+    where = f"model.name: {section.name}"
+    if packing not in tuple(Quantization):
+        what = f"the base model is quantized by {packing}"
+        expected = "float32, bfloat16 or float16 weights, or nf4, fp4 or int8 by bitsandbytes"
+        remedy = "take the model that it was made from, with model.quantization=nf4 to save memory"
+        raise InputError(Problem(what, where, packing, expected, remedy))
+    if section.quantization not in (Quantization.NONE, packing):
+        what, remedy = f"the base model is quantized already, as {packing}", "model.quantization=none"
+        raise InputError(Problem(what, "model.quantization", section.quantization, packing, remedy))
+
+
+def checkpoint_packing(config: Any) -> str | None:
+    """How a checkpoint is quantized: a `Quantization` by bitsandbytes, another method's name, or None for no way."""
+    found = next((own for part in (config, config.get_text_config()) if (own := packing_of(part))), None)
+    if found is None:
+        return None
+    said: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
+    if said.get("load_in_8bit"):
+        return Quantization.INT8.value
+    if said.get("load_in_4bit"):
+        return str(said.get("bnb_4bit_quant_type", "fp4"))  # the default of transformers
+    return str(said.get("quant_method", "an unknown method"))
+
+
+def packing_of(config: Any) -> Any:
+    return getattr(config, "quantization_config", None)
+
+
 def loading_arguments(section: ModelSection, config: Any, auto_class: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to be told; nothing for a base that is not to be quantized."""
+    """What `from_pretrained` needs to be told; nothing for a base that neither is nor is to be quantized."""
+    if checkpoint_packing(config) is not None:
+        return {"device_map": {"": "cpu"}}
     if section.quantization is Quantization.NONE:
         return {}
     skipped = unquantized(skeleton(auto_class.from_config, config))
@@ -58,7 +94,11 @@ def unquantized(model: Any) -> list[str]:
 
 
 def adopt(model: Any, dtype: torch.dtype) -> None:
-    """Replace bitsandbytes' modules by our frozen weights, in place; they share the storage."""
+    """Replace bitsandbytes' modules by our frozen weights, in place; they share the storage.
+
+    transformers leaves the other weights of a checkpoint that is quantized already in their own dtype, whatever was
+    asked for: they are cast here, but for those that the architecture keeps in float32.
+    """
     found = {name: module for name, module in model.named_modules() if is_bitsandbytes(module)}
     if not found:
         return
@@ -66,9 +106,9 @@ def adopt(model: Any, dtype: torch.dtype) -> None:
     for name, module in found.items():
         transposed = isinstance(plain.get_submodule(name), Conv1D)
         model.set_submodule(name, from_bitsandbytes(module, dtype, transposed=transposed))
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         # A view of the mapped file would keep all of it mapped.
-        parameter.data = parameter.data.clone()
+        parameter.data = parameter.data.to(kept_dtype(model, name, dtype), copy=True)
     # What is left is an ordinary model: it may be moved, and saved once its weights are dense again.
     model.is_quantized = False
     loading = ("is_loaded_in_4bit", "is_loaded_in_8bit", "_weight_conversions")
@@ -77,6 +117,20 @@ def adopt(model: Any, dtype: torch.dtype) -> None:
             delattr(model, attribute)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+
+
+def kept_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that transformers loads a parameter in: some architectures keep some in float32."""
+    kept = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype is torch.float16:
+        kept += getattr(model, "_keep_in_fp32_modules", None) or ()
+    return torch.float32 if any(part in name for part in kept) else dtype
+
+
+def packed_kind(model: nn.Module) -> str:
+    """How the model's quantized weights are packed, whether in loading or in the checkpoint already."""
+    kinds = sorted({module.kind for module in model.modules() if isinstance(module, QuantizedWeight)})
+    return " and ".join(kinds) or Quantization.NONE.value
 
 
 def bits_per_weight(model: nn.Module) -> float | None:

@@ -7,13 +7,14 @@ task's evaluation splits are: by the recipe's protocol where there are candidate
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
 from reflora_cli.data.load import load_mixture, load_prompts
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Split
-from reflora_cli.objectives.rows import PROBED, Examples, Rows, refuse_one_file, wants_evaluation
+from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
@@ -84,10 +85,12 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
     return Rows(training, splits, dropped)
 
 
-def language_probe(recipe: Recipe, task: LanguageTask, base: Base) -> list[PromptRow]:
-    """Some rows of the first task that are scored in training, or else of those that are trained on."""
+def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | None) -> list[PromptRow]:
+    """The rows that a run has kept, or else some that are scored in training, or of those that are trained on."""
     section, part = recipe.task, task.parts[0]
-    if section.validation_rows is None and wants_evaluation(recipe):
+    if kept and (found := kept_examples(kept, PromptExample)):
+        examples = found
+    elif section.validation_rows is None and wants_evaluation(recipe):
         examples = load_prompts(part, section.data, part.evaluation[0], PROBED)
     else:
         examples = load_mixture(task, section.data, PROBED)[:PROBED]

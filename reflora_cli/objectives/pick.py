@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from reflora_cli.errors import InputError, Problem
@@ -40,13 +41,16 @@ def encode_examples(recipe: Recipe, task: Task, base: Base, examples: Examples) 
             return language_rows(recipe, task, base, examples)
 
 
-def probe_rows(recipe: Recipe, task: Task, base: Base) -> list[Any]:
-    """Some encoded rows on which two forms of a model can be compared. Raises InputError."""
+def probe_rows(recipe: Recipe, task: Task, base: Base, kept: Path | None) -> list[Any]:
+    """Some encoded rows on which two forms of a model can be compared. Raises InputError.
+
+    kept: the file in which a run keeps such rows; where it is absent they are read from the recipe's data.
+    """
     match task:
         case SequenceTask():
-            return sequence_probe(recipe, task, base)
+            return sequence_probe(recipe, task, base, kept)
         case PromptTask() | Mixture():
-            return language_probe(recipe, task, base)
+            return language_probe(recipe, task, base, kept)
 
 
 def make_objective(recipe: Recipe, task: Task, base: Base, compute: Compute) -> Objective[Any]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.objective import Split
 from reflora_cli.paths import expanded, is_file
 from reflora_cli.recipe import Recipe
-from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.recipe_file import load_recipe
+from reflora_cli.runs import RunDirectory
+from reflora_cli.tasks.base import Example, PromptExample, SequenceTask, Task
+
+E = TypeVar("E", Example, PromptExample)
 
 Examples = Mapping[str, Sequence[Any]]
 """Split name -> rows as read, the training rows under their split's own name first."""
@@ -26,6 +33,34 @@ class Rows:
     training: list[Any]
     splits: list[Split]
     dropped: int = 0
+
+
+def probe_examples(examples: Examples) -> list[Example | PromptExample]:
+    """Some of a run's rows as read: of the first split that is scored, or else of those that are trained on."""
+    training, *scored = examples.values()
+    return list((scored or [training])[0][:PROBED])
+
+
+def rows_text(examples: Sequence[Example | PromptExample]) -> str:
+    """Examples as lines of JSON."""
+    return "".join(json.dumps(asdict(example)) + "\n" for example in examples)
+
+
+def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:
+    """Where a run keeps such rows; None where the recipe asks for other data than the run's."""
+    return run.probes if load_recipe(str(run.recipe), []).task.data == recipe.task.data else None
+
+
+def kept_examples(path: Path, kind: type[E]) -> list[E] | None:
+    """The examples that a run has kept; None where it has kept none. Raises InputError for a damaged file."""
+    if not is_file(path):
+        return None
+    try:
+        examples = [TypeAdapter(kind).validate_json(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        remedy, found = "remove the file: rows are then read from task.data", str(error).splitlines()[0]
+        raise InputError(Problem("the file is damaged", str(path), found, remedy=remedy)) from error
+    return examples or None
 
 
 def wants_evaluation(recipe: Recipe) -> bool:

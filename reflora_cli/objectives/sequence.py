@@ -39,12 +39,20 @@ class SequenceObjective(Objective[EncodedRow]):
         self.loss_module = SequenceLoss(base.model)
         self.multiple = pad_multiple(base, compute)
         self.main_metric = task.main_metric
+        order = base.labels or task.label_names
+        self.outputs = torch.tensor([order.index(name) for name in task.label_names], dtype=torch.long)
+        """The output [labels] that stands for each of the task's labels; empty for a regression."""
 
     def weight(self, row: EncodedRow) -> int:
         return 1
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        return {**self.inputs(rows), "labels": torch.tensor([row.label for row in rows]).to(self.compute.device)}
+        return {**self.inputs(rows), "labels": self.targets(rows).to(self.compute.device)}
+
+    def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """What logits are compared with: real values, or the outputs [n] that stand for the rows' labels."""
+        labels = torch.tensor([row.label for row in rows])
+        return self.outputs[labels.long()] if len(self.outputs) else labels
 
     def inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """Keyword arguments of the model."""
@@ -56,8 +64,8 @@ class SequenceObjective(Objective[EncodedRow]):
         """The task's metrics, then the mean `loss`."""
         logits = self.predict(split.rows, batch_size)
         labels = torch.tensor([row.label for row in split.rows])
-        predictions = logits[:, 0] if self.task.is_regression else logits.argmax(dim=1)
-        loss = loss_sum(logits, labels) / len(split.rows)
+        predictions = logits[:, 0] if self.task.is_regression else self.outputs.argsort()[logits.argmax(dim=1)]
+        loss = loss_sum(logits, self.targets(split.rows)) / len(split.rows)
         return {**self.task.score(predictions.tolist(), labels.tolist()), "loss": float(loss)}
 
     @torch.no_grad()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from reflora_cli.data.encode import EncodedRow, encode, refuse_short
 from reflora_cli.data.load import load_split
 from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
-from reflora_cli.objectives.rows import PROBED, Examples, Rows, refuse_one_file, wants_evaluation
+from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe import Recipe
-from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.base import Example, SequenceTask
 
 
 def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
@@ -44,6 +46,9 @@ def sequence_splits(
     ]
 
 
-def sequence_probe(recipe: Recipe, task: SequenceTask, base: Base) -> list[EncodedRow]:
-    """Some rows of the first evaluation split."""
-    return list(sequence_splits(recipe, task, base, task.evaluation[:1], PROBED)[0].rows)
+def sequence_probe(recipe: Recipe, task: SequenceTask, base: Base, kept: Path | None) -> list[EncodedRow]:
+    """The rows that a run has kept, or else some of the first evaluation split."""
+    examples = kept_examples(kept, Example) if kept else None
+    if examples is None:
+        examples = load_split(task, recipe.task.data, task.evaluation[0], PROBED)
+    return encode(base.tokenizer, examples, recipe.task.max_length)

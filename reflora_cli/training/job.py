@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
@@ -12,22 +12,27 @@ from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Update
 from reflora_cli.model.base import Base, check_length, parameter_count
+from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute, is_emulated
-from reflora_cli.model.quantize import bits_per_weight
+from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
-from reflora_cli.objectives.rows import Rows
+from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
 from reflora_cli.recipe import Recipe
-from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.trained_base import TrainedOn, found_again
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training run, ready to start. `saved`: modules that travel with the adapter, trained or not."""
+    """A training run, ready to start.
+
+    saved: modules that travel with the adapter, trained or not. probes: rows to compare forms of the model on later.
+    """
 
     recipe: Recipe
     task: Task
@@ -39,6 +44,7 @@ class Job:
     sampler: StepSampler
     optimizer: PairOptimizer
     total_steps: int
+    probes: list[Example | PromptExample]
     environment: dict[str, object]
 
     @property
@@ -51,7 +57,7 @@ class Job:
 
     def packing(self) -> str:
         bits = bits_per_weight(self.base.model)
-        return "" if bits is None else f", {self.recipe.model.quantization} ({bits:.2f} bits per weight)"
+        return "" if bits is None else f", {packed_kind(self.base.model)} ({bits:.2f} bits per weight)"
 
     def left_out(self) -> dict[str, str]:
         """What a user of a mixture of experts would not expect."""
@@ -84,11 +90,19 @@ class Job:
         }
 
 
-def prepare(recipe: Recipe, compute: Compute) -> Job:
-    """Load, check and build. Raises InputError for whatever the user can mend."""
+def prepare(recipe: Recipe, compute: Compute, known: TrainedOn | None = None) -> Job:
+    """Load, check and build. known: the base that a run began with, where it is to be continued.
+
+    Raises InputError for whatever the user can mend.
+    """
     task = find_task(recipe.task.name)
     examples = load_examples(recipe, task)
-    base = load_base(recipe.model, recipe.model.revision, task, compute.dtype, recipe.train.seed)
+    section = found_again(recipe.model, known) if known else recipe.model
+    base = load_base(section, section.revision, task, compute.dtype, recipe.train.seed)
+    # A run is known by what its recipe says, wherever that was found this time.
+    name = recipe.model.name if base.source.is_local else base.source.name
+    base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
+    refuse_foreign_head(base, task)
     check_length(base, recipe.task.max_length)
     rows = encode_examples(recipe, task, base, examples)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
@@ -110,6 +124,7 @@ def prepare(recipe: Recipe, compute: Compute) -> Job:
         sampler=sampler,
         optimizer=make_optimizer(recipe, adapted),
         total_steps=total,
+        probes=probe_examples(examples),
         environment=describe(base, examples, compute.device),
     )
 

@@ -15,11 +15,14 @@ from accelerate.utils import broadcast_object_list
 
 from reflora_cli.atomic import write_file, write_json
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.objectives.rows import rows_text
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.paths import exists, is_file
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe, load_recipe
 from reflora_cli.runs import RunDirectory, is_unused, remove_strays
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.trained_base import TrainedOn, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
 
@@ -76,6 +79,7 @@ def start(session: Session, resume: bool) -> None:
         write_file(run.recipe, dump_recipe(job.recipe))
         if known is None:
             write_json(run.environment, job.environment)
+        write_file(run.probes, rows_text(job.probes))
         kept = kept_metrics(session)
         session.progress.lines = len(kept)
         write_file(run.metrics, "".join(kept))
@@ -105,25 +109,41 @@ def chosen_checkpoint(session: Session) -> Path | None:
 
 def known_environment(session: Session, place: Path | None) -> dict[str, Any] | None:
     """What the run says that it began with; None where it does not say it."""
-    path = session.run.environment
-    try:
-        if is_file(path):
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        pass
-    if place:  # without one, it was killed before it had written any of its own
+    found = read_environment(session.run)
+    if found is None and place:  # without one, it was killed before it had written any of its own
+        path = session.run.environment
         session.reporter.note(f"{path} is missing or damaged: whether base and data are still the same is not known")
-    return None
+    return found
+
+
+def read_environment(run: RunDirectory) -> dict[str, Any] | None:
+    """What `environment.json` holds; None where it is missing or damaged."""
+    try:
+        return dict(json.loads(run.environment.read_text(encoding="utf-8"))) if is_file(run.environment) else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def known_base(run: RunDirectory, resume: bool) -> TrainedOn | None:
+    """The base that a run began with, where it is to be continued."""
+    return trained_on(read_environment(run) or {}) if resume else None
 
 
 def check_environment(session: Session, known: Mapping[str, Any]) -> None:
     """Raises InputError where the base or the data are no longer those."""
-    now = json.loads(json.dumps(session.job.environment))
+    job = session.job
+    now = json.loads(json.dumps(job.environment))
     if known.get("packages") != now["packages"]:
         session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
     for key, what in (("base", "the base model"), ("data", "the data")):
-        if known.get(key) != now[key]:
-            found, expected = json.dumps(now[key]), json.dumps(known.get(key))
+        before = known.get(key)
+        if key == "base" and isinstance(before, dict):
+            # Where it lies may change. Older runs tell neither that, nor the commit, nor what outputs mean: the labels.
+            labels = list(job.task.label_names) if isinstance(job.task, SequenceTask) else []
+            before = {"labels": labels, **before, "path": now[key]["path"]}
+            before["commit"] = before.get("commit") or now[key]["commit"]
+        if before != now[key]:
+            found, expected = json.dumps(now[key]), json.dumps(before)
             raise InputError(
                 Problem(f"{what} changed since the run began", str(session.run.environment), found, expected)
             )

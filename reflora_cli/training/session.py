@@ -76,7 +76,8 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
         return
     job, directory = session.job, session.run.adapter
     kind: Literal["SEQ_CLS", "CAUSAL_LM"] = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
-    base = job.base.source.location, job.base.source.revision
+    source = job.base.source
+    base = (source.location if source.is_local else source.name), source.revision
     config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)
@@ -88,7 +89,7 @@ def adapter_record(job: Job) -> dict[str, Any]:
         "base": job.environment["base"],
         "method": job.recipe.method.model_dump(mode="json"),
         "task": job.task.name,
-        "label_names": list(job.task.label_names) if isinstance(job.task, SequenceTask) else [],
+        "label_names": list(job.base.labels),
         "settings": job.objective.settings(),
         "dtype": job.compute.dtype_name,
         "saved_modules": list(job.saved),

@@ -19,7 +19,7 @@ from reflora_cli.environment import peak_memory
 from reflora_cli.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, resolve_dtype
-from reflora_cli.model.quantize import bits_per_weight
+from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.recipe import Recipe
 from reflora_cli.runs import RunDirectory, default_output, read_results, refuse_links
@@ -30,7 +30,7 @@ from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
-from reflora_cli.training.resume import check_output, start
+from reflora_cli.training.resume import check_output, known_base, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
 
@@ -50,7 +50,7 @@ def train(
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        job = prepare(recipe, compute_of(recipe, accelerator))
+        job = prepare(recipe, compute_of(recipe, accelerator), known_base(run, resume))
         if job.compute.sharded:
             blocks = shard_blocks(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
@@ -161,7 +161,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
         "total_parameters": parameter_count(job.base.model),
         "dtype": job.compute.dtype_name,
-        "quantization": recipe.model.quantization,
+        "quantization": packed_kind(job.base.model),
         "bits_per_weight": bits_per_weight(job.base.model),
         "processes": job.compute.processes,
     }

@@ -5,7 +5,7 @@
 Every measurement runs in a process of its own and is the rise of its resident memory above what the imports take:
 `own` is memory that the process holds for itself, the rest is the checkpoint's file, mapped, which the system takes
 back when it needs the room (a dense float32 model stays in it). The step is a LoRA of rank 16 on all linear layers,
-one row of 128 tokens. Merging is that from disk to disk alone, without loading the two models that are compared.
+one row of 128 tokens. Merging is what making and writing the tensors takes beyond the loaded model.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
 from reflora_cli.data.encode_prompts import collate_prompts
-from reflora_cli.merging.merge import write_streamed
-from reflora_cli.merging.plan import make_plan
+from reflora_cli.merging.merge import SHARD_SIZE
+from reflora_cli.merging.tensors import merged_tensors
 from reflora_cli.methods import Method
 from reflora_cli.model.language import load_language_model
-from reflora_cli.model.quantize import bits_per_weight, skeleton
+from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.recipe import ModelSection, Quantization
 from reflora_cli.sources import find_source
+from reflora_cli.tensor_files import ShardedWriter
 from tests.language_models import prompt_row
 
 METHOD = Method(name="lora", rank=16)
@@ -101,15 +103,15 @@ def warm_up(section: ModelSection) -> None:
 
 
 def merge(kind: str, directory: Path, queue: Any) -> None:
-    """Report the rise of merging from disk to disk."""
+    """Report the rise of merging over the loaded model."""
     section = ModelSection(name=str(directory), quantization=Quantization(kind))
     warm_up(section)
+    base = load_language_model(section, None, torch.float32)
+    adapted = load_adapter(base.model, read_adapter(directory / "adapter"), base.fresh)
     before = peak()
-    plain = skeleton(LlamaForCausalLM, LlamaConfig.from_pretrained(directory))
-    plan = make_plan(plain, section, read_adapter(directory / "adapter"), directory, torch.float32)
-    assert plan is not None
+    tensors = merged_tensors(base.model, adapted, torch.float32)
     with tempfile.TemporaryDirectory(dir=directory) as output:
-        write_streamed(plan, torch.float32, Path(output))
+        ShardedWriter(Path(output), tensors.announced(), SHARD_SIZE).write(iter(tensors))
     queue.put({"merging": peak() - before})
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.recipe_file import load_recipe
@@ -179,6 +179,95 @@ def test_adapter_on_a_checkpoint_that_is_packed_already(
     assert merged.json["largest_difference"] <= 1e-4
     weights = load_file(tmp_path / "run" / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+BITS: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+def packed_by_transformers(kind: str, dtype: torch.dtype, base: Path, directory: Path) -> dict[str, torch.Tensor]:
+    """Write a checkpoint as bitsandbytes makes it; its weights as bitsandbytes unpacks them, float64."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    config = transformers.BitsAndBytesConfig(**BITS[kind], llm_int8_skip_modules=["lm_head"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, device_map={"": "cpu"}, quantization_config=config
+    )
+    model.save_pretrained(directory)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(directory)
+    weights = {}
+    for name, own in model.state_dict(keep_vars=True).items():
+        if name.endswith(".weight"):
+            if kind == "int8" and own.dtype is torch.int8:
+                weights[name] = own.data.double() * own.SCB[:, None].double() / 127
+            elif own.dtype is torch.uint8:
+                weights[name] = dequantize_4bit(own.data, own.quant_state).double()
+            else:
+                weights[name] = own.data.double()
+    return weights
+
+
+@pytest.mark.parametrize(("kind", "rest"), [("nf4", "bfloat16"), ("fp4", "float32"), ("int8", "bfloat16")])
+def test_checkpoints_of_bitsandbytes_are_merged_as_they_were_trained_on(
+    kind: str, rest: str, recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    """Codes are no weights, and what is not packed is trained in the dtype that is shown, whatever the file's."""
+    base = tmp_path / "base"
+    expected = packed_by_transformers(kind, getattr(torch, rest), saved("llama", tmp_path / "dense"), base)
+    settings = (f"model.name={base}", "model.quantization=none", "method.name=lora", "train.steps=4")
+    results = trained(reflora, recipe, tmp_path / "run", *settings).json
+    assert (results["dtype"], results["quantization"]) == ("float32", kind)
+    restored = restore(load_recipe(str(tmp_path / "run" / "recipe.yaml"), []), tmp_path / "run" / "adapter")
+    assert {parameter.dtype for parameter in restored.base.model.parameters()} == {torch.float32}
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["streamed"]
+    assert merged.json["largest_difference"] <= 1e-4
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    found = load_file(tmp_path / "run" / "merged" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        a, b = (adapter.get(f"base_model.model.{name.removesuffix('weight')}lora_{factor}.weight") for factor in "AB")
+        update = 0 if a is None or b is None else 8.0 / 4 * b.double() @ a.double()
+        torch.testing.assert_close(found[name].double(), weight + update, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("packing", "override", "words"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "none", ("gptq", "model.name", "nf4, fp4 or int8")),
+        ({"quant_method": "fp8"}, "none", ("fp8", "model.quantization=nf4")),
+        ({"load_in_8bit": True}, "nf4", ("int8", "model.quantization=none")),
+    ],
+)
+def test_packing_that_cannot_be_trained_on_is_refused_at_the_start(
+    packing: dict[str, Any], override: str, words: tuple[str, ...], recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    base = saved("llama", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": packing}))
+    outcome = reflora("train", recipe, f"model.name={base}", f"model.quantization={override}", "--dry-run")
+    assert outcome.status == 2
+    assert not [word for word in words if word not in outcome.err], outcome.err
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4"])
+def test_head_of_its_own_under_a_config_that_ties(kind: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """transformers does not tie two weights that differ, whatever the config says: the merged config tells so."""
+    base = saved("llama-tied", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    trained(reflora, recipe, tmp_path / "run", f"model.name={base}", f"model.quantization={kind}", "train.steps=4")
+    merged = reflora("merge", tmp_path / "run", "--json")
+    assert merged.status == 0, merged.err
+    assert json.loads((tmp_path / "run" / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
+    found = load_file(tmp_path / "run" / "merged" / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert found[name].equal(weights[name])
 
 
 def test_auto_stays_what_training_took_it_for(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:

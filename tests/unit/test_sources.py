@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,25 @@ def test_hash_changes_with_any_byte_and_any_name(tmp_path: Path) -> None:
 def test_names_that_lead_nowhere_are_input_errors(name: str) -> None:
     with pytest.raises(InputError):
         find_source(name, None)
+
+
+def test_hub_model_under_the_name_of_a_directory(tmp_path: Path) -> None:
+    """transformers would take the directory: it is led to the hub's cache instead. In a process of its own, which reads
+    the cache's place when it starts."""
+    commit = "ab" * 20
+    cache = tmp_path / "hf" / "hub" / "models--owner--model"
+    for folder in (cache / "snapshots" / commit, cache / "refs", tmp_path / "owner" / "model"):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    cached = model_in(cache / "snapshots" / commit)
+    model_in(tmp_path / "owner" / "model")
+    code = (
+        "from reflora_cli.sources import commit_of, find_source, local_directory\n"
+        "local, hub = find_source('owner/model', None), find_source('hub:owner/model', None)\n"
+        "print(local.is_local, hub.is_local, hub.name, hub.location, commit_of(hub), commit_of(local))\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", "False", "owner/model", str(cached), commit, "None"]

@@ -1,0 +1,31 @@
+"""What `merge` and `export` begin with: a run's recipe, with the places where its base and data are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reflora_cli.recipe import Recipe
+    from reflora_cli.runs import RunDirectory
+
+PLACES = ("model.name", "task.data")
+"""What may be said anew of a run: all else decides what was trained."""
+
+
+def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
+    """The run's recipe, its base found again. Raises InputError for an override that changes more than places."""
+    from reflora_cli.console import make_reporter
+    from reflora_cli.errors import InputError, Problem
+    from reflora_cli.recipe_file import load_recipe
+    from reflora_cli.restore import at_its_base
+    from reflora_cli.trained_base import adapter_base, unchecked
+
+    for place in places or []:
+        if place.partition("=")[0] not in PLACES:
+            what, expected = "a finished run cannot be changed", " or ".join(f"{key}=PATH" for key in PLACES)
+            raise InputError(Problem(what, f"override {place}", expected=f"{expected}, where these are now"))
+    recipe = load_recipe(str(run.recipe), places or [])
+    if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
+        make_reporter().note(doubt)
+    return at_its_base(recipe, run.adapter)

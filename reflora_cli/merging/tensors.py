@@ -1,0 +1,139 @@
+"""The tensors of a merged model, made one at a time from the adapter model in memory.
+
+What training saw is the model as it was loaded: its dtypes, its quantized weights, and which of its parameters are one.
+A merge takes all of that from the same loader, so no rule of loading is written a second time here. The checkpoint's
+files are only asked how they name their tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.model.load import quiet_transformers
+from reflora_cli.model.quantize import skeleton
+from reflora_cli.tensor_files import Announced, TensorPlace
+
+MakeModule = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class MergedTensors:
+    """The merged model's tensors.
+
+    names: those that are written, with their shapes, in the model's order. state: the adapter model's tensors. plain:
+    for every adapted or quantized module the function that makes its plain one. dtype: of all floating-point tensors.
+    """
+
+    names: dict[str, tuple[int, ...]]
+    state: Mapping[str, Tensor]
+    plain: Mapping[str, MakeModule]
+    dtype: torch.dtype
+
+    def announced(self) -> list[Announced]:
+        """Names, dtypes and shapes of what iterating gives, in its order."""
+        return [Announced(name, self.dtype_of(name), shape) for name, shape in self.names.items()]
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        tensor = self.state.get(name) if name.rpartition(".")[0] not in self.plain else None
+        return self.dtype if tensor is None or tensor.is_floating_point() else tensor.dtype
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors one after the other: summed in float32, cast once."""
+        made: tuple[str, Mapping[str, Tensor]] = ("", {})
+        for name in self.names:
+            module, _, kind = name.rpartition(".")
+            if module in self.plain and made[0] != module:
+                made = (module, self.plain[module]().state_dict())
+            tensor = made[1][kind] if module in self.plain else self.state[name]
+            yield name, tensor.to(self.dtype_of(name))
+
+
+def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dict[str, MakeModule]:
+    """For every adapted or quantized module the function that makes the plain module that computes the same."""
+    inside = {f"{name}.frozen" for name in adapted.layers}
+    packed = {
+        name: own for name, own in model.named_modules() if isinstance(own, QuantizedWeight) and name not in inside
+    }
+    return {
+        **{name: partial(merged_module, layer, dtype) for name, layer in adapted.layers.items()},
+        **{name: partial(dense_module, weight, dtype) for name, weight in packed.items()},
+    }
+
+
+def merged_module(layer: AdapterLayer, dtype: torch.dtype) -> nn.Module:
+    """The adapted module as a plain one, its weight summed in float32 and cast once."""
+    return layer.frozen.thaw(layer.merged().to(dtype))
+
+
+def dense_module(weight: QuantizedWeight, dtype: torch.dtype) -> nn.Module:
+    """The quantized module as a plain one."""
+    return weight.thaw(weight.dense().to(dtype))
+
+
+def merged_tensors(model: Any, adapted: Adapted, dtype: torch.dtype) -> MergedTensors:
+    """The tensors of the merged model; its config says afterwards whether parameters are still tied."""
+    left_out = {*kept_ties(model, adapted), *(getattr(model, "_keys_to_ignore_on_save", None) or ())}
+    expected = plain_skeleton(model).state_dict()
+    names = {name: tuple(tensor.shape) for name, tensor in expected.items() if name not in left_out}
+    return MergedTensors(names, model.state_dict(), plain_modules(model, adapted, dtype), dtype)
+
+
+def plain_skeleton(model: Any) -> Any:
+    """The model as transformers builds it of the config, without weights."""
+    with quiet_transformers():
+        return skeleton(type(model), model.config)
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """What the config ties: the names of parameters, each with that of the parameter that it is."""
+    return dict(plain_skeleton(model).all_tied_weights_keys)
+
+
+def kept_ties(model: Any, adapted: Adapted) -> dict[str, str]:
+    """The tied names that the merged model keeps: all of them, or none.
+
+    Where one of them has become a parameter of its own, or was one in the checkpoint, the config is made to say that
+    nothing is tied, since it has one entry for all.
+    """
+    tied = tied_names(model)
+    if all(is_shared(model, adapted, *pair) for pair in tied.items()):
+        return tied
+    model.config.get_text_config(decoder=True).tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
+    return {}
+
+
+def is_shared(model: nn.Module, adapted: Adapted, *names: str) -> bool:
+    """Whether two names are one parameter, which no adapter changes under one of them."""
+    if any(name.removesuffix(".weight") in adapted.layers for name in names):
+        return False
+    first, second = (getattr(model.get_submodule(path), kind) for path, _, kind in (n.rpartition(".") for n in names))
+    return first is second
+
+
+def named_alike(names: Mapping[str, tuple[int, ...]], places: Mapping[str, TensorPlace], prefix: str) -> bool:
+    """Whether a checkpoint has tensors of these names and shapes. Where not, only transformers names them as it does.
+
+    Files of a body alone lack its prefix, very old ones say gamma and beta. A quantized weight has another shape.
+    """
+    found = {name: place for key, place in places.items() if (name := model_name(key, names, prefix)) is not None}
+    return found.keys() == names.keys() and all(
+        place.shape == names[name] for name, place in found.items() if place.dtype.is_floating_point
+    )
+
+
+def model_name(key: str, names: Mapping[str, Any], prefix: str) -> str | None:
+    """The model's name for a checkpoint's tensor; None for one that it has no use for."""
+    modern = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    possible = (name for each in (key, modern) for name in (each, f"{prefix}.{each}", each.removeprefix(f"{prefix}.")))
+    return next((name for name in possible if name in names), None)
