@@ -17,10 +17,12 @@ from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapter_config import is_target
 from reflora_cli.adapter_files import AdapterFiles
-from reflora_cli.adapter_loading import restored_layer, saved_modules, split_tensors
+from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapter_loading import restored_layer, split_tensors, untied_modules
 from reflora_cli.adapters.frozen import freeze, linear_of
-from reflora_cli.adapters.inject import adaptable_names, is_inside
+from reflora_cli.adapters.inject import adaptable_names
 from reflora_cli.adapters.quantized import pack
+from reflora_cli.adapters.ties import is_inside
 from reflora_cli.model.quantize import unquantized
 from reflora_cli.recipe import ModelSection, Quantization
 from reflora_cli.tensor_files import Announced, TensorPlace, tensor_places
@@ -105,16 +107,18 @@ def make_plan(
     For the other arguments see `MergePlan`.
     """
     saved = saved_modules(skeleton, files.config)
-    factors, whole = split_tensors(files, saved)
+    factors, whole = split_tensors(skeleton, files, saved)
     own = {f"{module}.{name}": tensor for module, tensors in whole.items() for name, tensor in tensors.items()}
     named = named_sources(skeleton, directory)
     head, embedding = tied_names(skeleton)
-    unties = head in factors if head else False
+    unties = head is not None and (
+        head in factors or bool({head, embedding} & set(untied_modules(skeleton, files, whole)))
+    )
     if head and embedding:
         place = named.pop(f"{head}.weight", named.get(f"{embedding}.weight"))
         if unties and place is not None:
             named[f"{head}.weight"] = place
-        if f"{head}.weight" in own:  # trained whole while tied: the embedding was trained with it
+        if not unties and f"{head}.weight" in own:  # they trained together, and are equal where both are written
             own[f"{embedding}.weight"] = own.pop(f"{head}.weight")
     tied = {f"{head}.weight"} if head and not unties else set[str]()
     expected = skeleton.state_dict()
