@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,19 +14,36 @@ from torch import nn
 
 from reflora_cli import strict_json
 from reflora_cli.adapters.frozen import TransposedWeight
-from reflora_cli.adapters.inject import Adapted, adaptable_names
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.ties import is_inside
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Layer, Method, Scaling
 from reflora_cli.patterns import matches_whole
+from reflora_cli.peft_rules import readable
 
 T = TypeVar("T")
 
 UNSUPPORTED = (
-    "lora_bias", "layers_to_transform", "layer_replication", "target_parameters", "trainable_token_indices",
-    "exclude_modules", "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
+    "lora_bias", "layers_to_transform", "layer_replication", "trainable_token_indices", "exclude_modules",
+    "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
 )  # fmt: skip
 LARGEST_ALPHA = 1e9
 """Beyond, nothing but infinities is computed."""
+EXPECTED = {
+    "r": "a whole number, at least 1",
+    "lora_alpha": f"a number between -{LARGEST_ALPHA:g} and {LARGEST_ALPHA:g}",
+    "lora_dropout": "a number from 0, below 1",
+    "target_modules": "a list of names, or a regular expression",
+    "target_parameters": "a list of names, or null",
+    "modules_to_save": "a list of names, or null",
+    "bias": "'none'",
+    "rank_pattern": "names or regular expressions, each with a whole number of at least 1",
+    "alpha_pattern": "names or regular expressions, each with a number",
+    "init_lora_weights": "true, false or a name",
+}
+"""What the settings of a config must be, where true or false is not all that can be said."""
+PEFT_HEADS = ("classifier", "score")
+"""The ends of the paths of modules that PEFT saves whole for a classifier, whatever its config says."""
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -37,7 +57,9 @@ class PeftConfig(BaseModel):
     lora_alpha: float = Field(8.0, ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str
+    target_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None
+    ensure_weight_tying: bool = False
     use_dora: bool = False
     use_rslora: bool = False
     bias: str = "none"
@@ -56,13 +78,14 @@ def peft_config(
 ) -> dict[str, Any]:
     """`adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
     transposed = any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values())
-    return {
+    rank, ranks = common_and_others({name: layer.rank for name, layer in adapted.layers.items()})
+    config = {
         "peft_type": "LORA",
-        "task_type": task_type,
+        "task_type": task_type if heads_travel(model, saved, task_type) else None,
         "base_model_name_or_path": base[0],
         "revision": base[1],
         "inference_mode": True,
-        "r": method.rank,
+        "r": rank,
         "lora_alpha": method.alpha,
         "lora_dropout": method.dropout,
         "use_dora": method.layer is Layer.DORA,
@@ -72,16 +95,35 @@ def peft_config(
         "bias": "none",
         "fan_in_fan_out": transposed,
         "init_lora_weights": True,
-        "rank_pattern": {},
+        "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
         "alpha_pattern": {},
     }
+    return readable(config, model, adapted.layers)
+
+
+def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """The value that most names have, and the other names with theirs."""
+    common = Counter(values.values()).most_common(1)[0][0]
+    return common, {name: value for name, value in values.items() if value != common}
+
+
+def heads_travel(model: nn.Module, saved: Sequence[str], task_type: str) -> bool:
+    """Whether PEFT finds in the adapter what it saves by itself for the kind of task: it fails where one is not there.
+
+    For SEQ_CLS these are the modules whose paths end with "classifier" or "score".
+    """
+    own = [path for path, _ in model.named_modules() if task_type == "SEQ_CLS" and path.endswith(PEFT_HEADS)]
+    return all(is_inside(path, saved) for path in own)
 
 
 def shortest_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Last path parts if they name exactly the adapted modules by PEFT's rules, else their full paths."""
+    """Last path parts if they name exactly the adapted modules by PEFT's rules, else their full paths.
+
+    PEFT adapts, or refuses, whatever module has such a name, linear or not.
+    """
     short = sorted({name.rpartition(".")[2] for name in names})
-    linear = {*adaptable_names(model), *names}
-    return short if {name for name in linear if ends_with(name, short)} == set(names) else list(names)
+    present = {path for path, _ in model.named_modules()}
+    return short if {path for path in present if ends_with(path, short)} == set(names) else list(names)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,30 +143,53 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> PeftConfig:
+    """PEFT's config of an adapter. Raises InputError: first for another kind of adapter, then for what is not supported
+    here, then for values that are no settings.
+    """
+    settings = read_json(path)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise InputError(Problem("unsupported kind of adapter", f"{path}, peft_type", repr(kind), "'LORA'"))
+    if refused := unsupported(settings):
+        raise InputError(*(Problem("unsupported adapter setting", str(path), found=setting) for setting in refused))
     try:
-        config = PeftConfig.model_validate(read_json(path))
+        return PeftConfig.model_validate(settings)
     except ValidationError as error:
+        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
         problems = (
-            Problem(detail["msg"], f"{path}, {'.'.join(map(str, detail['loc']))}", found=repr(detail["input"])[:80])
-            for detail in error.errors()
+            Problem(
+                f"{key} is not what PEFT writes" if key in settings else f"the adapter's config has no {key}",
+                f"{path}, {key}",
+                found=json.dumps(settings.get(key))[:80],
+                expected=EXPECTED.get(key, "true or false"),
+            )
+            for key in wrong
         )
         raise InputError(*problems) from error
-    if config.peft_type != "LORA":
-        raise InputError(Problem("unsupported kind of adapter", str(path), repr(config.peft_type), "'LORA'"))
-    settings = config.model_extra or {}
-    refused = [f"{name} = {settings[name]!r}" for name in UNSUPPORTED if settings.get(name)]
-    if config.bias != "none":
-        refused.append(f"bias = {config.bias!r}")
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights.startswith(BASE_MOVING_INITS):
-        refused.append(f"init_lora_weights = {config.init_lora_weights!r}, which moves the base's weights")
-    if refused:
-        raise InputError(*(Problem("unsupported adapter setting", str(path), found=setting) for setting in refused))
-    return config
+
+
+def unsupported(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of an adapter's config that change what it computes in a way that is not known here."""
+    refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
+    parameters = settings.get("target_parameters")
+    if isinstance(parameters, list) and (stacked := [name for name in parameters if not str(name).endswith(".weight")]):
+        refused.append(f"target_parameters = {stacked!r}"[:120])
+    if settings.get("bias") not in (None, "none"):
+        refused.append(f"bias = {settings['bias']!r}")
+    init = settings.get("init_lora_weights")
+    if isinstance(init, str) and init.startswith(BASE_MOVING_INITS):
+        refused.append(f"init_lora_weights = {init!r}, which moves the base's weights")
+    return refused
 
 
 def is_target(name: str, config: PeftConfig) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole path, list entries are trailing parts of it."""
+    """PEFT's rule: a string is a regular expression for the whole path, list entries are trailing parts of it.
+
+    Parameters that are targets by their own names are adapted as the linear layers to which they belong.
+    """
     targets = config.target_modules
+    if ends_with(f"{name}.weight", config.target_parameters or ()):
+        return True
     return matches_whole(targets, name, "target_modules") if isinstance(targets, str) else ends_with(name, targets)
 
 

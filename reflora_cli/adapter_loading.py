@@ -1,27 +1,31 @@
 """Attach an adapter directory to a base model, strictly.
 
-A missing, unexpected or misshapen tensor is an error: a silently absent adapter still gives plausible numbers.
+A missing, unexpected or misshapen tensor is an error: a silently absent adapter still gives plausible numbers. Names
+are compared before any tensor is read.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapter_config import PeftConfig, is_target, pattern_value
+from reflora_cli.adapter_config import is_target, pattern_value
 from reflora_cli.adapter_files import WEIGHTS, AdapterFiles
+from reflora_cli.adapter_keys import saved_modules, sorted_keys, tensor_problem
 from reflora_cli.adapters.frozen import freeze
-from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, build_layer, is_inside
+from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, build_layer
 from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.factors import scaling_factor
 from reflora_cli.methods import Layer, Scaling
 
-FACTOR_KEY = re.compile(
-    r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])\.weight|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)"
-)
+Parts = dict[str, Tensor]
+"""Tensors of one module: A, B and m of an adapted one, those of its state for one saved whole."""
+LARGEST_VALUE = 1e18
+"""Of a weight's update. Its square is near the end of float32: what norms make of such activations is infinite."""
 
 
 def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) -> Adapted:
@@ -31,20 +35,31 @@ def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) ->
     """
     saved = saved_modules(model, files.config)
     check_fresh(files, fresh, saved)
-    factors, whole = split_tensors(files, saved)
+    keys = sorted_keys(model, files, saved)
     expected = [name for name in adaptable_names(model) if is_target(name, files.config) and not is_inside(name, saved)]
-    check_names(files, set(expected), set(factors))
-    layers = {name: restored_layer(files, name, model.get_submodule(name), factors[name]) for name in expected}
-    for module, tensors in whole.items():
-        load_whole(files, model.get_submodule(module), module, tensors)
+    check_names(files, set(expected), set(keys.factors))
+    for module, copies in keys.copies.items():
+        check_copies(files, model.get_submodule(module), module, read(files, copies))
+    layers = {
+        name: restored_layer(files, name, model.get_submodule(name), read(files, keys.factors[name]))
+        for name in expected
+    }
+    load_whole(model, files, {module: read(files, names) for module, names in keys.whole.items()})
     return attach(model, layers, saved, {})
 
 
-def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:
-    """The model's modules named by `modules_to_save`, by PEFT's rule (the path ends with the name), outermost only."""
-    names = config.modules_to_save or []
-    found = [path for path, _ in model.named_modules() if path and any(path.endswith(name) for name in names)]
-    return [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+def read(files: AdapterFiles, keys: Mapping[str, str]) -> Parts:
+    """The tensors of one module from their keys."""
+    return {name: files.tensors[key] for name, key in keys.items()}
+
+
+def split_tensors(
+    model: nn.Module, files: AdapterFiles, saved: Sequence[str]
+) -> tuple[dict[str, Parts], dict[str, Parts]]:
+    """All tensors of an adapter that fits the model: factors by module, and whole modules' tensors by module."""
+    keys = sorted_keys(model, files, saved)
+    factors, whole = ({name: read(files, own) for name, own in kind.items()} for kind in (keys.factors, keys.whole))
+    return factors, whole
 
 
 def check_fresh(files: AdapterFiles, fresh: Sequence[str], saved: Sequence[str]) -> None:
@@ -58,33 +73,6 @@ def check_fresh(files: AdapterFiles, fresh: Sequence[str], saved: Sequence[str])
             remedy="train with these modules in modules_to_save, or evaluate a base that has them",
         )
         raise InputError(problem)
-
-
-def split_tensors(
-    files: AdapterFiles, saved: Sequence[str]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
-    """Sort tensors into factors by module ({"A": ..., "B": ..., "m": ...}) and whole modules' tensors by module."""
-    factors: dict[str, dict[str, Tensor]] = {}
-    whole: dict[str, dict[str, Tensor]] = {module: {} for module in saved}
-    strangers: list[str] = []
-    for key, tensor in files.tensors.items():
-        owner = next((module for module in saved if key.startswith(f"{module}.")), None)
-        match = FACTOR_KEY.fullmatch(key)
-        if owner is not None:
-            whole[owner][key.removeprefix(f"{owner}.")] = tensor
-        elif match:
-            factors.setdefault(match["module"], {})[match["factor"] or "m"] = tensor
-        else:
-            strangers.append(key)
-    if strangers:
-        raise InputError(tensor_problem(files, "unexpected tensors", strangers))
-    return factors, whole
-
-
-def tensor_problem(files: AdapterFiles, what: str, names: Iterable[str], expected: str = "") -> Problem:
-    listed = sorted(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return Problem(f"{what} in the adapter", str(files.directory / WEIGHTS), ", ".join(listed[:3]) + more, expected)
 
 
 def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> None:
@@ -101,7 +89,26 @@ def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> Non
         raise InputError(*problems)
 
 
-def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: dict[str, Tensor]) -> AdapterLayer:
+def check_copies(files: AdapterFiles, module: nn.Module, name: str, copies: Parts) -> None:
+    """Raises InputError for the base's weights in an adapter that are not the base's: resized or trained there.
+
+    Both are compared in the coarser of their two dtypes.
+    """
+    state = module.state_dict()
+    for key, copy in copies.items():
+        own = state.get(key)
+        if own is not None and own.shape == copy.shape:
+            dtype = min((own.dtype, copy.dtype), key=lambda kind: kind.itemsize)
+            if torch.equal(own.to(dtype), copy.to(dtype)):
+                continue
+        what = f"the adapter brings another {name}.{key} than the base has: it was resized or trained there"
+        found = f"{'other values' if own is not None and own.shape == copy.shape else 'a tensor'} {list(copy.shape)}"
+        expected = "no such tensor" if own is None else f"the base's own, {list(own.shape)}"
+        remedy = "use the base that it was trained on, with this weight in it, as model.name"
+        raise InputError(Problem(what, str(files.directory / WEIGHTS), found, expected, remedy))
+
+
+def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: Parts) -> AdapterLayer:
     """The adapter layer of one module, from its tensors."""
     config, frozen = files.config, freeze(base)
     rank = pattern_value(config.rank_pattern, name, config.r)
@@ -109,29 +116,66 @@ def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: dic
     shapes: dict[str, tuple[int, ...]] = {"A": (rank, frozen.in_features), "B": (frozen.out_features, rank)}
     if config.use_dora:
         shapes["m"] = (frozen.out_features,)
-    check_shapes(files, name, shapes, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    check_shapes(files, name, shapes, tensors)
     scaling = Scaling.RSLORA if config.use_rslora else Scaling.STANDARD
+    scale = scaling_factor(scaling, alpha, rank)
+    check_size(files, name, abs(scale) * rank * largest(tensors["A"]) * largest(tensors["B"]))
     layer_kind = Layer.DORA if config.use_dora else Layer.LORA
-    pair = (tensors["A"], tensors["B"])
-    layer = build_layer(layer_kind, frozen, pair, scaling_factor(scaling, alpha, rank), config.lora_dropout)
+    layer = build_layer(layer_kind, frozen, (tensors["A"], tensors["B"]), scale, config.lora_dropout)
     if layer.magnitude is not None:
+        check_size(files, name, largest(tensors["m"]))
         layer.magnitude.data = tensors["m"].to(layer.magnitude)
     return layer
 
 
-def check_shapes(
-    files: AdapterFiles, name: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> None:
-    if dict(expected) != dict(found):
+def check_shapes(files: AdapterFiles, name: str, expected: Mapping[str, tuple[int, ...]], tensors: Parts) -> None:
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if dict(expected) != found:
         where = f"{files.directory / WEIGHTS}, module {name}"
-        raise InputError(
-            Problem("the adapter's tensors do not fit the module", where, str(dict(found)), str(dict(expected)))
-        )
+        raise InputError(Problem("the adapter's tensors do not fit the module", where, str(found), str(dict(expected))))
 
 
-def load_whole(files: AdapterFiles, module: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Load a module saved whole; every tensor of its state must be there with its shape."""
-    state = module.state_dict()
-    expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    check_shapes(files, name, expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    module.float().load_state_dict(dict(tensors))
+def check_size(files: AdapterFiles, name: str, size: float) -> None:
+    """Raises InputError for values with which nothing finite is computed. size: a bound of a weight's change."""
+    if not size <= LARGEST_VALUE:
+        what, where = "the adapter's values overflow", f"{files.directory / WEIGHTS}, module {name}"
+        raise InputError(Problem(what, where, f"a weight's update of up to {size:.3g}", f"at most {LARGEST_VALUE:g}"))
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest magnitude of a tensor's values; 0 for an empty one."""
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def load_whole(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> None:
+    """Load modules saved whole; every tensor of a module's state must be there with its shape."""
+    for path, tensors in whole.items():
+        state = model.get_submodule(path).state_dict()
+        check_shapes(files, path, {key: tuple(tensor.shape) for key, tensor in state.items()}, tensors)
+        check_size(files, path, max((largest(tensor) for tensor in tensors.values()), default=0.0))
+    for path in untied_modules(model, files, whole):
+        untie(model, path)
+    for path, tensors in whole.items():
+        model.get_submodule(path).float().load_state_dict(tensors)
+
+
+def untied_modules(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> list[str]:
+    """The modules saved whole that share their parameters with nothing any more, though in the base they do.
+
+    PEFT copies each module that it saves: what is tied to it keeps the base's weight, and two tied modules that are
+    both saved are two. A tie remains where all that share the parameter are brought and are equal, and where we trained
+    the adapter ourselves: then they trained together, even if only one of them was written.
+    """
+    brought = {f"{path}.{name}": tensor for path, tensors in whole.items() for name, tensor in tensors.items()}
+    trained_together = "saved_modules" in files.record
+    apart: set[str] = set()
+    for names in shared_parameters(model):
+        found = [brought[name] for name in names if name in brought]
+        complete = trained_together or len(found) == len(names)
+        if found and not (complete and all(same(found[0], other) for other in found)):
+            apart |= {path for path in whole if any(is_inside(name, [path]) for name in names)}
+    return sorted(apart)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype is other.dtype and torch.equal(one, other)

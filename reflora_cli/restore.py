@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from reflora_cli.adapter_files import PEFT_BASE, AdapterFiles, read_adapter
-from reflora_cli.adapter_loading import load_adapter, saved_modules
-from reflora_cli.adapters.inject import Adapted, is_inside
+from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.ties import is_inside
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, check_length
 from reflora_cli.model.labels import as_recorded, refuse_foreign_head

@@ -101,7 +101,11 @@ def local(name: str, path: Path) -> Source:
     if not is_directory(path):
         raise InputError(problem("the base model is not a directory", f"{name} ({path})", expected))
     if not is_file(path / "config.json"):
-        raise InputError(problem("the base model has no config.json", f"{name} ({path})", expected))
+        adapter = is_file(path / "adapter_config.json")
+        remedy = (
+            "adapter_config.json is an adapter's: name its base here, and the adapter by --adapter" if adapter else ""
+        )
+        raise InputError(problem("the base model has no config.json", f"{name} ({path})", expected, remedy))
     if not any(path.glob("*.safetensors")):
         pickled = sorted(file.name for file in (*path.glob("*.bin"), *path.glob("*.pt")))
         remedy = f"convert {', '.join(pickled)} to safetensors; pickled weights are never loaded" if pickled else ""

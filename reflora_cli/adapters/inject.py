@@ -15,6 +15,7 @@ from reflora_cli.adapters.init import generator_for, start_factors
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.factors import FactorPair, scaling_factor
 from reflora_cli.methods import Layer, Method, Update
@@ -115,7 +116,9 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
             found = f"{module_name}, in which {packed[0] or 'it itself'} is quantized"
             raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
         module = model.get_submodule(module_name).float().requires_grad_(True)
-        others |= {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
+        known = set(others.values())  # a parameter that two of the modules share trains under its first name
+        own = {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
+        others |= {name: parameter for name, parameter in own.items() if parameter not in known}
     return others
 
 
@@ -148,15 +151,29 @@ def match_targets(
 
 
 def refuse_shared(model: nn.Module, names: set[str]) -> None:
-    """Raises InputError for a module that stands in the model under two names: one of them would not be adapted."""
+    """Raises InputError for a target whose weight stands in the model under several names: merged, they would differ.
+
+    The output embedding may be tied to the input embedding: a merge unties it, as the model's config allows.
+    """
+    embeddings = {f"{path}.weight" for path in embedding_paths(model)}
     paths: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(name)
-    for name in sorted(names):
-        found = paths[model.get_submodule(name)]
-        if len(found) > 1:
-            what = "a target is one module under several names, which is not supported"
-            raise InputError(Problem(what, "method.targets", ", ".join(found), remedy="leave it out of method.targets"))
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    modules = [found for found in paths.values() if len(found) > 1 and names & set(found)]
+    parameters = [
+        list(shared)
+        for shared in shared_parameters(model)
+        if names & set(map(owner_of, shared)) and not set(shared) <= embeddings
+    ]
+    for found in (modules + parameters)[:1]:
+        what = "a target shares its weight with other modules, which is not supported"
+        raise InputError(Problem(what, "method.targets", ", ".join(found[:4]), remedy="leave it out of method.targets"))
+
+
+def embedding_paths(model: nn.Module) -> list[str]:
+    """The paths of the input and output embeddings of a transformers model, those that it has."""
+    embeddings = [input_embedding(model), output_embedding(model)]
+    return [path for path, module in model.named_modules() if any(module is own for own in embeddings)]
 
 
 def stacked_experts(model: nn.Module) -> dict[str, int]:
@@ -175,13 +192,17 @@ def output_embedding(model: nn.Module) -> nn.Module | None:
     return find() if callable(find) else None
 
 
+def input_embedding(model: nn.Module) -> nn.Module | None:
+    """The token embedding of a transformers model, if it has one that it can name."""
+    find = getattr(model, "get_input_embeddings", None)
+    try:
+        return find() if callable(find) else None
+    except NotImplementedError:
+        return None
+
+
 def adaptable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_adaptable(module)]
-
-
-def is_inside(name: str, modules: Sequence[str]) -> bool:
-    """Whether the path is one of the modules or lies below one."""
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def matches(pattern: str, name: str) -> bool:

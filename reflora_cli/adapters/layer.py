@@ -43,6 +43,10 @@ class AdapterLayer(nn.Module, ABC):
         return self.frozen.weight
 
     @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    @property
     def bias(self) -> Tensor | None:
         return self.frozen.bias
 

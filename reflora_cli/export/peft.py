@@ -1,68 +1,106 @@
 """Export to PEFT: an adapter directory that PEFT and transformers load, with a model card.
 
 A run's `adapter/` already is in PEFT's format. The export adds the tokenizer and the card, and proves itself: it is
-read back strictly and every tensor must be bit-equal to the run's.
+read back strictly, every tensor must be bit-equal to the run's, and PEFT's view of it must give the same logits.
 """
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from reflora_cli.adapter_files import PREFIX, AdapterFiles, read_adapter, write_adapter
-from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapter_files import CONFIG, PREFIX, RECORD, AdapterFiles, read_adapter, with_ties, write_adapter
+from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapters.ties import tied_to
 from reflora_cli.atomic import write_directory, write_file, write_json
-from reflora_cli.errors import Problem, VerificationError
+from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
+from reflora_cli.export.peft_view import REMEDY, PeftView
+from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
-from reflora_cli.recipe import ModelSection, Recipe
+from reflora_cli.peft_rules import readable, unreadable
+from reflora_cli.recipe import Quantization, Recipe
 from reflora_cli.restore import Restored, restore
 from reflora_cli.runs import RunDirectory
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written."""
+    """What was written. checked_by: what read it back and gave the same logits."""
 
     output: str
     format: str
     tensors: int
     parameters: int
+    checked_by: str
 
 
 def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport:
     """Write a run's adapter to `output`.
 
-    Raises InputError for wrong input or an existing output; nothing is left there then.
+    Raises InputError for wrong input, an existing output and adapters that PEFT cannot read, VerificationError when
+    what was written is something else; nothing is left there then. Everything is compared on the base as it is,
+    without quantization: PEFT knows the base in that form.
     """
-    restored = restore(recipe, run.adapter, torch.device("cpu"))
-    files = restored.files
-    assert files is not None
+    section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
+    restored = restore(recipe.model_copy(update={"model": section}), run.adapter, torch.device("cpu"))
+    refuse_unreadable(restored, output)
+    files = completed(restored)
+    task, source, dtype = restored.task, restored.base.source, restored.compute.dtype
+    assert restored.adapted is not None
+    config = readable(files.config.model_dump(), restored.base.model, restored.adapted.layers)
+    view = PeftView(restored.objective)
+    del restored  # two models are never in memory together
+    gc.collect()
     with write_directory(output) as directory:
-        write_json(directory / "adapter_config.json", files.config.model_dump())
-        write_json(directory / "reflora.json", files.record)
+        write_json(directory / CONFIG, config)
+        write_json(directory / RECORD, files.record)
         write_adapter(directory, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
-        load_tokenizer(restored.base.source).save_pretrained(directory)
+        load_tokenizer(source).save_pretrained(directory)
         subject = subject_of(recipe, run)
         load = [*peft_lines(subject), "", vllm_line(files.config)]
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
-        verify(restored, files, directory)
+        check_tensors(files, directory)
+        base = load_base(section, source.revision, task, dtype, recipe.train.seed)
+        reader = view.verify(base, directory, str(output))
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
-    return ExportReport(str(output), "peft", len(files.tensors), parameters)
+    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader)
 
 
-def verify(restored: Restored, files: AdapterFiles, directory: Path) -> None:
-    """Attach what was written to a new base and compare every tensor."""
-    source = restored.base.source
-    written = read_adapter(directory)
-    section = ModelSection(name=source.name)
-    base = load_base(section, source.revision, restored.task, restored.compute.dtype, seed=0)
-    load_adapter(base.model, written, base.fresh)
-    same = written.tensors.keys() == files.tensors.keys() and all(
-        torch.equal(tensor, files.tensors[key]) for key, tensor in written.tensors.items()
+def refuse_unreadable(restored: Restored, output: Path) -> None:
+    assert restored.adapted is not None
+    assert restored.files is not None
+    if reason := unreadable(restored.base.model, restored.adapted.layers, is_dora=restored.files.config.use_dora):
+        raise InputError(Problem("PEFT cannot read this adapter", str(output), reason, remedy=REMEDY))
+
+
+def completed(restored: Restored) -> AdapterFiles:
+    """The run's adapter, with every module whose weight trained with it because it is shared."""
+    files, model = restored.files, restored.base.model
+    assert files is not None
+    saved = saved_modules(model, files.config)
+    tied = tied_to(model, saved)
+    if not tied:
+        return files
+    names = list(outermost({*saved, *tied}))
+    tensors = with_ties(model, names, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
+    return AdapterFiles(
+        files.directory,
+        files.config.model_copy(update={"modules_to_save": names}),
+        {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()},
+        files.record,
+    )
+
+
+def check_tensors(files: AdapterFiles, directory: Path) -> None:
+    """Raises VerificationError unless the tensors in the directory are those of the run, bit by bit."""
+    written = read_adapter(directory).tensors
+    same = written.keys() == files.tensors.keys() and all(
+        torch.equal(tensor, files.tensors[key]) for key, tensor in written.items()
     )
     if not same:
         raise VerificationError(Problem("the exported tensors differ from the run's", str(directory)))

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reflora_cli.adapter_loading import saved_modules
-from reflora_cli.adapters.inject import is_inside
+from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapters.ties import is_inside
 from reflora_cli.atomic import write_directory, write_file, write_json
 from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.ties import tied_to
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Method
 from reflora_cli.model.precision import Compute
@@ -63,8 +64,12 @@ class Base:
         return outermost(set(method.trainable_modules))
 
     def saved(self, method: Method) -> tuple[str, ...]:
-        """The modules that travel with the adapter: the trained ones, and the fresh ones even when frozen."""
-        return outermost({*self.trainable(method), *self.fresh})
+        """The modules that travel with the adapter: the trained ones, the fresh ones even when frozen, and those that
+        share a parameter with one of them. PEFT copies each module that it saves whole, so that a tied one which is not
+        named would keep the base's weight.
+        """
+        chosen = {*self.trainable(method), *self.fresh}
+        return outermost({*chosen, *tied_to(self.model, chosen)})
 
 
 def outermost(names: set[str]) -> tuple[str, ...]:

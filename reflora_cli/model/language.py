@@ -125,6 +125,10 @@ def check_parts(base: Base, compute: Compute) -> None:
         whole = model(input_ids=ids).logits.float()
         parts = logits_of(model, hidden_states(model, input_ids=ids).last_hidden_state)
     model.train(was_training)
+    if not whole.isfinite().all():
+        what, found = "the model's logits are not finite", f"{compute.dtype_name}, with the adapter where there is one"
+        expected = "weights, and an adapter's values, with which this dtype does not overflow"
+        raise InputError(Problem(what, f"model.name: {base.source.name}", found, expected))
     difference, size = float((whole - parts).abs().max()), float(whole.abs().max())
     if not difference <= PARTS_TOLERANCE * max(size, 1e-6):
         problem = Problem(

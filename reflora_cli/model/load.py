@@ -23,8 +23,17 @@ from reflora_cli.sources import Source, commit_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-"""Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report."""
+SAFE: dict[str, Any] = {
+    "use_safetensors": True,
+    "trust_remote_code": False,
+    "ignore_mismatched_sizes": True,
+    "adapter_kwargs": {"subfolder": "no-adapter-beside-the-base"},
+}
+"""Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report.
+
+Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base: it is told to look
+for one in a folder that does not exist, so that a base is what it is everywhere.
+"""
 MOST_LAYERS = 10_000
 Configure = Callable[[Source], Any]
 """(source) -> the config to load the model with."""

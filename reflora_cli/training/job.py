@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
+from reflora_cli.adapters.ties import is_inside
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Update
+from reflora_cli.methods import Layer, Update
 from reflora_cli.model.base import Base, check_length, parameter_count
 from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.pick import load_base
@@ -21,6 +22,7 @@ from reflora_cli.objectives.pick import encode_examples, load_examples, make_obj
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
+from reflora_cli.peft_rules import unreadable
 from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
@@ -59,6 +61,11 @@ class Job:
         bits = bits_per_weight(self.base.model)
         return "" if bits is None else f", {packed_kind(self.base.model)} ({bits:.2f} bits per weight)"
 
+    @property
+    def unreadable(self) -> str:
+        """Why PEFT would not read the adapter; empty where it will."""
+        return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer is Layer.DORA)
+
     def left_out(self) -> dict[str, str]:
         """What a user of a mixture of experts would not expect."""
         experts = stacked_experts(self.base.model)
@@ -66,6 +73,12 @@ class Job:
             return {}
         share = sum(experts.values()) / parameter_count(self.base.model)
         return {"not adapted": f"{len(experts)} stacked weights of experts, {share:.0%} of all parameters"}
+
+    def trained_whole(self) -> str:
+        """The modules trained whole, and those that train with them because they share a weight."""
+        chosen = self.base.trainable(self.recipe.method)
+        tied = [name for name in self.saved if not is_inside(name, (*chosen, *self.base.fresh))]
+        return (", ".join(chosen) or "nothing") + (f", with {', '.join(tied)} (tied)" if tied else "")
 
     def facts(self) -> dict[str, str]:
         """What the user should see before the first step."""
@@ -80,7 +93,8 @@ class Job:
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             "targets": matches,
             **self.left_out(),
-            "trained whole": ", ".join(self.base.trainable(method)) or "nothing",
+            **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
+            "trained whole": self.trained_whole(),
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
             "task": f"{self.task.name}, {len(self.rows.training):,} training rows",
             **(

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from reflora_cli.adapter_files import with_ties
 from reflora_cli.atomic import write_file, write_json
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.rows import rows_text
@@ -159,7 +160,7 @@ def restore(session: Session, place: Path) -> None:
         restore_random_state(checkpoint.random, job.compute.rank)
     except (ValueError, RuntimeError) as error:
         raise InputError(Problem("the checkpoint does not belong to this recipe", str(place), str(error))) from error
-    session.progress, session.best = checkpoint.progress, checkpoint.best
+    session.progress, session.best = checkpoint.progress, with_ties(job.base.model, job.saved, checkpoint.best)
     if session.accelerator.scaler is not None and checkpoint.progress.scaler:
         session.accelerator.scaler.load_state_dict(checkpoint.progress.scaler)
     session.reporter.note(f"continuing from {place}")

@@ -90,6 +90,10 @@ def without_adapter(place: Place) -> Outcome:
     return place.reflora("merge", place.run)
 
 
+def adapter_file(place: Place) -> Outcome:
+    return place.reflora("eval", place.recipe, "--adapter", place.run / "adapter" / "adapter_config.json")
+
+
 def changed_adapter(change: Callable[[dict[str, object]], None]) -> Callable[[Place], Outcome]:
     def act(place: Place) -> Outcome:
         weights = place.run / "adapter" / "adapter_model.safetensors"
@@ -211,6 +215,11 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "occupied output": (occupied_output, ("new", "--output")),
     "not a run": (lambda p: p.reflora("merge", p.path), ("recipe.yaml",)),
     "no such run": (lambda p: p.reflora("export", p.path / "nowhere", "--format", "peft"), ("nowhere",)),
+    "adapter's file": (adapter_file, ("adapter_config.json", "the adapter is a file")),
+    "adapter as a base": (
+        lambda p: p.train(p.recipe, f"model.name={p.run / 'adapter'}"),
+        ("config.json", "--adapter"),
+    ),
     "run without adapter": (without_adapter, ("adapter_model.safetensors",)),
     "adapter of no scale": (with_config(lora_alpha=float("nan")), ("adapter_config.json, lora_alpha",)),
     "adapter beyond numbers": (with_config(lora_alpha=1e308), ("adapter_config.json, lora_alpha",)),

@@ -1,0 +1,122 @@
+"""What PEFT makes of an exported adapter: does it compute what we do?
+
+PEFT itself answers where it is installed. Elsewhere the adapter is read by PEFT's rules as they are rebuilt in our
+loader, without what only we know of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reflora_cli.adapter_config import PEFT_HEADS
+from reflora_cli.adapter_files import PREFIX, read_adapter
+from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.data.encode import encode
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.merging.verify import difference, refuse, tolerance
+from reflora_cli.model.base import Base
+from reflora_cli.model.language import vocabulary
+from reflora_cli.model.load import quiet_transformers
+from reflora_cli.model.precision import precision
+from reflora_cli.objectives.objective import Objective
+from reflora_cli.objectives.sequence import SequenceObjective
+from reflora_cli.tasks.base import Example
+
+REMEDY = "merge it instead: reflora merge RUN"
+TEXTS = (
+    ("a small red cup", "The cup is red and small."),
+    ("two boxes on the table", "Nothing is on the floor."),
+)
+TOKENS = 12
+"""In each of the two rows on which language models are compared."""
+
+
+class PeftView:
+    """Our logits on a few rows, to be compared with those that PEFT's view of an exported adapter gives."""
+
+    def __init__(self, objective: Objective[Any]) -> None:
+        """objective: of the model with the adapter, on the CPU; it is not needed any more afterwards."""
+        self.inputs = sample_inputs(objective)
+        self.dtype = objective.compute.dtype
+        self.expected = self.logits(objective.base.model)
+
+    @torch.no_grad()
+    def logits(self, model: Any) -> Tensor:
+        """[rows, k] in float32: of every position, for a language model."""
+        with precision(torch.device("cpu"), self.dtype):
+            found: Tensor = model(**self.inputs).logits
+        return found.float().flatten(0, -2)
+
+    def verify(self, base: Base, directory: Path, output: str) -> str:
+        """Put the adapter in `directory` on a new base and compare; what read it there.
+
+        Raises InputError for an adapter that PEFT cannot read, VerificationError when it computes something else.
+        """
+        reader = f"PEFT {by_peft(base, directory, output)}" if find_spec("peft") else by_rules(base, directory)
+        apart = difference(self.expected, self.logits(base.model.eval()))
+        refuse(apart, tolerance(self.expected, self.dtype), output, f"the adapter as {reader} reads it")
+        return reader
+
+
+def sample_inputs(objective: Objective[Any]) -> dict[str, Tensor]:
+    """A model's keyword arguments for two made-up rows: the task's data need not be there."""
+    base = objective.base
+    if isinstance(objective, SequenceObjective):
+        width = len(objective.task.text)
+        return objective.inputs(encode(base.tokenizer, [Example(texts[:width], 0) for texts in TEXTS], 64))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary(base.model), (len(TEXTS), TOKENS), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def by_peft(base: Base, directory: Path, output: str) -> str:
+    """Let PEFT put the adapter on the base; its version. Raises InputError when it fails, or holds other tensors.
+
+    PEFT is no dependency: it is looked for at run time only, and nothing else in the package knows it.
+    """
+    peft = importlib.import_module("peft")
+    written = read_adapter(directory).tensors
+    try:
+        with warnings.catch_warnings(), quiet_transformers():
+            warnings.simplefilter("ignore")
+            theirs = peft.PeftModel.from_pretrained(base.model, str(directory), torch_device="cpu")
+            held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
+    except Exception as error:  # whatever it is, it is PEFT's answer
+        first = str(error).strip().partition("\n")[0]
+        what, found = "PEFT cannot read this adapter", f"PEFT {peft.__version__}: {type(error).__name__}: {first}"
+        raise InputError(Problem(what, output, found, remedy=REMEDY)) from error
+    check_held({key.removeprefix(PREFIX): tensor for key, tensor in held.items()}, written, peft.__version__)
+    return str(peft.__version__)
+
+
+def check_held(held: Mapping[str, Tensor], written: Mapping[str, Tensor], version: str) -> None:
+    """Raises InputError unless the tensors that PEFT has read are those that were written.
+
+    It keeps modules saved whole in the base's dtype.
+    """
+    other = [key for key in written if key not in held or not torch.equal(held[key], written[key].to(held[key].dtype))]
+    if wrong := sorted({*other, *(set(held) - set(written))}):
+        what, found = "PEFT drops or changes tensors of this adapter", ", ".join(wrong[:3])
+        raise InputError(Problem(what, f"PEFT {version}", found, remedy=REMEDY))
+
+
+def by_rules(base: Base, directory: Path) -> str:
+    """Put the adapter on the base by PEFT's rules; what to call them.
+
+    Our record is left out: it says which modules trained together. What PEFT adds to the modules saved whole is added.
+    """
+    files = read_adapter(directory)
+    kind = (files.config.model_extra or {}).get("task_type")
+    saved = [*(files.config.modules_to_save or []), *(PEFT_HEADS if kind == "SEQ_CLS" else ())]
+    config = files.config.model_copy(update={"modules_to_save": saved})
+    load_adapter(base.model, replace(files, config=config, record={}), base.fresh)
+    return "PEFT's rules, as rebuilt here"
