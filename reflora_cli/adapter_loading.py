@@ -53,15 +53,6 @@ def read(files: AdapterFiles, keys: Mapping[str, str]) -> Parts:
     return {name: files.tensors[key] for name, key in keys.items()}
 
 
-def split_tensors(
-    model: nn.Module, files: AdapterFiles, saved: Sequence[str]
-) -> tuple[dict[str, Parts], dict[str, Parts]]:
-    """All tensors of an adapter that fits the model: factors by module, and whole modules' tensors by module."""
-    keys = sorted_keys(model, files, saved)
-    factors, whole = ({name: read(files, own) for name, own in kind.items()} for kind in (keys.factors, keys.whole))
-    return factors, whole
-
-
 def check_fresh(files: AdapterFiles, fresh: Sequence[str], saved: Sequence[str]) -> None:
     absent = [module for module in fresh if not is_inside(module, saved)]
     if absent:
