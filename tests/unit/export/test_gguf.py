@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -30,7 +31,8 @@ from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import convert_tokenizer
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.tensor_files import tensor_places
-from tests.language_models import GROUPED, make, saved, tokenizer
+from tests.architectures import DECODERS
+from tests.language_models import make, saved, tokenizer
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
 
@@ -40,12 +42,13 @@ LLAMA3 = {
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+GROUPED = {name: value for name, value in DECODERS["llama"].settings.items() if name != "tie_word_embeddings"}
 QWEN = {name: value for name, value in GROUPED.items() if name != "head_dim"}
 
 
 def written(directory: Path, output: Path, kind: Any = "f32") -> tuple[Any, Any]:
     """A file, and what was asked for."""
-    size = AutoModelForCausalLM.from_pretrained(directory).config.vocab_size
+    size = AutoConfig.from_pretrained(directory).vocab_size
     converted = convert_tokenizer(AutoTokenizer.from_pretrained(directory), size)
     request = module.GgufRequest(directory, output / "model.gguf", kind, converted, "{{ messages }}", "test")
     return module.write_gguf(request), request
