@@ -81,8 +81,7 @@ class LanguageObjective(Objective[PromptRow]):
 
         def read() -> Tensor:
             with precision(self.compute.device, self.compute.dtype):
-                hidden: Tensor = hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state
-            return hidden
+                return logits_of(model, hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state)
 
         with evaluating(model):
             return unused_modules(model, names, read)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as t
+from torch import nn
 from torch.nn import functional as F
 
+from reflora_cli.adapters.inject import inject
 from reflora_cli.data.batches import cut
 from reflora_cli.data.encode import encode
 from reflora_cli.data.pad import Padding
 from reflora_cli.errors import InputError
+from reflora_cli.methods import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.classifier import head_modules
+from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import causal_padding
+from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.sequence import SequenceObjective
+from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source
 from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
@@ -113,3 +120,49 @@ def test_unused_modules_are_those_without_a_gradient(name: str) -> None:
     before = {path: parameter.clone() for path, parameter in own.model.named_parameters()}
     assert found.unused(names) == expected
     assert all(torch.equal(parameter, before[path]) for path, parameter in own.model.named_parameters())
+
+
+class Routed(nn.Module):
+    """Two blocks of two experts of which the first is sent everything, a layer that is never called, and one whose
+    output is not used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"experts": nn.ModuleList(map(square, range(2)))}) for _ in range(2))
+        self.idle, self.aside = square(), square()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.aside(x)
+        for block in self.blocks:
+            x = block["experts"][0](x)
+        return x
+
+
+def square(_: int = 0) -> nn.Linear:
+    return nn.Linear(3, 3)
+
+
+def test_an_expert_that_another_is_used_instead_of_is_not_unused() -> None:
+    model = Routed()
+    names = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    assert unused_modules(model, names, lambda: model(torch.ones(2, 3))) == ["idle", "aside"]
+    assert all(module._forward_hooks == {} for module in model.modules())
+
+
+def test_rwkv_is_the_same_function_with_its_adapters_merged(tmp_path: Path) -> None:
+    """In evaluation too, where it would halve the weights of its seventh block but not what is added to them."""
+    torch.manual_seed(0)
+    model = t.RwkvForCausalLM(t.RwkvConfig(vocab_size=1500, hidden_size=16, num_hidden_layers=7, **TOKENS))
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    own: Any = load_language_model(ModelSection(name=str(tmp_path)), None, torch.float32).model
+    adapted = inject(own, Method(name="lora", rank=2, targets=("value", "output")), [], [], seed=0)
+    for layer in adapted.layers.values():
+        torch.nn.init.normal_(layer.B)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected = own.eval()(ids).logits
+        for path, layer in adapted.layers.items():
+            model.get_submodule(path).weight.copy_(layer.merged())
+        torch.testing.assert_close(model.eval()(ids).logits, expected, atol=1e-4, rtol=1e-4)
