@@ -12,7 +12,8 @@ from reflora_cli.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length, check_tokens, leave_out_types
 from reflora_cli.sources import Source
-from tests.language_models import TOKENS, tokenizer
+from tests.architectures import TINY_IDS
+from tests.language_models import tokenizer
 
 SOURCE = Source("tiny", "tiny", None, is_local=True)
 SIZES: dict[str, Any] = {
@@ -23,9 +24,9 @@ SIZES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("config", "most"),
     [
-        (t.RobertaConfig(**SIZES, max_position_embeddings=66, **TOKENS), 65),
-        (t.RobertaConfig(**SIZES, max_position_embeddings=66, **{**TOKENS, "pad_token_id": 1}), 64),
-        (t.BertConfig(**SIZES, max_position_embeddings=66, **TOKENS), 66),
+        (t.RobertaConfig(**SIZES, max_position_embeddings=66, **TINY_IDS), 65),
+        (t.RobertaConfig(**SIZES, max_position_embeddings=66, **{**TINY_IDS, "pad_token_id": 1}), 64),
+        (t.BertConfig(**SIZES, max_position_embeddings=66, **TINY_IDS), 66),
         (t.CanineConfig(**SIZES, max_position_embeddings=96, num_hash_buckets=64, downsampling_rate=2), 64),
     ],
     ids=["roberta", "roberta, pad 1", "bert", "canine"],

@@ -29,14 +29,16 @@ from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source
 from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
-from tests.language_models import TOKENS, base, tokenizer
+from tests.architectures import TINY_IDS
+from tests.language_models import tokenizer
 
+SOURCE = Source("tiny", "tiny", None, is_local=True)
 CPU = Compute(torch.device("cpu"), torch.float32)
 WIDE: dict[str, Any] = {
     "vocab_size": 1500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 256, **TOKENS,
+    "max_position_embeddings": 256, **TINY_IDS,
 }  # fmt: skip
-XLNET = t.XLNetConfig(vocab_size=1500, d_model=32, n_layer=2, n_head=2, d_inner=64, dropout=0.0, **TOKENS)
+XLNET = t.XLNetConfig(vocab_size=1500, d_model=32, n_layer=2, n_head=2, d_inner=64, dropout=0.0, **TINY_IDS)
 MODELS: dict[str, tuple[Callable[[], Any], Padding]] = {
     "bert": (lambda: t.BertConfig(**WIDE), Padding.RIGHT),
     "xlnet": (lambda: XLNET, Padding.LEFT),
@@ -67,8 +69,7 @@ def classifier(config: Any) -> Base:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=0.15)
-    source = Source("tiny", "tiny", None, is_local=True)
-    return Base(model, tokenizer(), source, None, (), head_modules(model))
+    return Base(model, tokenizer(), SOURCE, None, (), head_modules(model))
 
 
 def objective(own: Base) -> SequenceObjective:
@@ -107,7 +108,7 @@ def test_a_head_of_zeros_hides_nothing_and_stays_as_it_is() -> None:
 
 def test_a_model_that_sees_what_is_to_come_is_refused() -> None:
     with pytest.raises(InputError, match="sees the tokens that it is to predict"):
-        causal_padding(base("xlnet"), CPU)
+        causal_padding(Base(t.XLNetLMHeadModel(XLNET), tokenizer(), SOURCE, None, (), ()), CPU)
 
 
 @pytest.mark.parametrize("name", UNUSED)
@@ -153,7 +154,7 @@ def test_an_expert_that_another_is_used_instead_of_is_not_unused() -> None:
 def test_rwkv_is_the_same_function_with_its_adapters_merged(tmp_path: Path) -> None:
     """In evaluation too, where it would halve the weights of its seventh block but not what is added to them."""
     torch.manual_seed(0)
-    model = t.RwkvForCausalLM(t.RwkvConfig(vocab_size=1500, hidden_size=16, num_hidden_layers=7, **TOKENS))
+    model = t.RwkvForCausalLM(t.RwkvConfig(vocab_size=1500, hidden_size=16, num_hidden_layers=7, **TINY_IDS))
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     own: Any = load_language_model(ModelSection(name=str(tmp_path)), None, torch.float32).model
