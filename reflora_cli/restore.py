@@ -14,7 +14,8 @@ from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.model.base import Base, check_length
+from reflora_cli.model.base import Base
+from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import as_recorded, refuse_foreign_head
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype

@@ -58,15 +58,23 @@ class Adapted:
         return {**own, **self.others}
 
 
-def inject(model: nn.Module, method: Method, trainable: Sequence[str], saved: Sequence[str], seed: int) -> Adapted:
+def inject(
+    model: nn.Module,
+    method: Method,
+    trainable: Sequence[str],
+    saved: Sequence[str],
+    seed: int,
+    left_out: Sequence[str] = (),
+) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
-    Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Raises
-    InputError when a pattern matches nothing, when the rank is too large for RefLoRA on a matched module, and for
-    modules that cannot be adapted or trained.
+    Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Neither
+    are those `left_out`, whatever the targets match. Raises InputError when a pattern matches nothing, when the rank is
+    too large for RefLoRA on a matched module, and for modules that cannot be adapted or trained.
     """
-    matched = match_targets(model, method.targets, saved)
-    wanted = {name for found in matched.values() for name in found}
+    found = match_targets(model, method.targets, saved)
+    matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
+    wanted = {name for names in matched.values() for name in names}
     refuse_shared(model, wanted)
     bases = {name: module for name, module in model.named_modules() if name in wanted}
     scale = scaling_factor(method.scaling, method.alpha, method.rank)
@@ -77,7 +85,7 @@ def inject(model: nn.Module, method: Method, trainable: Sequence[str], saved: Se
         check_rank(method, name, shape)
         pair = start_factors(method.init, method.rank, shape, generator_for(seed, name))
         layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
-    return attach(model, layers, trainable, {pattern: len(found) for pattern, found in matched.items()})
+    return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
 
 
 def attach(
@@ -182,7 +190,7 @@ def stacked_experts(model: nn.Module) -> dict[str, int]:
         f"{path}.{name}": parameter.numel()
         for path, module in model.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and not hasattr(module, "kernel_size")
+        if parameter.ndim == 3 and min(parameter.shape) > 1 and not hasattr(module, "kernel_size")
     }
 
 
@@ -225,6 +233,14 @@ def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
     suffixes = {part for part in parts if not part.replace(".", "").isdigit()}
     remedy = nearest(pattern, suffixes)
     return Problem("a target matches no linear layer of the model", "method.targets", repr(pattern), remedy=remedy)
+
+
+def too_small(model: nn.Module, method: Method, names: Sequence[str]) -> list[str]:
+    """Those of the named modules whose weight allows no factors of full rank where RefLoRA needs them."""
+    if method.update is not Update.REFLORA:
+        return []
+    frozen = {name: freeze(model.get_submodule(name)) for name in names}
+    return [name for name, own in frozen.items() if method.rank > min(own.out_features, own.in_features)]
 
 
 def check_rank(method: Method, name: str, shape: tuple[int, int]) -> None:

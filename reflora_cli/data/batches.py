@@ -6,13 +6,13 @@ depends on the number of processes or on how a step is cut into micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from reflora_cli.data.encode import EncodedRow
-from reflora_cli.data.pad import pad_right
+from reflora_cli.data.pad import Padding, pad
 
 WINDOW = 32
 """Steps whose rows are sorted by length together: enough for batches of nearly equal lengths, few enough that what a
@@ -61,24 +61,43 @@ class StepSampler:
         return [row for place in places for row in steps[place]] + order[whole:]
 
 
-def micro_batches(rows: Sequence[int], rank: int, processes: int, size: int) -> list[list[int]]:
-    """This process's share of a step, in chunks of at most `size` rows.
+def micro_batches(
+    rows: Sequence[int], rank: int, processes: int, size: int, kind: Callable[[int], int] | None = None
+) -> list[list[int]]:
+    """This process's share of a step, in chunks of at most `size` rows. kind: as `cut` takes it.
 
     Every process gets the same number of chunks, so that collective operations match; a chunk may be empty.
     """
-    mine = list(rows[rank::processes])
-    largest_share = -(-len(rows) // processes)
-    return [mine[start : start + size] for start in range(0, largest_share, size)]
+    shares = [cut(rows[other::processes], size, kind) for other in range(processes)]
+    mine = shares[rank]
+    return mine + [[]] * (max(map(len, shares)) - len(mine))
 
 
-def collate(rows: Sequence[EncodedRow], pad_token: int, pad_type: int, multiple: int = 1) -> dict[str, Tensor]:
+def cut(rows: Sequence[int], size: int, kind: Callable[[int], int] | None = None) -> list[list[int]]:
+    """The rows in order, in chunks of at most `size`.
+
+    kind: in what the rows of a chunk must agree, which is nothing by default. A chunk ends where it changes.
+    """
+    chunks: list[list[int]] = []
+    for row in rows:
+        last = chunks[-1] if chunks else []
+        if last and len(last) < size and (kind is None or kind(last[0]) == kind(row)):
+            last.append(row)
+        else:
+            chunks.append([row])
+    return chunks
+
+
+def collate(
+    rows: Sequence[EncodedRow], pad_token: int, pad_type: int, multiple: int = 1, padding: Padding = Padding.RIGHT
+) -> dict[str, Tensor]:
     """Pad to the longest row: input_ids, attention_mask and, where the model has them, token_type_ids [n, length].
 
     multiple: of which the length shall be.
     """
-    ids, mask = pad_right([row.input_ids for row in rows], pad_token, multiple)
+    ids, mask = pad([row.input_ids for row in rows], pad_token, padding, multiple)
     batch = {"input_ids": ids, "attention_mask": mask}
     types = [row.token_type_ids for row in rows if row.token_type_ids is not None]
     if types:
-        batch["token_type_ids"], _ = pad_right(types, pad_type, multiple)
+        batch["token_type_ids"], _ = pad(types, pad_type, padding, multiple)
     return batch

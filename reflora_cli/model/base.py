@@ -80,7 +80,17 @@ def outermost(names: set[str]) -> tuple[str, ...]:
 def positions(base: Base) -> int:
     """The most tokens that both the model and its tokenizer know positions for; XLNet, say, knows no limit."""
     limits = (getattr(base.model.config, "max_position_embeddings", None), base.tokenizer.model_max_length)
-    return min((limit for limit in limits if limit and limit > 0), default=sys.maxsize)
+    known = (*limits, *counted_from_padding(base.model))
+    return min((limit for limit in known if limit and limit > 0), default=sys.maxsize)
+
+
+def counted_from_padding(model: nn.Module) -> list[int]:
+    """Positions in tables that keep the places up to a padding one free, as RoBERTa's do: fewer than embeddings."""
+    return [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None and name.endswith("position_embeddings")
+    ]
 
 
 def pad_multiple(base: Base, compute: Compute) -> int:
@@ -89,14 +99,6 @@ def pad_multiple(base: Base, compute: Compute) -> int:
     """
     on_tensor_cores = compute.device.type == "cuda" and compute.dtype.itemsize == 2
     return 8 if on_tensor_cores and positions(base) % 8 == 0 else 1
-
-
-def check_length(base: Base, max_length: int) -> None:
-    """Raises InputError when `task.max_length` exceeds the model's positions."""
-    limit = positions(base)
-    if max_length > limit:
-        expected = f"at most {limit}, the positions of {base.source.name}"
-        raise InputError(Problem("max_length is beyond the model", "task.max_length", str(max_length), expected))
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -20,6 +20,8 @@ from reflora_cli.model.precision import Compute, precision
 from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configs call the size that logits are squashed to."""
 PARTS_TOLERANCE = 2e-2
 """Of the largest logit. A forgotten factor or cap is far outside, a half precision's rounding inside."""
 
@@ -38,7 +40,7 @@ def load_language_model(section: ModelSection, revision: str | None, dtype: torc
     source = find_source(section.name, revision)
     base, report = load_pretrained(AutoModelForCausalLM, section, source, dtype, configure)
     check_complete(source, report)
-    check_vocabulary(base)
+    check_end(base)
     return base
 
 
@@ -56,17 +58,16 @@ def check_complete(source: Source, report: dict[str, Any]) -> None:
         raise InputError(problem)
 
 
-def check_vocabulary(base: Base) -> None:
-    """Raises InputError for a tokenizer without an end token, or with more tokens than the model embeds."""
-    where, tokenizer = f"model.name: {base.source.name}", base.tokenizer
-    if tokenizer.eos_token_id is None:
-        what = "the tokenizer has no end-of-sequence token: no answer could ever end"
-        remedy = "set eos_token in its tokenizer_config.json"
-        raise InputError(Problem(what, where, expected="a tokenizer with eos_token", remedy=remedy))
-    embedded = vocabulary(base.model)
-    if len(tokenizer) > embedded:
-        what = "the tokenizer has more tokens than the model has embeddings"
-        raise InputError(Problem(what, where, f"{len(tokenizer)} tokens, {embedded} embeddings"))
+def check_end(base: Base) -> None:
+    """Raises InputError for a tokenizer without an end token."""
+    if base.tokenizer.eos_token_id is None:
+        problem = Problem(
+            "the tokenizer has no end-of-sequence token: no answer could ever end",
+            where=f"model.name: {base.source.name}",
+            expected="a tokenizer with eos_token",
+            remedy="set eos_token in its tokenizer_config.json",
+        )
+        raise InputError(problem)
 
 
 def hidden_states(model: Any, *, cache: Any = None, **inputs: Any) -> Any:
@@ -92,7 +93,7 @@ def cache_of(output: Any) -> Any:
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """hidden [..., width] -> logits [..., vocabulary], float32, with the scalings that architectures add to the head's.
 
-    Gemma 2 and later squash them by tanh, Cohere multiplies, Granite divides.
+    Gemma 2 and later squash them by tanh, Cohere and Falcon-H1 multiply, Granite divides.
     """
     config = model.config.get_text_config(decoder=True)
     logits: Tensor = model.get_output_embeddings()(hidden).float()
@@ -100,7 +101,9 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
         logits = logits * factor
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
-    if cap := getattr(config, "final_logit_softcapping", None):
+    if factor := getattr(config, "lm_head_multiplier", None):
+        logits = logits * factor
+    if cap := next((cap for name in CAPS if (cap := getattr(config, name, None))), None):
         logits = torch.tanh(logits / cap) * cap
     return logits
 
@@ -121,9 +124,14 @@ def check_parts(base: Base, compute: Compute) -> None:
     model, was_training = base.model, base.model.training
     model.eval()
     ids = torch.arange(4, device=compute.device)[None] % vocabulary(model)
-    with precision(compute.device, compute.dtype):
-        whole = model(input_ids=ids).logits.float()
-        parts = logits_of(model, hidden_states(model, input_ids=ids).last_hidden_state)
+    where = f"model.name: {base.source.name}"
+    try:
+        with precision(compute.device, compute.dtype):
+            whole = model(input_ids=ids, use_cache=False).logits.float()
+            parts = logits_of(model, hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"a {model.config.model_type} model cannot be taken apart into a body and a head on its output"
+        raise InputError(Problem(what, where, f"{type(error).__name__}: {error}")) from error
     model.train(was_training)
     if not whole.isfinite().all():
         what, found = "the model's logits are not finite", f"{compute.dtype_name}, with the adapter where there is one"
@@ -133,7 +141,7 @@ def check_parts(base: Base, compute: Compute) -> None:
     if not difference <= PARTS_TOLERANCE * max(size, 1e-6):
         problem = Problem(
             f"a {model.config.model_type} model changes its logits in a way that is not known here",
-            where=f"model.name: {base.source.name}",
+            where=where,
             found=f"logits of up to {size:.3g} that differ by {difference:.3g} from its head's on its body's output",
         )
         raise InputError(problem)

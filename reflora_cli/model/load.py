@@ -16,6 +16,7 @@ from reflora_cli.console import is_terminal
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.hub_errors import hub_reason
 from reflora_cli.model.base import Base
+from reflora_cli.model.fit import check_tokens, leave_out_types
 from reflora_cli.model.quantize import adopt, loading_arguments, refuse_packed
 from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, commit_of
@@ -50,14 +51,19 @@ def load_pretrained(
         tokenizer = load_tokenizer(source)
         config = configure(source)
         refuse_endless(config, source)
+        check_tokens(config, tokenizer, source)
         config.pad_token_id = tokenizer.pad_token_id
         refuse_packed(section, config)
+        if hasattr(config, "rescale_every"):
+            # In evaluation RWKV halves later blocks' weights, against overflow in float16, but not their adapters.
+            config.rescale_every = 0
         packing = loading_arguments(section, config, auto_class, dtype)
         model, report = auto_class.from_pretrained(
             source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)
+        leave_out_types(model, tokenizer)
     return Base(model, tokenizer, source, commit_of(source), fresh=(), head=()), report
 
 
@@ -78,10 +84,13 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            what = "the tokenizer has neither a pad nor an end-of-sequence token"
-            raise InputError(
-                Problem(what, where="model.name", found=source.name, expected="one of the two to pad with")
+            problem = Problem(
+                "the tokenizer has neither a pad nor an end-of-sequence token",
+                where=f"model.name: {source.name}",
+                expected="one of the two to pad with",
+                remedy="set pad_token in its tokenizer_config.json",
             )
+            raise InputError(problem)
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer

@@ -7,57 +7,91 @@ the model loses its beginning, as there.
 The tokens with which all rows of a batch begin (a task's instruction) go through the model once, for all of them. All
 candidates of a row begin with the same tokens too, up to the first in which they differ. Prompt and common beginning go
 through the model once; that gives the first differing token of every candidate too. What then is left of longer
-candidates goes through the model a second time, on the cached keys and values of the first.
+candidates goes through the model a second time, on the cached keys and values of the first. Where a model's cache
+cannot be divided so, or padding inside a text changes what it reads, less is shared (`reading.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from reflora_cli.data.encode_prompts import common_length, token_ids
-from reflora_cli.data.pad import pad_left, pad_right
+from reflora_cli.data.pad import Padding
+from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.model.language import cache_of, hidden_states
 from reflora_cli.model.precision import Compute, precision
+from reflora_cli.objectives.causal import trial_tokens
+from reflora_cli.objectives.invariance import FOREIGN, LONG, SHORT, agree, evaluating, readable
 from reflora_cli.objectives.prediction import Prediction, Scorer
+from reflora_cli.objectives.reading import (
+    SHORTEST_PREFIX,
+    WAYS,
+    Branches,
+    Reader,
+    Way,
+    after_common_beginning,
+    stems_then_tails,
+    tokens_asked,
+    whole_texts,
+)
 from reflora_cli.objectives.token_loss import token_log_likelihoods
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
-SHORTEST_PREFIX = 8
-"""Tokens that rows must begin with in common for an extra pass over them to be worth it."""
-
-
-@dataclass(frozen=True)
-class Branches:
-    """One row's candidates as tokens: a common `stem`, of which the last `shared` belong to the answer, and the tails.
-
-    Every tail has at least one token.
-    """
-
-    stem: list[int]
-    shared: int
-    tails: list[list[int]]
-    cut: bool
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+"""What configs call the places that attention reaches back."""
 
 
 @final
 class Choices(Scorer):
-    """Log-likelihoods of candidates, batched."""
+    """Log-likelihoods of candidates, batched. padding: how rows go through the model together without a cache."""
 
-    def __init__(self, base: Base, compute: Compute) -> None:
+    def __init__(self, base: Base, compute: Compute, padding: Padding = Padding.RIGHT) -> None:
         self.base, self.compute = base, compute
         self.limit = positions(base)
         # Attention windows count padding too: none may stand between a common beginning and what follows it.
-        window = getattr(base.model.config.get_text_config(decoder=True), "sliding_window", None)
-        self.window = window or self.limit
+        config = base.model.config.get_text_config(decoder=True)
+        windows = [getattr(config, name, None) for name in WINDOWS]
+        window = min((own for own in windows if isinstance(own, int) and own > 0), default=self.limit)
+        self.reader = Reader(base, compute, padding, window)
+        self.way = self.pick_way()
+
+    def pick_way(self) -> Way:
+        """The fastest way whose outcome is that of whole texts. Raises InputError where not even these can be read."""
+        rows = self.trial_rows()
+        alone = replace(self.reader, padding=Padding.ALONE)
+        with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
+            with readable(self.base):
+                expected = torch.cat([whole_texts(alone, [row]) for row in rows])
+            for way in WAYS:
+                with suppress(*FOREIGN):  # a cache that cannot be divided
+                    if agree(way(self.reader, rows), expected, self.compute.dtype):
+                        return way
+        what, where = "candidates cannot be scored together", f"model.name: {self.base.source.name}"
+        raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
+
+    def trial_rows(self) -> list[Branches]:
+        """A short row and a long one that begin alike, with candidates of one token and of several."""
+        tokens = trial_tokens(self.base)
+        long, short = tokens[LONG], tokens[SHORT]
+        tails = [long[3:6], short[-1:]]
+        stem = long[: self.limit - 3]
+        branches = Branches(stem, 1, tails, cut=False)
+        return [branches, replace(branches, stem=[*stem[:SHORTEST_PREFIX], *stem[-4:]])]
 
     def settings(self) -> dict[str, object]:
         return {"protocol": "choices"}
+
+    def notes(self) -> list[str]:
+        if self.way is after_common_beginning:
+            return []
+        if self.way is stems_then_tails:
+            return ["prompts share no common beginning: the model counts the padding behind it"]
+        return ["every candidate with its whole prompt: the model's cache cannot be shared among candidates"]
 
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         rows = self.branches(examples)
@@ -81,85 +115,15 @@ class Choices(Scorer):
     def log_likelihoods(self, rows: Sequence[Branches]) -> list[list[float]]:
         """The candidates' summed log-likelihoods, row by row."""
         with precision(self.compute.device, self.compute.dtype):
-            sums, cache, mask = self.read_stems(rows)
-            longer = [
-                (row, index) for row, own in enumerate(rows) for index, tail in enumerate(own.tails) if len(tail) > 1
-            ]
-            if longer:
-                rest = self.read_tails(rows, longer, cache, mask)
-                for (row, index), value in zip(longer, rest, strict=True):
-                    sums[row][index] += value
-        return sums
-
-    def read_stems(self, rows: Sequence[Branches]) -> tuple[list[list[float]], Any, Tensor]:
-        """Log-likelihoods of the common beginnings and of every tail's first token; the cache and its mask."""
-        device = self.compute.device
-        longest = max(len(row.stem) for row in rows) + max(len(tail) - 1 for row in rows for tail in row.tails)
-        prefix = common_prefix(rows) if longest <= self.window else []
-        cache = self.read_prefix(prefix, len(rows)) if prefix else None
-        ids, mask = pad_left([row.stem[len(prefix) :] for row in rows], self.base.tokenizer.pad_token_id)
-        mask = torch.cat([torch.ones(len(rows), len(prefix), dtype=mask.dtype), mask], dim=1).to(device)
-        length = ids.shape[1]
-        needs_cache = cache is not None or any(len(tail) > 1 for row in rows for tail in row.tails)
-        inputs = {"input_ids": ids.to(device), "attention_mask": mask, "position_ids": places(mask)[:, -length:]}
-        output = hidden_states(self.base.model, **inputs, cache=cache, use_cache=needs_cache)
-        asked: list[tuple[int, int, int]] = []
-        for index, row in enumerate(rows):
-            begin = length - row.shared
-            asked += [(index, begin + i - 1, token) for i, token in enumerate(row.stem[len(row.stem) - row.shared :])]
-            asked += [(index, length - 1, tail[0]) for tail in row.tails]
-        found = iter(self.ask(output.last_hidden_state, asked))
+            states = self.way(self.reader, rows)
+            targets = torch.tensor(tokens_asked(rows), device=states.device)
+            model: Any = self.base.model
+            found = iter(token_log_likelihoods(model, states, targets).tolist())
         sums = []
         for row in rows:
             common = sum(next(found) for _ in range(row.shared))
-            sums.append([common + next(found) for _ in row.tails])
-        return sums, cache_of(output) if needs_cache else None, mask
-
-    def read_prefix(self, prefix: Sequence[int], count: int) -> Any:
-        """The cache of tokens with which all rows begin, read once, for `count` rows."""
-        ids = torch.tensor([prefix], device=self.compute.device)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "position_ids": places(torch.ones_like(ids)),
-        }
-        cache = cache_of(hidden_states(self.base.model, **inputs, use_cache=True))
-        cache.batch_repeat_interleave(count)
-        return cache
-
-    def read_tails(
-        self, rows: Sequence[Branches], longer: Sequence[tuple[int, int]], cache: Any, mask: Tensor
-    ) -> list[float]:
-        """Log-likelihoods of the tails after their first tokens. longer: (row, candidate) of those that have more."""
-        device = self.compute.device
-        tails = [rows[row].tails[index] for row, index in longer]
-        owners = torch.tensor([row for row, _ in longer], device=device)
-        ids, own_mask = pad_right([tail[:-1] for tail in tails], self.base.tokenizer.pad_token_id)
-        whole = torch.cat([mask[owners], own_mask.to(device)], dim=1)
-        cache.batch_select_indices(owners)
-        at = places(whole)[:, -ids.shape[1] :]
-        inputs = {"input_ids": ids.to(device), "attention_mask": whole, "position_ids": at}
-        output = hidden_states(self.base.model, **inputs, cache=cache, use_cache=True)
-        asked = [(index, i, token) for index, tail in enumerate(tails) for i, token in enumerate(tail[1:])]
-        found = iter(self.ask(output.last_hidden_state, asked))
-        return [sum(next(found) for _ in tail[1:]) for tail in tails]
-
-    def ask(self, hidden: Tensor, asked: Sequence[tuple[int, int, int]]) -> list[float]:
-        """Log-likelihoods of tokens. asked: (row, place of the token before it, token)."""
-        rows, at, tokens = (torch.tensor(column, device=hidden.device) for column in zip(*asked, strict=True))
-        values: list[float] = token_log_likelihoods(self.base.model, hidden[rows, at], tokens).tolist()
-        return values
-
-
-def common_prefix(rows: Sequence[Branches]) -> list[int]:
-    """The tokens with which all rows begin: a task's instruction is the same in every row.
-
-    Empty where reading them apart would save nothing. What is asked about comes behind them.
-    """
-    first = rows[0].stem
-    length = min(common_length(first, row.stem) for row in rows)
-    length = min(length, *(len(row.stem) - row.shared - 1 for row in rows))
-    return first[:length] if len(rows) > 1 and length >= SHORTEST_PREFIX else []
+            sums.append([common + sum(next(found) for _ in tail) for tail in row.tails])
+        return sums
 
 
 def branches_of(context: list[int], texts: list[list[int]], limit: int) -> Branches:
@@ -176,11 +140,6 @@ def branches_of(context: list[int], texts: list[list[int]], limit: int) -> Branc
 def without_end(ids: list[int], end: int) -> list[int]:
     """The ids without an end token that the tokenizer adds to every text."""
     return ids[:-1] if ids[-1:] == [end] else ids
-
-
-def places(mask: Tensor) -> Tensor:
-    """Position ids [n, length] of masked tokens: every row counts from its first token that is not padding."""
-    return (mask.cumsum(dim=1) - 1).clamp_min(0)
 
 
 def prediction(example: PromptExample, sums: Sequence[float], cut: bool) -> Prediction:

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
+from torch import Tensor
 
+from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_prompts import token_ids
-from reflora_cli.data.pad import pad_left
+from reflora_cli.data.pad import Padding, pad
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
+from reflora_cli.objectives.causal import trial_tokens
+from reflora_cli.objectives.invariance import LONG, Trial, evaluating, pick_padding
 from reflora_cli.objectives.prediction import Prediction, Scorer
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
@@ -25,6 +30,20 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 RESPONSE = "### Response:"
+TRIED = 2
+"""Tokens written to find out how prompts go through a model together: one after the prompt, one after what it keeps."""
+
+
+class AlwaysTheSame:
+    """A logits processor that leaves one token to choose, so that what is compared follows the same tokens."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        only_one = torch.full_like(scores, float("-inf"))
+        only_one[:, self.token] = 0
+        return only_one
 
 
 @final
@@ -39,24 +58,81 @@ class Generation(Scorer):
             expected = f"fewer than {positions(base)}, the positions of {base.source.name}"
             where = "eval.max_new_tokens"
             raise InputError(Problem("no room is left for a prompt", where, str(max_new_tokens), expected))
+        rows = [ids[: positions(base) - TRIED] for ids in trial_tokens(base)]
+        token = rows[LONG][-1]
+        trial = Trial(rows, lambda row: self.plain_logits([*row, token]))
+        ways = (Padding.LEFT, Padding.NONE, Padding.ALONE)
+        self.padding = pick_padding(base, compute, trial, ways, partial(self.written_logits, AlwaysTheSame(token)))
+        # The beams of one row are a batch: where rows must be alone, what they keep of a prompt is not to be trusted.
+        self.use_cache = self.padding is not Padding.ALONE or num_beams == 1
 
     def settings(self) -> dict[str, object]:
         return {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
 
+    def plain_logits(self, row: Sequence[int]) -> Tensor:
+        """The logits after the last tokens of a row [1, TRIED, vocabulary], float32, from one plain pass over it."""
+        ids = torch.tensor([row], device=self.compute.device)
+        with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
+            logits: Tensor = self.base.model(input_ids=ids, use_cache=False).logits[:, -TRIED:].float()
+        return logits
+
+    def written_logits(self, same: AlwaysTheSame, rows: Sequence[list[int]], padding: Padding) -> Tensor:
+        """The logits of the first new tokens [rows, TRIED, vocabulary], float32, where they are the same for all."""
+        from transformers import GenerationConfig
+
+        fill = self.base.tokenizer.pad_token_id
+        ids, mask = (own.to(self.compute.device) for own in pad(rows, fill, padding))
+        search = GenerationConfig(max_new_tokens=TRIED, do_sample=False, pad_token_id=fill)
+        with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype), only(self.base, search):
+            found = cast(Any, self.base.model).generate(
+                input_ids=ids, attention_mask=mask, use_cache=True, output_logits=True,
+                return_dict_in_generate=True, logits_processor=[same],
+            )  # fmt: skip
+        return torch.stack(found.logits, dim=1).float()
+
+    def notes(self) -> list[str]:
+        match self.padding:
+            case Padding.NONE:
+                return ["prompts of equally long rows only: the model reads padding"]
+            case Padding.ALONE:
+                return ["answers one by one: the model mixes the rows of a batch"]
+            case _:
+                return []
+
     @torch.no_grad()
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
-        tokenizer, model = self.base.tokenizer, cast(Any, self.base.model)
-        prompts = token_ids(tokenizer, [example.generation_prompt for example in examples])
-        ids, mask = pad_left([prompt[-self.room :] for prompt in prompts], tokenizer.pad_token_id)
-        device = self.compute.device
-        with precision(device, self.compute.dtype), only(self.base, self.config()):
-            generated = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=True)
-        texts = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
-        outputs = [text.split(RESPONSE)[-1].strip() for text in texts]
+        prompts = token_ids(self.base.tokenizer, [example.generation_prompt for example in examples])
+        kept = [prompt[-self.room :] for prompt in prompts]
+        outputs = [""] * len(kept)
+        for batch in self.batches(kept):
+            for index, text in zip(batch, self.write([kept[index] for index in batch]), strict=True):
+                outputs[index] = text.split(RESPONSE)[-1].strip()
         return [
             Prediction(example.label, task.parse(text, example.labels), output=text, cut=len(prompt) > self.room)
             for example, text, prompt in zip(examples, outputs, prompts, strict=True)
         ]
+
+    def batches(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """Indices of the prompts that go through the model together."""
+        match self.padding:
+            case Padding.ALONE:
+                return [[index] for index in range(len(prompts))]
+            case Padding.NONE:
+                order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+                return cut(order, len(prompts), lambda index: len(prompts[index]))
+            case _:
+                return [list(range(len(prompts)))]
+
+    def write(self, prompts: Sequence[list[int]]) -> list[str]:
+        """What the model writes after each prompt."""
+        tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
+        ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
+        with precision(device, self.compute.dtype), only(self.base, self.config()):
+            generated = model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=self.use_cache
+            )
+        texts: list[str] = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
+        return texts
 
     def config(self) -> GenerationConfig:
         """All that shapes the search; what a model's own file says of sampling or penalties must not."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.data.pack import pack_prompts
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.data.pad import Padding
 from reflora_cli.model.base import Base, pad_multiple
-from reflora_cli.model.language import PARTS_TOLERANCE, hidden_states, logits_of, vocabulary
+from reflora_cli.model.language import hidden_states, logits_of
 from reflora_cli.model.precision import Compute, precision
+from reflora_cli.objectives.causal import trial_tokens
+from reflora_cli.objectives.invariance import LONG, evaluating
 from reflora_cli.objectives.objective import Objective, Scores, Split
 from reflora_cli.objectives.prediction import Scorer, Tally
+from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
@@ -43,30 +47,47 @@ def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]
     return hidden.flatten(0, 1).index_select(0, supervised)
 
 
+@dataclass(frozen=True)
+class LanguageSettings:
+    """by_loss: nothing but the loss tells a better model from a worse. packing: of rows that are trained on."""
+
+    train_on_prompt: bool
+    by_loss: bool
+    packing: bool
+    padding: Padding
+
+
 @final
 class LanguageObjective(Objective[PromptRow]):
     """Causal language modelling of answers, or of prompts and answers."""
 
-    def __init__(
-        self,
-        base: Base,
-        compute: Compute,
-        scorer: Scorer,
-        *,
-        train_on_prompt: bool,
-        by_loss: bool,
-        packing: bool = False,
-    ) -> None:
-        """by_loss: nothing but the loss tells a better model from a worse. packing: of rows that are trained on."""
-        self.base, self.compute = base, compute
-        self.scorer, self.train_on_prompt = scorer, train_on_prompt
-        self.together = pack_prompts if packing else collate_prompts
+    def __init__(self, base: Base, compute: Compute, scorer: Scorer, settings: LanguageSettings) -> None:
+        self.base, self.compute, self.scorer = base, compute, scorer
+        self.train_on_prompt, self.padding = settings.train_on_prompt, settings.padding
+        self.together = pack_prompts if settings.packing else collate_prompts
         self.loss_module = LanguageLoss(base.model)
-        self.multiple = pad_multiple(base, compute)
-        self.main_metric = "loss" if by_loss else "accuracy"
+        self.multiple = 1 if self.padding is Padding.NONE else pad_multiple(base, compute)
+        self.main_metric = "loss" if settings.by_loss else "accuracy"
 
     def weight(self, row: PromptRow) -> int:
         return row.weight
+
+    def length(self, row: PromptRow) -> int:
+        return len(row.input_ids)
+
+    def unused(self, names: Sequence[str]) -> list[str]:
+        model = self.base.model
+        ids = torch.tensor([trial_tokens(self.base)[LONG]], device=self.compute.device)
+
+        def read() -> Tensor:
+            with precision(self.compute.device, self.compute.dtype):
+                return logits_of(model, hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state)
+
+        with evaluating(model):
+            return unused_modules(model, names, read)
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *self.scorer.notes()]
 
     def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
         return self.placed(self.together(rows, self.base.tokenizer.pad_token_id, self.multiple))
@@ -77,6 +98,10 @@ class LanguageObjective(Objective[PromptRow]):
 
     def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def cut(self, order: Sequence[int], rows: Sequence[PromptRow], size: int) -> list[list[int]]:
+        """Indices of rows, in order, in batches of at most `size`."""
+        return cut(order, size, lambda index: self.kind(rows[index]))
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
         """A protocol's accuracy for a split with a task, the mean `loss` per supervised token for one without."""
@@ -92,7 +117,7 @@ class LanguageObjective(Objective[PromptRow]):
     def tally(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally:
         """Counts over all examples, which are shared among all processes."""
         own = Tally()
-        for batch in mine(by_length(examples), batch_size, self.compute):
+        for batch in mine(cut(by_length(examples), batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
         return Tally.total(gather_object([own]) if self.compute.scoring[1] > 1 else [own])
@@ -101,7 +126,7 @@ class LanguageObjective(Objective[PromptRow]):
     def mean_loss(self, rows: Sequence[PromptRow], batch_size: int) -> float:
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
         losses = []
-        for batch in mine(order, batch_size, self.compute):
+        for batch in mine(self.cut(order, rows, batch_size), self.compute):
             with precision(self.compute.device, self.compute.dtype):
                 losses.append(float(self.loss_module(**self.padded([rows[index] for index in batch]))))
         total = sum(gather_object(losses) if self.compute.scoring[1] > 1 else losses)
@@ -121,8 +146,8 @@ class LanguageObjective(Objective[PromptRow]):
     def probe(self, rows: Sequence[PromptRow]) -> Tensor:
         """Logits at supervised positions, the first 256 of them."""
         model, found, count = self.base.model, list[Tensor](), 0
-        for start in range(0, len(rows), 8):
-            batch = self.padded(rows[start : start + 8])
+        for indices in self.cut(range(len(rows)), rows, 8):
+            batch = self.padded([rows[index] for index in indices])
             supervised = batch.pop("supervised")
             del batch["targets"]
             with precision(self.compute.device, self.compute.dtype):
@@ -134,36 +159,12 @@ class LanguageObjective(Objective[PromptRow]):
         return torch.cat(found)
 
 
-@torch.no_grad()
-def check_packing(base: Base, compute: Compute) -> None:
-    """Compare packed rows with the same rows apart. Raises InputError for a model in which they see each other."""
-    model, was_training = base.model, base.model.training
-    model.eval()
-    # The longest alone, then the other two in one sequence: in the same order, packed or not.
-    rows = [PromptRow(np.arange(4, 4 + length, dtype=np.int32) % vocabulary(model), 1) for length in (8, 5, 3)]
-    found = []
-    for together in (collate_prompts, pack_prompts):
-        batch = {
-            name: tensor.to(compute.device) for name, tensor in together(rows, base.tokenizer.pad_token_id).items()
-        }
-        supervised = batch.pop("supervised")
-        del batch["targets"]
-        with precision(compute.device, compute.dtype):
-            found.append(states_at(model, supervised, batch).float())
-    model.train(was_training)
-    apart, packed = found
-    if not (apart - packed).abs().max() <= PARTS_TOLERANCE * apart.abs().max():
-        what = f"packed rows would see each other in a {model.config.model_type} model"
-        raise InputError(Problem(what, "train.packing", "true", remedy="train.packing=false"))
-
-
 def by_length(examples: Sequence[PromptExample]) -> list[int]:
     """Indices of examples, the longest first: rows of a batch are alike, and too large a batch shows at once."""
     return sorted(range(len(examples)), key=lambda index: (-len(examples[index].prompt), index))
 
 
-def mine(order: Sequence[int], batch_size: int, compute: Compute) -> list[Sequence[int]]:
+def mine(batches: list[list[int]], compute: Compute) -> list[list[int]]:
     """This process's share of the batches."""
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rank, processes = compute.scoring
     return batches[rank::processes]

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from reflora_cli.data.pad import Padding
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
@@ -48,10 +49,34 @@ class Objective(ABC, Generic[RowT]):
     loss_module: nn.Module
     """Called in training with `arguments`: the rows' summed loss, a scalar. Holds the model and can be wrapped."""
     main_metric: str
+    padding: Padding
+    """How rows of unequal length go through the model together."""
 
     @abstractmethod
     def weight(self, row: RowT) -> int:
         """The row's share in a step's mean: what the summed loss is divided by."""
+
+    def kind(self, row: RowT) -> int:
+        """In what the rows of one batch must agree: their length where the model reads padding, else nothing."""
+        return self.length(row) if self.padding is Padding.NONE else 0
+
+    @abstractmethod
+    def length(self, row: RowT) -> int:
+        """The row's tokens."""
+
+    @abstractmethod
+    def unused(self, names: Sequence[str]) -> list[str]:
+        """Those of the named modules on which the outcome for a row does not depend: no gradient would reach them."""
+
+    def notes(self) -> list[str]:
+        """What a user should know of how rows are batched; nothing where they are padded on the right."""
+        match self.padding:
+            case Padding.LEFT:
+                return ["padded on the left: the model reads the last place of a row"]
+            case Padding.NONE:
+                return ["of equally long rows only: the model reads padding"]
+            case _:
+                return []
 
     @abstractmethod
     def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:

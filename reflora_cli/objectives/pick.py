@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reflora_cli.data.pad import Padding
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import check_parts
 from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.causal import causal_padding, check_packing
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
-from reflora_cli.objectives.language import LanguageObjective, check_packing
+from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_rows import language_examples, language_probe, language_rows, scored_by_loss
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.prediction import Scorer
@@ -59,26 +61,26 @@ def make_objective(recipe: Recipe, task: Task, base: Base, compute: Compute) -> 
         case SequenceTask():
             return SequenceObjective(task, base, compute)
         case PromptTask() | Mixture():
+            padding = causal_padding(base, compute)
             check_parts(base, compute)
             if recipe.train.packing:
                 check_packing(base, compute)
-            return LanguageObjective(
-                base,
-                compute,
-                make_scorer(recipe.eval, base, compute),
+            settings = LanguageSettings(
                 train_on_prompt=recipe.task.train_on_prompt,
                 by_loss=scored_by_loss(recipe, task),
                 packing=recipe.train.packing,
+                padding=padding,
             )
+            return LanguageObjective(base, compute, make_scorer(recipe.eval, base, compute, padding), settings)
 
 
-def make_scorer(section: EvalSection, base: Base, compute: Compute) -> Scorer:
+def make_scorer(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
     """The protocol at work on a model."""
     match section.protocol:
         case EvalProtocol.LLM_ADAPTERS:
             return Generation(base, compute, section.num_beams, section.max_new_tokens)
         case EvalProtocol.CHOICES:
-            return Choices(base, compute)
+            return Choices(base, compute, padding)
 
 
 def refuse_language_keys(recipe: Recipe, task: SequenceTask) -> None:

@@ -40,6 +40,10 @@ class Scorer(ABC):
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         """One prediction for each example, in their order; all of them in one batch."""
 
+    def notes(self) -> list[str]:
+        """What a user should know of how rows are read; nothing where that is as fast as it can be."""
+        return []
+
     @abstractmethod
     def settings(self) -> dict[str, object]:
         """All that decides its outcomes beside model and data."""

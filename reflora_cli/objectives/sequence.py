@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -10,12 +11,25 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.data.batches import collate
-from reflora_cli.data.encode import EncodedRow
-from reflora_cli.model.base import Base, pad_multiple
+from reflora_cli.data.batches import collate, cut
+from reflora_cli.data.encode import EncodedRow, encode
+from reflora_cli.data.pad import Padding
+from reflora_cli.data.token_cache import as_array
+from reflora_cli.model.base import Base, pad_multiple, positions
 from reflora_cli.model.precision import Compute, precision
+from reflora_cli.objectives.invariance import (
+    LONGEST,
+    TEXTS,
+    Trial,
+    drawn_anew,
+    evaluating,
+    known_tokens,
+    pick_padding,
+    twin,
+)
 from reflora_cli.objectives.objective import Objective, Scores, Split
-from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.objectives.reach import unused_modules
+from reflora_cli.tasks.base import Example, SequenceTask
 
 
 @final
@@ -42,9 +56,43 @@ class SequenceObjective(Objective[EncodedRow]):
         order = base.labels or task.label_names
         self.outputs = torch.tensor([order.index(name) for name in task.label_names], dtype=torch.long)
         """The output [labels] that stands for each of the task's labels; empty for a regression."""
+        rows = self.trial_rows()
+        with drawn_anew(base.model, base.head):
+            trial = Trial(rows, lambda row: self.trial([row], Padding.ALONE))
+            self.padding = pick_padding(base, compute, trial, (Padding.RIGHT, Padding.LEFT, Padding.NONE), self.trial)
 
     def weight(self, row: EncodedRow) -> int:
         return 1
+
+    def length(self, row: EncodedRow) -> int:
+        return len(row.input_ids)
+
+    def trial_rows(self) -> list[EncodedRow]:
+        """The rows of a trial, of as many texts as the task's rows have."""
+        tokenizer, longest = self.base.tokenizer, min(LONGEST, positions(self.base))
+        texts = [Example((text,) * len(self.task.text), 0) for text in TEXTS]
+        rows = [
+            replace(row, input_ids=as_array([known_tokens(self.base, row.input_ids.tolist())]))
+            for row in encode(tokenizer, texts, longest)
+        ]
+        return [*rows, replace(rows[0], input_ids=as_array([twin(rows[0].input_ids.tolist())]))]
+
+    def unused(self, names: Sequence[str]) -> list[str]:
+        model, row = self.base.model, self.trial_rows()[:1]
+
+        def read() -> Tensor:
+            with precision(self.compute.device, self.compute.dtype):
+                logits: Tensor = model(**self.inputs(row, Padding.ALONE)).logits
+            return logits
+
+        with drawn_anew(model, self.base.head), evaluating(model):
+            return unused_modules(model, names, read)
+
+    def trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
+        """Logits, float32 on the CPU, one after the other."""
+        with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
+            logits: Tensor = self.base.model(**self.inputs(rows, padding)).logits
+        return logits.float().cpu().flatten()
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         return {**self.inputs(rows), "labels": self.targets(rows).to(self.compute.device)}
@@ -54,10 +102,12 @@ class SequenceObjective(Objective[EncodedRow]):
         labels = torch.tensor([row.label for row in rows])
         return self.outputs[labels.long()] if len(self.outputs) else labels
 
-    def inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        """Keyword arguments of the model."""
+    def inputs(self, rows: Sequence[EncodedRow], padding: Padding | None = None) -> dict[str, Tensor]:
+        """Keyword arguments of the model. padding: another way than the one that was found."""
         tokenizer = self.base.tokenizer
-        batch = collate(rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple)
+        batch = collate(
+            rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple, padding or self.padding
+        )
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
@@ -72,13 +122,13 @@ class SequenceObjective(Objective[EncodedRow]):
     def predict(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
         """Logits [rows, labels], float32 on the CPU, in the order of `rows`; rows are shared among all processes.
 
-        Rows are batched by length, which changes padding but, masked as it is, not the scores beyond rounding.
+        Rows are batched by length, which changes padding but, as it was found to be, not the scores beyond rounding.
         """
         model, compute = self.base.model, self.compute
         was_training = model.training
         model.eval()
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
-        batches = [by_length[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        batches = cut(by_length, batch_size, lambda index: self.kind(rows[index]))
         found: list[tuple[list[int], Tensor]] = []
         rank, processes = compute.scoring
         for batch in batches[rank::processes]:

@@ -12,7 +12,8 @@ from reflora_cli.data.batches import StepSampler
 from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.methods import Layer, Update
-from reflora_cli.model.base import Base, check_length, parameter_count
+from reflora_cli.model.base import Base, parameter_count
+from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute, is_emulated
@@ -27,6 +28,7 @@ from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.trained_base import TrainedOn, found_again
+from reflora_cli.training.targets import left_out, listed
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Job:
     """A training run, ready to start.
 
     saved: modules that travel with the adapter, trained or not. probes: rows to compare forms of the model on later.
+    left_out: linear layers without an adapter, by reason.
     """
 
     recipe: Recipe
@@ -48,6 +51,7 @@ class Job:
     total_steps: int
     probes: list[Example | PromptExample]
     environment: dict[str, object]
+    left_out: dict[str, list[str]]
 
     @property
     def compute(self) -> Compute:
@@ -56,6 +60,10 @@ class Job:
     @property
     def emulates(self) -> bool:
         return is_emulated(self.compute.device, self.compute.dtype)
+
+    def kind(self, row: int) -> int:
+        """In what the training rows of one batch must agree, of the row with this index."""
+        return self.objective.kind(self.rows.training[row])
 
     def packing(self) -> str:
         bits = bits_per_weight(self.base.model)
@@ -66,13 +74,13 @@ class Job:
         """Why PEFT would not read the adapter; empty where it will."""
         return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer is Layer.DORA)
 
-    def left_out(self) -> dict[str, str]:
-        """What a user of a mixture of experts would not expect."""
-        experts = stacked_experts(self.base.model)
-        if not experts:
-            return {}
-        share = sum(experts.values()) / parameter_count(self.base.model)
-        return {"not adapted": f"{len(experts)} stacked weights of experts, {share:.0%} of all parameters"}
+    def not_adapted(self) -> dict[str, str]:
+        """What a user of the default targets would not expect."""
+        found = [f"{listed(names)} ({reason})" for reason, names in self.left_out.items()]
+        if experts := stacked_experts(self.base.model):
+            share = sum(experts.values()) / parameter_count(self.base.model)
+            found.append(f"{len(experts)} stacked weights of experts, {share:.0%} of all parameters")
+        return {"not adapted": "; ".join(found)} if found else {}
 
     def trained_whole(self) -> str:
         """The modules trained whole, and those that train with them because they share a weight."""
@@ -92,7 +100,7 @@ class Job:
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             "targets": matches,
-            **self.left_out(),
+            **self.not_adapted(),
             **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
             "trained whole": self.trained_whole(),
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
@@ -100,6 +108,7 @@ class Job:
             **(
                 {"dropped": f"{self.rows.dropped:,} rows whose answer max_length cuts off"} if self.rows.dropped else {}
             ),
+            **({"batches": "; ".join(notes)} if (notes := self.objective.notes()) else {}),
             "steps": f"{self.total_steps:,} of {self.recipe.train.batch_size} rows",
         }
 
@@ -118,13 +127,16 @@ def prepare(recipe: Recipe, compute: Compute, known: TrainedOn | None = None) ->
     base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
     refuse_foreign_head(base, task)
     check_length(base, recipe.task.max_length)
-    rows = encode_examples(recipe, task, base, examples)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
-    adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed)
+    base.place(compute.device)
+    objective = make_objective(recipe, task, base, compute)
+    unfit = left_out(objective, recipe.method, saved)
+    rows = encode_examples(recipe, task, base, examples)
+    kept_out = [name for names in unfit.values() for name in names]
+    adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed, kept_out)
     lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
     sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
-    base.place(compute.device)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     return Job(
@@ -134,12 +146,13 @@ def prepare(recipe: Recipe, compute: Compute, known: TrainedOn | None = None) ->
         adapted=adapted,
         saved=saved,
         rows=rows,
-        objective=make_objective(recipe, task, base, compute),
+        objective=objective,
         sampler=sampler,
         optimizer=make_optimizer(recipe, adapted),
         total_steps=total,
         probes=probe_examples(examples),
         environment=describe(base, examples, compute.device),
+        left_out=unfit,
     )
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from reflora_cli.console import StepRecord
 from reflora_cli.data.batches import micro_batches
-from reflora_cli.errors import DivergedError, InputError, Problem
+from reflora_cli.errors import DivergedError, Problem
 from reflora_cli.methods import Update
 from reflora_cli.model.precision import precision
+from reflora_cli.objectives.reach import place
 from reflora_cli.optim.build import damping
 from reflora_cli.optim.health import pair_health, unreached
 from reflora_cli.schedules import learning_rate_multiplier
 from reflora_cli.training.checkpoint import Window
 from reflora_cli.training.session import Session, append
+from reflora_cli.training.targets import refuse_unused
 
 
 def train_step(session: Session, step: int) -> None:
@@ -57,7 +59,7 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
     compute = job.compute
     # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
     alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
-    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size)
+    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size, session.job.kind)
     weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
     total = torch.zeros((), device=compute.device)
     for index, chunk in enumerate(chunks):
@@ -124,16 +126,11 @@ def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
 
 def check_reached(session: Session) -> None:
     """Stop at the first step when a gradient does not reach an adapter: it would never be trained."""
-    dead = unreached(session.job.adapted.pairs)
-    if dead:
-        total = len(session.job.adapted.pairs)
-        problem = Problem(
-            f"no gradient reaches {len(dead)} of {total} adapters: they would never be trained",
-            where="method.targets",
-            found=", ".join(dead[:3]) + (", ..." if len(dead) > 3 else ""),
-            remedy="leave modules that the task does not use out of method.targets",
-        )
-        raise InputError(problem)
+    pairs = session.job.adapted.pairs
+    dead = set(unreached(pairs))
+    used = {place(pair.name) for pair in pairs if pair.name not in dead}
+    # An expert that no token was sent to in this step may have some in the next one.
+    refuse_unused([name for name in dead if place(name) == name or place(name) not in used], len(pairs))
 
 
 def report_spike(session: Session, step: int, loss: float) -> None:

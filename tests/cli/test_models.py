@@ -71,7 +71,9 @@ def test_head_dropout_is_set_where_the_configuration_does_not_list_it(deberta: P
 
 
 def test_head_for_another_number_of_labels_is_drawn_anew_and_other_misfits_are_refused(tmp_path: Path) -> None:
-    base, task = saved(make("bert"), tmp_path / "bert"), find_task("glue/cola")
+    model, task = make("bert"), find_task("glue/cola")
+    model.resize_token_embeddings(1500)
+    base = saved(model, tmp_path / "bert")
     assert isinstance(task, SequenceTask)
     section = ModelSection(name=str(base))
     loaded = load_classifier(section, None, task, dtype=torch.float32, seed=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reflora_cli.adapters.inject import inject, match_targets
+from reflora_cli.adapters.inject import inject, match_targets, too_small
 from reflora_cli.errors import InputError
 from reflora_cli.methods import Method
 from tests.models import make
@@ -68,3 +68,11 @@ def test_reflora_refuses_a_rank_beyond_the_weight() -> None:
     with pytest.raises(InputError, match="at most 16"):
         inject(make("bert"), Method(name="reflora", rank=17), ["classifier"], ["classifier"], seed=0)
     inject(make("bert"), Method(name="lora", rank=17), ["classifier"], ["classifier"], seed=0)
+
+
+def test_weights_smaller_than_a_rank_are_known_before_they_are_adapted() -> None:
+    model, names = make("bert"), ["bert.pooler.dense", "classifier"]
+    assert too_small(model, Method(name="reflora", rank=4), names) == ["classifier"]
+    assert too_small(model, Method(name="lora", rank=4), names) == []
+    adapted = inject(model, Method(name="reflora", rank=4), [], [], seed=0, left_out=["classifier"])
+    assert len(adapted.layers) == adapted.matches["all-linear"] == 13

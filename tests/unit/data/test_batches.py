@@ -70,6 +70,15 @@ def test_processes_share_a_step_without_loss_or_repeat(rows: int, processes: int
     assert all(len(chunk) <= size for share in shares for chunk in share)
 
 
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=30), processes=st.integers(1, 3))
+def test_chunks_of_one_length_hold_every_row_once(lengths: list[int], processes: int) -> None:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    shares = [micro_batches(order, rank, processes, 4, lengths.__getitem__) for rank in range(processes)]
+    assert sorted(index for share in shares for chunk in share for index in chunk) == list(range(len(lengths)))
+    assert len({len(share) for share in shares}) == 1
+    assert all(len({lengths[index] for index in chunk}) <= 1 and len(chunk) <= 4 for share in shares for chunk in share)
+
+
 def test_padding_is_masked_by_length_even_where_the_pad_token_is_an_ordinary_one() -> None:
     rows = [EncodedRow(np.array([7, 3, 7], np.int32), None, 0), EncodedRow(np.array([7], np.int32), None, 1)]
     batch = collate(rows, pad_token=7, pad_type=0)

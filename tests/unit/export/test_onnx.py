@@ -24,7 +24,7 @@ from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import tokenizer
 
-SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+SIZES: dict[str, Any] = {"vocab_size": 1500, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
                          "intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
 RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
 FREE: dict[str, Callable[[], PreTrainedModel]] = {
@@ -33,14 +33,14 @@ FREE: dict[str, Callable[[], PreTrainedModel]] = {
         t.DebertaV2Config(**SIZES, **RELATIVE, position_biased_input=False, position_buckets=8, share_att_key=True)
     ),
     "distilbert": lambda: t.DistilBertForSequenceClassification(
-        t.DistilBertConfig(vocab_size=60, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=64)
+        t.DistilBertConfig(vocab_size=1500, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=64)
     ),
     "modernbert": lambda: t.ModernBertForSequenceClassification(
         t.ModernBertConfig(**SIZES, global_attn_every_n_layers=2, local_attention=8)
     ),
     "qwen2": lambda: t.Qwen2ForSequenceClassification(t.Qwen2Config(**SIZES, num_key_value_heads=1)),
     "xlnet": lambda: t.XLNetForSequenceClassification(
-        t.XLNetConfig(vocab_size=60, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0)
+        t.XLNetConfig(vocab_size=1500, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0)
     ),
 }
 ROWS = [
@@ -72,7 +72,7 @@ def test_batch_and_length_are_free(name: str, tmp_path: Path) -> None:
 
 def test_a_model_that_makes_its_length_a_constant_has_it_fixed(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = t.FunnelConfig(vocab_size=60, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32)
+    config = t.FunnelConfig(vocab_size=1500, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32)
     graph = graph_of(t.FunnelForSequenceClassification(config), tmp_path / "model.onnx")
     assert graph.length == 40
 

@@ -16,7 +16,8 @@ from reflora_cli.data.load import load_prompts
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
-from reflora_cli.objectives.choices import Branches, Choices, branches_of
+from reflora_cli.objectives.choices import Choices, branches_of
+from reflora_cli.objectives.reading import Branches
 from reflora_cli.recipe import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
@@ -60,7 +61,7 @@ def one_by_one(own: Base, prompt: str, candidate: str) -> float:
 
 
 @pytest.mark.parametrize("rows", [EXAMPLES, ALIKE], ids=["different", "alike"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "mpt", "mamba", "rwkv"])
 def test_sums_are_those_of_each_candidate_alone(name: str, rows: list[PromptExample]) -> None:
     """Candidates with common beginnings, one that another begins with, several lengths in one batch."""
     own = base(name)
@@ -107,11 +108,12 @@ def test_a_text_too_long_for_the_model_loses_its_beginning() -> None:
 
 def test_what_all_rows_begin_with_goes_through_the_model_once() -> None:
     own = base("llama")
+    scorer = Choices(own, CPU)
     seen: list[tuple[int, ...]] = []
     own.model.base_model.register_forward_hook(
         lambda _, __, output: seen.append(tuple(output.last_hidden_state.shape[:2]))
     )
-    Choices(own, CPU).predict(find("builtin/questions"), ALIKE)
+    scorer.predict(find("builtin/questions"), ALIKE)
     (alone, beginning), (rows, rest), _ = seen
     assert (alone, rows) == (1, 3)
     assert beginning > 16
@@ -122,11 +124,12 @@ def test_what_all_rows_begin_with_goes_through_the_model_once() -> None:
 def test_the_prompt_goes_through_the_model_once() -> None:
     """Candidates of one token each need no second pass at all."""
     own = base("llama")
+    scorer = Choices(own, CPU)
     passes: list[int] = []
     own.model.base_model.register_forward_hook(lambda _, __, output: passes.append(output.last_hidden_state.shape[1]))
-    Choices(own, CPU).predict(find("builtin/questions"), [example("Who?", (" a", " b", " c"))])
+    scorer.predict(find("builtin/questions"), [example("Who?", (" a", " b", " c"))])
     assert len(passes) == 1
-    Choices(own, CPU).predict(find("builtin/questions"), [EXAMPLES[0]])
+    scorer.predict(find("builtin/questions"), [EXAMPLES[0]])
     assert len(passes) == 3
     assert passes[2] < passes[1]
 

@@ -40,7 +40,7 @@ def tiny() -> Base:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "mamba", "rwkv"])
 def test_batch_size_does_not_change_an_answer(name: str, beams: int) -> None:
     """Prompts of different lengths, padded on the left and masked."""
     own = base(name)
@@ -62,19 +62,22 @@ def test_real_model_and_rows_give_the_same_in_batches_of_1_and_64(shared_data: P
     assert together[:16] == alone
 
 
-def test_answers_are_those_of_plain_greedy_search(tiny: Base) -> None:
+@pytest.mark.parametrize("name", ["tiny", "rwkv"])
+def test_answers_are_those_of_plain_greedy_search(tiny: Base, name: str) -> None:
     """Token by token, without cache or padding, up to the end token."""
-    scorer = Generation(tiny, CPU, 1, 8)
-    model: Any = tiny.model
+    own = tiny if name == "tiny" else base(name)
+    own.model.eval()
+    scorer = Generation(own, CPU, 1, 8)
+    model: Any = own.model
     for row, prediction in zip(rows(4), scorer.predict(task("builtin/questions"), rows(4)), strict=True):
-        ids = tiny.tokenizer(row.generation_prompt)["input_ids"]
+        ids = own.tokenizer(row.generation_prompt)["input_ids"]
         begin = len(ids)
         for _ in range(8):
             with torch.no_grad():
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] == tiny.tokenizer.eos_token_id:
+            if ids[-1] == own.tokenizer.eos_token_id:
                 break
-        assert prediction.output == tiny.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
+        assert prediction.output == own.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
 
 
 def test_the_models_own_sampling_and_penalties_are_not_used(tiny: Base) -> None:

@@ -18,7 +18,8 @@ from reflora_cli.data.pack import first_fit, pack_prompts
 from reflora_cli.errors import InputError
 from reflora_cli.methods import Method
 from reflora_cli.model.precision import Compute
-from reflora_cli.objectives.language import LanguageLoss, check_packing
+from reflora_cli.objectives.causal import check_packing
+from reflora_cli.objectives.language import LanguageLoss
 from tests.language_models import MODELS, base, make, prompt_row
 
 ROWS = [

@@ -1,0 +1,129 @@
+"""Whether a model and its tokenizer fit each other, before anything long begins.
+
+All that a row is before it reaches the model's first block is looked at on the CPU, where an index that is out of range
+is an error like any other: on a GPU it would end the process. A pass up to that block costs next to nothing, however
+large the model is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base, positions
+from reflora_cli.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TYPES = "token_type_ids"
+
+
+class FirstBlockReached(Exception):
+    """What ends a pass that has come as far as it should."""
+
+
+def check_tokens(config: Any, tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
+    """Raises InputError for a tokenizer that has tokens which a model of this config would have no embedding for."""
+    embedded = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    tokens = 1 + max(len(tokenizer) - 1, *tokenizer.added_tokens_decoder, tokenizer.pad_token_id)
+    if isinstance(embedded, int) and tokens > embedded:
+        problem = Problem(
+            "the tokenizer has more tokens than the model has embeddings",
+            where=f"model.name: {source.name}",
+            found=f"{tokens} tokens, {embedded} embeddings",
+            remedy="take the tokens that were added out of the tokenizer's files, or resize the model's embeddings "
+            "(model.resize_token_embeddings) and save both",
+        )
+        raise InputError(problem)
+
+
+def leave_out_types(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the tokenizer give token types only where the model takes them and knows all that a pair of texts has."""
+    if TYPES not in tokenizer.model_input_names:
+        return
+    takes = TYPES in inspect.signature(model.forward).parameters
+    known = getattr(model.config, "type_vocab_size", None)
+    largest = max(tokenizer("a", "b").get(TYPES, ()), default=0)
+    if not takes or (isinstance(known, int) and known <= largest):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != TYPES]
+
+
+def check_length(base: Base, max_length: int) -> None:
+    """Raises InputError when a row of `task.max_length` tokens is more than the model has positions for."""
+    limit = positions(base)
+    if max_length <= limit and (error := failure(base, max_length)):
+        limit = longest_read(base, max_length)
+        if limit < 1:
+            where, found = f"model.name: {base.source.name}", f"{type(error).__name__}: {error}"
+            raise InputError(Problem("the model cannot read its tokenizer's rows", where, found)) from error
+    if max_length > limit:
+        expected = f"at most {limit}, the positions of {base.source.name}"
+        raise InputError(Problem("max_length is beyond the model", "task.max_length", str(max_length), expected))
+
+
+def longest_read(base: Base, too_long: int) -> int:
+    """The most tokens, fewer than `too_long`, that the model's embeddings take; 0 where they take none."""
+    low, high = 0, too_long
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if failure(base, middle) else (middle, high)
+    return low
+
+
+@torch.no_grad()
+def failure(base: Base, length: int) -> Exception | None:
+    """What keeps a row of so many tokens from the model's first block, or from the end where it has none."""
+    model: Any = base.model
+    ids = ordinary_tokens(base, length)[None]
+    cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    try:
+        with stopping_before_blocks(model):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), **cache)
+    except FirstBlockReached:
+        return None
+    except (IndexError, RuntimeError, ValueError) as error:
+        return error
+    return None
+
+
+def ordinary_tokens(base: Base, count: int) -> torch.Tensor:
+    """Ids [count], int64, from all over the vocabulary, special tokens left out."""
+    tokenizer = base.tokenizer
+    special = set(tokenizer.all_special_ids)
+    step = max(1, len(tokenizer) // 1000)
+    ids = [token for token in range(0, len(tokenizer), step) if token not in special] or [0]
+    return torch.tensor(ids).repeat(-(-count // len(ids)))[:count]
+
+
+@contextmanager
+def stopping_before_blocks(model: nn.Module) -> Iterator[None]:
+    """End a forward pass by FirstBlockReached where the model's repeated blocks begin."""
+    block = first_block(model)
+    handle = block.register_forward_pre_hook(stop) if block is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def first_block(model: nn.Module) -> nn.Module | None:
+    """The first module of the first list of modules, in the model's order; None where it has no list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    while lists:
+        first = lists[0][0]
+        if not isinstance(first, nn.ModuleList):
+            return first
+        lists = [first] if len(first) else lists[1:]
+    return None
+
+
+def stop(*_: object) -> None:
+    raise FirstBlockReached

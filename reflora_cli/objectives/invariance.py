@@ -1,0 +1,134 @@
+"""Whether rows of unequal length may go through a model together, and how: measured before anything begins.
+
+Most models read masked padding as nothing. Some read the last place of a row, whatever stands there, some take no mask
+at all, some count places. So a few rows, long and short, go through the model alone and together, by the code
+that is to be used; the first way of several whose outcome is that of the rows alone is the way that is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from reflora_cli.data.pad import Padding
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.fit import ordinary_tokens
+from reflora_cli.model.precision import Compute
+
+RowT = TypeVar("RowT")
+Read = Callable[[Sequence[RowT], Padding], Tensor]
+"""(rows, padding) -> their outcomes in one tensor, row after row along its first dimension."""
+TEXTS = (
+    "A cup of tea stands on the small wooden table near the window, where an old man reads the news about rain in the "
+    "north, while two children look for a red ball.",
+    "A cup of tea stands on the table.",
+    "A cup.",
+)
+"""A long one, a middle one, a short one."""
+LONGEST = 29
+"""Tokens of the longer row at most: enough padding beside the shorter one to show what reads it, and a prime number,
+since some models take lengths that are multiples of their blocks' otherwise than the rest."""
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""Of the size of what is compared: more than another order of sums changes, far less than padding that is read."""
+LONG, MIDDLE, SHORT, TWIN = range(4)
+"""Places of a trial's rows."""
+FOREIGN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What models of transformers raise where they are asked for what they cannot do."""
+
+
+@dataclass(frozen=True)
+class Trial(Generic[RowT]):
+    """Four rows, the last as long as the first and the others shorter and shorter; and how one is read alone."""
+
+    rows: Sequence[RowT]
+    alone: Callable[[RowT], Tensor]
+
+
+def known_tokens(base: Base, ids: Sequence[int]) -> list[int]:
+    """The ids with ordinary tokens for unknown ones: a row in which all are the same would show nothing."""
+    rest, unknown = ordinary_tokens(base, len(ids)).tolist(), base.tokenizer.unk_token_id
+    return [rest[place] if token == unknown else token for place, token in enumerate(ids)]
+
+
+def twin(ids: Sequence[int]) -> list[int]:
+    """Another row of the same length: the tokens between the first and the last one in reverse order."""
+    return [*ids[:1], *reversed(ids[1:-1]), *ids[1:][-1:]]
+
+
+def pick_padding(
+    base: Base, compute: Compute, trial: Trial[RowT], ways: Sequence[Padding], read: Read[RowT]
+) -> Padding:
+    """The first of the ways by which the outcomes for rows together are those that are expected.
+
+    Raises InputError where there is none: rows change each other whatever their lengths.
+    """
+    with readable(base):
+        expected = {index: trial.alone(trial.rows[index]) for index in (LONG, MIDDLE, SHORT)}
+    for way in ways:
+        own = {Padding.NONE: (LONG, TWIN), Padding.ALONE: (LONG,)}.get(way, (LONG, MIDDLE, SHORT))
+        expected |= {index: trial.alone(trial.rows[index]) for index in own if index not in expected}
+        with suppress(*FOREIGN):  # a mask that is not taken, a cache that cannot be made
+            found = read([trial.rows[index] for index in own], way)
+            if agree(found, torch.cat([expected[index] for index in own]), compute.dtype):
+                return way
+    what = "the outcome for a row depends on the other rows of its batch"
+    raise InputError(Problem(what, f"model.name: {base.source.name}", f"a {base.model.config.model_type} model"))
+
+
+@contextmanager
+def readable(base: Base) -> Iterator[None]:
+    """Raises InputError for what a model raises that cannot read a single row."""
+    try:
+        yield
+    except FOREIGN as error:
+        what, where = "the model cannot read a row of its tokenizer", f"model.name: {base.source.name}"
+        found = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(Problem(what, where, found)) from error
+
+
+def agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors are equal but for rounding in `dtype`. Of what is not finite that is said where it is met."""
+    if found.shape != expected.shape:
+        return False
+    apart, size = (torch.linalg.vector_norm(own.double()) for own in (found - expected, expected))
+    return bool(apart <= TOLERANCE[dtype] * size) or not bool(size.isfinite())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients, and then the mode of before."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def drawn_anew(model: nn.Module, modules: Sequence[str]) -> Iterator[None]:
+    """Random matrices in the named modules, the same in every run, and then their own values again.
+
+    A head that is not trained yet may be zero, or so small that nothing of the body shows behind it.
+    """
+    own_parameters = (p for name in modules for p in model.get_submodule(name).parameters())
+    matrices = [p for p in own_parameters if p.ndim > 1 and p.is_floating_point()]
+    own = [matrix.detach().clone() for matrix in matrices]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for matrix in matrices:
+                drawn = torch.randn(matrix.shape, generator=generator) / matrix[0].numel() ** 0.5
+                matrix.copy_(drawn)
+        yield
+    finally:
+        with torch.no_grad():
+            for matrix, values in zip(matrices, own, strict=True):
+                matrix.copy_(values)

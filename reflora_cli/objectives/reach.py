@@ -1,0 +1,68 @@
+"""Which modules a task uses: those whose output its loss depends on, found on one row before anything is adapted.
+
+Some models carry modules that a task never comes to: a pooler beside the head, projections of the last layer for places
+that the head does not read, weights that are read without their module being called. An adapter there would never be
+trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+INNER_NUMBER = re.compile(r"(.*\.\d+\..*\.)\d+(\..*)?")
+"""A path with a number below a block's own: one of several modules of which a token may be sent to a few, an expert."""
+
+
+def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Tensor]) -> list[str]:
+    """Those of the named modules on which the outcome of `read` does not depend, in the model's order.
+
+    read: a forward pass through the model without dropout. An expert that no token of it was sent to counts as used
+    where another one in its place was.
+    """
+    with torch.enable_grad(), tapped(model, names) as taps:
+        outcome = read().float()
+        weights = torch.randn(outcome.shape, generator=torch.Generator().manual_seed(0)).to(outcome.device)
+        flat = [(name, tap) for name, own in taps.items() for tap in own]
+        if not outcome.requires_grad or not flat:
+            return list(names)
+        gradients = torch.autograd.grad((outcome * weights).sum(), [tap for _, tap in flat], allow_unused=True)
+    reached = {
+        name for (name, _), gradient in zip(flat, gradients, strict=True) if gradient is not None and gradient.any()
+    }
+    alike = {place(name) for name in reached}
+    return [name for name in names if name not in reached and not (name not in taps and place(name) in alike)]
+
+
+@contextmanager
+def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Zeros added to every output of the named modules while this lasts: what reaches one of them, reaches its module.
+
+    They are listed by module, for modules that were called.
+    """
+    taps: dict[str, list[Tensor]] = {}
+
+    def tap(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def add(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            zero = torch.zeros_like(output, requires_grad=True)
+            taps.setdefault(name, []).append(zero)
+            return output + zero
+
+        return add
+
+    handles = [model.get_submodule(name).register_forward_hook(tap(name)) for name in names]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def place(name: str) -> str:
+    """The path with a star for the last of several numbers: the same for all experts of one block."""
+    match = INNER_NUMBER.fullmatch(name)
+    return f"{match[1]}*{match[2] or ''}" if match else name

@@ -1,0 +1,54 @@
+"""Which of the matched modules an adapter would be wasted on, or have no room: known before anything is adapted.
+
+`all-linear` leaves them out by itself. Named targets that are not used are an error: they were wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from reflora_cli.adapters.inject import match_targets, too_small
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.methods import Method
+from reflora_cli.objectives.objective import Objective
+
+SHOWN = 3
+UNUSED, SMALL = "not used by the task", "smaller than the rank"
+
+
+def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) -> dict[str, list[str]]:
+    """Modules that `all-linear` leaves out, by the reason; empty for named targets.
+
+    saved: modules that travel whole. Raises InputError for a named target that the task does not use.
+    """
+    model = objective.base.model
+    matched = list(dict.fromkeys(name for own in match_targets(model, method.targets, saved).values() for name in own))
+    unused = objective.unused(matched)
+    if method.targets != "all-linear":
+        refuse_unused(unused, len(matched))
+        return {}
+    small = [name for name in too_small(model, method, matched) if name not in unused]
+    if len(small) + len(unused) == len(matched):
+        return {}  # whatever is wrong then is said of the modules themselves
+    return {reason: names for reason, names in ((UNUSED, unused), (SMALL, small)) if names}
+
+
+def refuse_unused(names: Sequence[str], total: int) -> None:
+    """Raises InputError where there are any: adapters that no gradient reaches would never be trained."""
+    if names:
+        example = rf"(?!{re.escape(names[0])}$).*\.{re.escape(names[0].rpartition('.')[2])}"
+        problem = Problem(
+            f"no gradient reaches {len(names)} of {total} adapters: they would never be trained",
+            where="method.targets",
+            found=listed(names),
+            remedy="leave modules that the task does not use out: all-linear does it by itself, "
+            f"a regular expression can, for example '{example}'",
+        )
+        raise InputError(problem)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
