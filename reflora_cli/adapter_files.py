@@ -35,6 +35,8 @@ CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "r
 PEFT_BASE = "base_model_name_or_path"
 """The entry of PEFT's config that names the base."""
 PICKLED = "adapter_model.bin"
+LARGEST_HEADER = 2**25
+"""Bytes: some 300,000 tensors, three times those of an adapter on every expert of the largest mixtures."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class TensorFile(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            self.check_header()
             self.file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise InputError(Problem("the adapter's weights are damaged", str(path), str(error))) from error
@@ -147,6 +150,14 @@ class TensorFile(Mapping[str, Tensor]):
                 what, found = "two tensors of the adapter have the same name", f"{other} and {name}"
                 raise InputError(Problem(what, str(path), found, remedy="keep the one that belongs to the adapter"))
         self.check_dtypes()
+
+    def check_header(self) -> None:
+        """Raises InputError for so many names that to read them alone would take more memory than an adapter."""
+        with self.path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+        if LARGEST_HEADER < length <= self.path.stat().st_size:
+            what, expected = "the adapter holds more tensors than any model has layers", f"at most {LARGEST_HEADER:,}"
+            raise InputError(Problem(what, str(self.path), f"{length:,} bytes of names", expected))
 
     def check_dtypes(self) -> None:
         kinds = ((key, self.file.get_slice(name).get_dtype()) for key, name in self.stored.items())

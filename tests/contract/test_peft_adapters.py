@@ -263,6 +263,14 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(on_head: Path,
     assert read_adapter(tmp_path).tensors.keys() == read_adapter(on_head).tensors.keys()
 
 
+def test_more_names_than_any_model_has_are_not_even_read(on_head: Path, tmp_path: Path) -> None:
+    shutil.copytree(on_head, tmp_path, dirs_exist_ok=True)
+    length = 2**25 + 8
+    (tmp_path / WEIGHTS).write_bytes(length.to_bytes(8, "little") + b" " * length)
+    with pytest.raises(InputError, match="more tensors than any model"):
+        read_adapter(tmp_path)
+
+
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "another kind": ({"peft_type": "IA3", "target_modules": None, "r": None}, "unsupported kind of adapter"),
     "no kind": ({"peft_type": None}, "unsupported kind of adapter"),
