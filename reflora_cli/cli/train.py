@@ -60,7 +60,7 @@ def plan(recipe: Any, as_json: bool) -> None:
     from reflora_cli.training.job import prepare
 
     device = pick_device()
-    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)))
+    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)), recipe.model)
     make_reporter().facts("plan: nothing was trained or written", job.facts())
     if as_json:
         print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})

@@ -24,10 +24,9 @@ from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
 from reflora_cli.peft_rules import unreadable
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
-from reflora_cli.trained_base import TrainedOn, found_again
 from reflora_cli.training.targets import left_out, listed
 
 
@@ -113,14 +112,13 @@ class Job:
         }
 
 
-def prepare(recipe: Recipe, compute: Compute, known: TrainedOn | None = None) -> Job:
-    """Load, check and build. known: the base that a run began with, where it is to be continued.
+def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
+    """Load, check and build. section: the recipe's base, with the place where it is.
 
     Raises InputError for whatever the user can mend.
     """
     task = find_task(recipe.task.name)
     examples = load_examples(recipe, task)
-    section = found_again(recipe.model, known) if known else recipe.model
     base = load_base(section, section.revision, task, compute.dtype, recipe.train.seed)
     # A run is known by what its recipe says, wherever that was found this time.
     name = recipe.model.name if base.source.is_local else base.source.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from reflora_cli.errors import InputError, Problem
 from reflora_cli.objectives.rows import rows_text
 from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.paths import exists, is_file
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.recipe_file import dump_recipe, load_recipe
 from reflora_cli.runs import RunDirectory, is_unused, remove_strays
 from reflora_cli.tasks.base import SequenceTask
-from reflora_cli.trained_base import TrainedOn, trained_on
+from reflora_cli.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
 
@@ -125,9 +126,15 @@ def read_environment(run: RunDirectory) -> dict[str, Any] | None:
         return None
 
 
-def known_base(run: RunDirectory, resume: bool) -> TrainedOn | None:
-    """The base that a run began with, where it is to be continued."""
-    return trained_on(read_environment(run) or {}) if resume else None
+def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
+    """The base to load: a run is continued on that which it began with. Raises InputError where it is lost."""
+    if not resume:
+        return recipe.model
+    try:
+        return found_again(recipe.model, trained_on(read_environment(run) or {}))
+    except InputError as error:
+        what, remedy = "the base model changed since the run began", "put it there again, or begin anew"
+        raise InputError(*(replace(problem, what=what, remedy=remedy) for problem in error.problems)) from error
 
 
 def check_environment(session: Session, known: Mapping[str, Any]) -> None:

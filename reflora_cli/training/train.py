@@ -30,7 +30,7 @@ from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
-from reflora_cli.training.resume import check_output, known_base, start
+from reflora_cli.training.resume import base_of, check_output, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
 
@@ -50,7 +50,7 @@ def train(
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        job = prepare(recipe, compute_of(recipe, accelerator), known_base(run, resume))
+        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume))
         if job.compute.sharded:
             blocks = shard_blocks(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
