@@ -75,10 +75,10 @@ class Choices(Scorer):
         raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
 
     def trial_rows(self) -> list[Branches]:
-        """A short row and a long one that begin alike, with candidates of one token and of several."""
+        """A long row and a short one that begin alike, with candidates of one token and more than one of several."""
         tokens = trial_tokens(self.base)
         long, short = tokens[LONG], tokens[SHORT]
-        tails = [long[3:6], short[-1:]]
+        tails = [long[3:6], short[-1:], long[1:3]]
         stem = long[: self.limit - 3]
         branches = Branches(stem, 1, tails, cut=False)
         return [branches, replace(branches, stem=[*stem[:SHORTEST_PREFIX], *stem[-4:]])]

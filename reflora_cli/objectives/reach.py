@@ -42,15 +42,18 @@ def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Te
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     """Zeros added to every output of the named modules while this lasts: what reaches one of them, reaches its module.
 
-    They are listed by module, for modules that were called.
+    They are listed by module, for modules that were called; a call with nothing but zeros, which no adapter could make
+    anything of, has none.
     """
     taps: dict[str, list[Tensor]] = {}
 
-    def tap(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def add(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            zero = torch.zeros_like(output, requires_grad=True)
-            taps.setdefault(name, []).append(zero)
-            return output + zero
+    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            own = taps.setdefault(name, [])
+            if not inputs[0].any():
+                return output
+            own.append(torch.zeros_like(output, requires_grad=True))
+            return output + own[-1]
 
         return add
 

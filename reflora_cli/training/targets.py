@@ -26,7 +26,7 @@ def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) ->
     model = objective.base.model
     matched = list(dict.fromkeys(name for own in match_targets(model, method.targets, saved).values() for name in own))
     unused = objective.unused(matched)
-    if method.targets != "all-linear":
+    if method.targets != "all-linear" or len(unused) == len(matched):
         refuse_unused(unused, len(matched))
         return {}
     small = [name for name in too_small(model, method, matched) if name not in unused]
