@@ -226,7 +226,7 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
     "adapter that says its rank twice": (repeated_key, ("adapter_config.json, line 3", "'r'")),
     "adapter with a broken pattern": (with_config(target_modules="(q_proj"), ("target_modules", "'(q_proj'")),
     "adapter with an endless pattern": (
-        with_config(target_modules="([a-z0-9._]|[a-z0-9._]{2})+(?<=!)"),
+        with_config(target_modules="([a-z0-9._]|[a-z0-9._]{2}|[a-z0-9._]{3})+(?<=!)"),
         ("target_modules",),
     ),
     "adapter of whole numbers": (with_tensors_as(torch.int32), ("dtype", "torch.int32")),
