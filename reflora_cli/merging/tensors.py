@@ -29,7 +29,7 @@ MakeModule = Callable[[], nn.Module]
 class MergedTensors:
     """The merged model's tensors.
 
-    names: those that are written, with their shapes, in the model's order. state: the adapter model's tensors. plain:
+    names: those that are written, with their shapes, in the alphabet's order. state: the adapter model's tensors. plain:
     for every adapted or quantized module the function that makes its plain one. dtype: of all floating-point tensors.
     """
 
@@ -84,7 +84,7 @@ def merged_tensors(model: Any, adapted: Adapted, dtype: torch.dtype) -> MergedTe
     """The tensors of the merged model; its config says afterwards whether parameters are still tied."""
     left_out = {*kept_ties(model, adapted), *(getattr(model, "_keys_to_ignore_on_save", None) or ())}
     expected = plain_skeleton(model).state_dict()
-    names = {name: tuple(tensor.shape) for name, tensor in expected.items() if name not in left_out}
+    names = {name: tuple(expected[name].shape) for name in sorted(expected) if name not in left_out}
     return MergedTensors(names, model.state_dict(), plain_modules(model, adapted, dtype), dtype)
 
 
