@@ -29,7 +29,7 @@ MakeModule = Callable[[], nn.Module]
 class MergedTensors:
     """The merged model's tensors.
 
-    names: those that are written, with their shapes, in the alphabet's order. state: the adapter model's tensors. plain:
+    names: those that are written, sorted, with their shapes. state: the adapter model's tensors. plain:
     for every adapted or quantized module the function that makes its plain one. dtype: of all floating-point tensors.
     """
 
