@@ -16,8 +16,9 @@ from reflora_cli import strict_json
 from reflora_cli.adapters.frozen import TransposedWeight
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.ties import is_inside
+from reflora_cli.axes import Layer, Scaling
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Layer, Method, Scaling
+from reflora_cli.methods import Method
 from reflora_cli.patterns import matches_whole
 from reflora_cli.peft_rules import readable
 

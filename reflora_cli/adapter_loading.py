@@ -18,9 +18,9 @@ from reflora_cli.adapters.frozen import freeze
 from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, build_layer
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
+from reflora_cli.axes import Layer, Scaling
 from reflora_cli.errors import InputError, Problem
 from reflora_cli.factors import scaling_factor
-from reflora_cli.methods import Layer, Scaling
 
 Parts = dict[str, Tensor]
 """Tensors of one module: A, B and m of an adapted one, those of its state for one saved whole."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reflora_cli.methods import Scaling
+from reflora_cli.axes import Scaling
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,19 @@ class FactorPair:
     def product(self) -> Tensor:
         """The dense update `scale * B @ A` [out, in], in float32 and detached."""
         return self.scale * (self.B.detach().float() @ self.A.detach().float())
+
+
+class Factored(ABC):
+    """A module with a pair of factors: what an optimizer needs to know of an adapter layer.
+
+    magnitude: DoRA's [out], or None.
+    """
+
+    magnitude: nn.Parameter | None
+
+    @abstractmethod
+    def pair(self, name: str) -> FactorPair:
+        """The factors, under the module's name in the model."""
 
 
 def scaling_factor(scaling: Scaling, alpha: float, rank: int) -> float:

@@ -8,41 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-
-class Layer(StrEnum):
-    """How the adapted weight is computed from W, A and B."""
-
-    LORA = "lora"
-    DORA = "dora"
-
-
-class Init(StrEnum):
-    """How A starts (B starts at zero): uniform as in PEFT and loralib, or normal with deviation 1/r."""
-
-    DEFAULT = "default"
-    GAUSSIAN = "gaussian"
-
-
-class Update(StrEnum):
-    """What happens to a pair of factors around the optimizer's step."""
-
-    PLAIN = "plain"
-    REFLORA = "reflora"
-    REFLORA_S = "reflora-s"
-
-
-class Scaling(StrEnum):
-    """s in `W + s B A`: alpha / r, or alpha / sqrt(r)."""
-
-    STANDARD = "standard"
-    RSLORA = "rslora"
-
+from reflora_cli.axes import Init, Layer, Scaling, Update
 
 AXES = ("layer", "init", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
@@ -135,6 +106,11 @@ class Method(BaseModel):
             if rule.applies(self):
                 raise refusal(rule.key, rule.reason, rule.remedy)
         return self
+
+    @property
+    def needs_full_rank(self) -> bool:
+        """Whether the update rule is defined only for factors of full rank: r of at most min(out, in)."""
+        return self.update is Update.REFLORA
 
     @property
     def label(self) -> str:

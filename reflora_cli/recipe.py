@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reflora_cli.methods import Choice, Method, Update, refusal
+from reflora_cli.axes import Update
+from reflora_cli.methods import Choice, Method, refusal
 from reflora_cli.schedules import Schedule
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 CAST_ELEMENTS = 2**23
 """Of a half-precision W that are cast to float32 at a time: 32 MiB."""
+PLAIN_SUBCLASSES = ("FalconLinear",)
+"""Of nn.Linear, in transformers, that compute what it does."""
+TRANSPOSED_CLASSES = ("transformers.pytorch_utils.Conv1D",)
+"""Linear layers that store their weight [in, out]. They are known by name, so that transformers is not imported here;
+each is made by `cls(out, in)` and has a `weight` and a `bias`."""
 
 
 class FrozenWeight(nn.Module, ABC):
@@ -85,16 +89,19 @@ class LinearWeight(FrozenWeight):
         return self.weight.detach().to(torch.float32, copy=True)
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        return linear_of(weight, self.bias)
+        return module_of(nn.Linear, weight, self.bias)
 
 
 class TransposedWeight(FrozenWeight):
-    """The weight of GPT-2's `Conv1D`, stored [in, out]."""
+    """The weight of one of TRANSPOSED_CLASSES (GPT-2's `Conv1D`), stored [in, out]."""
 
-    def __init__(self, module: Conv1D) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        assert isinstance(module.weight, nn.Parameter)
         self.in_features, self.out_features = module.weight.shape
-        self.weight, self.bias = module.weight, module.bias
+        self.layout = type(module)
+        self.weight = module.weight
+        self.register_parameter("bias", module.bias if isinstance(module.bias, nn.Parameter) else None)
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +120,7 @@ class TransposedWeight(FrozenWeight):
         return self.weight.detach().T.to(torch.float32, copy=True).contiguous()
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        return conv_of(weight, self.bias)
+        return module_of(self.layout, weight, self.bias)
 
 
 def float_slices(W: Tensor) -> Iterator[Tensor]:
@@ -124,20 +131,18 @@ def float_slices(W: Tensor) -> Iterator[Tensor]:
         yield from (rows.float() for rows in torch.split(W, max(1, CAST_ELEMENTS // W.shape[1])))
 
 
-def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen `nn.Linear` with this weight [out, in]."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    linear.register_parameter("bias", as_parameter(bias))
-    return linear
-
-
-def conv_of(weight: Tensor, bias: Tensor | None) -> Conv1D:
-    """A frozen `Conv1D`, which stores its weight [out, in] transposed."""
-    conv = Conv1D(weight.shape[0], weight.shape[1])
-    conv.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
-    conv.register_parameter("bias", as_parameter(bias))
-    return conv
+def module_of(layout: type[nn.Module], weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A frozen linear layer with this weight [out, in]: of the class `layout` where that stores its weight transposed,
+    an `nn.Linear` otherwise."""
+    out_features, in_features = weight.shape
+    if is_transposed(layout):
+        module = layout(out_features, in_features)
+        module.register_parameter("weight", as_parameter(weight.T.contiguous()))
+    else:
+        module = nn.Linear(in_features, out_features, bias is not None, device="meta")
+        module.register_parameter("weight", as_parameter(weight))
+    module.register_parameter("bias", as_parameter(bias))
+    return module
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -156,14 +161,16 @@ def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:
     return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
 
 
-PLAIN_SUBCLASSES = ("FalconLinear",)
-"""Of nn.Linear, in transformers, that compute what it does."""
+def is_transposed(layout: type[nn.Module]) -> bool:
+    """Whether modules of this class store their weight [in, out]."""
+    return f"{layout.__module__}.{layout.__qualname__}" in TRANSPOSED_CLASSES
 
 
 def is_adaptable(module: nn.Module) -> bool:
     """Whether `freeze` takes the module. Most subclasses of nn.Linear are left alone: they compute something else."""
-    plain = isinstance(module, nn.Linear) and type(module).__name__ in PLAIN_SUBCLASSES
-    return plain or type(module) in (nn.Linear, Conv1D) or isinstance(module, FrozenWeight)
+    if isinstance(module, FrozenWeight) or type(module) is nn.Linear or is_transposed(type(module)):
+        return True
+    return isinstance(module, nn.Linear) and type(module).__name__ in PLAIN_SUBCLASSES
 
 
 def freeze(module: nn.Module) -> FrozenWeight:
@@ -175,6 +182,6 @@ def freeze(module: nn.Module) -> FrozenWeight:
         return module
     if isinstance(module, nn.Linear):
         return LinearWeight(module)
-    if isinstance(module, Conv1D):
+    if is_transposed(type(module)):
         return TransposedWeight(module)
     raise TypeError(f"cannot adapt a {type(module).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -16,12 +16,36 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
+from reflora_cli.axes import Init, Layer, Scaling
 from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.factors import FactorPair, scaling_factor
-from reflora_cli.methods import Layer, Method, Update
 from reflora_cli.patterns import matches_whole
 
 PLAIN_NAME = re.compile(r"[\w.]+")
+
+
+class Adaptation(Protocol):
+    """What `inject` asks of a method: a recipe's `Method` answers, and so does `adaptation.LowRank`.
+
+    targets: see `match_targets`. needs_full_rank: whether r must be at most min(out, in) on every adapted module.
+    """
+
+    @property
+    def targets(self) -> tuple[str, ...] | Literal["all-linear"]: ...
+    @property
+    def layer(self) -> Layer: ...
+    @property
+    def init(self) -> Init: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def scaling(self) -> Scaling: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def needs_full_rank(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +84,7 @@ class Adapted:
 
 def inject(
     model: nn.Module,
-    method: Method,
+    method: Adaptation,
     trainable: Sequence[str],
     saved: Sequence[str],
     seed: int,
@@ -235,17 +259,17 @@ def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
     return Problem("a target matches no linear layer of the model", "method.targets", repr(pattern), remedy=remedy)
 
 
-def too_small(model: nn.Module, method: Method, names: Sequence[str]) -> list[str]:
+def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> list[str]:
     """Those of the named modules whose weight allows no factors of full rank where RefLoRA needs them."""
-    if method.update is not Update.REFLORA:
+    if not method.needs_full_rank:
         return []
     frozen = {name: freeze(model.get_submodule(name)) for name in names}
     return [name for name, own in frozen.items() if method.rank > min(own.out_features, own.in_features)]
 
 
-def check_rank(method: Method, name: str, shape: tuple[int, int]) -> None:
+def check_rank(method: Adaptation, name: str, shape: tuple[int, int]) -> None:
     """RefLoRA needs factors of full rank: r of at most min(out, in) on every adapted module."""
-    if method.update is Update.REFLORA and method.rank > min(shape):
+    if method.needs_full_rank and method.rank > min(shape):
         problem = Problem(
             "the rank is larger than a matched weight allows: RefLoRA needs A and B of full rank",
             where=f"method.rank, at module {name}",

@@ -6,20 +6,18 @@ the dtype of the activations, so no float32 copy of a half-precision activation 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors import Factored, FactorPair
 
 
-class AdapterLayer(nn.Module, ABC):
+class AdapterLayer(nn.Module, Factored):
     """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input."""
-
-    magnitude: nn.Parameter | None
 
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, conv_of, linear_of
+from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
 
 
 class QuantizedWeight(FrozenWeight):
@@ -24,11 +24,13 @@ class QuantizedWeight(FrozenWeight):
 
     kind: str
 
-    def __init__(self, shape: tuple[int, int], bias: Tensor | None, dtype: torch.dtype, *, transposed: bool) -> None:
-        """shape: (out, in); dtype: of products; transposed: whether it stands for a `Conv1D`."""
+    def __init__(
+        self, shape: tuple[int, int], bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
+    ) -> None:
+        """shape: (out, in); dtype: of products; layout: the class of the module that it stands for."""
         super().__init__()
         self.out_features, self.in_features = shape
-        self.dtype, self.transposed = dtype, transposed
+        self.dtype, self.layout = dtype, layout
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
     @abstractmethod
@@ -55,7 +57,7 @@ class QuantizedWeight(FrozenWeight):
         return self.dequantized().float()
 
     def thaw(self, weight: Tensor) -> nn.Module:
-        return conv_of(weight, self.bias) if self.transposed else linear_of(weight, self.bias)
+        return module_of(self.layout, weight, self.bias)
 
 
 class DequantizedProduct(torch.autograd.Function):
@@ -80,9 +82,9 @@ class FourBitWeight(QuantizedWeight):
     absmax: Tensor
     code: Tensor
 
-    def __init__(self, packed: Tensor, state: Any, bias: Tensor | None, *, transposed: bool) -> None:
+    def __init__(self, packed: Tensor, state: Any, bias: Tensor | None, layout: type[nn.Module]) -> None:
         """packed: two codes in each byte; state: bitsandbytes' `QuantState`."""
-        super().__init__((state.shape[0], state.shape[1]), bias, state.dtype, transposed=transposed)
+        super().__init__((state.shape[0], state.shape[1]), bias, state.dtype, layout)
         self.kind, self.block = state.quant_type, state.blocksize
         self.nested_block = state.state2.blocksize if state.nested else None
         self.register_buffer("weight", packed.detach(), persistent=False)
@@ -135,10 +137,10 @@ class Int8Weight(QuantizedWeight):
     row_scale: Tensor
 
     def __init__(
-        self, packed: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, *, transposed: bool
+        self, packed: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
     ) -> None:
         """packed: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
-        super().__init__((packed.shape[0], packed.shape[1]), bias, dtype, transposed=transposed)
+        super().__init__((packed.shape[0], packed.shape[1]), bias, dtype, layout)
         self.register_buffer("weight", packed.detach(), persistent=False)
         self.register_buffer("row_scale", row_scale.detach().float(), persistent=False)
 
@@ -150,23 +152,23 @@ class Int8Weight(QuantizedWeight):
 
 
 def pack(
-    weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, transposed: bool
+    weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, layout: type[nn.Module]
 ) -> QuantizedWeight:
     """Quantize W [out, in], on the CPU, to the bits that loading a model gives it. kind: nf4, fp4 or int8."""
     from bitsandbytes import functional
 
     if kind == "int8":
         packed, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
-        return Int8Weight(packed, scale, bias, dtype, transposed=transposed)
+        return Int8Weight(packed, scale, bias, dtype, layout)
     codes, state = functional.quantize_4bit(weight.to(dtype).contiguous(), quant_type=kind, compress_statistics=double)
-    return FourBitWeight(codes, state, bias, transposed=transposed)
+    return FourBitWeight(codes, state, bias, layout)
 
 
-def from_bitsandbytes(module: Any, dtype: torch.dtype, *, transposed: bool) -> QuantizedWeight:
+def from_bitsandbytes(module: Any, dtype: torch.dtype, layout: type[nn.Module]) -> QuantizedWeight:
     """The frozen weight of a loaded `Linear4bit` or `Linear8bitLt`; shares its storage."""
     if type(module).__name__ == "Linear4bit":
-        return FourBitWeight(module.weight.data, module.weight.quant_state, module.bias, transposed=transposed)
-    return Int8Weight(module.weight.data, module.weight.SCB, module.bias, dtype, transposed=transposed)
+        return FourBitWeight(module.weight.data, module.weight.quant_state, module.bias, layout)
+    return Int8Weight(module.weight.data, module.weight.SCB, module.bias, dtype, layout)
 
 
 def is_bitsandbytes(module: nn.Module) -> bool:

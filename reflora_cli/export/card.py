@@ -8,7 +8,7 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_config import PeftConfig
-from reflora_cli.methods import Update
+from reflora_cli.axes import Update
 from reflora_cli.recipe import Optimizer, Recipe
 from reflora_cli.recipe_file import dump_recipe
 from reflora_cli.runs import RunDirectory, read_results

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
 from reflora_cli.errors import InputError, Problem
@@ -104,8 +103,8 @@ def adopt(model: Any, dtype: torch.dtype) -> None:
         return
     plain = skeleton(type(model), model.config)
     for name, module in found.items():
-        transposed = isinstance(plain.get_submodule(name), Conv1D)
-        model.set_submodule(name, from_bitsandbytes(module, dtype, transposed=transposed))
+        layout = type(plain.get_submodule(name))
+        model.set_submodule(name, from_bitsandbytes(module, dtype, layout))
     for name, parameter in model.named_parameters():
         # A view of the mapped file would keep all of it mapped.
         parameter.data = parameter.data.to(kept_dtype(model, name, dtype), copy=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 from torch import nn
 
+from reflora_cli.axes import Update
 from reflora_cli.factors import FactorPair
-from reflora_cli.methods import Method, Refactor, Update
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
 from reflora_cli.optim.pair_sgd import PairSGD
-from reflora_cli.optim.reflora import RefLoRA
-from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.reflora import RefLoRARule
+from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 
 __all__ = ["Rates", "build_optimizer"]
@@ -23,8 +24,30 @@ all-MiniLM-L6-v2 with bfloat16 gradients, S^-1 gA was wrong by 1.3% (median) and
 none, and by 1.4% and 65% with 1e-2: there the bias is larger than the noise."""
 
 
+class Refactoring(Protocol):
+    """When and how RefLoRA and RefLoRA-S act: a recipe's `method.refactor`, or `optimizers.Timing`."""
+
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def interval(self) -> int: ...
+    @property
+    def damping(self) -> float | Literal["auto"]: ...
+
+
+class Updating(Protocol):
+    """What building an optimizer asks of a method. lr_ratio: the learning rate of B over that of A (LoRA+)."""
+
+    @property
+    def update(self) -> Update: ...
+    @property
+    def lr_ratio(self) -> float: ...
+    @property
+    def refactor(self) -> Refactoring: ...
+
+
 def build_optimizer(
-    method: Method,
+    method: Updating,
     pairs: Sequence[FactorPair],
     magnitudes: Mapping[str, nn.Parameter],
     others: Mapping[str, nn.Parameter],
@@ -36,7 +59,7 @@ def build_optimizer(
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
     groups = parameter_groups(pairs, magnitudes, others, rates, method.lr_ratio)
-    rule = build_rule(method, pairs)
+    rule = build_rule(method.update, pairs, method.refactor)
     if rates.optimizer == "adamw":
         return PairAdamW(groups, rule)
     if rates.optimizer == "sgd":
@@ -46,18 +69,17 @@ def build_optimizer(
     return PairAdamW8bit(groups, rule, is_paged=rates.optimizer == "paged_adamw_8bit")
 
 
-def build_rule(method: Method, pairs: Sequence[FactorPair]) -> UpdateRule:
-    """The update rule of `method` for these pairs."""
-    refactor = method.refactor
-    match method.update:
+def build_rule(update: Update, pairs: Sequence[FactorPair], refactor: Refactoring) -> UpdateRule:
+    """The update rule for these pairs."""
+    match update:
         case Update.PLAIN:
             return PlainRule()
         case Update.REFLORA:
-            return RefLoRA(pairs, refactor.warmup_steps, refactor.interval, damping(refactor))
+            return RefLoRARule(pairs, refactor.warmup_steps, refactor.interval, damping(refactor))
         case Update.REFLORA_S:
-            return RefLoRAS(pairs, refactor.warmup_steps, refactor.interval)
+            return RefLoRASRule(pairs, refactor.warmup_steps, refactor.interval)
 
 
-def damping(refactor: Refactor) -> float:
+def damping(refactor: Refactoring) -> float:
     """The share of the largest singular value that is smoothed away; `auto` is AUTO_DAMPING."""
     return AUTO_DAMPING if refactor.damping == "auto" else refactor.damping

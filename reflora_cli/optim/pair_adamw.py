@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.ruled import Ruled, evaluated
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class PairAdamW(torch.optim.AdamW):
+class PairAdamW(Ruled, torch.optim.AdamW):
     """torch's AdamW between `rule.before_step` and `rule.after_step`.
 
     groups: parameter groups, each with its own `lr` and `weight_decay`.
@@ -34,12 +35,12 @@ class PairAdamW(torch.optim.AdamW):
         self.rule = rule
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One optimizer step. Raises ValueError for a closure, whose gradients no rule would see."""
-        if closure is not None:
-            raise ValueError("PairAdamW takes no closure: a rule acts on gradients that are already there")
+        """One optimizer step; a closure computes loss and gradients first, and its loss is returned."""
+        loss = evaluated(closure)
         self.rule.before_step()
         super().step()
         self.rule.after_step(self.state)
+        return loss
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Both of Adam's moments, at zero."""

@@ -13,12 +13,13 @@ from bitsandbytes.optim.adamw import AdamW
 from torch import Tensor, nn
 
 from reflora_cli.optim.rule import UpdateRule
+from reflora_cli.optim.ruled import Ruled, evaluated
 
 KEPT = ("state1", "state2", "absmax1", "absmax2")
 """Of what bitsandbytes remembers: codes and scales. Parameters of fewer than 4096 elements have float32 moments."""
 
 
-class PairAdamW8bit(AdamW):
+class PairAdamW8bit(Ruled, AdamW):  # type: ignore[misc]  # bitsandbytes' load_state_dict has one argument more
     """bitsandbytes' AdamW in 8 bits between `rule.before_step` and `rule.after_step`."""
 
     def __init__(self, groups: Sequence[dict[str, Any]], rule: UpdateRule, *, is_paged: bool) -> None:
@@ -27,14 +28,14 @@ class PairAdamW8bit(AdamW):
         self.rule = rule
 
     def step(self, closure: Any = None) -> Any:
-        """One optimizer step. Raises ValueError for a closure, whose gradients no rule would see."""
-        if closure is not None:
-            raise ValueError("PairAdamW8bit takes no closure: a rule acts on gradients that are already there")
+        """One optimizer step; a closure computes loss and gradients first, and its loss is returned."""
+        loss = evaluated(closure)
         self.rule.before_step()
         super().step()
         # bitsandbytes writes past autograd, and DoRA's layers see by the version that their factors have changed.
         torch.autograd.graph.increment_version([p for group in self.param_groups for p in group["params"]])
         self.rule.after_step(self.state)
+        return loss
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Codes and scales as bitsandbytes begins them."""

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.optim.rule import UpdateRule
+from reflora_cli.optim.ruled import Ruled, evaluated
 
 
-class PairSGD(torch.optim.SGD):
+class PairSGD(Ruled, torch.optim.SGD):
     """torch's SGD between `rule.before_step` and `rule.after_step`.
 
     groups: parameter groups, each with its own `lr` and `weight_decay`; momentum: 0 for none, without dampening.
@@ -32,9 +33,8 @@ class PairSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One optimizer step. Raises ValueError for a closure, whose gradients no rule would see."""
-        if closure is not None:
-            raise ValueError("PairSGD takes no closure: a rule acts on gradients that are already there")
+        """One optimizer step; a closure computes loss and gradients first, and its loss is returned."""
+        loss = evaluated(closure)
         self.rule.before_step()
         for group in self.param_groups:
             moved: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -44,6 +44,7 @@ class PairSGD(torch.optim.SGD):
                 self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
         super().step()
         self.rule.after_step(self.state)
+        return loss
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The momentum's sum, at zero, where there is momentum."""

@@ -46,7 +46,7 @@ Measured with damping of 1e-3: the gradients are wrong by 1e-6 at cond(B) = 30, 
 """
 
 
-class RefLoRA(UpdateRule):
+class RefLoRARule(UpdateRule):
     """gA <- S^-1 gA and gB <- gB S in place, from step `warmup` + 1 on; a gradient that is None is left alone.
 
     warmup: plain steps before the first preconditioned one; at least 1 where B starts at zero.

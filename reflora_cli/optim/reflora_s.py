@@ -30,7 +30,7 @@ LEAST_RATIO = 1e-12
 """Norms further apart than this are left alone: p^2 would carry float32 moments out of their range."""
 
 
-class RefLoRAS(UpdateRule):
+class RefLoRASRule(UpdateRule):
     """Refactors after steps warmup, warmup + interval, ..., so that step warmup + 1 is the first that is affected.
 
     warmup: plain steps; with 0, factors that are not zero are refactored right here, before the first step.

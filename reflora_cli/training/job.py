@@ -8,10 +8,10 @@ from typing import Any
 
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
 from reflora_cli.adapters.ties import is_inside
+from reflora_cli.axes import Layer, Update
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.environment import describe
 from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Layer, Update
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head

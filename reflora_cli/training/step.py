@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from reflora_cli.axes import Update
 from reflora_cli.console import StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.errors import DivergedError, Problem
-from reflora_cli.methods import Update
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.reach import place
 from reflora_cli.optim.build import damping

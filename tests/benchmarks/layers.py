@@ -149,7 +149,7 @@ def packed(base: Any, targets: Any) -> tuple[Any, Any]:
         module.bias = linear.bias
         module.to(linear.weight.device)
         theirs.set_submodule(name, module)
-        ours.set_submodule(name, from_bitsandbytes(module, linear.weight.dtype, transposed=False))
+        ours.set_submodule(name, from_bitsandbytes(module, linear.weight.dtype, layout=torch.nn.Linear))
     return ours, theirs
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reflora_cli.console import show_table
 from reflora_cli.factors import FactorPair
-from reflora_cli.optim.reflora import RefLoRA
+from reflora_cli.optim.reflora import RefLoRARule
 
 H, F7 = 4096, 11008
 SETTINGS: dict[str, tuple[int, list[tuple[int, int]]]] = {
@@ -119,7 +119,7 @@ def measure(setting: str, rounds: int, device: str) -> dict[str, Found]:
     pairs, gradients = make_pairs(setting, device)
     sample = pairs[:4]
     expected = [exact(pair, own) for pair, own in zip(sample, gradients[:4], strict=True)]
-    rule = RefLoRA(pairs, warmup=0, interval=1, damping=1e-3)
+    rule = RefLoRARule(pairs, warmup=0, interval=1, damping=1e-3)
     ways: dict[str, Callable[[], None]] = {"one by one": lambda: one_by_one(pairs), "reflora": rule.before_step}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     errors: dict[str, float] = {}

@@ -16,8 +16,9 @@ from reflora_cli.adapter_config import peft_config
 from reflora_cli.adapter_files import WEIGHTS, adapter_tensors, read_adapter, write_adapter, write_adapter_config
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.axes import Init, Layer, Scaling, Update
 from reflora_cli.errors import InputError
-from reflora_cli.methods import Init, Layer, Method, Refactor, Scaling, Update
+from reflora_cli.methods import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
 from tests.models import HEADS, batch, make

@@ -33,9 +33,10 @@ from reflora_cli.adapter_files import (
 )
 from reflora_cli.adapter_loading import load_adapter
 from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze, inject
+from reflora_cli.axes import Layer, Scaling
 from reflora_cli.errors import InputError, RefloraError
 from reflora_cli.export.peft_view import PeftView
-from reflora_cli.methods import Layer, Method, Scaling
+from reflora_cli.methods import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base

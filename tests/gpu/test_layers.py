@@ -19,8 +19,9 @@ from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import pack
+from reflora_cli.axes import Layer, Update
 from reflora_cli.linalg import balancing_metric
-from reflora_cli.methods import Layer, Method, Refactor, Update
+from reflora_cli.methods import Method, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
@@ -42,7 +43,7 @@ def frozen_of(kind: str) -> FrozenWeight:
     linear = nn.Linear(IN, OUT)
     if kind == "linear":
         return freeze(linear)
-    return pack(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, transposed=False)
+    return pack(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, layout=torch.nn.Linear)
 
 
 def apart(found: Tensor, right: Tensor) -> float:

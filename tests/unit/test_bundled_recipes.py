@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from reflora_cli import recipe_file
-from reflora_cli.methods import PRESETS, Method, Update
+from reflora_cli.axes import Update
+from reflora_cli.methods import PRESETS, Method
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import bundled_recipes, dump_recipe, load_recipe
 from reflora_cli.tasks.registry import find_task

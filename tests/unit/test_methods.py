@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reflora_cli.methods import AXES, PRESETS, Init, Layer, Method, Refactor, Scaling, Update
+from reflora_cli.axes import Init, Layer, Scaling, Update
+from reflora_cli.methods import AXES, PRESETS, Method, Refactor
 
 DEFAULTS = {
     "layer": Layer.LORA,

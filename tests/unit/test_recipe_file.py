@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from reflora_cli.axes import Layer, Scaling, Update
 from reflora_cli.errors import InputError
-from reflora_cli.methods import PRESETS, Layer, Scaling, Update
+from reflora_cli.methods import PRESETS
 from reflora_cli.recipe import Recipe
 from reflora_cli.recipe_file import dump_recipe
 from reflora_cli.tasks.registry import TASKS

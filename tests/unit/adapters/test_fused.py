@@ -29,7 +29,7 @@ def frozen_of(base: str) -> FrozenWeight:
         return freeze(Conv1D(OUT, IN))
     linear = nn.Linear(IN, OUT, bias=base != "linear without bias")
     if base in ("nf4", "int8"):
-        return pack(linear.weight.data, linear.bias, base, double=True, dtype=torch.float32, transposed=False)
+        return pack(linear.weight.data, linear.bias, base, double=True, dtype=torch.float32, layout=torch.nn.Linear)
     return freeze(linear)
 
 

@@ -30,7 +30,7 @@ def weight(shape: tuple[int, int] = (48, 128), seed: int = 0) -> Tensor:
 
 
 def packed(kind: str, W: Tensor, bias: Tensor | None = None, *, double: bool = True) -> QuantizedWeight:
-    return pack(W, bias, kind, double=double, dtype=W.dtype, transposed=False)
+    return pack(W, bias, kind, double=double, dtype=W.dtype, layout=torch.nn.Linear)
 
 
 def test_nf4_is_the_nearest_of_sixteen_levels_in_each_block() -> None:
@@ -127,7 +127,7 @@ def test_adapted_layer_is_that_on_the_dequantized_weight(kind: str, layer: Any) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transposed_layer_is_given_back_as_one(kind: str) -> None:
-    frozen = pack(weight(), torch.zeros(48), kind, double=True, dtype=torch.float32, transposed=True)
+    frozen = pack(weight(), torch.zeros(48), kind, double=True, dtype=torch.float32, layout=Conv1D)
     conv = frozen.thaw(frozen.dense())
     assert isinstance(conv, Conv1D)
     x = torch.randn(3, 128)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_sgd import PairSGD
-from reflora_cli.optim.reflora import RefLoRA
-from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.reflora import RefLoRARule
+from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from tests.unit.optim.references import metric_of, pair_of
 
@@ -35,11 +35,11 @@ def lora(pair: FactorPair) -> UpdateRule:
 
 
 def reflora(pair: FactorPair) -> UpdateRule:
-    return RefLoRA([pair], 0, 1, 1e-4)
+    return RefLoRARule([pair], 0, 1, 1e-4)
 
 
 def reflora_s(pair: FactorPair) -> UpdateRule:
-    return RefLoRAS([pair], 0, 1)
+    return RefLoRASRule([pair], 0, 1)
 
 
 def start(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

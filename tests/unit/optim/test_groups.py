@@ -12,8 +12,8 @@ from reflora_cli.factors import FactorPair
 from reflora_cli.methods import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer, build_rule, damping
 from reflora_cli.optim.groups import parameter_groups
-from reflora_cli.optim.reflora import RefLoRA
-from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.reflora import RefLoRARule
+from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 
 
@@ -72,7 +72,13 @@ def test_a_parameter_in_two_roles_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("lora", PlainRule), ("dora", PlainRule), ("lora+", PlainRule), ("reflora", RefLoRA), ("reflora-s", RefLoRAS)],
+    [
+        ("lora", PlainRule),
+        ("dora", PlainRule),
+        ("lora+", PlainRule),
+        ("reflora", RefLoRARule),
+        ("reflora-s", RefLoRASRule),
+    ],
 )
 def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
     method = Method(name=name)
@@ -86,7 +92,7 @@ def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
 def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
     """The first S is computed after two plain steps and is still in use, hence saved, after the third."""
     method = Method(name="reflora", refactor=Refactor(warmup_steps=2, interval=5))
-    rule = build_rule(method, PAIRS)
+    rule = build_rule(method.update, PAIRS, method.refactor)
     saved = []
     for _ in range(7):
         rule.before_step()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW
-from reflora_cli.optim.reflora import RefLoRA
+from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from tests.unit.optim.references import HandAdam, conditioned, pair_of, paper_metric
 
@@ -55,7 +55,7 @@ def test_twenty_steps_follow_the_paper_s_closed_form() -> None:
     """
     X, target, A, B = regression()
     pair = pair_of(A.float(), B.float())
-    train(pair, RefLoRA([pair], 5, 1, 1e-6), 25)
+    train(pair, RefLoRARule([pair], 5, 1, 1e-6), 25)
     adam_A, adam_B = HandAdam(1e-2), HandAdam(1e-2)
     for step in range(25):
         residual = 2 * (X @ A.T @ B.T - target) / target.numel()
@@ -78,11 +78,11 @@ def test_a_constant_diagonal_s_does_nothing_under_adam() -> None:
     A, B = conditioned(3, 6, 1.0, g), conditioned(8, 3, 1.0, g) * diagonal
     first, plain, scaled = (pair_of(A, B) for _ in range(3))
     first.A.grad, first.B.grad = torch.ones_like(A), torch.ones_like(B)
-    RefLoRA([first], 0, 1000, 0.0).before_step()
+    RefLoRARule([first], 0, 1000, 0.0).before_step()
     torch.testing.assert_close(grad(first.A), torch.ones_like(A) / diagonal[:, None], rtol=1e-9, atol=0)
     torch.testing.assert_close(grad(first.B), torch.ones_like(B) * diagonal, rtol=1e-9, atol=0)
     train(plain, PlainRule(), 30, eps=0.0)
-    train(scaled, RefLoRA([scaled], 0, 1000, 0.0), 30, eps=0.0)
+    train(scaled, RefLoRARule([scaled], 0, 1000, 0.0), 30, eps=0.0)
     assert relative(scaled.A.detach() - A, plain.A.detach() - A) < 1e-9
     assert relative(scaled.B.detach() - B, plain.B.detach() - B) < 1e-9
 
@@ -91,7 +91,7 @@ def test_a_warmup_that_is_never_left_is_plain_lora() -> None:
     A, B = regression()[2:]
     plain, warming = pair_of(A, B), pair_of(A, B)
     train(plain, PlainRule(), 10)
-    train(warming, RefLoRA([warming], 10, 1, 1e-3), 10)
+    train(warming, RefLoRARule([warming], 10, 1, 1e-3), 10)
     assert torch.equal(plain.A, warming.A)
     assert torch.equal(plain.B, warming.B)
 
@@ -105,7 +105,7 @@ def test_balanced_factors_take_a_plain_first_step() -> None:
     pair = pair_of(root[:, None] * right[:4], left[:, :4] * root)
     (pair.B @ pair.A).square().sum().backward()
     gA, gB = grad(pair.A).clone(), grad(pair.B).clone()
-    RefLoRA([pair], 0, 1, 0.0).before_step()
+    RefLoRARule([pair], 0, 1, 0.0).before_step()
     torch.testing.assert_close(pair.A.grad, gA, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(pair.B.grad, gB, rtol=1e-9, atol=1e-12)
 
@@ -114,5 +114,5 @@ def test_equals_the_scalar_rule_at_rank_one() -> None:
     """For r = 1 the full S is ||B|| / ||A||, that of RefLoRA-S."""
     pair = pair_of(torch.full((1, 10), 0.2), torch.full((12, 1), 3.0))
     pair.B.grad = torch.ones(12, 1)
-    RefLoRA([pair], 0, 1, 0.0).before_step()
+    RefLoRARule([pair], 0, 1, 0.0).before_step()
     assert pair.B.grad[0].item() == pytest.approx((pair.B.norm() / pair.A.norm()).item(), rel=1e-6)

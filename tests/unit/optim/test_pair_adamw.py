@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
-from reflora_cli.optim.reflora import RefLoRA
-from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.reflora import RefLoRARule
+from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 
 RULES: dict[str, Callable[[list[FactorPair]], UpdateRule]] = {
     "plain": lambda pairs: PlainRule(),
-    "reflora": lambda pairs: RefLoRA(pairs, 3, 1, 1e-3),
-    "reflora, interval 4": lambda pairs: RefLoRA(pairs, 3, 4, 1e-3),
-    "reflora-s": lambda pairs: RefLoRAS(pairs, 3, 2),
+    "reflora": lambda pairs: RefLoRARule(pairs, 3, 1, 1e-3),
+    "reflora, interval 4": lambda pairs: RefLoRARule(pairs, 3, 4, 1e-3),
+    "reflora-s": lambda pairs: RefLoRASRule(pairs, 3, 2),
 }
 
 
@@ -108,11 +108,16 @@ def test_the_rule_acts_before_and_after_the_update() -> None:
     assert rule.calls == [("before", 1.0), ("after", pytest.approx(0.5))]
 
 
-def test_a_closure_is_refused_before_anything_happens() -> None:
-    _, rule, optimizer = recorded()
-    with pytest.raises(ValueError, match="no closure"):
-        optimizer.step(lambda: 0.0)
-    assert rule.calls == []
+def test_a_closure_is_evaluated_before_the_rule_acts() -> None:
+    parameter, rule, optimizer = recorded()
+
+    def closure() -> float:
+        rule.calls.append(("closure", parameter.item()))
+        parameter.grad = torch.tensor(2.0)
+        return 3.0
+
+    assert optimizer.step(closure) == 3.0
+    assert rule.calls == [("closure", 1.0), ("before", 1.0), ("after", pytest.approx(0.5))]
 
 
 def test_with_the_plain_rule_it_is_adamw() -> None:
@@ -192,6 +197,35 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(rule: str, st
     assert_equal(after, straight)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("stop", [2, 5])
+def test_torch_s_state_carries_the_rule(rule: str, stop: int, tmp_path: Path) -> None:
+    """Stopped within the warm-up, and between two computations of S; loaded over a state that is further on."""
+    straight, before, after = Toy(rule), Toy(rule), Toy(rule)
+    straight.train(12)
+    before.train(stop)
+    torch.save(before.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    after.train(7)
+    after.copy_parameters(before)
+    after.optimizer.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    after.train(12 - stop)
+    assert_equal(after, straight)
+
+
+def test_the_state_of_another_optimizer_is_refused_and_changes_nothing() -> None:
+    toy = Toy()
+    toy.train(5)
+    adamw = torch.optim.AdamW(list(toy.parameters.values()))
+    with pytest.raises(ValueError, match="missing steps"):
+        toy.optimizer.load_state_dict(adamw.state_dict())
+    fewer = torch.optim.AdamW([toy.head])
+    with pytest.raises(ValueError, match="size of optimizer's group"):
+        toy.optimizer.load_state_dict(fewer.state_dict() | {"rule": {"steps": torch.tensor(1)}})
+    toy.optimizer.load_state_dict(toy.optimizer.state_dict())
+    assert toy.optimizer.rule.tensors()["steps"] == 5
+    Toy("plain").optimizer.load_state_dict(adamw.state_dict())
+
+
 @pytest.mark.parametrize("steps", [0, 5])
 def test_a_state_is_loaded_over_another_one(steps: int) -> None:
     """Whatever the optimizer did before is forgotten; tensors saved once do not change with further training."""
@@ -214,7 +248,7 @@ def test_names_and_not_places_decide_what_is_restored() -> None:
     saved = state_tensors(toy.optimizer, toy.parameters)
     shuffled = list(other.parameters.values())[::-1]
     other.optimizer = PairAdamW(
-        [{"params": shuffled, "lr": 1e-2, "weight_decay": 0.1}], RefLoRA(other.pairs, 3, 1, 1e-3)
+        [{"params": shuffled, "lr": 1e-2, "weight_decay": 0.1}], RefLoRARule(other.pairs, 3, 1, 1e-3)
     )
     other.copy_parameters(toy)
     load_state_tensors(other.optimizer, dict(reversed(other.parameters.items())), saved)

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
 from reflora_cli.optim.pair_sgd import PairSGD
-from reflora_cli.optim.reflora import RefLoRA
-from reflora_cli.optim.reflora_s import RefLoRAS
+from reflora_cli.optim.reflora import RefLoRARule
+from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from tests.unit.optim.references import conditioned, pair_of
 
 Optimizer = PairSGD | PairAdamW
 RULES: dict[str, Callable[[FactorPair], UpdateRule]] = {
     "plain": lambda pair: PlainRule(),
-    "reflora": lambda pair: RefLoRA([pair], 1, 1, 1e-3),
-    "reflora, interval 3": lambda pair: RefLoRA([pair], 1, 3, 1e-3),
-    "reflora-s": lambda pair: RefLoRAS([pair], 1, 2),
+    "reflora": lambda pair: RefLoRARule([pair], 1, 1, 1e-3),
+    "reflora, interval 3": lambda pair: RefLoRARule([pair], 1, 3, 1e-3),
+    "reflora-s": lambda pair: RefLoRASRule([pair], 1, 2),
 }
 
 
@@ -67,9 +67,20 @@ def test_a_step_is_decay_and_momentum_written_by_hand() -> None:
     assert still.item() == 3.0
 
 
-def test_a_closure_is_refused() -> None:
-    with pytest.raises(ValueError, match="no closure"):
-        sgd(pair_of(*problem()[2:]), PlainRule()).step(lambda: 0.0)
+def test_a_closure_gives_the_rule_its_gradients() -> None:
+    X, target, A, B = problem()
+    pair, other = pair_of(A, B), pair_of(A, B)
+    optimizer = sgd(pair, RULES["reflora"](pair))
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (X @ pair.A.T @ pair.B.T - target).square().mean()
+        loss.backward()
+        return loss.item()
+
+    losses = [optimizer.step(closure) for _ in range(4)]
+    assert torch.equal((pair.B @ pair.A).detach(), train(other, sgd(other, RULES["reflora"](other)), 4))
+    assert losses == sorted(losses, reverse=True)
 
 
 def gauged(optimizer_of: Callable[[FactorPair], Optimizer]) -> float:
@@ -86,14 +97,14 @@ def test_under_gradient_descent_reflora_does_not_see_how_the_product_is_factored
     momentum: float, decay: float, damping: float
 ) -> None:
     """The paper's theorem, whole trajectories long. Plain gradient descent sees it."""
-    assert gauged(lambda pair: sgd(pair, RefLoRA([pair], 0, 1, damping), momentum, decay)) < 1e-9
+    assert gauged(lambda pair: sgd(pair, RefLoRARule([pair], 0, 1, damping), momentum, decay)) < 1e-9
     assert gauged(lambda pair: sgd(pair, PlainRule(), momentum, decay)) > 0.1
 
 
 def test_under_adamw_reflora_sees_it() -> None:
     def adamw(pair: FactorPair) -> PairAdamW:
         group = {"params": [pair.A, pair.B], "lr": 0.05, "weight_decay": 0.0}
-        return PairAdamW([group], RefLoRA([pair], 0, 1, 0.0))
+        return PairAdamW([group], RefLoRARule([pair], 0, 1, 0.0))
 
     assert gauged(adamw) > 0.1
 
@@ -102,7 +113,7 @@ def test_reflora_s_moves_the_momentum_with_the_factors() -> None:
     """20 steps against refactoring by hand, where the sums of gradients so far become those of the new factors."""
     X, target, A, B = problem()
     pair = pair_of(A, B)
-    found = train(pair, sgd(pair, RefLoRAS([pair], 2, 1), decay=0.0), 20)
+    found = train(pair, sgd(pair, RefLoRASRule([pair], 2, 1), decay=0.0), 20)
     vA, vB = torch.zeros_like(A), torch.zeros_like(B)
     for step in range(1, 21):
         residual = 2 * (X @ A.T @ B.T - target) / target.numel()
@@ -138,3 +149,22 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
     train(after, optimizer, 9 - stop)
     assert torch.equal(after.A, straight.A)
     assert torch.equal(after.B, straight.B)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_torch_s_state_carries_the_rule(rule: str, tmp_path: Path) -> None:
+    """Stopped within the warm-up, and between two computations of S."""
+    for stop in (1, 3):
+        straight, stopped, after = (pair_of(*(factor.float() for factor in problem()[2:])) for _ in range(3))
+        train(straight, sgd(straight, RULES[rule](straight)), 9)
+        optimizer = sgd(stopped, RULES[rule](stopped))
+        train(stopped, optimizer, stop)
+        torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+        with torch.no_grad():
+            after.A.copy_(stopped.A)
+            after.B.copy_(stopped.B)
+        optimizer = sgd(after, RULES[rule](after))
+        optimizer.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+        train(after, optimizer, 9 - stop)
+        assert torch.equal(after.A, straight.A)
+        assert torch.equal(after.B, straight.B)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reflora_cli import linalg
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim import stacks
-from reflora_cli.optim.reflora import RefLoRA
+from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import UpdateRule
 from tests.unit.optim.references import conditioned, metric_by_svd, metric_of, pair_of, paper_metric
 
@@ -67,7 +67,7 @@ def test_gradients_are_multiplied_by_s_inverse_and_s(damping: float) -> None:
     pairs = random_pairs()
     before = give_gradients(pairs)
     places = [grad(pair.A).data_ptr() for pair in pairs]
-    RefLoRA(pairs, 0, 1, damping).before_step()
+    RefLoRARule(pairs, 0, 1, damping).before_step()
     assert [grad(pair.A).data_ptr() for pair in pairs] == places
     for pair, (gA, gB) in zip(pairs, before, strict=True):
         S, S_inverse = metric_by_svd(pair.A.detach(), pair.B.detach(), damping)
@@ -82,7 +82,7 @@ def test_there_is_one_factorization_for_each_rank_and_renewal(interval: int, mon
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrices: calls.append(matrices.shape) or eigh(matrices))
     pairs = random_pairs()
-    rule = RefLoRA(pairs, 0, interval, 1e-3)
+    rule = RefLoRARule(pairs, 0, interval, 1e-3)
     for seed in range(4):
         took_step(rule, pairs, seed)
     assert calls == [(4, 3, 3), (1, 5, 5), (1, 1, 1)] * (4 // interval)
@@ -92,9 +92,9 @@ def test_how_pairs_are_stacked_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     """One pair to a stack gives the same as all of a shape in one."""
     together, apart = random_pairs(), random_pairs()
     give_gradients(together), give_gradients(apart)
-    RefLoRA(together, 0, 1, 1e-3).before_step()
+    RefLoRARule(together, 0, 1, 1e-3).before_step()
     monkeypatch.setattr(stacks, "STACK_ELEMENTS", 1)
-    RefLoRA(apart, 0, 1, 1e-3).before_step()
+    RefLoRARule(apart, 0, 1, 1e-3).before_step()
     for (gA, gB), (gA_other, gB_other) in zip(gradients_of(together), gradients_of(apart), strict=True):
         torch.testing.assert_close(gA, gA_other, rtol=1e-6, atol=0)
         torch.testing.assert_close(gB, gB_other, rtol=1e-6, atol=0)
@@ -105,11 +105,11 @@ def test_a_gpu_s_ways_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     apart, together = random_pairs(), random_pairs()
     give_gradients(apart), give_gradients(together)
     apart[1].A.grad = together[1].A.grad = None
-    RefLoRA(apart, 0, 1, 1e-2).before_step()
+    RefLoRARule(apart, 0, 1, 1e-2).before_step()
     monkeypatch.setattr(stacks, "one_by_one", lambda device: False)
     monkeypatch.setattr(linalg, "way_for", lambda device, damping: linalg.by_products)
     monkeypatch.setattr(torch.linalg, "eigh", None)
-    RefLoRA(together, 0, 1, 1e-2).before_step()
+    RefLoRARule(together, 0, 1, 1e-2).before_step()
     for pair, other in zip(apart, together, strict=True):
         torch.testing.assert_close(pair.B.grad, other.B.grad, rtol=1e-5, atol=1e-7)
         if pair is not apart[1]:
@@ -128,8 +128,8 @@ def test_a_missing_gradient_is_left_alone_and_the_others_are_not() -> None:
     give_gradients(pairs), give_gradients(expected)
     pairs[1].A.grad = None
     pairs[2].B.grad = None
-    RefLoRA(pairs, 0, 1, 1e-3).before_step()
-    RefLoRA(expected, 0, 1, 1e-3).before_step()
+    RefLoRARule(pairs, 0, 1, 1e-3).before_step()
+    RefLoRARule(expected, 0, 1, 1e-3).before_step()
     for pair, other in zip(pairs, expected, strict=True):
         for parameter, twin in ((pair.A, other.A), (pair.B, other.B)):
             assert parameter.grad is None or torch.equal(parameter.grad, grad(twin))
@@ -138,7 +138,7 @@ def test_a_missing_gradient_is_left_alone_and_the_others_are_not() -> None:
 
 
 def test_no_gradient_at_all_is_a_step_like_any_other() -> None:
-    rule = RefLoRA(random_pairs(), 0, 1, 1e-3)
+    rule = RefLoRARule(random_pairs(), 0, 1, 1e-3)
     rule.before_step()
     rule.after_step({})
     assert rule.tensors() == {"steps": torch.tensor(1)}
@@ -150,7 +150,7 @@ def test_a_pair_whose_b_is_zero_steps_plainly_and_its_neighbours_do_not() -> Non
     with torch.no_grad():
         pairs[1].B.zero_()
     before = give_gradients(pairs)
-    RefLoRA(pairs, 0, 1, 1e-3).before_step()
+    RefLoRARule(pairs, 0, 1, 1e-3).before_step()
     after = gradients_of(pairs)
     assert torch.equal(after[1][0], before[1][0])
     assert torch.equal(after[1][1], before[1][1])
@@ -166,7 +166,7 @@ def test_a_pair_without_an_s_in_float32_s_range_steps_plainly_and_its_neighbours
         pairs[1].A.mul_(1e19)
         pairs[1].B.mul_(1e-19)
     before = give_gradients(pairs)
-    RefLoRA(pairs, 0, 1, damping).before_step()
+    RefLoRARule(pairs, 0, 1, damping).before_step()
     after = gradients_of(pairs)
     assert torch.equal(after[1][0], before[1][0])
     assert torch.equal(after[1][1], before[1][1])
@@ -179,7 +179,7 @@ def test_without_damping_a_pair_with_equal_columns_steps_plainly() -> None:
     pairs = random_pairs([(12, 10, 3)] * 2)
     with torch.no_grad():
         pairs[1].B[:, 0] = pairs[1].B[:, 1]
-    rule = RefLoRA(pairs, 1, 2, 0.0)
+    rule = RefLoRARule(pairs, 1, 2, 0.0)
     assert took_step(rule, pairs, 0) is False
     assert rule.stepped_plainly() == []
     before = give_gradients(pairs)
@@ -196,7 +196,7 @@ def test_a_zero_column_in_b_gives_finite_gradients() -> None:
     with torch.no_grad():
         pairs[0].B[:, 0] = 0
     give_gradients(pairs)
-    RefLoRA(pairs, 0, 1, 1e-3).before_step()
+    RefLoRARule(pairs, 0, 1, 1e-3).before_step()
     assert all(gA.isfinite().all() and gB.isfinite().all() for gA, gB in gradients_of(pairs))
 
 
@@ -206,7 +206,7 @@ def test_float32_gradients_at_condition_1e5() -> None:
     A, B = 3 * conditioned(16, 64, 1.0, g).float(), conditioned(96, 16, 1e5, g).float()
     pair = pair_of(A, B)
     gA, gB = give_gradients([pair])[0]
-    RefLoRA([pair], 0, 1, 0.0).before_step()
+    RefLoRARule([pair], 0, 1, 0.0).before_step()
     S, S_inverse = metric_by_svd(A, B)
     exact_A, exact_B = S_inverse @ gA.double(), gB.double() @ S
     assert (grad(pair.A) - exact_A).norm() / exact_A.norm() < 1e-6
@@ -219,11 +219,11 @@ def test_float32_gradients_at_condition_1e5() -> None:
 @pytest.mark.parametrize("warmup", [0, 1, 3])
 def test_the_first_changed_gradient_is_that_of_step_warmup_plus_one(warmup: int) -> None:
     pairs = random_pairs()
-    rule = RefLoRA(pairs, warmup, 1, 1e-3)
+    rule = RefLoRARule(pairs, warmup, 1, 1e-3)
     assert [took_step(rule, pairs, seed) for seed in range(6)] == [step >= warmup for step in range(6)]
 
 
-def applied_matrices(rule: RefLoRA, pair: FactorPair, steps: int) -> Iterator[Tensor]:
+def applied_matrices(rule: RefLoRARule, pair: FactorPair, steps: int) -> Iterator[Tensor]:
     """The S of each step, read off a gradient gB = (I 0)^T, while B changes from step to step."""
     for _ in range(steps):
         pair.A.grad = torch.zeros_like(pair.A)
@@ -239,7 +239,7 @@ def test_with_an_interval_the_last_s_is_applied_at_every_step() -> None:
     """S is renewed at steps w + 1, w + 1 + k, ...; no step after the warm-up sees a raw gradient."""
     pair = random_pairs([(12, 10, 3)], torch.float64)[0]
     first = metric_by_svd(pair.A.detach(), 1.5**2 * pair.B.detach())[0]
-    applied = list(applied_matrices(RefLoRA([pair], 2, 3, 0.0), pair, 9))
+    applied = list(applied_matrices(RefLoRARule([pair], 2, 3, 0.0), pair, 9))
     identity = torch.eye(3, dtype=torch.float64)
     expected = [identity] * 2 + [first] * 3 + [first * 1.5**3] * 3 + [first * 1.5**6]
     for S, other in zip(applied, expected, strict=True):
@@ -251,10 +251,10 @@ def test_with_an_interval_the_last_s_is_applied_at_every_step() -> None:
 def test_a_rule_saved_at_any_step_goes_on_where_it_was(stop: int, interval: int) -> None:
     """The count continues, and so does an S in use: applied matrices are equal to the bit."""
     straight, saved = random_pairs([(12, 10, 3)])[0], random_pairs([(12, 10, 3)])[0]
-    expected = list(applied_matrices(RefLoRA([straight], 2, interval, 1e-3), straight, 9))
-    before = RefLoRA([saved], 2, interval, 1e-3)
+    expected = list(applied_matrices(RefLoRARule([straight], 2, interval, 1e-3), straight, 9))
+    before = RefLoRARule([saved], 2, interval, 1e-3)
     found = list(applied_matrices(before, saved, stop))
-    after = RefLoRA([saved], 2, interval, 1e-3)
+    after = RefLoRARule([saved], 2, interval, 1e-3)
     after.load_tensors(before.tensors())
     found += list(applied_matrices(after, saved, 9 - stop))
     assert all(torch.equal(S, other) for S, other in zip(found, expected, strict=True))
@@ -263,12 +263,12 @@ def test_a_rule_saved_at_any_step_goes_on_where_it_was(stop: int, interval: int)
 def test_the_cached_matrices_are_saved_by_module() -> None:
     """Ranks and shapes mixed, loaded into a rule that got the pairs in another order."""
     pairs = random_pairs()
-    rule = RefLoRA(pairs, 0, 2, 1e-3)
+    rule = RefLoRARule(pairs, 0, 2, 1e-3)
     took_step(rule, pairs, 0)
     tensors = rule.tensors()
     names = {f"{key}.{pair.name}" for key in ("S", "S_inverse") for pair in pairs}
     assert tensors.keys() == {"steps"} | names
-    other = RefLoRA(pairs[::-1], 0, 2, 1e-3)
+    other = RefLoRARule(pairs[::-1], 0, 2, 1e-3)
     other.load_tensors(tensors)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in other.tensors().items())
 
@@ -287,7 +287,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     change: Callable[[dict[str, Tensor]], object], complaint: str
 ) -> None:
     pairs = random_pairs()
-    rule = RefLoRA(pairs, 0, 2, 1e-3)
+    rule = RefLoRARule(pairs, 0, 2, 1e-3)
     took_step(rule, pairs, 0)
     before = rule.tensors()
     tensors = dict(before)
@@ -300,10 +300,10 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 
 def test_a_state_of_another_interval_is_refused() -> None:
     pairs = random_pairs()
-    rule = RefLoRA(pairs, 0, 2, 1e-3)
+    rule = RefLoRARule(pairs, 0, 2, 1e-3)
     took_step(rule, pairs, 0)
     with pytest.raises(ValueError, match=r"unexpected S\.layers\.0"):
-        RefLoRA(pairs, 0, 1, 1e-3).load_tensors(rule.tensors())
+        RefLoRARule(pairs, 0, 1, 1e-3).load_tensors(rule.tensors())
 
 
 @pytest.mark.parametrize(("condition", "tolerance"), [(1.0, 1e-6), (30.0, 1e-5), (1e3, 4e-3), (1e5, 1e-4)])
@@ -317,7 +317,7 @@ def test_single_precision_is_enough_with_damping(rank: int, condition: float, to
     pair.A.grad, pair.B.grad = (B.T @ G).float(), (G @ A.T).float()
     exact = metric_of(pair.A.detach().double(), pair.B.detach().double(), 1e-3)
     expected = exact.S_inverse @ pair.A.grad.double(), pair.B.grad.double() @ exact.S
-    RefLoRA([pair], 0, 1, 1e-3).before_step()
+    RefLoRARule([pair], 0, 1, 1e-3).before_step()
     for parameter, right in zip((pair.A, pair.B), expected, strict=True):
         assert parameter.grad is not None
         assert (parameter.grad.double() - right).norm() < tolerance * right.norm()

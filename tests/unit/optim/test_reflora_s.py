@@ -11,7 +11,7 @@ from torch import Tensor
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
-from reflora_cli.optim.reflora_s import RefLoRAS, refactor
+from reflora_cli.optim.reflora_s import RefLoRASRule, refactor
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from tests.unit.optim.references import HandAdam, conditioned, pair_of
 
@@ -119,7 +119,7 @@ def test_the_trajectory_does_not_depend_on_the_scale_of_the_factors() -> None:
     """(7 A, B / 7) trains as (A, B) does; under plain LoRA the products part."""
     A, B = factors()
     pair, other = pair_of(A, B), pair_of(7 * A, B / 7)
-    products, others = train(pair, RefLoRAS([pair], 0, 1), 60), train(other, RefLoRAS([other], 0, 1), 60)
+    products, others = train(pair, RefLoRASRule([pair], 0, 1), 60), train(other, RefLoRASRule([other], 0, 1), 60)
     assert max(relative(x, y) for x, y in zip(others, products, strict=True)) < 1e-11
     plain, plain_other = train(pair_of(A, B), PlainRule(), 60), train(pair_of(7 * A, B / 7), PlainRule(), 60)
     assert relative(plain_other[0], plain[0]) > 0.1
@@ -136,7 +136,7 @@ def test_twenty_steps_follow_refactoring_written_by_hand() -> None:
     """Float32 factors against float64 refactoring and a hand-written Adam: 5 plain steps, then 20; measured 9e-7."""
     A, B = factors()
     pair = pair_of(A.float(), B.float())
-    train(pair, RefLoRAS([pair], 5, 1), 25)
+    train(pair, RefLoRASRule([pair], 5, 1), 25)
     X, target = problem()
     adam_A, adam_B = HandAdam(1e-2), HandAdam(1e-2)
     for step in range(1, 26):
@@ -152,7 +152,7 @@ def test_twenty_steps_follow_refactoring_written_by_hand() -> None:
     assert relative(pair.B.detach(), B) < 1e-5
 
 
-def balanced_after(rule: RefLoRAS, pair: FactorPair, steps: int) -> list[int]:
+def balanced_after(rule: RefLoRASRule, pair: FactorPair, steps: int) -> list[int]:
     """The steps after which the norms are equal, when every step doubles A."""
     found = []
     for step in range(1, steps + 1):
@@ -180,14 +180,14 @@ def test_it_acts_after_step_warmup_and_every_interval_from_there(
 ) -> None:
     """So that step warmup + 1 is the first affected, as in the full variant."""
     pair = pair_of(*factors())
-    assert balanced_after(RefLoRAS([pair], warmup, interval), pair, 7) == expected
+    assert balanced_after(RefLoRASRule([pair], warmup, interval), pair, 7) == expected
 
 
 def test_without_warmup_it_acts_before_the_first_step() -> None:
     A, B = factors()
     pair, waiting = pair_of(A, B), pair_of(A, B)
-    RefLoRAS([pair], 0, 1)
-    RefLoRAS([waiting], 1, 1)
+    RefLoRASRule([pair], 0, 1)
+    RefLoRASRule([waiting], 1, 1)
     assert pair.A.norm().item() == pytest.approx(pair.B.norm().item())
     assert torch.equal(waiting.A, A)
 
@@ -195,10 +195,10 @@ def test_without_warmup_it_acts_before_the_first_step() -> None:
 @pytest.mark.parametrize("stop", range(7))
 def test_a_rule_saved_at_any_step_counts_on(stop: int) -> None:
     pair, other = pair_of(*factors()), pair_of(*factors())
-    expected = balanced_after(RefLoRAS([pair], 2, 3), pair, 7)
-    before = RefLoRAS([other], 2, 3)
+    expected = balanced_after(RefLoRASRule([pair], 2, 3), pair, 7)
+    before = RefLoRASRule([other], 2, 3)
     found = balanced_after(before, other, stop)
-    after = RefLoRAS([other], 2, 3)
+    after = RefLoRASRule([other], 2, 3)
     after.load_tensors(before.tensors())
     found += [stop + step for step in balanced_after(after, other, 7 - stop)]
     assert found == expected
@@ -206,7 +206,7 @@ def test_a_rule_saved_at_any_step_counts_on(stop: int) -> None:
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
-    rule = RefLoRAS([], 0, 1)
+    rule = RefLoRASRule([], 0, 1)
     with pytest.raises(ValueError, match="missing steps"):
         rule.load_tensors({})
     with pytest.raises(ValueError, match="unexpected p"):

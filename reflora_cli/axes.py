@@ -1,0 +1,37 @@
+"""The axes of a method that are chosen by a name, each an enum: they need neither torch nor pydantic.
+
+`methods.py` makes a record of them for recipes; the layers and the update rules read the one that concerns them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Layer(StrEnum):
+    """How the adapted weight is computed from W, A and B."""
+
+    LORA = "lora"
+    DORA = "dora"
+
+
+class Init(StrEnum):
+    """How A starts (B starts at zero): uniform as in PEFT and loralib, or normal with deviation 1/r."""
+
+    DEFAULT = "default"
+    GAUSSIAN = "gaussian"
+
+
+class Update(StrEnum):
+    """What happens to a pair of factors around the optimizer's step."""
+
+    PLAIN = "plain"
+    REFLORA = "reflora"
+    REFLORA_S = "reflora-s"
+
+
+class Scaling(StrEnum):
+    """s in `W + s B A`: alpha / r, or alpha / sqrt(r)."""
+
+    STANDARD = "standard"
+    RSLORA = "rslora"
