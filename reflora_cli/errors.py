@@ -68,6 +68,12 @@ class VerificationError(RefloraError):
     title = "Verification failed"
 
 
+def check_argument(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raises InputError for an argument of a function that is out of range."""
+    if not holds:
+        raise InputError(Problem("an argument is out of range", name, repr(value), expected))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy that names the known names most like `name`, or lists all of them when none is near."""
     names = sorted(set(known))

@@ -41,7 +41,7 @@ class Settings:
     origins: dict[KeyPath, str]
 
 
-def load_recipe(source: str, overrides: Sequence[str]) -> Recipe:
+def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, or bundled under that name, with its overrides. Raises InputError with all problems."""
     path = find_recipe(source)
     settings = merge(read_layers(path, ()), parse_overrides(overrides))

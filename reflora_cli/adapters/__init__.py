@@ -1,1 +1,9 @@
-"""The first seam: how the adapted weight W + dW is computed."""
+"""Adapter layers and how they come into a model; torch only, a library for any training loop."""
+
+from reflora_cli.adapters.adaptation import adapt
+from reflora_cli.adapters.dora import DoRALinear
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.lora import LoRALinear
+
+__all__ = ["Adapted", "AdapterLayer", "DoRALinear", "LoRALinear", "adapt"]

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from reflora_cli.atomic import locked, write_file, write_json
-from reflora_cli.console import Reporter
+from reflora_cli.console import Reporter, SilentReporter
 from reflora_cli.environment import peak_memory
 from reflora_cli.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
@@ -33,11 +33,20 @@ from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import base_of, check_output, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
+SILENT = SilentReporter()
+
 
 def train(
-    recipe: Recipe, output: Path | None, resume: bool, reporter: Reporter, *, detect_anomaly: bool = False
+    recipe: Recipe,
+    output: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter = SILENT,
+    *,
+    detect_anomaly: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe and return what `results.json` holds.
+
+    output: the run directory; None: one named after task, method and time. reporter: what is shown meanwhile.
 
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
     """

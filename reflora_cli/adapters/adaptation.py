@@ -1,0 +1,91 @@
+"""Adapt any torch model in one call, without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.axes import Init, Layer, Scaling
+from reflora_cli.errors import InputError, Problem, check_argument, nearest
+
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """How modules are adapted; what each field means is said by `adapt`. Raises InputError for values out of range."""
+
+    targets: tuple[str, ...] | Literal["all-linear"]
+    layer: Layer
+    init: Init
+    rank: int
+    alpha: float
+    scaling: Scaling
+    dropout: float
+    needs_full_rank: bool = False
+
+    def __post_init__(self) -> None:
+        check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
+        check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
+        check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+        check_argument(len(self.targets) > 0, "targets", self.targets, "names of modules, or all-linear")
+
+
+def adapt(
+    model: nn.Module,
+    targets: str | Sequence[str] = ALL_LINEAR,
+    *,
+    rank: int = 8,
+    alpha: float = 8.0,
+    layer: Literal["lora", "dora"] = "lora",
+    init: Literal["default", "gaussian"] = "default",
+    scaling: Literal["standard", "rslora"] = "standard",
+    dropout: float = 0.0,
+    trainable: Sequence[str] = (),
+    seed: int = 0,
+) -> Adapted:
+    """Put adapters into `model`, in place, and freeze everything but them and the `trainable` modules.
+
+    Each adapted weight W [out, in] gets A [r, in] and B [out, r] in float32, on W's device; B starts at zero, so that
+    the model computes what it did. Returns what was adapted: `layers` by name, `pairs`, trained `parameters`.
+
+    targets: trailing parts of module paths (`q_proj`, `attention.output.dense`), regular expressions for whole paths,
+        or `all-linear`: every linear layer but the output embedding of a transformers model.
+    rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
+    layer: `lora` (Hu et al. 2021, arXiv 2106.09685) or `dora` (Liu et al. 2024, arXiv 2402.09353).
+    init: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
+    dropout: of the adapter's input, in training.
+    trainable: paths of modules that are trained whole, in float32: heads. They are not adapted.
+    seed: from this and its name each module draws its A.
+
+    Raises InputError when a pattern matches nothing, for a model that is adapted already, and for values out of range.
+    """
+    patterns = (targets,) if isinstance(targets, str) else tuple(targets)
+    choices = LowRank(
+        ALL_LINEAR if patterns == (ALL_LINEAR,) else patterns,
+        Layer(known(layer, Layer, "layer")),
+        Init(known(init, Init, "init")),
+        rank,
+        alpha,
+        Scaling(known(scaling, Scaling, "scaling")),
+        dropout,
+    )
+    adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
+    check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")
+    modules = [name for name, _ in model.named_modules()]
+    for name in trainable:
+        known(name, modules, "trainable")
+    return inject(model, choices, trainable, trainable, seed)
+
+
+def known(name: str, names: Iterable[str], where: str) -> str:
+    """The name itself. Raises InputError unless it is among the names."""
+    names = [str(own) for own in names]
+    if name not in names:
+        raise InputError(Problem("there is nothing of this name", where, repr(name), remedy=nearest(name, names)))
+    return name

@@ -1,0 +1,153 @@
+"""RefLoRA as ordinary torch optimizers over a model's own layers or PEFT's: `RefLoRA` on AdamW, `RefLoRASGD` on SGD.
+
+They find the pairs of factors in the model and train everything else that requires a gradient plainly beside them.
+They work in any loop, with torch's schedulers, gradient clipping and gradient scalers, and in the Hugging Face Trainer
+as `Trainer(..., optimizers=(optimizer, None))`; there the rates of TrainingArguments count for nothing, while its
+clipping and schedule act as on any optimizer. Gradients may be averaged over processes (DDP), but parameters must be
+whole, as a rule needs both factors of a pair: no FSDP, no DeepSpeed ZeRO-3.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from reflora_cli.axes import Update
+from reflora_cli.errors import InputError, Problem, check_argument, nearest
+from reflora_cli.optim.build import build_rule
+from reflora_cli.optim.groups import Rates, parameter_groups
+from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.pair_sgd import PairSGD
+from reflora_cli.optim.roles import Roles, roles_of, single_factors
+from reflora_cli.optim.rule import UpdateRule
+
+UpdateName = Literal["reflora", "reflora-s", "plain"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When and how a rule acts, checked; what each field means is said by `RefLoRA`. Raises InputError."""
+
+    warmup_steps: int
+    interval: int
+    damping: float | Literal["auto"]
+
+    def __post_init__(self) -> None:
+        check_argument(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        check_argument(self.interval >= 1, "interval", self.interval, "at least 1")
+        check_argument(
+            self.damping == "auto" or 0 <= self.damping < 1, "damping", self.damping, "auto, or from 0 to below 1"
+        )
+
+
+class RefLoRA(PairAdamW):
+    """AdamW with RefLoRA around its step (Zhang, Li, Giannakis, NeurIPS 2025, arXiv 2505.18877).
+
+    For each pair A [r, in], B [out, r] the gradients become S^-1 gA and gB S before AdamW's step, where S [r, r] is the
+    positive definite root of S (A A^T) S = B^T B. Update `reflora-s` is the paper's scalar variant, `plain` no rule.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Roles,
+        lr: float = 1e-3,
+        *,
+        update: UpdateName = "reflora",
+        warmup_steps: int = 100,
+        interval: int = 1,
+        damping: float | Literal["auto"] = "auto",
+        lr_ratio: float = 1.0,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        """Raises InputError for a model without trained pairs and for values out of range.
+
+        model: with its adapters in place, already on its device or moved there as a whole later.
+        lr: learning rate of A, of DoRA's magnitudes, and, times `lr_ratio`, of B (LoRA+, arXiv 2402.12354).
+        update: `reflora`, `reflora-s` or `plain`.
+        warmup_steps: plain optimizer steps before the rule acts; at B = 0 there is no S.
+        interval: steps between two computations of S, or between two refactorings of `reflora-s`.
+        damping: singular values of BA are smoothed by this share of the largest; auto: 1e-3.
+        head_lr: learning rate of all that is trained beside the adapters; None: `lr`.
+        weight_decay: decoupled; never of vectors (biases, norms, magnitudes).
+        betas, eps: AdamW's.
+        """
+        roles = found(model)
+        rule = checked_rule(update, roles, Timing(warmup_steps, interval, damping))
+        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, betas, eps)
+
+
+class RefLoRASGD(PairSGD):
+    """Gradient descent with RefLoRA around its step: BA then moves alike from all of its factorizations, as the paper's
+    theorem says, if gradients are not clipped."""
+
+    def __init__(
+        self,
+        model: nn.Module | Roles,
+        lr: float = 1e-3,
+        *,
+        update: UpdateName = "reflora",
+        warmup_steps: int = 100,
+        interval: int = 1,
+        damping: float | Literal["auto"] = "auto",
+        lr_ratio: float = 1.0,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+    ) -> None:
+        """Arguments and errors are those of `RefLoRA`; weight decay is decoupled here too. momentum: 0 for none."""
+        roles = found(model)
+        rule = checked_rule(update, roles, Timing(warmup_steps, interval, damping))
+        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, momentum)
+
+
+def found(model: nn.Module | Roles) -> Roles:
+    """The roles of a model's parameters, or those that were made by hand. Raises InputError for anything else."""
+    if isinstance(model, Roles):
+        return model
+    if isinstance(model, nn.Module):
+        return roles_of(model)
+    raise InputError(
+        Problem(
+            "parameters alone do not say which of them are the A and B of one pair",
+            where="RefLoRA's first argument",
+            found=type(model).__name__,
+            expected="the model, or Roles",
+            remedy="pass the model itself instead of model.parameters()",
+        )
+    )
+
+
+def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any]]:
+    """Parameter groups by role. Raises InputError for rates out of range."""
+    numbers = {
+        "lr": rates.learning_rate,
+        "head_lr": rates.head_learning_rate or 0.0,
+        "weight_decay": rates.weight_decay,
+        "lr_ratio": lr_ratio,
+    }
+    for name, value in numbers.items():
+        check_argument(math.isfinite(value) and value >= 0, name, value, "a number of at least 0")
+    return parameter_groups(roles.pairs, roles.magnitudes, roles.others, rates, lr_ratio)
+
+
+def checked_rule(update: str, roles: Roles, timing: Timing) -> UpdateRule:
+    """The rule of that name for the pairs. Raises InputError for an unknown name, and for `reflora` where a pair's rank
+    is larger than its weight, whose factors have no full rank. Warns of factors on which the rule cannot act."""
+    names = [own.value for own in Update]
+    if update not in names:
+        raise InputError(Problem("there is no such update rule", "update", repr(update), remedy=nearest(update, names)))
+    if update != Update.PLAIN and (single := single_factors(roles)):
+        shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
+        warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=3)
+    for pair in roles.pairs:
+        if update == Update.REFLORA and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
+            what = "the rank is larger than the adapted weight allows: RefLoRA needs A and B of full rank"
+            raise InputError(Problem(what, pair.name, f"rank {pair.rank}", f"at most {most}"))
+    return build_rule(Update(update), roles.pairs, timing)
