@@ -5,8 +5,9 @@
     base_model.model.<module>.lora_magnitude_vector    m [out], DoRA
     base_model.model.<module>.<tensor>                 modules saved whole: the head, a fresh pooler
 
-Beside PEFT's two files `reflora.json` records the base and its weight hash, the method and the task. Reading is strict:
-a missing, unexpected or misshapen tensor is an error, since a silently absent adapter still gives plausible numbers.
+Beside PEFT's two files `reflora.json` records the base with the hash of its weights, the dtype of training, the label
+names and which modules were saved together. Reading is strict: a missing, unexpected or misshapen tensor is an error,
+since a silently absent adapter still gives plausible numbers.
 """
 
 from __future__ import annotations

@@ -100,6 +100,9 @@ def merge(request: MergeRequest) -> MergeReport:
         after = probe_merged(recipe, task, directory, dtype, rows)
         found, accepted = difference(before, after), tolerance(before, dtype, seen)
         refuse(found, accepted, str(request.output))
+        packed = None
+        if request.requantize is not None:
+            packed = requantize(recipe, task, directory, dtype, rows)
         report = MergeReport(
             output=str(request.output),
             dtype=str(dtype).removeprefix("torch."),
@@ -112,9 +115,7 @@ def merge(request: MergeRequest) -> MergeReport:
             tolerance=accepted,
             streamed=streamed,
             quantization_difference=None if trained is None else summary(difference(trained, after)),
-            rounding_difference=None
-            if request.requantize is None
-            else summary(difference(after, requantize(recipe, task, directory, dtype, rows))),
+            rounding_difference=None if packed is None else summary(difference(after, packed)),
         )
         write_json(directory / "merge.json", asdict(report))
         if request.card:

@@ -81,7 +81,6 @@ class SequenceTask(Named):
     label: str = "label"
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
-    notes: str = field(default="", repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -143,7 +142,6 @@ class PromptTask(Named):
     has_candidates: bool = True
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
-    notes: str = field(default="", repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -172,7 +170,6 @@ class Mixture(Named):
     joint: PromptTask | None = None
     joint_files: tuple[str, ...] = ()
     train: str = "train"
-    notes: str = field(default="", repr=False)
 
 
 DataTask = SequenceTask | PromptTask

@@ -84,13 +84,10 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
 
 
 def adapter_record(job: Job) -> dict[str, Any]:
-    """What an adapter remembers of its making, for those who load it without its run."""
+    """What those who load the adapter must know beside PEFT's config: its base, its labels, dtype and saved modules."""
     return {
         "base": job.environment["base"],
-        "method": job.recipe.method.model_dump(mode="json"),
-        "task": job.task.name,
         "label_names": list(job.base.labels),
-        "settings": job.objective.settings(),
         "dtype": job.compute.dtype_name,
         "saved_modules": list(job.saved),
     }
