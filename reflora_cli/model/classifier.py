@@ -32,7 +32,7 @@ UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
 def load_classifier(
     section: ModelSection, revision: str | None, task: SequenceTask, *, dtype: torch.dtype, seed: int
 ) -> Base:
-    """A base model with a sequence-level head for `task`, on the CPU, every parameter frozen or not as loaded.
+    """Load a base model with a sequence-level head for `task` on the CPU; nothing is frozen yet.
 
     Fresh parameters are drawn under `seed`. Raises InputError for a model that cannot be found, read or used.
     """
@@ -59,7 +59,7 @@ def load_classifier(
 
 
 def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
-    """The base's config with the head's dropout set."""
+    """Return the base's config with the dropout of the head set."""
     from transformers import AutoConfig
 
     config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -85,7 +85,7 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def resized(source: Source, report: dict[str, Any], head: Sequence[str]) -> set[str]:
-    """Parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
+    """Return the parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
 
     Raises InputError for any other weight of another shape, which would be silently random.
     """

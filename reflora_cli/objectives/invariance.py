@@ -1,8 +1,8 @@
-"""Whether rows of unequal length may go through a model together, and how: measured before anything begins.
+"""Find out, before anything begins, whether and how rows of unequal length may go through a model together.
 
-Most models read masked padding as nothing. Some read the last place of a row, whatever stands there, some take no mask
-at all, some count places. So a few rows, long and short, go through the model alone and together, by the code
-that is to be used; the first way of several whose outcome is that of the rows alone is the way that is taken.
+Most models ignore masked padding. Some read the last place of a row, whatever is there; some take no mask; some count
+places. So a few rows, long and short, go through the model alone and together, by the code that is to be used. Of
+several ways the first is taken whose results are those of the rows alone.
 """
 
 from __future__ import annotations
@@ -44,29 +44,31 @@ FOREIGN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeErr
 
 @dataclass(frozen=True)
 class Trial(Generic[RowT]):
-    """Four rows, the last as long as the first and the others shorter and shorter; and how one is read alone."""
+    """Four rows, the last as long as the first and the others shorter and shorter, and the function that reads one
+    alone.
+    """
 
     rows: Sequence[RowT]
     alone: Callable[[RowT], Tensor]
 
 
 def known_tokens(base: Base, ids: Sequence[int]) -> list[int]:
-    """The ids with ordinary tokens for unknown ones: a row in which all are the same would show nothing."""
+    """Replace unknown tokens by ordinary ones: a row in which all tokens are the same would show nothing."""
     rest, unknown = ordinary_tokens(base, len(ids)).tolist(), base.tokenizer.unk_token_id
     return [rest[place] if token == unknown else token for place, token in enumerate(ids)]
 
 
 def twin(ids: Sequence[int]) -> list[int]:
-    """Another row of the same length: the tokens between the first and the last one in reverse order."""
+    """Return another row of the same length, with the tokens between the first and the last one in reverse order."""
     return [*ids[:1], *reversed(ids[1:-1]), *ids[1:][-1:]]
 
 
 def pick_padding(
     base: Base, compute: Compute, trial: Trial[RowT], ways: Sequence[Padding], read: Read[RowT]
 ) -> Padding:
-    """The first of the ways by which the outcomes for rows together are those that are expected.
+    """Return the first of the ways by which rows together have the expected results.
 
-    Raises InputError where there is none: rows change each other whatever their lengths.
+    Raises InputError where there is none: rows then change each other whatever their lengths.
     """
     with readable(base):
         expected = {index: trial.alone(trial.rows[index]) for index in (LONG, MIDDLE, SHORT)}
@@ -83,7 +85,7 @@ def pick_padding(
 
 @contextmanager
 def readable(base: Base) -> Iterator[None]:
-    """Raises InputError for what a model raises that cannot read a single row."""
+    """Raises InputError for the errors of a model that cannot read a single row."""
     try:
         yield
     except FOREIGN as error:
@@ -93,7 +95,7 @@ def readable(base: Base) -> Iterator[None]:
 
 
 def agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two tensors are equal but for rounding in `dtype`. Of what is not finite that is said where it is met."""
+    """Whether two tensors are equal but for rounding in `dtype`. Values that are not finite are reported elsewhere."""
     if found.shape != expected.shape:
         return False
     apart, size = (torch.linalg.vector_norm(own.double()) for own in (found - expected, expected))
@@ -102,7 +104,7 @@ def agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients, and then the mode of before."""
+    """Switch to evaluation mode without gradients, and back to the mode of before."""
     was_training = model.training
     model.eval()
     try:
@@ -114,7 +116,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def drawn_anew(model: nn.Module, modules: Sequence[str]) -> Iterator[None]:
-    """Random matrices in the named modules, the same in every run, and then their own values again.
+    """Put random matrices into the named modules, the same in every run, and then their own values again.
 
     A head that is not trained yet may be zero, or so small that nothing of the body shows behind it.
     """

@@ -31,7 +31,7 @@ QUESTION = Template(WORDING, WORDING)
 
 
 def question_example(row: Row) -> PromptExample:
-    """A row as a prompt; the candidates are the choices themselves."""
+    """Return a row as a prompt; the candidates are the choices themselves."""
     choices, right = row["choices"], row["answer"]
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError("'choices' holds something that is not a text")

@@ -18,7 +18,7 @@ LAYOUT = {"instruction": str, "output": str, "answer": str}
 
 
 def example(row: Row) -> PromptExample:
-    """The prompt of a row in LLM-Adapters' layout, its candidates as listed in its last line."""
+    """Return the prompt of a row in LLM-Adapters' layout, with the candidates listed in its last line."""
     instruction, context, output, answer = row["instruction"], row.get("input") or "", row["output"], row["answer"]
     listed = instruction.rpartition(FORMAT)[2] if FORMAT in instruction else ""
     labels = tuple(label.strip() for label in listed.split("/") if label.strip())
@@ -40,7 +40,7 @@ def example(row: Row) -> PromptExample:
 
 
 def adapter_row(instruction: str, labels: Sequence[str], right: int) -> Row:
-    """A row in LLM-Adapters' layout. Raises ValueError when there is no such label."""
+    """Return a row in LLM-Adapters' layout. Raises ValueError when the label is not one of the answers."""
     if not 0 <= right < len(labels):
         raise ValueError(f"the answer is number {right + 1} of {len(labels)}")
     answer = labels[right]
@@ -49,7 +49,7 @@ def adapter_row(instruction: str, labels: Sequence[str], right: int) -> Row:
 
 
 def listed_choices(question: str, choices: Sequence[str], right: int) -> Row:
-    """Choices as `Answer1: ... Answer2: ...`, as in ARC, OpenBookQA and Social IQa."""
+    """Return choices as `Answer1: ... Answer2: ...`, as in ARC, OpenBookQA and Social IQa."""
     texts = " ".join(f"Answer{number}: {choice}" for number, choice in enumerate(choices, start=1))
     labels = [f"answer{number}" for number in range(1, len(choices) + 1)]
     instruction = f"Please choose the correct answer to the question: {question}\n\n{texts}\n\n"
@@ -86,7 +86,9 @@ def winogrande(row: Row) -> Row:
 
 
 def lettered(question: str) -> Callable[[Row], Row]:
-    """Rows of ARC and OpenBookQA, whose choices have letters or numbers. question: the column's name."""
+    """Return the function that converts rows of ARC and OpenBookQA, whose choices have letters or numbers. question:
+    the column's name.
+    """
 
     def convert(row: Row) -> Row:
         choices = row["choices"]

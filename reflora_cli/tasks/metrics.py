@@ -59,10 +59,10 @@ def spearman(predictions: Values, labels: Values) -> float:
 
 
 def constant(values: Values) -> bool:
-    """True where no correlation can be: no two different values, or one that is not finite."""
+    """Whether no correlation is defined: all values are equal, or one is not finite."""
     return len(values) < 2 or not bool(np.isfinite(values).all()) or bool((values == values[0]).all())
 
 
 def number(score: float) -> float:
-    """0.0 for the NaN of a correlation that over- or underflows."""
+    """Replace the NaN of a correlation that over- or underflows by 0.0."""
     return float(score) if math.isfinite(score) else 0.0
