@@ -15,8 +15,8 @@ from reflora_cli.data.encode import EncodedRow
 from reflora_cli.data.pad import Padding, pad
 
 WINDOW = 32
-"""Steps whose rows are sorted by length together: enough for batches of nearly equal lengths, few enough that what a
-batch holds stays a matter of chance."""
+"""Steps whose rows are sorted by length together: enough that batches have nearly equal lengths, few enough that the
+rows of a batch remain random."""
 
 
 class StepSampler:

@@ -14,10 +14,10 @@ from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.tasks.base import Example, Row, SequenceTask
 
 SHOWN = 3
-"""Bad rows described in full; all are counted."""
+"""The number of bad rows that are described in full; all are counted."""
 
 UNLABELLED = -1
-"""What GLUE's test splits have for a label."""
+"""The label in GLUE's test splits."""
 
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80

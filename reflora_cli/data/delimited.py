@@ -20,9 +20,9 @@ from reflora_cli.data.refusal import check_once, refuse
 
 SEPARATORS = (",", "\t", ";", "|")
 LONGEST_CELL = 2**31 - 1
-"""Letters; Python's own limit is 128 KiB, which documents exceed."""
+"""The most letters of a cell; Python's own limit is 128 KiB, which documents exceed."""
 HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-"""A first line by which spreadsheets tell each other the separator."""
+"""The first line by which spreadsheets tell each other the separator."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_DROPPED = 0.05
-"""Share of rows without any answer left beyond which `max_length` is taken for a mistake."""
+"""The largest accepted share of rows without any answer left; beyond it `max_length` is taken for a mistake."""
 
 
 @dataclass(frozen=True, eq=False)

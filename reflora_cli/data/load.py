@@ -25,9 +25,9 @@ from reflora_cli.tasks.base import (
 )
 
 OWN = ("hub", "builtin")
-"""What `task.data` says for the task's own source; a folder of that name is reached as `./hub`."""
+"""The values of `task.data` that mean the task's own source; a folder of such a name is reached as `./hub`."""
 TASKS_FOLDER, JOINT_FOLDER = "dataset", "ft-training_set"
-"""Where LLM-Adapters' repository has the rows of each task, and those of all tasks together."""
+"""The folders of LLM-Adapters' repository with the rows of each task, and with those of all tasks together."""
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 

@@ -29,11 +29,11 @@ from reflora_cli.errors import InputError
 Columns = dict[str, NDArray[Any]]
 """Encoded rows as flat arrays."""
 SETTINGS = ("truncation_side", "split_special_tokens", "model_input_names")
-"""Of a tokenizer, on which its output depends though its backend does not know them."""
+"""Settings of a tokenizer that change its output, though its backend does not know them."""
 WORTHWHILE = 2000
-"""Rows from which on a file is faster than a tokenizer."""
+"""The least number of rows for which a file is faster than a tokenizer."""
 LARGEST = 2**30
-"""Bytes of all files together; beyond, those that were used longest ago are removed."""
+"""The most bytes of all files together; when there are more, those that were used longest ago are removed."""
 
 
 def remembered(
