@@ -44,7 +44,7 @@ def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
 
 
 def disagreement(text: str, tokenizer: Any, expected: list[int], found: list[int]) -> InputError:
-    """Return the first tokens that differ, as a text."""
+    """Return the refusal, which shows the first tokens that differ."""
     place = next(
         (at for at, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
     )

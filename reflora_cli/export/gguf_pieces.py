@@ -8,7 +8,7 @@ Merge = tuple[str, str]
 
 
 def scores(tokens: Sequence[str], merges: Sequence[Merge]) -> list[float]:
-    """Return a token's score, minus the rank of the first merge that makes it: llama.cpp joins the best scored
+    """Return every token's score, minus the rank of the first merge that makes it: llama.cpp joins the best scored
     first.
     """
     ranks: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """Load a base model with a sequence-level head.
 
-What the checkpoint lacks (the task's head, DeBERTa's pooler) is drawn from the run's seed and remembered as fresh,
-because such modules must travel with the adapter.
+Modules that the checkpoint lacks (the task's head, DeBERTa's pooler) are drawn from the run's seed and remembered as
+fresh, because they must travel with the adapter.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
-"""What architectures call the dropout before their classification head."""
+"""The fields of configs with the dropout before the classification head."""
 UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
-"""Architectures that read a field which their configuration does not list."""
+"""Fields that architectures read although their configuration does not list them."""
 
 
 def load_classifier(
@@ -76,7 +76,9 @@ def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """The top-level modules with parameters beside the pretrained body: the task's head, and DeBERTa's pooler."""
+    """Return the top-level modules with parameters beside the pretrained body: the task's head, and DeBERTa's
+    pooler.
+    """
     return tuple(
         name
         for name, child in model.named_children()

@@ -17,7 +17,7 @@ from reflora_cli.model.base import Base
 from reflora_cli.tasks.base import SequenceTask, Task
 
 GENERIC = re.compile(r"(label|class)?[\W_]*[0-9]+", re.IGNORECASE)
-"""What transformers and people call outputs without saying what they mean: LABEL_0."""
+"""Names of outputs that say nothing about their meaning, as LABEL_0."""
 
 
 def said_labels(config: Any) -> tuple[str, ...]:

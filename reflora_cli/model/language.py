@@ -21,9 +21,10 @@ from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""What configs call the size that logits are squashed to."""
+"""Fields of configs with the size to which logits are squashed."""
 PARTS_TOLERANCE = 2e-2
-"""Of the largest logit. A forgotten factor or cap is far outside, a half precision's rounding inside."""
+"""The largest accepted difference as a share of the largest logit: a forgotten factor or cap is far outside, a half
+precision's rounding inside."""
 
 
 def load_language_model(section: ModelSection, revision: str | None, dtype: torch.dtype) -> Base:

@@ -30,14 +30,15 @@ SAFE: dict[str, Any] = {
     "ignore_mismatched_sizes": True,
     "adapter_kwargs": {"subfolder": "no-adapter-beside-the-base"},
 }
-"""Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report.
+"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers sort out sizes that do
+not fit, from the report.
 
-Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base: it is told to look
-for one in a folder that does not exist, so that a base is what it is everywhere.
+Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base. It is told to look
+for one in a folder that does not exist, so that a base is the same everywhere.
 """
 MOST_LAYERS = 10_000
 Configure = Callable[[Source], Any]
-"""(source) -> the config to load the model with."""
+"""A function from a source to the config with which to load the model."""
 
 
 def load_pretrained(

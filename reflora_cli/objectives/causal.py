@@ -33,7 +33,7 @@ from reflora_cli.objectives.invariance import (
 )
 
 Together = Callable[[Sequence[PromptRow], int], dict[str, Tensor]]
-"""(rows, pad token) -> a batch with its supervision."""
+"""A function from rows and the pad token to a batch with its supervision."""
 
 
 def causal_padding(base: Base, compute: Compute) -> Padding:

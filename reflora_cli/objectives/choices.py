@@ -43,7 +43,7 @@ from reflora_cli.objectives.token_loss import token_log_likelihoods
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
-"""What configs call the places that attention reaches back."""
+"""Names in configs for the number of places that attention reaches back."""
 
 
 @final
@@ -147,7 +147,7 @@ def without_end(ids: list[int], end: int) -> list[int]:
 
 
 def prediction(example: PromptExample, sums: Sequence[float], cut: bool) -> Prediction:
-    """Return the candidate with the largest sum, and the one with the largest sum per character."""
+    """Return the prediction: the candidate with the largest sum, and the one with the largest sum per character."""
     lengths = [len(candidate.lstrip()) for candidate in example.candidates]
     best = max(range(len(sums)), key=lambda index: sums[index])
     best_by_character = max(range(len(sums)), key=lambda index: sums[index] / max(1, lengths[index]))

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 RESPONSE = "### Response:"
 TRIED = 2
-"""Tokens written to find out how prompts go through a model together: one after the prompt, one after what it keeps."""
+"""Tokens that are written to find out how prompts go through a model together: one is predicted by the prompt, one
+from the cache."""
 
 
 class AlwaysTheSame:

@@ -23,23 +23,24 @@ from reflora_cli.model.precision import Compute
 
 RowT = TypeVar("RowT")
 Read = Callable[[Sequence[RowT], Padding], Tensor]
-"""(rows, padding) -> their outcomes in one tensor, row after row along its first dimension."""
+"""A function from rows and a padding to their results in one tensor, row after row along its first dimension."""
 TEXTS = (
     "A cup of tea stands on the small wooden table near the window, where an old man reads the news about rain in the "
     "north, while two children look for a red ball.",
     "A cup of tea stands on the table.",
     "A cup.",
 )
-"""A long one, a middle one, a short one."""
+"""The texts of a long row, a middle one and a short one."""
 LONGEST = 29
-"""Tokens of the longer row at most: enough padding beside the shorter one to show what reads it, and a prime number,
-since some models take lengths that are multiples of their blocks' otherwise than the rest."""
+"""The most tokens of the longer row: enough padding beside the shorter one to show what reads it, and a prime
+number, since some models treat lengths that are multiples of their blocks' differently."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""Of the size of what is compared: more than another order of sums changes, far less than padding that is read."""
+"""The largest accepted difference, as a share of the size of what is compared: more than another order of sums
+changes, far less than padding that is read."""
 LONG, MIDDLE, SHORT, TWIN = range(4)
-"""Places of a trial's rows."""
+"""The indices of a trial's rows."""
 FOREIGN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What models of transformers raise where they are asked for what they cannot do."""
+"""The exceptions of transformers' models that are asked for something they cannot do."""
 
 
 @dataclass(frozen=True)

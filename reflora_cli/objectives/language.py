@@ -26,7 +26,8 @@ from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 MOST_PROBED = 256
-"""Positions at which two forms of a model are compared: enough to show a difference, few enough to hold."""
+"""The number of positions at which two forms of a model are compared: enough to show a difference, few enough to
+hold."""
 
 
 @final

@@ -19,7 +19,7 @@ from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
 HELD_OUT = "validation"
-"""What held-out training rows are called."""
+"""The name of the split of held-out training rows."""
 
 
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:

@@ -21,7 +21,7 @@ from reflora_cli.tasks.base import PromptTask
 
 RowT = TypeVar("RowT")
 Scores = Mapping[str, Mapping[str, float]]
-"""Split name -> score name -> value."""
+"""Scores by split name, then by score name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Objective(ABC, Generic[RowT]):
     base: Base
     compute: Compute
     loss_module: nn.Module
-    """Called in training with `arguments`: the rows' summed loss, a scalar. Holds the model and can be wrapped."""
+    """The module that training calls with `arguments` for the rows' summed loss, a scalar. It holds the model and
+    can be wrapped."""
     main_metric: str
     padding: Padding
     """How rows of unequal length go through the model together."""

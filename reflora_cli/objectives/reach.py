@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 INNER_NUMBER = re.compile(r"(.*\.\d+\..*\.)\d+(\..*)?")
-"""A path with a number below a block's own: one of several modules of which a token may be sent to a few, an expert."""
+"""A path with a number below a block's own number: one of several modules, experts, of which a token is sent to a
+few."""
 
 
 def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Tensor]) -> list[str]:

@@ -21,11 +21,11 @@ from reflora_cli.model.language import cache_of, hidden_states
 from reflora_cli.model.precision import Compute
 
 SHORTEST_PREFIX = 8
-"""Tokens that rows must begin with in common for an extra pass over them to be worth it."""
+"""The least number of common tokens at the beginning of rows that is worth an extra pass over them."""
 SHARED = -1
-"""In place of a candidate's number, for a token that all candidates of a row share."""
+"""The candidate's number of a token that all candidates of a row share."""
 Key = tuple[int, int, int]
-"""(row, candidate, place among the tokens that are asked about): the order of what a way gives."""
+"""(row, candidate, place among the tokens that are asked about), by which the states of a way are ordered."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def whole_texts(reader: Reader, rows: Sequence[Branches]) -> Tensor:
 
 
 WAYS: tuple[Way, ...] = (after_common_beginning, stems_then_tails, whole_texts)
-"""From the fastest on."""
+"""All ways, the fastest first."""
 
 
 def states_at(output: Any, asked: Sequence[tuple[int, int]]) -> Tensor:

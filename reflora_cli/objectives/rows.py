@@ -21,9 +21,9 @@ from reflora_cli.tasks.base import Example, PromptExample, SequenceTask, Task
 E = TypeVar("E", Example, PromptExample)
 
 Examples = Mapping[str, Sequence[Any]]
-"""Split name -> rows as read, the training rows under their split's own name first."""
+"""Rows as read by split name, the training rows under their split's own name first."""
 PROBED = 64
-"""Rows on which two forms of one model are compared."""
+"""The number of rows on which two forms of one model are compared."""
 
 
 @dataclass(frozen=True)

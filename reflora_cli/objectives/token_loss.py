@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from reflora_cli.model.language import logits_of, trained_head_parameters, vocabulary
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that exist at a time: 16 MiB in float32, about three times that with what their loss keeps. More on a GPU,
-which would otherwise wait for the head's weight to be read again and again."""
+"""The number of logits that exist at a time: on a CPU 16 MiB in float32, and about three times that with what their
+loss keeps. It is larger on a GPU, which would otherwise wait for the head's weight to be read again and again."""
 
 
 def token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
