@@ -29,8 +29,9 @@ MakeModule = Callable[[], nn.Module]
 class MergedTensors:
     """The merged model's tensors; iterating yields them by name.
 
-    names: those that are written, sorted, with their shapes. state: the adapter model's tensors. plain:
-    for every adapted or quantized module the function that makes its plain one. dtype: of all floating-point tensors.
+    names: the names that are written, sorted, with their shapes. state: the adapter model's tensors. plain: for every
+    adapted or quantized module, the function that makes its plain module. dtype: the dtype of all floating-point
+    tensors.
     """
 
     names: dict[str, tuple[int, ...]]

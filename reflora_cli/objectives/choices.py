@@ -77,7 +77,7 @@ class Choices(Scorer):
         raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
 
     def trial_rows(self) -> list[Branches]:
-        """A long row and a short one that begin alike, with candidates of one token and more than one of several."""
+        """Return a long row and a short one that begin alike, with one candidate of one token and others of several."""
         tokens = trial_tokens(self.base)
         long, short = tokens[LONG], tokens[SHORT]
         tails = [long[3:6], short[-1:], long[1:3]]

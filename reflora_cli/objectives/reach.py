@@ -44,8 +44,8 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Te
     """Add zeros to every output of the named modules while the context lasts; a gradient that reaches them reaches the
     module.
 
-    They are listed by module, for modules that were called; a call with nothing but zeros, which no adapter could make
-    anything of, has none.
+    Yields the zeros by module, for the modules that were called. A call whose input is all zeros, of which no adapter
+    could make anything, has none.
     """
     taps: dict[str, list[Tensor]] = {}
 

@@ -113,7 +113,7 @@ class Job:
 
 
 def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
-    """Load, check and build. section: the recipe's base, with the place where it is.
+    """Load, check and build all of a run. section: the recipe's base, with the place where it is.
 
     Raises InputError for whatever the user can mend.
     """

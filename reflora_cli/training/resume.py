@@ -129,7 +129,7 @@ def read_environment(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
-    """The base to load: a run is continued on that which it began with. Raises InputError where it is lost."""
+    """Return the base to load: a run continues on the base that it began with. Raises InputError if that is lost."""
     if not resume:
         return recipe.model
     try:
