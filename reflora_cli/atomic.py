@@ -208,7 +208,7 @@ def sync_directory(path: Path) -> None:
 
 
 def current_umask() -> int:
-    """The process's file mode mask; the system only tells it while setting it."""
+    """Return the process's file mode mask, which the system only tells while setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

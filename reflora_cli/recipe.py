@@ -172,7 +172,7 @@ class EvalSection(Section):
     @field_validator("every", mode="before")
     @classmethod
     def _number_of_steps(cls, value: Any) -> Any:
-        """`500 steps` is 500."""
+        """Turn `500 steps` into 500."""
         counted = STEPS.fullmatch(value) if isinstance(value, str) else None
         return int(counted[1]) if counted else value
 

@@ -39,14 +39,14 @@ class Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
     def whole_number(self, node: yaml.ScalarNode) -> int:
-        """An integer of 64 bits: longer ones cannot always be printed, not even in an error."""
+        """Read an integer of 64 bits: longer ones cannot always be printed, not even in an error."""
         value: int = self.construct_yaml_int(node)
         if value.bit_length() > 63:
             raise ValueError("too large")
         return value
 
     def unordered(self, node: yaml.Node) -> None:
-        """A set has no order, and a recipe's lists have one."""
+        """Refuse a set, since it has no order and a recipe's lists have one."""
         raise yaml.constructor.ConstructorError(None, None, "a recipe holds no sets", node.start_mark)
 
     def text(self, node: yaml.ScalarNode) -> str:

@@ -35,7 +35,7 @@ class StepSampler:
         return -(-self.rows // self.batch_size)
 
     def step_rows(self, step: int) -> list[int]:
-        """The row indices of optimizer step `step` (0-based), over all processes."""
+        """Return the row indices of optimizer step `step` (0-based), over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self.order(epoch)

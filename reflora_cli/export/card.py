@@ -27,7 +27,7 @@ ACTS = {
     Update.REFLORA: "RefLoRA acts on the steps of training: the factors are used as LoRA's",
     Update.REFLORA_S: "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's",
 }
-"""What an update rule means for those who only use the result."""
+"""What each update rule means for those who only use the result; an entry for every rule but the plain one."""
 
 
 @dataclass(frozen=True)

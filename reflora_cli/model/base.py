@@ -52,7 +52,7 @@ class Base:
             enable(activation_checkpointing_kwargs=how)
 
     def trainable(self, method: Method) -> tuple[str, ...]:
-        """The modules that `method` trains whole. Raises InputError for a name that is no module."""
+        """Return the modules that `method` trains whole. Raises InputError for a name that is no module."""
         if method.trainable_modules == "auto":
             return outermost({*self.fresh, *self.head})
         modules = dict(self.model.named_modules())

@@ -80,7 +80,9 @@ class Generation(Scorer):
         return logits
 
     def written_logits(self, same: AlwaysTheSame, rows: Sequence[list[int]], padding: Padding) -> Tensor:
-        """The logits of the first new tokens [rows, TRIED, vocabulary], float32, where they are the same for all."""
+        """Return the logits of the first new tokens [rows, TRIED, vocabulary], float32; `same` makes these tokens
+        the same for all rows.
+        """
         from transformers import GenerationConfig
 
         fill = self.base.tokenizer.pad_token_id

@@ -16,12 +16,12 @@ Values = NDArray[np.float64]
 
 
 def accuracy(predictions: Values, labels: Values) -> float:
-    """The share of equal values; 0.0 for no rows."""
+    """Return the share of equal values; 0.0 for no rows."""
     return float(np.mean(predictions == labels)) if len(labels) else 0.0
 
 
 def f1(predictions: Values, labels: Values) -> float:
-    """F1 of class 1 in a binary task; 0.0 when the class is neither predicted nor present."""
+    """Return F1 of class 1 in a binary task; 0.0 when the class is neither predicted nor present."""
     from sklearn.metrics import f1_score
 
     if not len(labels):

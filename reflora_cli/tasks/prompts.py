@@ -1,4 +1,4 @@
-"""How an instruction becomes a prompt.
+"""Turn an instruction into a prompt.
 
 `LLM_ADAPTERS` is the text of the LLM-Adapters code (Hu et al. 2023, arXiv 2304.01933), which DoRA and RefLoRA use for
 the commonsense tasks, to the letter: with the sixteen spaces that its source code's indentation leaves in every line,
