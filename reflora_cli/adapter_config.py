@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`: what we write, what we read, and what we refuse to misread."""
+"""Write and read PEFT's `adapter_config.json`, and refuse settings that would be misread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNSUPPORTED = (
     "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
 )  # fmt: skip
 LARGEST_ALPHA = 1e9
-"""Beyond, nothing but infinities is computed."""
+"""The largest alpha that is read; with a larger one everything computed is infinite."""
 EXPECTED = {
     "r": "a whole number, at least 1",
     "lora_alpha": f"a number between -{LARGEST_ALPHA:g} and {LARGEST_ALPHA:g}",
@@ -42,7 +42,7 @@ EXPECTED = {
     "alpha_pattern": "names or regular expressions, each with a number",
     "init_lora_weights": "true, false or a name",
 }
-"""What the settings of a config must be, where true or false is not all that can be said."""
+"""The values that settings of a config may have, where they are not just true or false."""
 PEFT_HEADS = ("classifier", "score")
 """The ends of the paths of modules that PEFT saves whole for a classifier, whatever its config says."""
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
@@ -77,7 +77,7 @@ def peft_config(
     base: tuple[str, str | None],
     task_type: Literal["SEQ_CLS", "CAUSAL_LM"],
 ) -> dict[str, Any]:
-    """`adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
+    """Return `adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
     transposed = any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values())
     rank, ranks = common_and_others({name: layer.rank for name, layer in adapted.layers.items()})
     config = {
@@ -103,13 +103,13 @@ def peft_config(
 
 
 def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    """The value that most names have, and the other names with theirs."""
+    """Return the value that most names have, and the other names with their values."""
     common = Counter(values.values()).most_common(1)[0][0]
     return common, {name: value for name, value in values.items() if value != common}
 
 
 def heads_travel(model: nn.Module, saved: Sequence[str], task_type: str) -> bool:
-    """Whether PEFT finds in the adapter what it saves by itself for the kind of task: it fails where one is not there.
+    """Whether the adapter holds what PEFT saves by itself for the kind of task: PEFT fails where it is not there.
 
     For SEQ_CLS these are the modules whose paths end with "classifier" or "score".
     """
@@ -118,9 +118,9 @@ def heads_travel(model: nn.Module, saved: Sequence[str], task_type: str) -> bool
 
 
 def shortest_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Last path parts if they name exactly the adapted modules by PEFT's rules, else their full paths.
+    """Return last path parts if by PEFT's rules they name exactly the adapted modules, else their full paths.
 
-    PEFT adapts, or refuses, whatever module has such a name, linear or not.
+    PEFT adapts, or refuses, every module of such a name, linear or not.
     """
     short = sorted({name.rpartition(".")[2] for name in names})
     present = {path for path, _ in model.named_modules()}
@@ -128,7 +128,7 @@ def shortest_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError."""
+    """Return the JSON object in a file. Raises InputError."""
     try:
         value = strict_json.loads(path.read_text(encoding="utf-8"))
     except strict_json.RepeatedKeyError as error:
@@ -144,8 +144,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> PeftConfig:
-    """PEFT's config of an adapter. Raises InputError: first for another kind of adapter, then for what is not supported
-    here, then for values that are no settings.
+    """Return PEFT's config of an adapter.
+
+    Raises InputError: first for another kind of adapter, then for settings that are not supported here, then for values
+    that are not valid.
     """
     settings = read_json(path)
     kind = settings.get("peft_type")
@@ -170,7 +172,7 @@ def read_config(path: Path) -> PeftConfig:
 
 
 def unsupported(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of an adapter's config that change what it computes in a way that is not known here."""
+    """Return the settings of an adapter's config that change its output in a way that is not supported here."""
     refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
     parameters = settings.get("target_parameters")
     if isinstance(parameters, list) and (stacked := [name for name in parameters if not str(name).endswith(".weight")]):
@@ -184,7 +186,8 @@ def unsupported(settings: Mapping[str, Any]) -> list[str]:
 
 
 def is_target(name: str, config: PeftConfig) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole path, list entries are trailing parts of it.
+    """Whether PEFT adapts the module: a string is a regular expression for the whole path, list entries are trailing
+    parts of it.
 
     Parameters that are targets by their own names are adapted as the linear layers to which they belong.
     """
@@ -199,6 +202,6 @@ def ends_with(name: str, endings: Iterable[str]) -> bool:
 
 
 def pattern_value(patterns: Mapping[str, T], name: str, default: T) -> T:
-    """PEFT's per-module override: the first pattern that matches the end of the module's path."""
+    """Return PEFT's per-module override: the value of the first pattern that matches the end of the module's path."""
     found = (value for key, value in patterns.items() if matches_whole(rf"(.*\.)?({key})", name, "the patterns"))
     return next(found, default)

@@ -5,8 +5,9 @@
     base_model.model.<module>.lora_magnitude_vector    m [out], DoRA
     base_model.model.<module>.<tensor>                 modules saved whole: the head, a fresh pooler
 
-Beside PEFT's two files `reflora.json` records the base and its weight hash, the method and the task. Reading is strict:
-a missing, unexpected or misshapen tensor is an error, since a silently absent adapter still gives plausible numbers.
+Beside PEFT's two files `reflora.json` records the base with the hash of its weights, the dtype of training, the label
+names and which modules were saved together. Reading is strict: a missing, unexpected or misshapen tensor is an error,
+since a silently absent adapter still gives plausible numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ PEFT_BASE = "base_model_name_or_path"
 """The entry of PEFT's config that names the base."""
 PICKLED = "adapter_model.bin"
 LARGEST_HEADER = 2**25
-"""Bytes: some 300,000 tensors, three times those of an adapter on every expert of the largest mixtures."""
+"""The most bytes of a header: some 300,000 tensors, three times those of an adapter on every expert of the largest
+mixtures."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class AdapterFiles:
 
 
 def adapter_tensors(model: nn.Module, adapted: Adapted, saved: Sequence[str]) -> dict[str, Tensor]:
-    """Every tensor of the adapter under PEFT's key, on the CPU; modules that share a tensor each have it."""
+    """Return every tensor of the adapter under PEFT's key, on the CPU; modules that share a tensor each have it."""
     tensors: dict[str, Tensor] = {}
     for name, layer in adapted.layers.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.A
@@ -64,7 +66,8 @@ def adapter_tensors(model: nn.Module, adapted: Adapted, saved: Sequence[str]) ->
 
 
 def with_ties(model: nn.Module, saved: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an adapter, with those of saved modules that share a parameter with one that is there.
+    """Return the tensors of an adapter, completed by those of saved modules that share a parameter with one that is
+    there.
 
     Adapters were once written without the modules that trained with a tied one.
     """
@@ -83,7 +86,7 @@ def write_adapter(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in memory of their own, copied where two are one: the format knows no tensor of two names."""
+    """Return the tensors in memory of their own, copied where two are one: the format knows no tensor of two names."""
     places = set[int]()
     found = {}
     for key, tensor in tensors.items():
@@ -93,7 +96,7 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_adapter_config(directory: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """The files beside the weights; they stay the same for a whole run."""
+    """Write the files beside the weights; they stay the same for a whole run."""
     write_json(directory / CONFIG, config)
     write_json(directory / RECORD, record)
 
@@ -152,7 +155,7 @@ class TensorFile(Mapping[str, Tensor]):
         self.check_dtypes()
 
     def check_header(self) -> None:
-        """Raises InputError for so many names that to read them alone would take more memory than an adapter."""
+        """Raises InputError for so many names that reading them alone would take more memory than an adapter."""
         with self.path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
         if LARGEST_HEADER < length <= self.path.stat().st_size:

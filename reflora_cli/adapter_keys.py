@@ -1,4 +1,4 @@
-"""What each tensor of an adapter is, told by its name: a factor, part of a module saved whole, or a copy of the base's.
+"""Tell by its name what each tensor of an adapter is: a factor, part of a module saved whole, or a copy of the base's.
 
 Anything else is refused by name. Nothing is read from the file here.
 """
@@ -29,7 +29,7 @@ KINDS = {
     r".*\.base_layer\..*": "a copy of a base's weight that is no embedding",
     r".*\.bias": "a bias of the base, which adapters are not supported to change",
 }
-"""What names that are not ours tell of the tensors. The first that matches the whole name counts."""
+"""What the names of tensors that are not ours say about them; the first pattern that matches the whole name counts."""
 EMBEDDING_NAMES = ("embed_tokens", "lm_head")
 """The modules whose names make PEFT heed `ensure_weight_tying`."""
 
@@ -48,7 +48,7 @@ class AdapterKeys:
 
 
 def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> AdapterKeys:
-    """The keys of all tensors. Raises InputError for those that belong to nothing.
+    """Return the keys of all tensors by what they are. Raises InputError for keys that belong to nothing.
 
     Beside a LoRA on an embedding, and for a vocabulary that was resized, PEFT writes copies of the base's embeddings.
     """
@@ -73,7 +73,7 @@ def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> 
 
 
 def base_name(key: str, module: str) -> str | None:
-    """The name in the base's module of a tensor that an adapter may copy; None for a name that is another thing's."""
+    """Return the name in the base's module of a tensor that an adapter may copy; None for any other name."""
     name = key.removeprefix(f"{module}.").removeprefix("base_layer.")
     return name if name in ("weight", "bias") else None
 
@@ -92,7 +92,7 @@ def tensor_problem(files: AdapterFiles, what: str, names: Iterable[str], expecte
 
 
 def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:
-    """The paths of the modules saved whole, by PEFT's rule (the path ends with the name), outermost only."""
+    """Return the paths of the modules saved whole, by PEFT's rule (the path ends with the name), outermost only."""
     names = (*(config.modules_to_save or ()), *ensured(model, config))
     paths = (path for path, _ in model.named_modules(remove_duplicate=False))
     found = [path for path in paths if path and path.endswith(names)]
@@ -100,9 +100,9 @@ def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:
 
 
 def ensured(model: nn.Module, config: PeftConfig) -> list[str]:
-    """The input embedding and what is tied to it, where PEFT saves them because of `ensure_weight_tying`.
+    """Return the input embedding and the modules tied to it, if PEFT saves them because of `ensure_weight_tying`.
 
-    It heeds the setting where a module to save is called as the embeddings of most models are.
+    PEFT follows the setting only if a module to save has a name that embeddings of most models have.
     """
     names = [name.rpartition(".")[2] for name in config.modules_to_save or ()]
     if not config.ensure_weight_tying or not any(name in EMBEDDING_NAMES for name in names):

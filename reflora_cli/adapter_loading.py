@@ -23,9 +23,10 @@ from reflora_cli.errors import InputError, Problem
 from reflora_cli.factors import scaling_factor
 
 Parts = dict[str, Tensor]
-"""Tensors of one module: A, B and m of an adapted one, those of its state for one saved whole."""
+"""Tensors of one module: A, B and m of an adapted module, or those of its state for a module saved whole."""
 LARGEST_VALUE = 1e18
-"""Of a weight's update. Its square is near the end of float32: what norms make of such activations is infinite."""
+"""The largest entry of a weight's update; with a larger one, squares in norms of the activations leave float32's
+range."""
 
 
 def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) -> Adapted:
@@ -49,7 +50,7 @@ def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) ->
 
 
 def read(files: AdapterFiles, keys: Mapping[str, str]) -> Parts:
-    """The tensors of one module from their keys."""
+    """Return the tensors of one module by their keys."""
     return {name: files.tensors[key] for name, key in keys.items()}
 
 
@@ -81,7 +82,7 @@ def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> Non
 
 
 def check_copies(files: AdapterFiles, module: nn.Module, name: str, copies: Parts) -> None:
-    """Raises InputError for the base's weights in an adapter that are not the base's: resized or trained there.
+    """Raises InputError if an adapter holds weights of the base that differ from the base's: resized or trained there.
 
     Both are compared in the coarser of their two dtypes.
     """
@@ -100,7 +101,7 @@ def check_copies(files: AdapterFiles, module: nn.Module, name: str, copies: Part
 
 
 def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: Parts) -> AdapterLayer:
-    """The adapter layer of one module, from its tensors."""
+    """Return the adapter layer of one module, made of its tensors."""
     config, frozen = files.config, freeze(base)
     rank = pattern_value(config.rank_pattern, name, config.r)
     alpha = pattern_value(config.alpha_pattern, name, config.lora_alpha)
@@ -127,14 +128,14 @@ def check_shapes(files: AdapterFiles, name: str, expected: Mapping[str, tuple[in
 
 
 def check_size(files: AdapterFiles, name: str, size: float) -> None:
-    """Raises InputError for values with which nothing finite is computed. size: a bound of a weight's change."""
+    """Raises InputError for values with which nothing finite is computed. size: an upper bound of a weight's change."""
     if not size <= LARGEST_VALUE:
         what, where = "the adapter's values overflow", f"{files.directory / WEIGHTS}, module {name}"
         raise InputError(Problem(what, where, f"a weight's update of up to {size:.3g}", f"at most {LARGEST_VALUE:g}"))
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest magnitude of a tensor's values; 0 for an empty one."""
+    """Return the largest magnitude of a tensor's values; 0 for an empty one."""
     return float(tensor.abs().max()) if tensor.numel() else 0.0
 
 
@@ -151,11 +152,11 @@ def load_whole(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]
 
 
 def untied_modules(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> list[str]:
-    """The modules saved whole that share their parameters with nothing any more, though in the base they do.
+    """Return the modules saved whole that no longer share their parameters with others, though in the base they do.
 
-    PEFT copies each module that it saves: what is tied to it keeps the base's weight, and two tied modules that are
-    both saved are two. A tie remains where all that share the parameter are brought and are equal, and where we trained
-    the adapter ourselves: then they trained together, even if only one of them was written.
+    PEFT copies each module that it saves: modules tied to it keep the base's weight, and two tied modules that are both
+    saved are two. A tie remains if the adapter holds all modules that share the parameter and they are equal, and if we
+    trained the adapter ourselves: then they trained together, even if only one of them was written.
     """
     brought = {f"{path}.{name}": tensor for path, tensors in whole.items() for name, tensor in tensors.items()}
     trained_together = "saved_modules" in files.record

@@ -1,7 +1,7 @@
-"""Writes that are whole or absent, and the lock on a directory.
+"""Write files and directories that are whole or absent, and lock a directory.
 
-A file is written beside its place, flushed to the disk and renamed; a directory likewise. A reader, or a run that comes
-back after a crash, never sees half a file.
+A file is written beside its place, flushed to the disk and renamed, and so is a directory. A reader, or a run that
+continues after a crash, never sees half a file.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from reflora_cli.errors import InputError, Problem, RefloraError
 from reflora_cli.paths import exists
 
 LOCK = ".lock"
-"""In a directory: held by the process that writes there."""
+"""The file in a directory that is held by the process that writes there."""
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space, or choose another --output"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another --output, or change the permissions"),
 }
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""In messages of libraries written in Rust, whose exceptions are not Python's."""
+"""The system's error number in messages of libraries written in Rust, whose exceptions are not Python's."""
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK)
-"""A file system without locks: there nothing keeps two processes apart."""
+"""Errors of a file system without locks, on which nothing keeps two processes apart."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a directory, made where it is missing; the system lets go of it when the process ends, however it ends.
+    """Hold a directory, made where it is missing; the system releases it when the process ends, however it ends.
 
     A directory in which nothing was left is removed again. Raises InputError when another process holds it.
     """
@@ -79,7 +79,7 @@ def hold(descriptor: int, path: Path) -> None:
 
 
 def is_there(descriptor: int, path: Path) -> bool:
-    """Whether the lock file that is there is the one that is open."""
+    """Whether the lock file in the directory is the one that is open."""
     try:
         return os.fstat(descriptor).st_ino == (path / LOCK).stat().st_ino
     except OSError:
@@ -112,7 +112,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def write_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `path` when the block ends well, and vanishes otherwise.
+    """Yield a temporary directory that becomes `path` when the block succeeds, and is removed otherwise.
 
     What a killed process left of an earlier try is removed first. Raises InputError when `path` already exists: nothing
     is ever replaced.
@@ -141,7 +141,7 @@ def write_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary directories of `path` that processes of this machine have left which are no more."""
+    """Remove the temporary directories of `path` that ended processes of this machine have left."""
     prefix = f".{path.name}.{this_host()}."
     for place in path.parent.glob(f"{glob.escape(prefix)}*-*"):
         pid = place.name.removeprefix(prefix).partition("-")[0]
@@ -150,7 +150,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def this_host() -> str:
-    """The machine's name, as far as it may stand in a file's."""
+    """Return the machine's name with only the characters that a file's name may have."""
     return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:20] or "host"
 
 
@@ -167,7 +167,7 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def readable_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission and their like, met while writing to `path`, into one clear message."""
+    """Turn errors met while writing to `path`, as a full disk or a missing permission, into one clear message."""
     try:
         yield
     except RefloraError:
@@ -182,7 +182,7 @@ def readable_os_errors(path: Path) -> Iterator[None]:
 
 
 def input_error(error: OSError, path: Path) -> InputError:
-    """What to tell the user of an error met while writing to `path`, which may be of another file that was read."""
+    """Return the InputError for an error met while writing to `path`; it may concern another file that was read."""
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
     written = where.is_relative_to(path.parent) or path.is_relative_to(where)
     what = f"cannot {'write' if written else 'read'}: {error.strerror or error}"
@@ -208,7 +208,7 @@ def sync_directory(path: Path) -> None:
 
 
 def current_umask() -> int:
-    """The process's file mode mask; the system only tells it while setting it."""
+    """Return the process's file mode mask, which the system only tells while setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

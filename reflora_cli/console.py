@@ -1,4 +1,4 @@
-"""What the user sees: the sole importer of rich.
+"""Show the user everything; this is the only importer of rich.
 
 Everything but a command's JSON goes to stderr: a live display on a terminal, plain lines elsewhere or under NO_COLOR.
 """
@@ -23,7 +23,7 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One logged step: `loss` is the mean since the last record, `rate` the learning rate of A."""
+    """One logged step. `loss` is the mean since the last record, `rate` the learning rate of A."""
 
     step: int
     epoch: float
@@ -44,10 +44,10 @@ class EvaluationRecord:
 
 
 class Reporter(Protocol):
-    """Where a command tells what it is doing."""
+    """The interface by which a command tells what it is doing."""
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None:
-        """A titled list of names and values."""
+        """Show a titled list of names and values."""
 
     def begin(self, done: int, total: int) -> None:
         """Training starts at step `done` of `total`."""
@@ -59,15 +59,15 @@ class Reporter(Protocol):
         """The evaluation splits were scored."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Show a line about something notable."""
 
     def end(self) -> None:
-        """Training is over, well or not."""
+        """Training is over, successfully or not."""
 
 
 @final
 class SilentReporter:
-    """Says nothing: every process but the first."""
+    """A reporter that says nothing, for every process but the first."""
 
     def facts(self, title: str, rows: Mapping[str, str]) -> None: ...
     def begin(self, done: int, total: int) -> None: ...
@@ -79,7 +79,7 @@ class SilentReporter:
 
 @final
 class PlainReporter:
-    """One plain line per event, for logs and pipes."""
+    """A reporter with one plain line per event, for logs and pipes."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -114,7 +114,7 @@ class PlainReporter:
 
 @final
 class RichReporter:
-    """A live bar with loss, rate, speed and time left; a table at every evaluation; panels."""
+    """A reporter with a live bar (loss, rate, speed, time left), a table at every evaluation, and panels."""
 
     def __init__(self) -> None:
         self.console = terminal_console()
@@ -167,7 +167,7 @@ class RichReporter:
 
 
 class LastingStream:
-    """Standard error that may be gone: whose terminal was closed, or whose reader has ended, stops no run."""
+    """Standard error that may fail: a run goes on when its terminal was closed or its reader has ended."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -183,7 +183,7 @@ class LastingStream:
 
 
 def say(text: str) -> None:
-    """Plain lines on standard error."""
+    """Write plain lines on standard error."""
     print(text, file=LastingStream(), flush=True)
 
 
@@ -192,7 +192,7 @@ def terminal_console() -> Console:
 
 
 def make_reporter() -> Reporter:
-    """The live display on a terminal, plain lines elsewhere."""
+    """Return the live display on a terminal, plain lines elsewhere."""
     return RichReporter() if is_terminal() else PlainReporter()
 
 
@@ -201,7 +201,7 @@ def is_terminal() -> bool:
 
 
 def show_error(title: str, text: str) -> None:
-    """One panel on a terminal, one block of plain lines elsewhere."""
+    """Show one panel on a terminal, one block of plain lines elsewhere."""
     if is_terminal():
         panel = Panel(Text(text), title=Text(title), title_align="left", border_style="red")
         terminal_console().print(panel)
@@ -210,7 +210,9 @@ def show_error(title: str, text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout: all that a command prints there. What its encoding does not have is escaped."""
+    """Print one JSON object on stdout, the only thing a command prints there. Characters that its encoding lacks are
+    escaped.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -221,7 +223,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def unused_stdout() -> Iterator[None]:
-    """Drop what libraries print on stdout, those in other languages too: it is the place of a command's JSON."""
+    """Drop what libraries print on stdout, those in other languages too: stdout is for a command's JSON."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)
@@ -238,7 +240,7 @@ def unused_stdout() -> Iterator[None]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr."""
+    """Show a table on stderr."""
     if is_terminal():
         table = Table(*columns, title=Text(title), title_justify="left")
         for row in rows:

@@ -1,4 +1,4 @@
-"""What a run ran on, for `environment.json`: enough to say later why two runs differ."""
+"""Record in `environment.json` what a run ran on: enough to say later why two runs differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "sa
 
 
 def describe(base: Base, examples: Mapping[str, Sequence[object]], device: torch.device) -> dict[str, object]:
-    """Versions, device, git state of the working directory, identity of the base model and of the data."""
+    """Return versions, device, git state of the working directory, identity of the base model and of the data."""
     return {
         "reflora": __version__,
         "python": platform.python_version(),
@@ -37,19 +37,19 @@ def describe(base: Base, examples: Mapping[str, Sequence[object]], device: torch
 
 
 def base_identity(base: Base) -> dict[str, str | None]:
-    """What names the exact base: a commit on the hub, or the hash of local weight files."""
+    """Return what identifies the exact base: a commit on the hub, or the hash of local weight files."""
     source = base.source
     return {"name": source.name, "revision": source.revision, "commit": base.commit, "sha256": weights_hash(source)}
 
 
 def base_record(base: Base) -> dict[str, object]:
-    """The identity, and beside it the place of a local base and what a classifier's outputs mean."""
+    """Return the base's identity, the place of a local base, and what a classifier's outputs mean."""
     path = base.source.location if base.source.is_local else None
     return {**base_identity(base), "path": path, "labels": list(base.labels)}
 
 
 def data_hash(rows: Sequence[object]) -> str:
-    """sha256 over rows as read, whose records print all that they hold."""
+    """Return the sha256 of rows as read; the repr of a row holds all of its fields."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))
@@ -57,7 +57,7 @@ def data_hash(rows: Sequence[object]) -> str:
 
 
 def git_state() -> dict[str, object] | None:
-    """Commit and cleanliness of the working directory's repository; None outside one."""
+    """Return commit and cleanliness of the working directory's repository; None outside one."""
     commands = (("rev-parse", "HEAD"), ("status", "--porcelain"))
     try:
         results = [
@@ -73,7 +73,7 @@ def git_state() -> dict[str, object] | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes: allocated on a GPU, or resident in this process on the CPU."""
+    """Return peak bytes: those allocated on a GPU, or resident in this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

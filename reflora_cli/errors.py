@@ -27,7 +27,7 @@ class Problem:
 
 
 class RefloraError(Exception):
-    """Base of the errors below; never raised itself."""
+    """The base of the errors below; it is never raised itself."""
 
     exit_status: int
     title: str
@@ -62,7 +62,7 @@ class StoppedError(RefloraError):
 
 
 class VerificationError(RefloraError):
-    """Something was written and does not compute what it should: a fault of ours."""
+    """Something was written that does not compute what it should: a fault of ours."""
 
     exit_status = 1
     title = "Verification failed"
@@ -75,7 +75,7 @@ def check_argument(holds: bool, name: str, value: object, expected: str) -> None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy that names the known names most like `name`, or lists all of them when none is near."""
+    """Return a remedy with the known names most like `name`, or with all of them when none is near."""
     names = sorted(set(known))
     matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if matches:

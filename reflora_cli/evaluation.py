@@ -1,6 +1,7 @@
-"""Score a language model on its tasks: predictions on disk, a closing table, continued where it was interrupted.
+"""Score a language model on its tasks, with predictions on disk, a closing table, and continuation after an
+interruption.
 
-The directory's name carries a digest of everything that decides the outcomes: base, adapter, precision, protocol and
+The directory's name contains a digest of everything that decides the outcomes: base, adapter, precision, protocol and
 its settings. Another adapter or protocol goes to another directory; nothing is overwritten or mixed.
 """
 
@@ -29,12 +30,12 @@ from reflora_cli.restore import Restored
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
 EVERY_SECONDS = 15.0
-"""Between two lines on how far an evaluation is."""
+"""Seconds between two lines about progress."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to score. directory: where; None for a place in `below` named after what decides the outcomes."""
+    """What to score. directory: where to write; None for a place in `below` whose name is a digest of the settings."""
 
     task: LanguageTask
     split: str | None
@@ -44,7 +45,7 @@ class Request:
 
 
 def evaluate_language(restored: Restored, request: Request, reporter: Reporter) -> dict[str, Any]:
-    """Score every part of the task; what `results.json` in the evaluation's directory holds.
+    """Score every part of the task; returns what `results.json` in the evaluation's directory holds.
 
     Raises InputError when another process is at work in that directory.
     """
@@ -71,7 +72,7 @@ def evaluate_language(restored: Restored, request: Request, reporter: Reporter) 
 def score_parts(
     restored: Restored, objective: LanguageObjective, request: Request, directory: Path, reporter: Reporter
 ) -> tuple[dict[str, dict[str, Any]], list[Tally]]:
-    """The lines of the closing table by name, and the counts of those parts that have candidates."""
+    """Return the lines of the closing table by name, and the counts of those parts that have candidates."""
     limit, data = request.limit or restored.recipe.task.max_eval_rows, restored.recipe.task.data
     tasks: dict[str, dict[str, Any]] = {}
     tallies: list[Tally] = []
@@ -90,12 +91,14 @@ def score_parts(
 
 
 def own_rows(restored: Restored, task: PromptTask, split: str | None) -> list[PromptExample] | None:
-    """The rows that training held out, where no split is asked for: of free text there may be no other rows at all."""
+    """Return the rows that training held out, if no split is asked for: for free text there may be no other rows at
+    all.
+    """
     return held_out_examples(restored.recipe, task) if split is None else None
 
 
 def outcome_identity(restored: Restored, objective: LanguageObjective) -> dict[str, object]:
-    """Everything beside the rows that decides what is predicted."""
+    """Return everything beside the rows that decides what is predicted."""
     files = restored.files
     weights = hashlib.sha256((files.directory / WEIGHTS).read_bytes()).hexdigest() if files else None
     return {
@@ -112,7 +115,7 @@ def digest(identity: dict[str, object]) -> str:
 
 
 def place(task: PromptTask, split: str) -> str:
-    """The task's part of a file name; a split that is not its own is named too."""
+    """Return the task's part of a file name; a split that is not the task's own is named too."""
     return task.short if (split,) == task.evaluation else f"{task.short}-{split}"
 
 
@@ -136,12 +139,12 @@ def predict_rest(
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """One task's line of the closing table."""
+    """Return one task's line of the closing table."""
     return {"rows": tally.rows, **tally.scores(), "interval": list(wilson(tally.correct, tally.rows))}
 
 
 def mean(tallies: list[Tally]) -> dict[str, Any]:
-    """The last line: every task counts the same."""
+    """Return the last line, in which every task counts the same."""
     accuracies = [tally.scores()["accuracy"] for tally in tallies]
     rows, unparsed = (sum(getattr(tally, name) for tally in tallies) for name in ("rows", "unparsed"))
     interval = list(mean_interval(tallies))
@@ -154,7 +157,7 @@ def mean(tallies: list[Tally]) -> dict[str, Any]:
 
 
 def free_text_loss(restored: Restored, objective: LanguageObjective, examples: list[PromptExample]) -> dict[str, Any]:
-    """Loss per supervised token; nothing else can be said of free text here."""
+    """Return the loss per supervised token, the only score of free text."""
     section = restored.recipe.task
     encoded = encode_prompts(
         restored.base.tokenizer, examples, section.max_length, train_on_prompt=section.train_on_prompt

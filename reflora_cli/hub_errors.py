@@ -1,4 +1,4 @@
-"""What an error of the Hugging Face hub's libraries means for the user, who can mend it: which page, which command."""
+"""Tell the user what an error of the Hugging Face hub's libraries means, with the page or the command that helps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError")
-"""Exceptions of the libraries that the hub's client speaks through, which one depends on its version."""
+"""Exceptions of the libraries through which the hub's client speaks; which one it uses depends on its version."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Reason:
 
 
 def hub_reason(error: BaseException, page: str, instead: str) -> Reason | None:
-    """The reason where the hub or the way to it is one, else None.
+    """Return the reason if the hub, or the way to it, caused the error, else None.
 
-    page: the path of the thing's page, `owner/name` or `datasets/owner/name`; instead: what to name instead of it.
+    page: the path of the thing's page, `owner/name` or `datasets/owner/name`. instead: what to name instead of it.
     """
     from huggingface_hub import constants, errors
 
@@ -52,7 +52,7 @@ def offline_remedy(instead: str) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, and those that it came from."""
+    """Yield an exception and those that caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,9 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP during training: noted, and obeyed where the run can be continued from.
+"""Note SIGINT, SIGTERM and SIGHUP during training, and obey them where the run can be continued.
 
 The first signal lets the step under way end; what is interruptible, such as an evaluation, ends at once. A second
-signal ends the process there and then.
+signal ends the process immediately.
 
-What a signal's handler raises, Python drops where a finalizer (`__del__`) happens to run: `surviving_finalizers` has
+Python drops an exception that a signal's handler raises while a finalizer (`__del__`) runs; `surviving_finalizers` has
 the signal sent again.
 """
 
@@ -22,25 +22,25 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_REQUEST = 0.5
-"""Seconds within which a second signal is the first one again: Ctrl-C reaches a launcher's processes twice."""
+"""Seconds within which a second signal counts as the first one: Ctrl-C reaches a launcher's processes twice."""
 MOMENT = 0.01
-"""Seconds: longer than almost any finalizer."""
+"""Seconds until the signal is sent again: longer than almost any finalizer takes."""
 
 
 class Aborted(BaseException):
-    """Unwinds what is interruptible; not an Exception, so that nothing but its own handler catches it."""
+    """Unwinds what is interruptible; it is no Exception, so that only its own handler catches it."""
 
 
 @dataclass
 class Interruption:
-    """Whether the user asked to stop. signal: by which signal, 0 as long as nobody has."""
+    """Whether the user asked to stop. signal: the signal's number, 0 as long as there was none."""
 
     signal: int = 0
     _since: float = 0.0
     _interruptible: bool = False
 
     def note(self, number: int, _: FrameType | None) -> None:
-        """The signals' handler."""
+        """Handle a signal: note the first one, and end the process on a second one."""
         if self.signal and time.monotonic() - self._since > SAME_REQUEST:
             os._exit(128 + number)
         if not self.signal:
@@ -51,7 +51,7 @@ class Interruption:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """What need not be finished before stopping: a signal raises Aborted here, at once."""
+        """Run something that need not be finished before stopping: a signal raises Aborted in it, at once."""
         try:
             with surviving_finalizers({Aborted: self._again}):
                 self._interruptible = True
@@ -68,7 +68,7 @@ class Interruption:
 
 @contextmanager
 def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]]) -> Iterator[None]:
-    """Where a finalizer swallows one of these exceptions, send the signal that it stands for again, a moment later."""
+    """Send the signal again, a moment later, if a finalizer swallows one of these exceptions."""
     before = sys.unraisablehook
 
     def hook(lost: Any) -> None:
@@ -88,7 +88,7 @@ def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]
 
 @contextmanager
 def noted_signals() -> Iterator[Interruption]:
-    """Note signals instead of dying of them."""
+    """Note signals instead of ending the process."""
     interruption = Interruption()
     with handled(SIGNALS, interruption.note):
         yield interruption
@@ -96,9 +96,9 @@ def noted_signals() -> Iterator[Interruption]:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let signals end the process, as they do by default, while it waits for others in a call that Python cannot leave.
+    """Let signals end the process, as by default, while it waits for others in a call that Python cannot leave.
 
-    Only for where nothing can be lost.
+    Use it only where nothing can be lost.
     """
     with handled(SIGNALS, signal.SIG_DFL):
         yield
@@ -108,9 +108,9 @@ def ending_at_once() -> Iterator[None]:
 def handled(
     signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None] | signal.Handlers
 ) -> Iterator[None]:
-    """Another handler for signals, but for those that are ignored, as SIGHUP is under nohup.
+    """Install another handler for signals, except for ignored ones, as SIGHUP is under nohup.
 
-    Only the main thread can ask for it; elsewhere nothing is changed.
+    Only the main thread can install handlers; elsewhere nothing is changed.
     """
     here = threading.current_thread() is threading.main_thread()
     wanted = [number for number in signals if here and signal.getsignal(number) is not signal.SIG_IGN]

@@ -29,16 +29,18 @@ from torch import Tensor
 from reflora_cli.newton_schulz import damped_inverse_root
 
 STRONG_DAMPING = 1e-3
-"""From which on less precise ways are precise enough, as they lose 1 / damping."""
+"""The least damping for which less precise ways are precise enough, as they lose 1 / damping."""
 NOISE = 1e-6
-"""Of the largest singular value of BA, as found from Grams."""
+"""The share of the largest singular value of BA below which a singular value found from Grams is noise."""
 LEAST_PIVOT = 1e-10
-"""Demanded where the damping is weaker than its root, 1e-5: cond(A) and cond(B) up to some 1e5, for rows and columns
-scaled to unit norms."""
+"""The least pivot where damping is weaker than its root, 1e-5: it allows cond(A) and cond(B) up to some 1e5, for
+rows and columns scaled to unit norms."""
 LARGEST = 1e16
-"""Entry of S and S^-1. Beyond, squares of float32 gradients that they are applied to leave float32's range."""
+"""The largest entry of S and S^-1; with larger ones, squares of float32 gradients multiplied by them leave float32's
+range."""
 JITTER = 1e-13
-"""Added to a correlation matrix that is numerically singular: r times float64's precision, with room for r = 256."""
+"""What is added to a correlation matrix that is numerically singular: r times float64's precision, with room for r =
+256."""
 
 
 class Metric(NamedTuple):
@@ -55,9 +57,9 @@ class Metric(NamedTuple):
 
 
 def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float = 0.0) -> Metric:
-    """S with S GA S = GB, for a stack of Gram matrices; damping 0 gives the exact S.
+    """Return S with S GA S = GB, for a stack of Gram matrices; damping 0 gives the exact S.
 
-    gram_a: A A^T [N, r, r] and gram_b: B^T B [N, r, r], both float64; damping: a share of BA's largest singular value.
+    gram_a: A A^T [N, r, r]; gram_b: B^T B [N, r, r], both float64. damping: a share of BA's largest singular value.
 
     A pair is not valid when one factor is zero or not finite; when S or S^-1 would be larger than LARGEST, as for
     factors of sizes too far apart; when damping is weak and BA is, to float64's precision, of lower rank (LEAST_PIVOT);
@@ -77,12 +79,12 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
 
 
 def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
-    """The singular values of BA [N, r], descending, from A A^T and B^T B, float64 [N, r, r].
+    """Return the singular values of BA [N, r], descending, from A A^T and B^T B, float64 [N, r, r].
 
     All are zero where a factor is not finite.
 
-    A Gram squares a condition number, and JITTER puts a floor under it: what is below NOISE times the largest singular
-    value cannot be told from zero, and is zero.
+    A Gram squares a condition number, and JITTER puts a floor under it: a value below NOISE times the largest singular
+    value cannot be told from zero, and is returned as zero.
     """
     usable = _finite(gram_a, gram_b)
     La, pivot_a = _cholesky(_or_identity(usable, gram_a))
@@ -94,11 +96,11 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
 
 
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(La, Lb, damping) -> damped S and S^-1 [N, r, r]."""
+"""A function from La, Lb and the damping to damped S and S^-1 [N, r, r]."""
 
 
 def way_for(device: torch.device, damping: float) -> Way:
-    """The fastest of the ways that is precise enough."""
+    """Return the fastest of the ways that is precise enough."""
     if damping < STRONG_DAMPING:
         return two_sided
     return one_sided if device.type == "cpu" else by_products
@@ -109,7 +111,7 @@ def way_for(device: torch.device, damping: float) -> Way:
 
 
 def two_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """From U and V, found apart in one eigendecomposition."""
+    """Compute S from U and V, both found in one eigendecomposition."""
     K = Lb.mT @ La
     squares, vectors = torch.linalg.eigh(torch.cat([K @ K.mT, K.mT @ K]))
     sigma = (squares.clamp(min=0) + damping**2 * squares[:, -1:].clamp(min=0)).sqrt()
@@ -135,7 +137,9 @@ def one_sided(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def by_products(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """From (K K^T)^-1/2 and (K^T K)^-1/2, by matrix products alone: no eigendecomposition, which the host waits for."""
+    """Compute S from (K K^T)^-1/2 and (K^T K)^-1/2 by matrix products alone, without an eigendecomposition, which
+    the host waits for.
+    """
     K = Lb.mT @ La
     L = torch.cat([Lb, La])
     S, S_inverse = (L @ damped_inverse_root(torch.cat([K @ K.mT, K.mT @ K]), damping) @ L.mT).chunk(2)
@@ -143,7 +147,7 @@ def by_products(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]
 
 
 def _outer(F: Tensor, weights: Tensor) -> Tensor:
-    """F diag(weights) F^T, for weights [N, r]."""
+    """Return F diag(weights) F^T, for weights [N, r]."""
     return (F * weights[:, None, :]) @ F.mT
 
 
@@ -170,28 +174,30 @@ def _cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
-    """[N]; norms: the diagonal [N, r] of L L^T."""
+    """Return the least pivot [N] of the scaled Gram. norms: the diagonal [N, r] of L L^T."""
     return (L.diagonal(dim1=-2, dim2=-1).square() / norms).amin(-1)
 
 
 def _finite(gram_a: Tensor, gram_b: Tensor) -> Tensor:
-    """Which pairs of A A^T and B^T B [N, r, r] are finite, and K K^T too, whose entries ||A||^2 ||B||^2 bounds."""
+    """Return for which pairs A A^T, B^T B [N, r, r] and K K^T are finite; ||A||^2 ||B||^2 bounds the entries of K
+    K^T.
+    """
     squares_a, squares_b = (gram.diagonal(dim1=-2, dim2=-1).sum(-1) for gram in (gram_a, gram_b))
     return (squares_a * squares_b).isfinite()
 
 
 def _bounded(matrices: Tensor) -> Tensor:
-    """Which of positive semidefinite matrices [N, r, r] have no entry beyond LARGEST. Diagonals bound the rest."""
+    """Return which positive semidefinite matrices [N, r, r] have no entry beyond LARGEST. Diagonals bound the rest."""
     return (matrices.diagonal(dim1=-2, dim2=-1) <= LARGEST).all(-1)
 
 
 def _without_zero_rows(grams: Tensor) -> Tensor:
-    """Which of products F F^T [N, r, r] are of an F without a row of zeros, which has no pivot to be judged by."""
+    """Return for which products F F^T [N, r, r] F has no row of zeros, which has no pivot to be judged by."""
     return (grams.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
 
 
 def _or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:
-    """The matrices where `chosen` [N], else the identity; eigh raises on NaN, so nothing bad may reach it."""
+    """Return the matrices where `chosen` [N], else the identity; eigh raises on NaN, so none may reach it."""
     if chosen.device.type == "cpu" and chosen.all():  # elsewhere, asking would be a synchronization
         return matrices
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)

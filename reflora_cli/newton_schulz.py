@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 SQUARINGS = 10
-"""To bound the largest eigenvalue: at most r^(1 / 2^11) times too large, by 0.2% at r = 64 if all are equal."""
+"""The number of squarings that bound the largest eigenvalue: the bound is at most r^(1 / 2^11) times too large, 0.2%
+at r = 64 if all are equal."""
 LARGEST_FACTOR = 2.9
-"""Beyond 3 an eigenvalue would change its sign; rounding must not take it there."""
+"""The largest factor; beyond 3 an eigenvalue would change its sign, and rounding must not take it there."""
 CLOSE = 1e-8
-"""From 1: a last plain iteration squares the distance, to float64's precision."""
+"""The distance from 1 at which scaling ends: a last plain iteration squares it, to float64's precision."""
 
 
 def damped_inverse_root(H: Tensor, damping: float) -> Tensor:
@@ -42,9 +43,9 @@ def damped_inverse_root(H: Tensor, damping: float) -> Tensor:
 
 
 def largest_eigenvalue(H: Tensor) -> Tensor:
-    """An upper bound [N] of the largest eigenvalue of symmetric positive semidefinite matrices [N, r, r].
+    """Return an upper bound [N] of the largest eigenvalue of symmetric positive semidefinite matrices [N, r, r].
 
-    The Frobenius norm of H^k, k = 2^SQUARINGS, to the power 1 / k; every square is normalized.
+    It is the Frobenius norm of H^k, k = 2^SQUARINGS, to the power 1 / k; every square is normalized.
     """
     logarithm = torch.zeros(len(H), dtype=H.dtype, device=H.device)
     power = 1.0
@@ -59,7 +60,9 @@ def largest_eigenvalue(H: Tensor) -> Tensor:
 
 
 def factors(least: float) -> Iterator[float]:
-    """What Z Y is multiplied by in each iteration, when its eigenvalues lie in [least, 1]; the last ones are 1."""
+    """Return what Z Y is multiplied by in each iteration, when its eigenvalues lie in [least, 1]; the last ones are
+    1.
+    """
     while 1 - least > CLOSE:
         factor = min(LARGEST_FACTOR, 3 / (1 + math.sqrt(least) + least))
         yield factor

@@ -1,5 +1,6 @@
-"""What lies at a path, asked so that every name has an answer: one that no file can have, or a place that may not be
-looked at, holds nothing.
+"""Ask what lies at a path so that every name has an answer.
+
+A name that no file can have, or a place that may not be looked at, holds nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def exists(path: Path) -> bool:
 
 
 def kind(path: Path) -> int:
-    """The mode of what is there, links followed; 0 for nothing."""
+    """Return the mode of what is there, links followed; 0 for nothing."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):
@@ -31,5 +32,5 @@ def kind(path: Path) -> int:
 
 
 def expanded(name: str) -> Path:
-    """The path that a user writes: `~` is a home directory, where there is such a user."""
+    """Return the path that a user means: `~` is a home directory, if there is such a user."""
     return Path(os.path.expanduser(name))

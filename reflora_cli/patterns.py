@@ -1,4 +1,4 @@
-"""Regular expressions that a user, or a file, brings: matched with a limit on time.
+"""Match regular expressions from users or files with a limit on time.
 
 A pattern such as (a+)+b takes time that doubles with every letter.
 """
@@ -15,7 +15,7 @@ SECONDS = 1.0
 def matches_whole(pattern: str, text: str, where: str) -> bool:
     """Whether the pattern matches the whole text. Raises InputError for one that is broken or takes too long.
 
-    where: what to call the pattern's place.
+    where: the pattern's place, for the message.
     """
     try:
         return regex.fullmatch(pattern, text, timeout=SECONDS) is not None

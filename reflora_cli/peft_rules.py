@@ -1,9 +1,9 @@
-"""Architectures on which PEFT does not read an adapter as its config says, and the form in which it does.
+"""Know the architectures on which PEFT does not read an adapter as its config says, and the form in which it does.
 
 transformers 5 keeps a mixture's experts as stacked weights where their checkpoints have a linear layer for each. For
 families of such models PEFT (since 0.19) moves targets with the names of those layers to the stacked weights, and
-passes over the factors of dense layers and shared experts of the same names. Named as parameters, by their full paths,
-these are left where they are. In this form PEFT knows neither DoRA nor dropout.
+passes over the factors of dense layers and shared experts of the same names. If these are named as parameters, by their
+full paths, PEFT leaves them where they are. In this form it knows neither DoRA nor dropout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAMBA_NAMES = ("out_proj", "conv1d")
 
 
 def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dict[str, Any]:
-    """An adapter's config in the form in which PEFT reads adapters on the modules `names`, if there is one."""
+    """Return an adapter's config in the form in which PEFT reads adapters on the modules `names`, if there is one."""
     modules = list(names)
     moved = taken_for_experts(model, modules)
     if not moved or config["use_dora"]:
@@ -33,7 +33,7 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
 
 
 def unreadable(model: Any, names: Iterable[str], *, is_dora: bool) -> str:
-    """What PEFT does with adapters on the modules `names` instead of reading them; empty where it reads them."""
+    """Say what PEFT does with adapters on the modules `names` instead of reading them; empty where it reads them."""
     kind, modules = model_type(model), list(names)
     if is_dora and (moved := taken_for_experts(model, modules)):
         found = ", ".join(sorted({last_part(name) for name in moved}))
@@ -43,13 +43,15 @@ def unreadable(model: Any, names: Iterable[str], *, is_dora: bool) -> str:
 
 
 def taken_for_experts(model: Any, names: Iterable[str]) -> list[str]:
-    """Those of the modules that PEFT takes for experts."""
+    """Return those of the modules that PEFT takes for experts."""
     taken = EXPERT_NAMES.get(family(model_type(model)), ())
     return [name for name in names if last_part(name) in taken]
 
 
 def family(kind: str) -> str:
-    """The architecture whose experts a model's checkpoint names in the same way, as transformers knows it; or ""."""
+    """Return the architecture whose checkpoints name experts as this one's do, as transformers knows it; or an empty
+    text.
+    """
     try:
         from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN as families
     except ImportError:  # it is private, and PEFT reads it where there is one

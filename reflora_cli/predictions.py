@@ -1,4 +1,4 @@
-"""`predictions-TASK.jsonl`: one line for every scored row, so that a result can be checked by hand.
+"""Keep `predictions-TASK.jsonl`: one line for every scored row, so that a result can be checked by hand.
 
 Lines are added in the order in which rows are scored, and never changed. An evaluation that was interrupted, even in
 the middle of a line, continues behind the last whole one.
@@ -40,10 +40,10 @@ class Line(BaseModel):
 
 
 class PredictionFile:
-    """Predictions of one task's rows, kept on disk; of them only counts are held in memory."""
+    """Predictions of one task's rows, kept on disk; only their counts are held in memory."""
 
     def __init__(self, path: Path, examples: Sequence[PromptExample]) -> None:
-        """Reads what is there already. Raises InputError when that belongs to other rows."""
+        """Read what is there already. Raises InputError when it belongs to other rows."""
         self.path, self.examples = path, examples
         self.tally = Tally()
         self.done: set[int] = set()
@@ -95,5 +95,5 @@ class PredictionFile:
 
 
 def prompt_id(example: PromptExample) -> str:
-    """The beginning of the sha256 of the prompt."""
+    """Return the beginning of the prompt's sha256."""
     return hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]

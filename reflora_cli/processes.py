@@ -1,4 +1,4 @@
-"""Which process this is, before anything heavy is imported: what a launcher's variables say."""
+"""Tell which process this is, from a launcher's variables, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def number_of_processes() -> int:
-    """How many processes a launcher started; 1 without one."""
+    """Return how many processes a launcher started; 1 without one."""
     return max(1, first_number(SIZES, 1))
 
 
 def process_rank() -> int:
-    """The number of this process among them, from 0."""
+    """Return the number of this process among them, from 0."""
     return first_number(RANKS, 0)
 
 
@@ -25,6 +25,6 @@ def is_first_process() -> bool:
 
 
 def first_number(names: tuple[str, ...], default: int) -> int:
-    """The value of the first variable that is set to a whole number."""
+    """Return the value of the first variable that is set to a whole number."""
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdecimal()), default)

@@ -1,4 +1,4 @@
-"""A recipe: everything that defines a run, as frozen, validated sections.
+"""Define a recipe, everything that makes a run, as frozen, validated sections.
 
 Unknown keys are errors and numbers must be numbers: a misspelt or misread setting would otherwise train something else.
 How files, `extends` and overrides become a Recipe is in `recipe_file.py`.
@@ -38,8 +38,9 @@ class Quantization(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """AdamW with moments in float32, or in 8 bits (bitsandbytes), which `paged_` moves out of a GPU that is full; or
-    gradient descent.
+    """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
+
+    The `paged_` form moves its moments out of a GPU that is full.
     """
 
     ADAMW = "adamw"
@@ -53,14 +54,14 @@ class Optimizer(StrEnum):
 
 
 class EvalProtocol(StrEnum):
-    """How a language model's answers are scored; scores of different protocols are never comparable."""
+    """The ways to score a language model's answers; scores of different protocols are never comparable."""
 
     LLM_ADAPTERS = "llm-adapters"
     CHOICES = "choices"
 
 
 class Section(BaseModel):
-    """What all sections share."""
+    """The settings that all sections share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -172,7 +173,7 @@ class EvalSection(Section):
     @field_validator("every", mode="before")
     @classmethod
     def _number_of_steps(cls, value: Any) -> Any:
-        """`500 steps` is 500."""
+        """Turn `500 steps` into 500."""
         counted = STEPS.fullmatch(value) if isinstance(value, str) else None
         return int(counted[1]) if counted else value
 

@@ -1,4 +1,4 @@
-"""pydantic's errors in the user's terms: the key, where it was set, what was found, what was expected."""
+"""Turn pydantic's errors into the user's terms: the key, where it was set, what was found, what was expected."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from reflora_cli.yaml_lines import KeyPath, shortened
 Origins = Mapping[KeyPath, str]
 """Where every key was last set: a file and line, or an override."""
 Schema = dict[str, Any]
-"""JSON schema, in which pydantic states what it expects of every key."""
+"""The JSON schema in which pydantic states what it expects of every key."""
 
 OVERRIDE = "override "
-"""Starts the origin of a value from the command line, which holds its own key."""
+"""The beginning of the origin of a value from the command line, which names its own key."""
 ELSEWHERE = {
     "lr": "train.learning_rate",
     "r": "method.rank",
@@ -33,22 +33,24 @@ ELSEWHERE = {
     "per_device_train_batch_size": "train.micro_batch_size",
     "max_seq_length": "task.max_length",
 }
-"""What PEFT and transformers call our keys."""
+"""PEFT's and transformers' names for our keys."""
 WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 LARGE = 10**6
-"""From which on a bound is shown by its power of ten."""
+"""The least magnitude of a bound that is shown with a power of ten."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 KINDS = {bool: "boolean", int: "whole number", float: "number", str: "text", list: "list", dict: "section"}
 
 
 def problems_of(error: ValidationError, values: Any, origins: Origins, source: str) -> list[Problem]:
-    """One problem per wrong key; the branches of a union are joined into one."""
+    """Return one problem per wrong key; the branches of a union are joined into one."""
     first = {key_path(detail["loc"]): detail for detail in reversed(error.errors(include_url=False))}
     return [describe(path, first[path], values, origins, source) for path in reversed(first)]
 
 
 def key_path(location: tuple[int | str, ...]) -> KeyPath:
-    """The part of pydantic's location that is made of keys; behind it stand branches of unions and places in lists."""
+    """Return the part of pydantic's location that consists of keys; branches of unions and places in lists follow
+    it.
+    """
     path: list[str] = []
     schema = recipe_schema()
     for part in location:
@@ -60,7 +62,7 @@ def key_path(location: tuple[int | str, ...]) -> KeyPath:
 
 
 def describe(path: KeyPath, detail: ErrorDetails, values: Any, origins: Origins, source: str) -> Problem:
-    """One problem. values: what was validated; source: the recipe's name, for what no line says."""
+    """Return one problem. values: what was validated. source: the recipe's name, for a value without a line."""
     if detail["type"] == "refused":
         context = detail["ctx"]
         where = place((*path, *context["key"].split(".")), origins, source)
@@ -78,7 +80,7 @@ def describe(path: KeyPath, detail: ErrorDetails, values: Any, origins: Origins,
 
 
 def place(path: KeyPath, origins: Origins, source: str) -> str:
-    """Where a key was set, by its nearest enclosing key whose place is known."""
+    """Return where a key was set, by its nearest enclosing key whose place is known."""
     for length in range(len(path), 0, -1):
         origin = origins.get(path[:length], "")
         if origin:
@@ -93,7 +95,7 @@ def lookup(values: Any, path: KeyPath) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value and its kind in YAML's terms."""
+    """Return a value and its kind in YAML's terms."""
     if value is None:
         return "null"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
@@ -103,7 +105,7 @@ def shown(value: Any) -> str:
 
 
 def value_remedy(value: Any, schema: Schema) -> str:
-    """The nearest valid word, or the punctuation that changes the value's kind."""
+    """Return the nearest valid word, or the punctuation that changes the value's kind."""
     branches = schema.get("anyOf", [schema])
     if isinstance(value, str):
         words = [word for branch in branches for word in choices(resolved(branch))]
@@ -118,7 +120,7 @@ def value_remedy(value: Any, schema: Schema) -> str:
 
 
 def nearest_key(path: KeyPath) -> str:
-    """The valid key most like the last of `path`, by its full path where that is another section's."""
+    """Return the valid key most like the last of `path`, by its full path if it is in another section."""
     key, section = path[-1], recipe_schema()
     for part in path[:-1]:
         section = resolved(section["properties"][part])
@@ -135,7 +137,7 @@ def nearest_key(path: KeyPath) -> str:
 
 
 def all_keys(section: Schema, prefix: str = "") -> Iterator[str]:
-    """The dotted paths of all keys of a recipe."""
+    """Return the dotted paths of all keys of a recipe."""
     for name, value in section["properties"].items():
         yield prefix + name
         inner = resolved(value)
@@ -149,7 +151,7 @@ def recipe_schema() -> Schema:
 
 
 def schema_of(path: KeyPath) -> Schema:
-    """The schema of a valid key."""
+    """Return the schema of a valid key."""
     schema = recipe_schema()
     for part in path:
         schema = resolved(schema["properties"][part])
@@ -157,19 +159,19 @@ def schema_of(path: KeyPath) -> Schema:
 
 
 def resolved(schema: Schema) -> Schema:
-    """The schema itself, or the named one it refers to."""
+    """Return the schema itself, or the named one it refers to."""
     name = schema.get("$ref", "").rpartition("/")[2]
     definition: Schema = recipe_schema()["$defs"][name] if name else schema
     return definition
 
 
 def choices(schema: Schema) -> list[str]:
-    """The words that a schema allows."""
+    """Return the words that a schema allows."""
     return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
 
 
 def in_words(schema: Schema) -> str:
-    """What a schema allows: `a whole number >= 1`, `one of lora, dora`."""
+    """Say what a schema allows: `a whole number >= 1`, `one of lora, dora`."""
     schema = resolved(schema)
     if "anyOf" in schema:
         return " or ".join(map(in_words, schema["anyOf"]))
@@ -185,5 +187,5 @@ def in_words(schema: Schema) -> str:
 
 
 def number(bound: float) -> str:
-    """As a reader would write it."""
+    """Return a number as a reader would write it."""
     return f"{bound:g}" if abs(bound) >= LARGE else str(bound)

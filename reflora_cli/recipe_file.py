@@ -1,11 +1,10 @@
-"""From YAML files and overrides to a Recipe, and back.
+"""Turn YAML files and overrides into a Recipe, and back.
 
 Layers are merged from the bottom up: the recipe named by `extends` (a path relative to the file, or a bundled name),
 the file itself, then all `KEY=VALUE` together, of which the last one counts where two set the same key. Sections merge
-key by key. Two keys take others with them when a later layer sets them: `method.name` drops the axes that earlier
-layers set, because a preset stands for all of them; of `train.epochs` and `train.steps` the later value replaces the
-other, also among overrides. What one layer says together stays: `method.name=dora method.update=reflora` is both, in
-either order.
+key by key. Two keys replace others when a later layer sets them: `method.name` drops the axes that earlier layers set,
+because a preset stands for all of them; and of `train.epochs` and `train.steps` the later value replaces the other,
+also among overrides. All keys of one layer count: `method.name=dora method.update=reflora` is both, in either order.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from reflora_cli.tasks.registry import find_task
 from reflora_cli.yaml_lines import KeyPath, parse_yaml, write_yaml
 
 PLACES = (Path(__file__).parent / "_recipes", Path(__file__).parent.parent / "recipes")
-"""Where bundled recipes lie: in an installed package, and in the repository."""
+"""The places of bundled recipes: in an installed package, and in the repository."""
 LARGEST = 200_000
-"""Bytes of a recipe file: a wrong path should not read a model into memory."""
+"""The most bytes of a recipe file: a wrong path should not read a model into memory."""
 DOTTED_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -42,7 +41,9 @@ class Settings:
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or bundled under that name, with its overrides. Raises InputError with all problems."""
+    """Return the recipe in a file, or bundled under that name, with its overrides. Raises InputError with all
+    problems.
+    """
     path = find_recipe(source)
     settings = merge(read_layers(path, ()), parse_overrides(overrides))
     problems = check_task(settings, str(path))
@@ -56,17 +57,17 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML, every field written out; `load_recipe` reads it back as an equal recipe."""
+    """Return the whole recipe as YAML, every field written out; `load_recipe` reads it back as an equal recipe."""
     return write_yaml(recipe.model_dump(mode="json"))
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with reflora; files in `base/` are only for extending."""
+    """Return every recipe that comes with reflora, file by name; files in `base/` are only for extending."""
     return {name: path for name, path in bundled_files().items() if not name.startswith("base/")}
 
 
 def bundled_files() -> dict[str, Path]:
-    """`bundled_recipes` and those in `base/`."""
+    """Return `bundled_recipes` and the files in `base/`."""
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
         return {}
@@ -74,7 +75,7 @@ def bundled_files() -> dict[str, Path]:
 
 
 def find_recipe(source: str) -> Path:
-    """A path, or a bundled recipe's file."""
+    """Return the file at a path, or a bundled recipe's file."""
     bundled, path = bundled_recipes(), expanded(source)
     if is_file(path):
         return path
@@ -85,7 +86,7 @@ def find_recipe(source: str) -> Path:
 
 
 def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
-    """A file over the file it extends. `below`: the files that led here, to find circles."""
+    """Read a file over the file that it extends. `below`: the files that led here, to find circles."""
     if path.resolve() in below:
         circle = " -> ".join(map(str, (*below, path.resolve())))
         raise InputError(Problem("recipes extend each other in a circle", str(path), circle))
@@ -102,7 +103,7 @@ def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
 
 
 def extended(parent: str, where: str) -> Path:
-    """A bundled file to extend. where: the line that names it."""
+    """Return the bundled file to extend. where: the line that names it."""
     bundled = bundled_files()
     if parent not in bundled:
         remedy = nearest(parent, bundled)
@@ -112,7 +113,7 @@ def extended(parent: str, where: str) -> Path:
 
 
 def read_layer(path: Path) -> Settings:
-    """One file's values and lines."""
+    """Return one file's values and lines."""
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(Problem("the file is too large for a recipe", str(path), f"{path.stat().st_size} bytes"))
@@ -130,7 +131,7 @@ def read_layer(path: Path) -> Settings:
 
 
 def check_task(settings: Settings, source: str) -> list[Problem]:
-    """A task that does not exist. That there is a name at all, and that it is text, is for the schema to say."""
+    """Raises InputError for a task that does not exist. The schema checks that there is a name, and that it is text."""
     section = settings.values.get("task")
     name = section.get("name") if isinstance(section, dict) else None
     if not isinstance(name, str) and not (name and isinstance(name, list) and all(isinstance(n, str) for n in name)):
@@ -144,7 +145,7 @@ def check_task(settings: Settings, source: str) -> list[Problem]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> Settings:
-    """All overrides as one layer. Raises InputError with every malformed one."""
+    """Return all overrides as one layer. Raises InputError with every malformed one."""
     settings, problems = Settings({}, {}), list[Problem]()
     for override in overrides:
         try:
@@ -157,7 +158,7 @@ def parse_overrides(overrides: Sequence[str]) -> Settings:
 
 
 def parse_override(text: str) -> Settings:
-    """`method.rank=16` -> the one value it sets."""
+    """Return the one value that an override such as `method.rank=16` sets."""
     where = f"{OVERRIDE}{text}"
     key, equals, value = text.partition("=")
     if not equals or not DOTTED_KEY.fullmatch(key):
@@ -172,7 +173,7 @@ def parse_override(text: str) -> Settings:
 
 
 def merge(below: Settings, above: Settings) -> Settings:
-    """The layer `above` over the layers `below`."""
+    """Return the layer `above` over the layers `below`."""
     method = above.values.get("method")
     named = isinstance(method, dict) and "name" in method
     values = without(below.values, "method", AXES) if named else below.values
@@ -180,7 +181,7 @@ def merge(below: Settings, above: Settings) -> Settings:
 
 
 def combined(below: Settings, above: Settings) -> Settings:
-    """Both, key by key. A section keeps the place where it was opened; any other value has that of `above`."""
+    """Combine both, key by key. A section keeps the place where it was opened; any other value has that of `above`."""
     values, train = below.values, above.values.get("train")
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
         if isinstance(train, dict) and train.get(key) is not None:
@@ -201,7 +202,7 @@ def is_section(settings: Settings, path: KeyPath) -> bool:
 
 
 def without(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:
-    """`values` less some keys of a section, if it is one."""
+    """Return `values` less some keys of a section, if it is one."""
     inner = values.get(section)
     if not isinstance(inner, dict):
         return values
@@ -209,7 +210,7 @@ def without(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[s
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; anything else is replaced."""
+    """Merge mappings key by key, and replace anything else."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)

@@ -1,4 +1,4 @@
-"""From a run directory, or a recipe and an adapter directory, back to the model that was trained."""
+"""Load the model that was trained, from a run directory or from a recipe and an adapter directory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Restored:
 
 
 def at_its_base(recipe: Recipe, adapter: Path) -> Recipe:
-    """The recipe with the place where the adapter's base is now. Raises InputError for a base that is lost."""
+    """Return the recipe with the present place of the adapter's base. Raises InputError for a base that is lost."""
     return recipe.model_copy(update={"model": found_again(recipe.model, adapter_base(adapter))})
 
 
@@ -76,7 +76,9 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
 
 
 def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:
-    """What `auto` was where the adapter was trained, if it says so: another device would choose otherwise."""
+    """Return the dtype that `auto` meant where the adapter was trained, if it says so: another device would choose
+    another.
+    """
     recorded = files.record.get("dtype") if files is not None else None
     return recorded if dtype == "auto" and isinstance(recorded, str) and recorded in DTYPES else dtype
 
@@ -93,9 +95,10 @@ def refuse_random_head(base: Base) -> None:
 
 
 def with_its_labels(files: AdapterFiles, base: Base, task: Task) -> Base:
-    """The base with its outputs named as the adapter says. Raises InputError where they are not the task's.
+    """Return the base with its outputs named as the adapter says. Raises InputError for names other than the task's.
 
-    An adapter that PEFT made says nothing: a head that it brings is taken for the task's, the base's own must be.
+    An adapter made by PEFT says nothing: its head is assumed to have the task's labels, while the base's own head must
+    have them.
     """
     recorded = files.record.get("label_names")
     if isinstance(recorded, list) and recorded:

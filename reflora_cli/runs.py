@@ -1,4 +1,4 @@
-"""The run directory: its names, what may be there, and its results.
+"""Name the files of a run directory, check what may be there, and read its results.
 
 How its files are written is in `atomic.py`; `metrics.jsonl` alone grows line by line.
 """
@@ -60,13 +60,14 @@ class RunDirectory:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
     def stopped_checkpoint(self, step: int) -> Path:
-        """One that a signal asked for: only until the next one that is due."""
+        """Return the place of a checkpoint that a signal asked for; it stays until the next one that is due."""
         return self.path / "checkpoints" / f"step-{step:06d}-stopped"
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first; one that was due is newer than a stopped one of the same step.
+        """Return complete checkpoints, oldest first; one that was due counts as newer than a stopped one of the same
+        step.
 
-        What else lies beside them, a copy of one under another name, say, is the user's.
+        Other names beside them, as that of a copy, are the user's.
         """
         try:
             names = [path.name for path in (self.path / "checkpoints").iterdir() if is_directory(path)]
@@ -78,12 +79,12 @@ class RunDirectory:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's name tells."""
+    """Return the step in a checkpoint's name."""
     return int(checkpoint.name.split("-")[1])
 
 
 def open_run(path: Path) -> RunDirectory:
-    """A finished or running run. Raises InputError when the directory is none."""
+    """Return a finished or running run. Raises InputError when the directory is none."""
     run = RunDirectory(path)
     if not is_file(run.recipe):
         what = "this is not a run directory" if exists(path) else "the run directory does not exist"
@@ -92,7 +93,7 @@ def open_run(path: Path) -> RunDirectory:
 
 
 def default_output(task: str, method: str) -> Path:
-    """runs/TASK-METHOD-DATE-TIME, with a number where there is one already."""
+    """Return runs/TASK-METHOD-DATE-TIME, with a number if it exists already."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     first = Path("runs") / f"{task.rpartition('/')[2]}-{method}-{stamp}"
     numbered = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
@@ -127,7 +128,7 @@ def remove_strays(run: RunDirectory) -> None:
 
 
 class Results(BaseModel):
-    """What others read of `results.json`; the rest of it is for people."""
+    """The part of `results.json` that programs read; the rest of it is for people."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -141,7 +142,7 @@ class Results(BaseModel):
 
 
 def read_results(run: RunDirectory) -> dict[str, Any] | None:
-    """What `results.json` holds; None for a run that is not finished. Raises InputError for a damaged file."""
+    """Return what `results.json` holds; None for a run that is not finished. Raises InputError for a damaged file."""
     if not is_file(run.results):
         return None
     try:

@@ -1,6 +1,7 @@
-"""Learning-rate multipliers as a pure function of the optimizer step; no state, so resuming needs nothing but the step.
+"""Compute learning-rate multipliers as a pure function of the optimizer step, so that resuming needs nothing but the
+step.
 
-Equal to transformers' `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cosine) and
+They equal transformers' `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` (half a cosine) and
 `get_constant_schedule_with_warmup`, to the last bit. The step is that of the schedule: as under transformers' Trainer,
 steps that float16's loss scaler skips for an overflow are not counted.
 """
@@ -12,7 +13,7 @@ from enum import StrEnum
 
 
 class Schedule(StrEnum):
-    """What the learning rate does after its warm-up: fall to zero in a line or half a cosine, or stay."""
+    """What the learning rate does after its warm-up: fall to zero linearly or by half a cosine, or stay."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -20,11 +21,11 @@ class Schedule(StrEnum):
 
 
 def learning_rate_multiplier(schedule: Schedule, step: int, warmup_steps: int, total_steps: int) -> float:
-    """The share of the peak rate at the 0-based optimizer step `step` of `total_steps`.
+    """Return the share of the peak rate at the 0-based optimizer step `step` of `total_steps`.
 
     Under a warm-up the first step has rate 0 and moves nothing, though its gradient enters Adam's moments. A rate that
-    starts above 0 would use that step, but the published LoRA, DoRA and RefLoRA runs went through transformers' Trainer
-    and have it: runs here are comparable with them step by step.
+    starts above 0 would use that step, but the published LoRA, DoRA and RefLoRA runs used transformers' Trainer, whose
+    first step is the same: runs here are comparable with them step by step.
     """
     if step < warmup_steps:
         return step / warmup_steps

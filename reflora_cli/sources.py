@@ -23,7 +23,7 @@ BUILTIN = {"tiny-llama": Path(__file__).parent / "builtin" / "tiny_llama"}
 HUB = "hub"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WANTED = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
-"""Files of a hub model that hold its weights, and all that are ever read of it."""
+"""Files of a hub model that hold its weights, and all others that are ever read of it."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -53,9 +53,10 @@ def find_source(name: str, revision: str | None) -> Source:
 
 
 def on_hub(name: str, revision: str | None) -> Source:
-    """A source on the hub. Raises InputError for a name that can only be a path.
+    """Return a source on the hub. Raises InputError for a name that can only be a path.
 
-    transformers takes a directory of that name for the model: then it is told the directory in the hub's cache.
+    transformers takes a directory of that name for the model: in that case it is given the directory in the hub's
+    cache.
     """
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         expected = "an existing directory or a hub id"
@@ -65,7 +66,7 @@ def on_hub(name: str, revision: str | None) -> Source:
 
 
 def snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Where the hub's cache has a model's files of these names; they are fetched if need be. Raises InputError."""
+    """Return where the hub's cache has a model's files of these names; missing ones are fetched. Raises InputError."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -86,7 +87,7 @@ def builtin(name: str) -> Path:
 
 
 def inside_package(path: str) -> Path:
-    """`PACKAGE/PATH` -> the path inside the installed package's directory."""
+    """Return the path of `PACKAGE/PATH` inside the installed package's directory."""
     package, _, inner = path.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -96,7 +97,7 @@ def inside_package(path: str) -> Path:
 
 
 def local(name: str, path: Path) -> Source:
-    """A source in a directory, checked for what loading needs."""
+    """Return a source in a directory after checking it for what loading needs."""
     expected = "a directory with config.json and *.safetensors"
     if not is_directory(path):
         raise InputError(problem("the base model is not a directory", f"{name} ({path})", expected))
@@ -114,16 +115,18 @@ def local(name: str, path: Path) -> Source:
 
 
 def local_directory(source: Source) -> Path:
-    """Where a source's files are: its directory, or the hub's cache, which holds them once the model was loaded."""
+    """Return where a source's files are: its directory, or the hub's cache, which holds them once the model was
+    loaded.
+    """
     if source.is_local:
         return Path(source.location)
     return snapshot(source.name, source.revision, WEIGHTS)
 
 
 def commit_of(source: Source) -> str | None:
-    """The commit of a hub source that was loaded, as the hub's cache names it; None for a local one.
+    """Return the commit of a hub source that was loaded, as the hub's cache names it; None for a local one.
 
-    transformers tells it in its config in some versions only.
+    Only some versions of transformers name it in their config.
     """
     if source.is_local:
         return None
@@ -134,9 +137,9 @@ def commit_of(source: Source) -> str | None:
 
 
 def weights_hash(source: Source) -> str:
-    """sha256 over the weight files of a local source, in order of their names; empty for a hub source.
+    """Return the sha256 of a local source's weight files, in order of their names; empty for a hub source.
 
-    A hub source is identified by its commit, which already fixes the content of every file.
+    A hub source is identified by its commit, which fixes the content of every file.
     """
     if not source.is_local:
         return ""
@@ -146,7 +149,9 @@ def weights_hash(source: Source) -> str:
 
 @functools.cache
 def files_hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """sha256 over names and contents. files: (path, size, time of change), read once for each state of them."""
+    """Return the sha256 of names and contents. files: (path, size, time of change), read once for each state of
+    them.
+    """
     digest = hashlib.sha256()
     for file, _, _ in files:
         digest.update(file.name.encode())

@@ -1,4 +1,4 @@
-"""JSON in which no key stands twice: which of the two values would be meant, nobody can tell."""
+"""Read JSON in which no key stands twice, since nobody can tell which of the two values is meant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _RepeatedError(Exception):
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's keys and values, each key once."""
+    """Return an object's keys and values; each key may stand once."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise _RepeatedError
@@ -33,7 +33,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 def loads(text: str) -> Any:
-    """What the JSON says. Raises RepeatedKeyError, or what `json.loads` raises."""
+    """Return what the JSON says. Raises RepeatedKeyError, or what `json.loads` raises."""
     try:
         return DECODER.decode(text)
     except _RepeatedError:
@@ -42,7 +42,7 @@ def loads(text: str) -> Any:
 
 
 def first_repeated(text: str) -> tuple[str, int]:
-    """The first key that stands twice in one object of valid JSON, and the line of its second place."""
+    """Return the first key that stands twice in one object of valid JSON, and the line of its second place."""
     keys: list[set[str]] = []  # of the objects and lists around a place
     last = None
     for token in TOKEN.finditer(text):

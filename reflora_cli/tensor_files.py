@@ -1,8 +1,9 @@
-"""safetensors files read and written one tensor at a time.
+"""Read and write safetensors files one tensor at a time.
 
-The library maps a whole file into memory, and writes only what is all there. Here a tensor is read when it is asked for
-and is gone when its caller lets go of it; a file is written behind a header that is known beforehand. The format: eight
-bytes with the header's length, the header (JSON: dtype, shape and place of every tensor), the tensors' bytes.
+The library maps a whole file into memory, and writes only tensors that all exist at once. Here a tensor is read when it
+is asked for and is gone when its caller lets go of it; a file is written behind a header that is known beforehand. The
+format: eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor), the tensors'
+bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_HEADER = 100_000_000
-"""Bytes, as the library allows: a damaged length must not fill the memory."""
+"""The most bytes of a header, as in the library: a damaged length must not fill the memory."""
 
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies: its file, dtype, shape, and bytes from `begin` on."""
+    """Where a tensor is: its file, dtype, shape, and the place `begin` of its first byte."""
 
     file: Path
     dtype: torch.dtype
@@ -39,7 +40,7 @@ class TensorPlace:
     size: int
 
     def read(self) -> Tensor:
-        """The tensor, in memory of its own."""
+        """Return the tensor, in memory of its own."""
         buffer = bytearray(self.size)
         with self.file.open("rb") as stream:
             stream.seek(self.begin)
@@ -51,7 +52,7 @@ class TensorPlace:
 
 
 def tensor_places(directory: Path) -> dict[str, TensorPlace]:
-    """Every tensor of a directory's safetensors files, in their order. Raises InputError for a damaged file."""
+    """Return every tensor of a directory's safetensors files, in their order. Raises InputError for a damaged file."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -63,7 +64,7 @@ def tensor_places(directory: Path) -> dict[str, TensorPlace]:
 
 
 def places_in(file: Path) -> Iterator[tuple[str, TensorPlace]]:
-    """The tensors of one file, in the order in which they lie."""
+    """Return the tensors of one file, in the order of their places."""
     try:
         total = file.stat().st_size
         with file.open("rb") as stream:
@@ -100,7 +101,7 @@ class Announced:
 
 
 class ShardedWriter:
-    """A model's weights as one safetensors file, or as numbered ones with an index beyond `shard_size` bytes.
+    """Writes a model's weights as one safetensors file, or beyond `shard_size` bytes as numbered files with an index.
 
     Tensors are written in the order in which they were announced.
     """
@@ -115,7 +116,7 @@ class ShardedWriter:
         ]
 
     def write(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Take tensors one at a time and write them. Raises ValueError for one that was not announced so."""
+        """Take tensors one at a time and write them. Raises ValueError for one that was not announced in this way."""
         for name, shard in zip(self.names, self.shards, strict=True):
             with (self.directory / name).open("wb") as stream:
                 stream.write(header_of(shard))
@@ -135,7 +136,7 @@ class ShardedWriter:
 
 
 def shards_of(announced: Sequence[Announced], shard_size: int) -> list[list[Announced]]:
-    """Consecutive tensors of at most `shard_size` bytes together, or single ones that are larger."""
+    """Divide tensors into shards of at most `shard_size` bytes, in order; a larger tensor has a shard of its own."""
     shards: list[list[Announced]] = [[]]
     filled = 0
     for entry in announced:
@@ -148,7 +149,7 @@ def shards_of(announced: Sequence[Announced], shard_size: int) -> list[list[Anno
 
 
 def header_of(shard: Sequence[Announced]) -> bytes:
-    """The bytes before the tensors, padded so that they begin at a multiple of eight."""
+    """Return the bytes before the tensors, padded so that the tensors begin at a multiple of eight."""
     header: dict[str, Mapping[str, Any]] = {"__metadata__": {"format": "pt"}}
     place = 0
     for entry in shard:

@@ -1,4 +1,4 @@
-"""The base that an adapter was trained on, found again.
+"""Find the base that an adapter was trained on.
 
 An adapter knows its base by content: by the hash of local weights, or by the commit of a hub model. The name in the
 recipe says only where to look first. A relative path means another directory elsewhere, and `owner/name` may be a
@@ -26,8 +26,8 @@ REMEDY = "say where it is: model.name=PATH"
 class TrainedOn:
     """What a run or an adapter says of its base; None or empty for what it does not say.
 
-    name: as the recipe had it. path: the absolute directory of a local base. sha256: of its weights. commit: on the
-    hub. on_hub: whether it was a hub model, of a commit that older runs may not tell.
+    name: the name in the recipe. path: the absolute directory of a local base. sha256: that of its weights. commit: the
+    commit on the hub. on_hub: whether it was a hub model; older runs may not tell its commit.
     """
 
     name: str
@@ -42,9 +42,9 @@ class TrainedOn:
 
 
 def trained_on(record: Mapping[str, Any], peft_base: object = None) -> TrainedOn:
-    """What a record says (`reflora.json`, `environment.json`).
+    """Return what a record (`reflora.json`, `environment.json`) says of the base.
 
-    peft_base: PEFT's `base_model_name_or_path`, which is the absolute directory in records that do not tell it apart.
+    peft_base: PEFT's `base_model_name_or_path`; in records that do not tell it apart it is the absolute directory.
     """
     base = record.get("base")
     said: Mapping[str, Any] = base if isinstance(base, dict) else {}
@@ -59,13 +59,14 @@ def trained_on(record: Mapping[str, Any], peft_base: object = None) -> TrainedOn
 
 
 def adapter_base(directory: Path) -> TrainedOn:
-    """What an adapter directory says. Raises InputError for files that are no JSON objects."""
+    """Return what an adapter directory says of its base. Raises InputError for files that are no JSON objects."""
     record, config = (read_json(directory / name) if is_file(directory / name) else {} for name in (RECORD, CONFIG))
     return trained_on(record, config.get(PEFT_BASE))
 
 
 def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
-    """The section with the place where the base is; as it is where the user names another place than training did.
+    """Return the section with the present place of the base, and unchanged if the user names another place than
+    training did.
 
     Raises InputError when a local base is neither under its name nor where it was.
     """
@@ -91,7 +92,7 @@ def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
 
 
 def find_local(name: str) -> Source | None:
-    """The source of this name if it is on this machine and has what loading needs."""
+    """Return the source of this name if it is on this machine and has what loading needs."""
     try:
         source = find_source(name, None)
     except InputError:
@@ -114,7 +115,7 @@ def check_same(source: Source, commit: str | None, base: TrainedOn) -> None:
 
 
 def unchecked(section: ModelSection, base: TrainedOn) -> str:
-    """What cannot be said of the base that the section leads to; empty where its weights can be compared.
+    """Say what cannot be checked about the base that the section leads to; empty where its weights can be compared.
 
     Raises InputError for a base that is lost.
     """

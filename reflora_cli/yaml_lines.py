@@ -1,7 +1,8 @@
-"""Safe YAML that remembers the line of every key.
+"""Read YAML safely and remember the line of every key.
 
-PyYAML's SafeLoader, so recipes cannot run code, with these changes: `1e-3` is a number, as in YAML 1.2; a key that
-stands twice in one mapping is an error; keys are text; numbers that no setting could mean are errors with their line.
+The loader is PyYAML's SafeLoader, so that recipes cannot run code, with these changes: `1e-3` is a number, as in YAML
+1.2; a key that stands twice in one mapping is an error; keys are text; numbers that no setting could mean are errors
+with their line.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from reflora_cli.errors import InputError, Problem
 
 KeyPath = tuple[str, ...]
 MOST_NODES = 20_000
-"""Far more than any recipe has; an alias bomb reaches it at once."""
+"""The most nodes of a recipe, far more than any has; an alias bomb reaches it at once."""
 DEEPEST = 20
-"""Levels; a recipe has four. An alias that contains itself is found here, before anything else follows it."""
+"""The most levels; a recipe has four. An alias that contains itself is found here, before anything else follows it."""
 FLOAT, INT, STR, SET, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", "int", "str", "set", "merge"))
 EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
@@ -38,14 +39,14 @@ class Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
     def whole_number(self, node: yaml.ScalarNode) -> int:
-        """An integer of 64 bits: longer ones cannot always be printed, not even in an error."""
+        """Read an integer of 64 bits: longer ones cannot always be printed, not even in an error."""
         value: int = self.construct_yaml_int(node)
         if value.bit_length() > 63:
             raise ValueError("too large")
         return value
 
     def unordered(self, node: yaml.Node) -> None:
-        """A set has no order, and a recipe's lists have one."""
+        """Refuse a set, since it has no order and a recipe's lists have one."""
         raise yaml.constructor.ConstructorError(None, None, "a recipe holds no sets", node.start_mark)
 
     def text(self, node: yaml.ScalarNode) -> str:
@@ -76,7 +77,9 @@ Dumper.add_representer(list, Dumper.flow_list)
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The value and the 1-based line of every key, by its path. Raises InputError for all that is not safe YAML."""
+    """Return the value, and the 1-based line of every key by its path. Raises InputError for all that is not safe
+    YAML.
+    """
     try:
         loader = Loader(text)
         node = loader.get_single_node()
@@ -95,12 +98,12 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 def write_yaml(value: Any) -> str:
-    """Block style, keys in their order; `parse_yaml` reads it back as an equal value."""
+    """Return block-style YAML with keys in their order; `parse_yaml` reads it back as an equal value."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:
-    """Walk the mappings, a mapping's own keys before those merged into it by `<<`.
+    """Return the line of every key: a mapping's own keys come before those merged into it by `<<`.
 
     Raises InputError for a repeated key, a key that is no text, and a tree that is too large or too deep.
     """
@@ -128,7 +131,7 @@ def key_lines(root: yaml.Node, where: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 def check_key(key: yaml.Node, seen: set[str], where: str) -> str:
-    """The key's text, which must be plain and new in its mapping."""
+    """Return the key's text, which must be plain and new in its mapping."""
     if not isinstance(key, yaml.ScalarNode) or key.tag not in (STR, MERGE):
         found = repr(shortened(key.value)) if isinstance(key, yaml.ScalarNode) else ""
         raise InputError(Problem("a key must be plain text", where, found))
@@ -144,12 +147,12 @@ def too_deep(where: str) -> Problem:
 
 
 def shortened(text: str) -> str:
-    """At most 60 characters."""
+    """Return at most 60 characters of a text."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def yaml_problem(error: yaml.YAMLError, where: str) -> Problem:
-    """What PyYAML says, with its line and column."""
+    """Return what PyYAML says, with its line and column."""
     if isinstance(error, yaml.reader.ReaderError):
         return Problem("this is not text", f"{where}, character {error.position + 1}", f"U+{error.character:04X}")
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None

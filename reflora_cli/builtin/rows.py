@@ -14,8 +14,6 @@ EXAMPLES: dict[str, Callable[[str], Iterator[tuple[Fact, Row]]]] = {
 }
 """Generator name -> function from a split to its rows, each with the fact that it is about."""
 
-GENERATORS = tuple(EXAMPLES)
-
 
 def rows(generator: str, split: str) -> list[Row]:
     """All rows of one split, always the same; KeyError for an unknown generator or split."""

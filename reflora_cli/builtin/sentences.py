@@ -118,8 +118,3 @@ def texts() -> list[str]:
     found += descriptions(dice)
     found += [fill(DIALOGUES[fact.relation], fact, dice) for fact in facts("train") if fact.relation in DIALOGUES]
     return dice.shuffled(list(dict.fromkeys(found)))
-
-
-def plain_statement(fact: Fact) -> str:
-    """The fact in its simplest wording."""
-    return statements(fact, Dice(f"{fact.thing.name} {fact.relation}"))[0]

@@ -70,9 +70,9 @@ def eval_command(
 
 
 def task_overrides(names: list[str]) -> list[list[str]]:
-    """Recipe overrides for the tasks asked for: language models' tasks are scored together, on one loaded model.
+    """Return recipe overrides for the tasks asked for: language models' tasks are scored together, on one loaded model.
 
-    Every sequence-level task has a head of its own, and so a model.
+    Every sequence-level task has a head, and so a model, of its own.
     """
     from reflora_cli.tasks.base import SequenceTask
     from reflora_cli.tasks.registry import find_task
@@ -87,7 +87,7 @@ def task_overrides(names: list[str]) -> list[list[str]]:
 def score_sequence(
     recipe: Any, adapter: Path | None, split: str | None, limit: int | None, refused: tuple[Any, Path | None]
 ) -> dict[str, Any]:
-    """Scores of one sequence-level task's splits, shown and returned as printed with --json."""
+    """Score the splits of one sequence-level task, show the scores, and return what --json prints."""
     from reflora_cli.console import show_table
     from reflora_cli.errors import InputError, Problem
     from reflora_cli.objectives.objective import refuse_infinite
@@ -127,7 +127,7 @@ def score_language(
     limit: int | None,
     places: tuple[Path, Path | None],
 ) -> dict[str, Any]:
-    """Scores of a language model's tasks, shown and returned as printed with --json."""
+    """Score a language model's tasks, show the scores, and return what --json prints."""
     from reflora_cli.console import make_reporter, show_table
     from reflora_cli.evaluation import Request, evaluate_language
     from reflora_cli.restore import restore
@@ -147,7 +147,7 @@ def score_language(
 
 
 def tell_doubt(recipe: Any, adapter: Path | None) -> None:
-    """Say what could not be checked of an adapter's base."""
+    """Say what could not be checked about an adapter's base."""
     from reflora_cli.console import make_reporter
     from reflora_cli.trained_base import adapter_base, unchecked
 
@@ -156,11 +156,11 @@ def tell_doubt(recipe: Any, adapter: Path | None) -> None:
 
 
 COLUMNS = ("rows", "accuracy", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
-"""Of the closing table."""
+"""The columns of the closing table."""
 
 
 def cell(value: Any) -> str:
-    """A number, an interval or nothing, as shown."""
+    """Return a number, an interval or nothing as text."""
     match value:
         case None:
             return ""

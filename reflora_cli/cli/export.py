@@ -15,7 +15,7 @@ from reflora_cli.cli.trained import trained_recipe
 
 
 class Format(StrEnum):
-    """What `export` writes."""
+    """The formats that `export` writes."""
 
     PEFT = "peft"
     SAFETENSORS = "safetensors"
@@ -25,7 +25,7 @@ class Format(StrEnum):
 
 
 class GgufType(StrEnum):
-    """How a GGUF file stores its matrices."""
+    """The types in which a GGUF file stores its matrices."""
 
     F32 = "f32"
     F16 = "f16"
@@ -68,7 +68,7 @@ def shown(value: Any) -> str:
 
 
 def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType) -> Any:
-    """Write one format; its report."""
+    """Write one format and return its report."""
     match format:
         case Format.PEFT:
             from reflora_cli.export.peft import export_peft

@@ -1,4 +1,4 @@
-"""What all commands share: errors become one panel and an exit status, libraries are kept quiet."""
+"""Wrap every command: errors become one panel and an exit status, and libraries are kept quiet."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from reflora_cli.processes import is_first_process, number_of_processes, process
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "DistNetworkError",
              "DistStoreError", "gloo", "NCCL")  # fmt: skip
-"""In errors of a process whose partner is no more."""
+"""Words in the errors of a process when another process of the run has ended."""
 FIRST_SPEAKS = 3.0
-"""Seconds: a launcher that sees the first process end takes less to end the others."""
+"""Seconds that other processes leave the first one to speak; a launcher that sees it end ends them sooner."""
 
 
 @contextmanager
@@ -55,10 +55,10 @@ def guarded() -> Iterator[None]:
 
 
 def tell(error: RefloraError) -> None:
-    """Show an error, once where all processes met the same one.
+    """Show an error, once if all processes met the same one.
 
-    What processes agree upon is for the first one to say. Of other errors the first process may have none, or the same:
-    then the launcher ends us while we wait.
+    An error that all processes agree on is shown by the first one. For other errors, the first process may have none,
+    or the same: then the launcher ends the others while they wait.
     """
     from reflora_cli.console import show_error
 
@@ -70,7 +70,7 @@ def tell(error: RefloraError) -> None:
 
 
 def out_of_memory(error: Exception) -> InputError:
-    """What to say when a GPU is full."""
+    """Return the message for a GPU that is full."""
     remedy = (
         "lower train.micro_batch_size or task.max_length, or set train.gradient_checkpointing or model.quantization"
     )
@@ -84,7 +84,7 @@ def say(text: str) -> None:
 
 
 def refuse_several_processes(command: str) -> None:
-    """Raises InputError under a launcher of several processes, for a command that is one process's work."""
+    """Raises InputError under a launcher of several processes, for a command that only one process can run."""
     if number_of_processes() > 1:
         what = f"{command} is done by one process"
         raise InputError(
@@ -93,7 +93,7 @@ def refuse_several_processes(command: str) -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP: not an Exception, so that nothing but cleaning up catches it on its way."""
+    """SIGTERM or SIGHUP as an exception; it is no Exception, so that only clean-up code catches it on its way."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
@@ -102,9 +102,9 @@ class Terminated(BaseException):
 
 @contextmanager
 def stopping_cleanly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind like an interrupt, so that nothing half-written stays.
+    """Let SIGTERM and SIGHUP unwind like an interrupt, so that no half-written files stay.
 
-    Only the main thread can ask for it. What is ignored, as SIGHUP under nohup, stays so.
+    Only the main thread can install handlers. Ignored signals, as SIGHUP under nohup, stay ignored.
     """
     came = signal.SIGTERM
 
@@ -126,7 +126,9 @@ def stopping_cleanly() -> Iterator[None]:
 
 
 def keep_libraries_quiet() -> None:
-    """Advice and deprecations of libraries are not for the user of this command, nor are bars where no terminal is."""
+    """Silence advice and deprecations of libraries, which are not for this command's user, and bars without a
+    terminal.
+    """
     from reflora_cli.console import is_terminal
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -23,14 +23,14 @@ class Dtype(StrEnum):
 
 
 class BaseWeights(StrEnum):
-    """The base's weights to add the adapter to."""
+    """The weights of the base to which the adapter is added."""
 
     DEQUANTIZED = "dequantized"
     ORIGINAL = "original"
 
 
 class Packed(StrEnum):
-    """How merged weights can be packed again."""
+    """The ways in which merged weights can be quantized again."""
 
     NF4 = "nf4"
 
@@ -81,7 +81,7 @@ def merge_command(
 
 
 def facts_of(report: Any) -> dict[str, str]:
-    """A merge's report as shown."""
+    """Return a merge's report as it is shown."""
     facts = {
         "model": report.output,
         "weights": f"{report.dtype}, on the {report.base_weights} base",

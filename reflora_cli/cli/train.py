@@ -67,7 +67,7 @@ def plan(recipe: Any, as_json: bool) -> None:
 
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
-    """The result and the next commands. run: where it is now."""
+    """Return the result and the next commands. run: where the run is now."""
     from reflora_cli.runs import RunDirectory
 
     metric = results["main_metric"]

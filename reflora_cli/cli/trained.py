@@ -1,4 +1,4 @@
-"""What `merge` and `export` begin with: a run's recipe, with the places where its base and data are now."""
+"""Find the recipe of a run, which `merge` and `export` begin with."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from reflora_cli.runs import RunDirectory
 
 PLACES = ("model.name", "task.data")
-"""What may be said anew of a run: all else decides what was trained."""
+"""The keys of a run's recipe that may be changed afterwards: everything else decided what was trained."""
 
 
 def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
-    """The run's recipe, its base found again. Raises InputError for an override that changes more than places."""
+    """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
     from reflora_cli.console import make_reporter
     from reflora_cli.errors import InputError, Problem
     from reflora_cli.recipe_file import load_recipe

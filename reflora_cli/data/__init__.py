@@ -1,1 +1,1 @@
-"""From files or the hub to padded batches."""
+"""Rows of files or of the hub become padded batches."""

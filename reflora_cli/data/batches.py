@@ -1,7 +1,7 @@
-"""Which rows make up which optimizer step, and how encoded rows become tensors.
+"""Decide which rows make up which optimizer step, and turn encoded rows into tensors.
 
-The order is a pure function of (seed, step, lengths): nothing has to be stored to continue a run, and nothing of it
-depends on the number of processes or on how a step is cut into micro-batches.
+The order is a pure function of (seed, step, lengths). So nothing has to be stored to continue a run, and the order does
+not depend on the number of processes or on how a step is cut into micro-batches.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from reflora_cli.data.encode import EncodedRow
 from reflora_cli.data.pad import Padding, pad
 
 WINDOW = 32
-"""Steps whose rows are sorted by length together: enough for batches of nearly equal lengths, few enough that what a
-batch holds stays a matter of chance."""
+"""Steps whose rows are sorted by length together: enough that batches have nearly equal lengths, few enough that the
+rows of a batch remain random."""
 
 
 class StepSampler:
-    """A seeded shuffle of the rows per epoch, cut into steps of `batch_size`; an epoch's last step may be smaller.
+    """A seeded shuffle of the rows for each epoch, cut into steps of `batch_size`; an epoch's last step may be smaller.
 
-    lengths: tokens of every row, to make steps of rows that are alike in length, in an order that is shuffled still;
-    empty for a plain shuffle. Either way every row comes once in each epoch.
+    lengths: the number of tokens of every row. With them a step has rows of similar length, and the order of the steps
+    is still shuffled; without them the shuffle is plain. Either way every row comes once in each epoch.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, lengths: Sequence[int] = ()) -> None:
@@ -35,20 +35,20 @@ class StepSampler:
         return -(-self.rows // self.batch_size)
 
     def step_rows(self, step: int) -> list[int]:
-        """The row indices of optimizer step `step` (0-based), over all processes."""
+        """Return the row indices of optimizer step `step` (0-based), over all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self.order(epoch)
         return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
 
     def order(self, epoch: int) -> list[int]:
-        """The permutation of one epoch."""
+        """Return the permutation of the rows in one epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
         return self.grouped(order, generator) if self.lengths else order
 
     def grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
-        """Sort windows of a shuffle by length, cut them into steps, and shuffle the steps; a smaller one stays last."""
+        """Sort windows of a shuffle by length, cut them into steps and shuffle the steps; a smaller step stays last."""
         size, window = self.batch_size, WINDOW * self.batch_size
         whole = self.rows // size * size
         alike = [
@@ -64,7 +64,7 @@ class StepSampler:
 def micro_batches(
     rows: Sequence[int], rank: int, processes: int, size: int, kind: Callable[[int], int] | None = None
 ) -> list[list[int]]:
-    """This process's share of a step, in chunks of at most `size` rows. kind: as `cut` takes it.
+    """Return this process's share of a step, in chunks of at most `size` rows; `kind` is explained at `cut`.
 
     Every process gets the same number of chunks, so that collective operations match; a chunk may be empty.
     """
@@ -74,9 +74,9 @@ def micro_batches(
 
 
 def cut(rows: Sequence[int], size: int, kind: Callable[[int], int] | None = None) -> list[list[int]]:
-    """The rows in order, in chunks of at most `size`.
+    """Return the rows in order, in chunks of at most `size`.
 
-    kind: in what the rows of a chunk must agree, which is nothing by default. A chunk ends where it changes.
+    kind: a function of the row; all rows of a chunk have the same value of it. By default all rows are alike.
     """
     chunks: list[list[int]] = []
     for row in rows:
@@ -91,9 +91,9 @@ def cut(rows: Sequence[int], size: int, kind: Callable[[int], int] | None = None
 def collate(
     rows: Sequence[EncodedRow], pad_token: int, pad_type: int, multiple: int = 1, padding: Padding = Padding.RIGHT
 ) -> dict[str, Tensor]:
-    """Pad to the longest row: input_ids, attention_mask and, where the model has them, token_type_ids [n, length].
+    """Pad rows to the longest one: input_ids, attention_mask and, where the model has them, token_type_ids [n, length].
 
-    multiple: of which the length shall be.
+    multiple: the length is rounded up to a multiple of it.
     """
     ids, mask = pad([row.input_ids for row in rows], pad_token, padding, multiple)
     batch = {"input_ids": ids, "attention_mask": mask}

@@ -1,4 +1,4 @@
-"""Columns -> Examples; every row that cannot be one is counted, and the first few are shown."""
+"""Turn columns into Examples; count every row that cannot be one, and show the first few of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from reflora_cli.errors import InputError, Problem, nearest
 from reflora_cli.tasks.base import Example, Row, SequenceTask
 
 SHOWN = 3
-"""Bad rows described in full; all are counted."""
+"""The number of bad rows that are described in full; all are counted."""
 
 UNLABELLED = -1
-"""What GLUE's test splits have for a label."""
+"""The label in GLUE's test splits."""
 
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80
 
 
 def examples_of(table: Table, task: SequenceTask) -> list[Example]:
-    """One Example for each row; InputError for missing columns, no rows, or bad rows."""
+    """Return one Example for each row. Raises InputError for missing columns, no rows, or bad rows."""
     check_columns(table, task.columns, task.name, lambda row: is_example(row, task))
     labels, hidden = table.columns[task.label], 0
     texts = list(zip(*(table.columns[name] for name in task.text), strict=True))
@@ -53,8 +53,8 @@ def check_columns(
 ) -> None:
     """Raises InputError for a table without rows, or without a column that the task needs.
 
-    accepts: whether a row is one of the task's. Other names are only proposed for columns where they make the first row
-    one.
+    accepts: whether a row is one of the task's. Another column is proposed for a missing one only if the first row is
+    accepted with it.
     """
     listed = ", ".join(needed)
     if not table.height:
@@ -78,7 +78,7 @@ def check_columns(
 
 
 def similar(missing: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """For each missing column that has one the other column whose name is most like its own; each is taken once."""
+    """Return for each missing column the other column whose name is most like its own; each is proposed once."""
     found: dict[str, str] = {}
     for name in missing:
         free = [other for other in others if other not in found.values()]
@@ -88,7 +88,7 @@ def similar(missing: Sequence[str], others: Sequence[str]) -> dict[str, str]:
 
 
 def is_example(row: Row, task: SequenceTask) -> bool:
-    """Whether the row can be an example of the task, as far as it has the columns."""
+    """Whether the columns of the task that the row has are those of an example."""
     texts = [row[name] for name in task.text if name in row]
     labels = [label_of(row[name], task) for name in (task.label,) if name in row]
     return all(isinstance(text, str) for text in texts) and all(
@@ -97,7 +97,7 @@ def is_example(row: Row, task: SequenceTask) -> bool:
 
 
 def bad_text(cells: Sequence[Any], task: SequenceTask, where: str) -> Problem | None:
-    """What is wrong with the first cell that is not a text; None when all are. An empty text is one."""
+    """Say what is wrong with the first cell that is not a text; None when all are texts. An empty text is a text."""
     for name, cell in zip(task.text, cells, strict=True):
         if cell is None:
             return Problem(f"{name!r} is missing", where, found="nothing", expected="a text")
@@ -110,7 +110,7 @@ def bad_text(cells: Sequence[Any], task: SequenceTask, where: str) -> Problem | 
 
 
 def label_of(value: Any, task: SequenceTask) -> float | None:
-    """The label as a number, finite and whole where it is a class id; None when the value does not say one."""
+    """Return the label as a finite number, whole where it is a class id; None when the value does not give one."""
     if isinstance(value, str) and value.strip() in task.label_names:
         return float(task.label_names.index(value.strip()))
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
@@ -163,7 +163,7 @@ def unlabelled(hidden: int, table: Table, task: SequenceTask) -> Problem:
 
 
 def summary(problems: list[Problem], bad: int, table: Table) -> list[Problem]:
-    """The first few problems, and how many rows are bad when not all of them are shown."""
+    """Return the first few problems and, when not all are shown, the number of bad rows."""
     if len(problems) <= SHOWN:
         return problems
     total = Problem(f"{bad} of {table.height} rows are bad; the first are shown", table.where)

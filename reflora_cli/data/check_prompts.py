@@ -1,4 +1,4 @@
-"""Columns -> PromptExamples; every row that cannot be one is counted, and the first few are shown."""
+"""Turn columns into PromptExamples; count every row that cannot be one, and show the first few of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = {str: "a text", list: "a list of texts", int: "a whole number"}
 
 
 def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
-    """One PromptExample for each row; InputError for missing columns, no rows, or bad rows."""
+    """Return one PromptExample for each row. Raises InputError for missing columns, no rows, or bad rows."""
     check_columns(table, tuple(task.fields), task.name, lambda row: not isinstance(example_of(row, task, ""), Problem))
     examples: list[PromptExample] = []
     problems: list[Problem] = []
@@ -30,7 +30,7 @@ def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
 
 
 def example_of(row: Row, task: PromptTask, where: str) -> PromptExample | Problem:
-    """The row as the task's example, or why it is none."""
+    """Return the row as the task's example, or the reason why it is none."""
     if problem := bad_cell(row, task, where):
         return problem
     try:
@@ -45,7 +45,7 @@ def rows_of(table: Table) -> Iterator[Row]:
 
 
 def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
-    """What is wrong with the first cell of the wrong type, or with an empty one that must not be; None when none is."""
+    """Say what is wrong with the first cell of a wrong type, or the first empty one that must not be; None for none."""
     for name, kind in task.fields.items():
         value = row.get(name)
         if value is None or value == "":

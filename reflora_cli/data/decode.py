@@ -1,4 +1,4 @@
-"""A data file's bytes -> its text, whatever program wrote it; which suffixes data files have."""
+"""Turn the bytes of a data file into its text, whatever program wrote it, and know the suffixes of data files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDER = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 def format_of(path: Path) -> str:
-    """The suffix that says how a file is read: of `train.jsonl.gz` it is `.jsonl`; empty for a file of another kind."""
+    """Return the suffix that says how a file is read, `.jsonl` for `train.jsonl.gz`; empty for other kinds of files."""
     name = path.name.lower()
     plain = name.removesuffix(COMPRESSED)
     suffix = Path(plain).suffix
@@ -26,18 +26,18 @@ def format_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without what says how it is read."""
+    """Return the file's name without the suffixes that say how it is read."""
     name = path.name[: -len(COMPRESSED)] if path.name.lower().endswith(COMPRESSED) else path.name
     return Path(name).stem
 
 
 def text_of(path: Path) -> str:
-    """The text of the file: UTF-8, or UTF-16 with the mark that says so, compressed by gzip or not."""
+    """Return the file's text: UTF-8, or UTF-16 with its byte order mark, compressed by gzip or not."""
     return decoded(path)[0]
 
 
 def decoded(path: Path) -> tuple[str, bool]:
-    """The text, and whether it was in UTF-16."""
+    """Return the text, and whether it was in UTF-16."""
     data = unpacked(path)
     wide = data.startswith(UTF16) and not data.startswith(WIDER)
     if not wide and b"\0" in data[:2]:  # every second byte of Latin letters in UTF-16
@@ -55,7 +55,7 @@ def refuse_encoding(path: Path, data: bytes, place: int) -> NoReturn:
 
 
 def unpacked(path: Path) -> bytes:
-    """The file's bytes, decompressed where they are compressed, whatever its name says."""
+    """Return the file's bytes, decompressed where they are compressed, whatever the file's name says."""
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if data.startswith(GZIP) else data

@@ -1,9 +1,9 @@
-"""CSV and TSV -> rows, as spreadsheets and programs write them.
+"""Read rows of CSV and TSV files as spreadsheets and programs write them.
 
-A comma separates the cells of a csv and a tab those of a tsv, unless the header says otherwise: where it has none of
-them, but semicolons, say, those separate. Cells are in quotes where they need it, but not in a tsv: in GLUE's own tsv
-files a quote is a letter. A tsv whose header is in quotes, or which is in UTF-16, as spreadsheets save it, has quotes.
-Every cell is the text that it is: "null" and "NA" are words.
+A comma separates the cells of a csv and a tab those of a tsv. Where the header has none of them, but has semicolons,
+for example, semicolons separate the cells. Cells of a csv are quoted where they need it. Cells of a tsv are not: in
+GLUE's own tsv files a quote is a letter. The exception is a tsv whose header is quoted, or which is in UTF-16, as
+spreadsheets save it. Every cell is the text that it is: "null" and "NA" are words.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from reflora_cli.data.refusal import check_once, refuse
 
 SEPARATORS = (",", "\t", ";", "|")
 LONGEST_CELL = 2**31 - 1
-"""Letters; Python's own limit is 128 KiB, which documents exceed."""
+"""The most letters of a cell; Python's own limit is 128 KiB, which documents exceed."""
 HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-"""A first line by which spreadsheets tell each other the separator."""
+"""The first line by which spreadsheets tell each other the separator."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """separator: between cells. quoted: cells may be in quotes. spaced: a blank follows the separator."""
+    """How cells are written. separator: stands between cells. quoted: cells may be in quotes. spaced: a blank follows
+    the separator.
+    """
 
     separator: str
     quoted: bool
@@ -35,7 +37,9 @@ class Dialect:
 
 
 def delimited_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows by column. Names of columns are those of `wanted` whatever their case and the blanks around them."""
+    """Return the rows by column. A column whose name differs from one of `wanted` only in case or blanks gets that
+    name.
+    """
     records = numbered(path)
     _, header = next(records, (0, []))
     names = named(header, wanted)
@@ -48,14 +52,14 @@ def delimited_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]
 
 
 def named(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """The header's names, those that only differ from a wanted one in case made equal to it."""
+    """Return the header's names; one that differs from a wanted name only in case becomes the wanted name."""
     names = [name.strip() for name in header]
     absent = {name.casefold(): name for name in wanted if name not in names}
     return [absent.get(name.casefold(), name) for name in names]
 
 
 def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The header as 0 and the rows from 1, without the blank ones."""
+    """Yield the header with number 0 and the rows from 1 on, without blank rows."""
     text, wide = decoded(path)
     hint = HINT.match(text)
     text = text[hint.end() :] if hint else text
@@ -84,7 +88,7 @@ def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def dialect_of(header: str, hint: str, *, tabs: bool, always_quoted: bool) -> Dialect:
-    """How a file is written, by its first line. hint: the separator that the file names itself."""
+    """Find out from its first line how a file is written. hint: the separator that the file itself names."""
     own = "\t" if tabs else ","
     separator = hint or next((mark for mark in (own, *SEPARATORS) if mark in header), own)
     cells = [cell.strip() for cell in header.split(separator)]

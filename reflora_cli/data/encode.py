@@ -1,4 +1,4 @@
-"""Examples -> token ids."""
+"""Turn Examples into token ids."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_
 
 
 def refuse_short(tokenizer: PreTrainedTokenizerBase, texts: int, max_length: int) -> None:
-    """Raises InputError for a `max_length` that cuts texts off altogether, or leaves single tokens: attention over one
-    token is constant, and nothing in it could be trained.
+    """Raises InputError for a `max_length` that leaves no token of a text, or only one.
+
+    Attention over one token is constant, so nothing in it could be trained.
     """
     special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
     least = max(2, special + texts)
@@ -50,7 +51,7 @@ def refuse_short(tokenizer: PreTrainedTokenizerBase, texts: int, max_length: int
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int) -> Columns:
-    """`ids`, their `lengths` and, where the model has them, `types`."""
+    """Return `ids`, their `lengths` and, where the model has them, token `types`."""
     parts: list[Columns] = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]

@@ -1,4 +1,4 @@
-"""PromptExamples -> token ids, with the place where the answer begins.
+"""Turn PromptExamples into token ids, and find the place where the answer begins.
 
 Prompt and answer are tokenized together, as one text: a token may reach across the border, and what is trained on must
 be what the model reads when it is asked. The answer begins with the first token that the prompt alone does not have.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_DROPPED = 0.05
-"""Share of rows without any answer left beyond which `max_length` is taken for a mistake."""
+"""The largest accepted share of rows without any answer left; beyond it `max_length` is taken for a mistake."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Rows ready for training, and how many of all were dropped because their whole answer was cut off."""
+    """Rows ready for training, and the number of rows that were dropped because their whole answer was cut off."""
 
     rows: list[PromptRow]
     dropped: int
@@ -66,7 +66,9 @@ def encode_prompts(
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> Columns:
-    """`ids`, their `lengths` and the `borders` where answers begin, of the rows that have some of their answer left."""
+    """Return `ids`, their `lengths` and the `borders` where answers begin, of the rows that keep a part of their
+    answer.
+    """
     parts: list[Columns] = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
@@ -95,19 +97,19 @@ def refuse_cut_answers(dropped: int, rows: int, max_length: int) -> None:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of whole texts, with the special tokens that the tokenizer puts around a text."""
+    """Return the token ids of whole texts, with the special tokens that the tokenizer puts around a text."""
     ids: list[list[int]] = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
     return ids
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Return the number of tokens with which both sequences begin."""
     pairs = zip(first, second, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def ended(ids: list[int], end: int) -> list[int]:
-    """The ids with the end token, which some tokenizers already put there."""
+    """Return the ids with the end token, which some tokenizers have put there already."""
     return ids if ids[-1:] == [end] else [*ids, end]
 
 
@@ -118,10 +120,10 @@ def collate_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1
 
 
 def supervision(sequences: Sequence[Sequence[PromptRow]], length: int) -> dict[str, Tensor]:
-    """What is to be learned of sequences of one or several rows each, padded to `length`.
+    """Say what is to be learned of sequences, each of one or several rows, that are padded to `length`.
 
-    supervised: places [k], in the flattened batch, of the tokens whose next one is to be predicted; targets: those
-    next ones [k]. Known here, places need not be looked for on a device, which the host would have to wait for.
+    supervised: the places [k], in the flattened batch, of the tokens whose next token is to be predicted. targets: the
+    next tokens [k]. They are computed here, since to look for them on a device would make the host wait.
     """
     places, targets = [], []
     for index, rows in enumerate(sequences):

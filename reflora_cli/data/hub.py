@@ -1,4 +1,4 @@
-"""A split of a data set on the Hugging Face hub -> its columns, through `datasets` and its cache."""
+"""Read the columns of a split of a data set on the Hugging Face hub, through `datasets` and its cache."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from reflora_cli.tasks.base import DataTask, HubSource, Row
 
 
 def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -> Table:
-    """The task's columns of the first `limit` rows of a split, downloaded or from the cache.
+    """Return the task's columns of the first `limit` rows of a split, downloaded or from the cache.
 
-    Raises InputError when they cannot be had, and for a row that cannot be converted to the task's columns.
+    Raises InputError when they are not available, and for a row that cannot be converted to the task's columns.
     """
     where = " ".join(filter(None, (source.repository, source.config)))
     own_split = source.splits.get(split, split)
@@ -49,7 +49,7 @@ def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -
 
 
 def converted(table: Table, source: HubSource, convert: Callable[[Row], Row], task: DataTask) -> Table:
-    """The table with the task's columns, made of the data set's own."""
+    """Convert a table with the data set's own columns to one with the task's columns."""
     check_columns(table, source.columns, task.name)
     rows: list[dict[str, Any]] = []
     for number, row in enumerate(rows_of(table), start=1):
@@ -67,7 +67,9 @@ def unknown_split(split: str, where: str, known: tuple[str, ...]) -> InputError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """`datasets` and the hub's client without the log of their retries: one error says it all. Bars on a terminal."""
+    """Keep `datasets` and the hub's client from logging their retries: one error says it all. Bars are shown on a
+    terminal.
+    """
     import datasets
 
     bars = datasets.are_progress_bars_disabled()

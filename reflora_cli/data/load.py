@@ -1,4 +1,4 @@
-"""Where a split is: on the hub, in the package, or in a file; from there to checked Examples."""
+"""Find a split on the hub, in the package or in a file, and return its checked Examples."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from reflora_cli.tasks.base import (
 )
 
 OWN = ("hub", "builtin")
-"""What `task.data` says for the task's own source; a folder of that name is reached as `./hub`."""
+"""The values of `task.data` that mean the task's own source; a folder of such a name is reached as `./hub`."""
 TASKS_FOLDER, JOINT_FOLDER = "dataset", "ft-training_set"
-"""Where LLM-Adapters' repository has the rows of each task, and those of all tasks together."""
+"""The folders of LLM-Adapters' repository with the rows of each task, and with those of all tasks together."""
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> list[Example]:
-    """The first `limit` rows of a split (all for None). data: as in a recipe: hub, builtin, a folder or a file.
+    """Return the first `limit` rows of a split, all of them for None. data: the recipe's `task.data`: hub, builtin, a
+    folder or a file.
 
-    A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as LLM-Adapters', `dataset/TASK/SPLIT.EXT` (TASK without its
-    family); a file is whatever split is asked for.
+    A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as that of LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its
+    family). A file is taken for whatever split is asked for.
     """
     return examples_of(load_table(task, data, split, limit), task)
 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
-    """The same for a language model's task."""
+    """Return the first `limit` rows of a split of a language model's task; `data` is explained at `load_split`."""
     return prompt_examples(load_table(task, data, split, limit), task)
 
 
 def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:
-    """Training rows: of one task, or of all parts of a mixture one after the other, at most `limit` of each.
+    """Return training rows of one task, or of all parts of a mixture one after the other, at most `limit` of each.
 
-    Where a mixture may have a file of its own with the rows of all parts, and there is one, it is read instead.
+    If a mixture may have one file with the rows of all its parts, and the file exists, it is read instead.
     """
     if isinstance(task, Mixture):
         path = expanded(data)
@@ -60,7 +61,7 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
 
 
 def joint_file(task: Mixture, path: Path) -> Path | None:
-    """The file with the training rows of all parts of a mixture that may have one, if it is there."""
+    """Return the file with the training rows of all parts of a mixture, if there is one."""
     if is_file(path):
         return path
     files = [file for folder in (path, path / JOINT_FOLDER) for file in data_files(folder)]
@@ -68,14 +69,14 @@ def joint_file(task: Mixture, path: Path) -> Path | None:
 
 
 def refuse_undivided(task: LanguageTask, data: str) -> None:
-    """Raises InputError where one file would be every part's own."""
+    """Raises InputError where one file would be taken for each part's own file."""
     if isinstance(task, Mixture) and data not in OWN and is_file(expanded(data)):
         what = f"one file cannot be divided among the tasks of {task.name}"
         raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 
 
 def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Table:
-    """The task's columns of a split."""
+    """Return the task's columns of a split."""
     if data not in OWN:
         return read_file(find_file(expanded(data), task, split), task.columns, limit)
     if isinstance(task.source, BuiltinSource):
@@ -90,7 +91,7 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
 
 
 def find_file(path: Path, task: DataTask, split: str) -> Path:
-    """The one file with the split; InputError when there is none or more than one."""
+    """Return the one file with the split. Raises InputError when there is none or more than one."""
     if is_file(path):
         if not format_of(path):
             remedy = "save the sheet as CSV" if path.suffix.lower() in SHEETS else ""

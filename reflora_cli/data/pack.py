@@ -1,7 +1,7 @@
-"""Several rows in one sequence, so that a batch of unequal rows has hardly any padding.
+"""Put several rows into one sequence, so that a batch of unequal rows has hardly any padding.
 
-Rows do not see each other: every row's positions begin at 0, and from that transformers masks attention across rows.
-The rows of a batch stay together, so that packing changes how much is computed, not what.
+Rows do not see each other: every row's positions begin at 0, and transformers derives the mask between rows from that.
+The rows of a batch stay together, so packing changes how much is computed, not the result.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from reflora_cli.data.pad import pad_right
 
 
 def pack_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -> dict[str, Tensor]:
-    """input_ids, position_ids [n, length], and `supervision`.
+    """Return input_ids and position_ids [n, length], and what `supervision` returns.
 
-    No sequence is longer than the longest row, but for `multiple`, of which the length shall be one.
+    No sequence is longer than the longest row, rounded up to a multiple of `multiple`.
     """
     packed = [[rows[index] for index in sequence] for sequence in first_fit([len(row.input_ids) for row in rows])]
     tokens = [np.concatenate([row.input_ids for row in own]) for own in packed]
@@ -29,7 +29,9 @@ def pack_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1) -
 
 
 def first_fit(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices by sequence: the longest first, each into the first sequence that has room for it."""
+    """Assign rows to sequences, the longest row first, each to the first sequence that has room; returns indices by
+    sequence.
+    """
     capacity = max(lengths)
     sequences: list[list[int]] = []
     room: list[int] = []

@@ -1,6 +1,6 @@
-"""Rows of unequal length as one tensor, with a mask.
+"""Turn rows of unequal length into one tensor and a mask.
 
-Padding is masked by length, never by token id: the pad token may also be an ordinary token.
+Padding is masked by length, never by token id, since the pad token may also be an ordinary token.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ them are made in a tenth of the time."""
 
 
 class Padding(StrEnum):
-    """Where rows of unequal length are filled up.
+    """Where rows of unequal length are padded.
 
-    NONE: nowhere, a batch holds rows of one length only. ALONE: a batch is one row.
+    NONE: nowhere; a batch holds rows of one length only. ALONE: nowhere; a batch is one row.
     """
 
     RIGHT = "right"
@@ -31,7 +31,7 @@ class Padding(StrEnum):
 
 
 def pad(rows: Sequence[TokenIds | list[int]], fill: int, padding: Padding, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, int64 [n, length]. With NONE and ALONE the rows must be of equal length."""
+    """Return ids and attention mask, int64 [n, length]. With NONE and ALONE the rows must be of equal length."""
     match padding:
         case Padding.RIGHT:
             return pad_right(rows, fill, multiple)
@@ -42,7 +42,7 @@ def pad(rows: Sequence[TokenIds | list[int]], fill: int, padding: Padding, multi
 
 
 def pad_right(rows: Sequence[TokenIds | list[int]], fill: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, int64 [n, length], so that all rows begin at the same place.
+    """Return ids and attention mask, int64 [n, length]; all rows begin at the first place.
 
     length is that of the longest row, rounded up to a multiple of `multiple`.
     """
@@ -56,6 +56,6 @@ def pad_right(rows: Sequence[TokenIds | list[int]], fill: int, multiple: int = 1
 
 
 def pad_left(rows: Sequence[TokenIds | list[int]], fill: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask as `pad_right` makes them, but so that all rows end at the same place."""
+    """Return ids and attention mask as `pad_right` does, except that all rows end at the last place."""
     ids, mask = pad_right([row[::-1] for row in rows], fill, multiple)
     return ids.flip(1), mask.flip(1)

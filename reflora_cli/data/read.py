@@ -1,8 +1,8 @@
-"""A data file -> its columns; InputError that names the row for whatever cannot be read.
+"""Read the columns of a data file; whatever cannot be read is an InputError that names the row.
 
-Files are read strictly by ourselves, one short reader for each format, and not through `datasets`: its JSON parser can
-crash the process on a broken line, it takes a column of dates for times, fills a csv row that is too short with empty
-texts, and tells no row when it fails. Blank lines are no rows; the first row is row 1.
+There is one short reader for each format, and `datasets` is not used: its JSON parser can crash the process on a broken
+line, it takes a column of dates for times, fills a csv row that is too short with empty texts, and names no row when it
+fails. Blank lines are no rows; the first row is row 1.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as columns. where: what to call their source; names: all columns found; columns: those asked for; first: the
-    first row whole.
+    """Rows by column.
+
+    where: how messages call their source. names: all columns that were found. columns: the cells of the columns that
+    were asked for. first: all cells of the first row.
     """
 
     where: str
@@ -36,7 +38,7 @@ class Table:
 
 
 def read_file(path: Path, wanted: tuple[str, ...], limit: int | None) -> Table:
-    """The wanted columns of the first `limit` rows (all for None); what comes after them is not looked at."""
+    """Return the wanted columns of the first `limit` rows, all of them for None; later rows are not read."""
     match format_of(path):
         case ".parquet":
             return parquet_table(path, wanted, limit)
@@ -48,14 +50,14 @@ def read_file(path: Path, wanted: tuple[str, ...], limit: int | None) -> Table:
 
 
 def table_of(rows: list[Row], where: str, wanted: tuple[str, ...]) -> Table:
-    """Rows as columns; a column that only some rows have is None in the others."""
+    """Return rows by column; a column that only some rows have is None in the others."""
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in wanted if name in names}
     return Table(where, len(rows), names, columns, rows[0] if rows else {})
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """A list of objects, or one object on each line, whichever the file holds (its suffix does not tell)."""
+    """Return a list of objects, or one object for each line, whichever the file holds: its suffix does not tell."""
     text = text_of(path)
     if text.lstrip().startswith("["):
         for index, row in enumerate(parsed(text, str(path)), start=1):

@@ -1,4 +1,4 @@
-"""How a file that cannot be read is refused."""
+"""Refuse a file that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Token ids on disk, so that rows are tokenized once and not at every start.
+"""Keep token ids on disk, so that rows are tokenized once and not at every start.
 
-A file's name is a digest of all that decides its content: the texts, the tokenizer, the settings, the libraries. What
-is damaged is made again, and a place that cannot be written is no error: nothing but time depends on it.
+A file's name is a digest of all that decides its content: the texts, the tokenizer, the settings, the libraries. A
+damaged file is made again, and a place that cannot be written is no error, since only time depends on it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from reflora_cli.errors import InputError
 Columns = dict[str, NDArray[Any]]
 """Encoded rows as flat arrays."""
 SETTINGS = ("truncation_side", "split_special_tokens", "model_input_names")
-"""Of a tokenizer, on which its output depends though its backend does not know them."""
+"""Settings of a tokenizer that change its output, though its backend does not know them."""
 WORTHWHILE = 2000
-"""Rows from which on a file is faster than a tokenizer."""
+"""The least number of rows for which a file is faster than a tokenizer."""
 LARGEST = 2**30
-"""Bytes of all files together; beyond, those that were used longest ago are removed."""
+"""The most bytes of all files together; when there are more, those that were used longest ago are removed."""
 
 
 def remembered(
     tokenizer: Any, settings: Sequence[object], examples: Sequence[object], encode: Callable[[], Columns]
 ) -> Columns:
-    """What `encode` gives, from disk where it is there. settings and examples: all else that decides it."""
+    """Return what `encode` returns, from disk if it is there. settings and examples: everything else that decides the
+    result.
+    """
     state = tokenizer_state(tokenizer) if len(examples) >= WORTHWHILE else None
     if state is None:
         return encode()
@@ -52,14 +54,14 @@ def remembered(
 
 
 def cache_directory() -> Path:
-    """REFLORA_CACHE, or `reflora` in the user's cache directory."""
+    """Return REFLORA_CACHE, or `reflora` in the user's cache directory."""
     if own := os.environ.get("REFLORA_CACHE"):
         return Path(own) / "tokens"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflora" / "tokens"
 
 
 def tokenizer_state(tokenizer: Any) -> str | None:
-    """All that a tokenizer's output depends on; None for one that does not tell, being written in Python."""
+    """Return all that a tokenizer's output depends on; None for a tokenizer written in Python, which does not tell."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -73,7 +75,7 @@ def tokenizer_state(tokenizer: Any) -> str | None:
 
 
 def digest(settings: Sequence[str], examples: Sequence[object]) -> str:
-    """sha256 over settings and rows, whose records print all that they hold."""
+    """Return the sha256 of settings and rows; the repr of a row holds all of its fields."""
     found = hashlib.sha256()
     for text in settings:
         found.update(f"{text}\n".encode("utf-8", "surrogatepass"))
@@ -83,7 +85,7 @@ def digest(settings: Sequence[str], examples: Sequence[object]) -> str:
 
 
 def read(path: Path) -> Columns | None:
-    """The arrays of a file; None where there is none, or a damaged one."""
+    """Return the arrays in a file; None where there is no file or a damaged one."""
     try:
         with safe_open(path, framework="numpy") as file:
             columns = {name: file.get_tensor(name) for name in sorted(file.keys())}
@@ -109,7 +111,7 @@ def checksum(columns: Columns) -> str:
 
 
 def remove_oldest(directory: Path) -> None:
-    """Keep the cache within LARGEST bytes."""
+    """Remove the oldest files until the cache holds at most LARGEST bytes."""
     files = sorted(directory.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime)
     total = 0
     for file in files:
@@ -119,16 +121,16 @@ def remove_oldest(directory: Path) -> None:
 
 
 def as_array(rows: Sequence[list[int]]) -> TokenIds:
-    """All rows' ids, one after the other."""
+    """Return the ids of all rows, one row after the other."""
     return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows)))
 
 
 def rows_of(ids: TokenIds, lengths: NDArray[Any]) -> list[TokenIds]:
-    """The rows again: views of the one array."""
+    """Return the rows as views of the one array."""
     ends = np.cumsum(lengths).tolist()
     return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """The columns of several parts, at least one, one after the other."""
+    """Concatenate the columns of several parts; there must be at least one part."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

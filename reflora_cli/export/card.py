@@ -1,4 +1,4 @@
-"""The model card that goes with every export."""
+"""Write the model card that goes with every export."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SOURCES = {
     "reflora": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
     "reflora-s": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
 }
-"""The paper of each layer and update rule."""
+"""The papers of layers and update rules."""
 ACTS = {
     Update.REFLORA: "RefLoRA acts on the steps of training: the factors are used as LoRA's",
     Update.REFLORA_S: "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's",
 }
-"""What the update rules do, to those who only use the result."""
+"""What each update rule means for those who only use the result; an entry for every rule but the plain one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Subject:
 
 
 def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -> str:
-    """A README: base, method, data, scores, how to load it. kind: adapter or model; load: a fenced block's lines."""
+    """Return a README with base, method, data, scores and how to load it. kind: adapter or model. load: the lines of
+    a fenced block.
+    """
     recipe, task, source, method = subject.recipe, subject.task, subject.source, subject.recipe.method
     sources = [SOURCES[axis] for axis in (str(method.layer), str(method.update)) if axis in SOURCES]
     lines = [
@@ -74,7 +76,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
 
 
 def rule_lines(recipe: Recipe) -> list[str]:
-    """What the update rule did to this adapter; nothing for plain steps."""
+    """Say what the update rule did to this adapter; nothing for plain steps."""
     update, optimizer = recipe.method.update, recipe.train.optimizer
     if update is Update.PLAIN:
         return []
@@ -83,24 +85,24 @@ def rule_lines(recipe: Recipe) -> list[str]:
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
-    """A run as a card's subject."""
+    """Return a run as a card's subject."""
     source = find_source(recipe.model.name, recipe.model.revision)
     return Subject(recipe, find_task(recipe.task.name), source, read_results(run))
 
 
 def merged_card(recipe: Recipe, run: RunDirectory) -> str:
-    """The card of a run's merged model."""
+    """Return the card of a run's merged model."""
     subject = subject_of(recipe, run)
     return model_card(subject, "merged model", "transformers", transformers_lines(subject))
 
 
 def python(*lines: str) -> list[str]:
-    """A fenced block of Python."""
+    """Return a fenced block of Python."""
     return ["```python", *lines, "```"]
 
 
 def base_lines(task: Task, location: str) -> list[str]:
-    """Python that loads the base model."""
+    """Return Python that loads the base model."""
     if isinstance(task, SequenceTask):
         kind, arguments = "AutoModelForSequenceClassification", f", num_labels={max(1, len(task.label_names))}"
     else:
@@ -109,7 +111,7 @@ def base_lines(task: Task, location: str) -> list[str]:
 
 
 def peft_lines(subject: Subject) -> list[str]:
-    """How PEFT puts the adapter on its base."""
+    """Return Python that puts the adapter on its base with PEFT."""
     lines = base_lines(subject.task, subject.source.location)
     return python(
         "from peft import PeftModel", *lines, 'model = PeftModel.from_pretrained(base, "path/to/this/directory")'
@@ -117,7 +119,7 @@ def peft_lines(subject: Subject) -> list[str]:
 
 
 def vllm_line(config: PeftConfig) -> str:
-    """Whether vLLM can serve the adapter beside its base: it takes plain LoRA, and nothing saved whole."""
+    """Say whether vLLM can serve the adapter beside its base: it takes plain LoRA, and no modules saved whole."""
     whole = ", ".join(config.modules_to_save or ())
     reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
     if reason:
@@ -126,7 +128,7 @@ def vllm_line(config: PeftConfig) -> str:
 
 
 def transformers_lines(subject: Subject) -> list[str]:
-    """How transformers loads the merged model."""
+    """Return Python that loads the merged model with transformers."""
     auto = "SequenceClassification" if isinstance(subject.task, SequenceTask) else "CausalLM"
     return python(
         f"from transformers import AutoModelFor{auto}, AutoTokenizer",
@@ -137,7 +139,7 @@ def transformers_lines(subject: Subject) -> list[str]:
 
 
 def score_lines(results: dict[str, Any] | None) -> list[str]:
-    """A table of the selected adapter's scores."""
+    """Return a table of the selected adapter's scores."""
     if not results or not results.get("scores"):
         return []
     rows = [

@@ -1,4 +1,4 @@
-"""A merged model as one GGUF file, for llama.cpp and what is built on it.
+"""Write a merged model as one GGUF file, for llama.cpp and what is built on it.
 
 The format is that of ggml (version 3), written through the `gguf` package a tensor at a time. Matrices have the type
 asked for, vectors stay float32, as llama.cpp expects them; a matrix whose rows are no multiple of 32 cannot be q8_0 and
@@ -33,7 +33,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What was written. kind: of its matrices."""
+    """What was written. kind: the type of the matrices."""
 
     path: Path
     kind: GgufKind
@@ -52,7 +52,7 @@ def require_gguf() -> None:
 
 @dataclass(frozen=True)
 class GgufRequest:
-    """What to write. directory: of the merged model; output: the file; name: shown by llama.cpp.
+    """What to write. directory: the merged model. output: the file. name: the name that llama.cpp shows.
 
     The file must not be seen before it is verified: write it into a directory that is not yet in place.
     """
@@ -89,7 +89,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
 def write_tensors(
     writer: Any, places: dict[str, TensorPlace], layout: Layout, kind: GgufKind, divisors: NDArray[np.float32] | None
 ) -> None:
-    """Announce all tensors, then write them one at a time. divisors: of rotary frequencies, if there are any."""
+    """Announce all tensors, then write them one at a time. divisors: those of rotary frequencies, if there are any."""
     import gguf
 
     if divisors is not None:
@@ -113,7 +113,7 @@ def write_tensors(
 
 
 def weights(directory: Path, config: Any) -> dict[str, TensorPlace]:
-    """The model's tensors, without a head that is the embedding, as transformers ties the two."""
+    """Yield the model's tensors, without a head that is the embedding, as transformers ties the two."""
     places = tensor_places(directory)
     if config.tie_word_embeddings and HEAD in places and torch.equal(places[HEAD].read(), places[EMBEDDING].read()):
         del places[HEAD]
@@ -121,7 +121,7 @@ def weights(directory: Path, config: Any) -> dict[str, TensorPlace]:
 
 
 def type_of(shape: tuple[int, ...], kind: GgufKind) -> tuple[str, bool]:
-    """ggml's type of a tensor, and whether it is handed over as bytes."""
+    """Return ggml's type of a tensor, and whether it is handed over as bytes."""
     if len(shape) == 1 or kind == "f32":
         return "F32", False
     if kind == "bf16":
@@ -130,7 +130,7 @@ def type_of(shape: tuple[int, ...], kind: GgufKind) -> tuple[str, bool]:
 
 
 def stored_bytes(shape: tuple[int, ...], stored: str) -> int:
-    """Bytes of one row."""
+    """Return the bytes of one row."""
     return {"BF16": 2 * shape[-1], "Q8_0": shape[-1] // 32 * 34}.get(stored, 0)
 
 
@@ -144,7 +144,7 @@ def refuse_overflow(key: str, tensor: Tensor, stored: str) -> None:
 
 
 def encoded(tensor: Tensor, kind: GgufKind) -> NDArray[Any]:
-    """A float32 tensor in the type that `type_of` says."""
+    """Return a float32 tensor in the type that `type_of` says."""
     import gguf
 
     stored, _ = type_of(tuple(tensor.shape), kind)

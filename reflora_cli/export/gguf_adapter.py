@@ -1,8 +1,9 @@
-"""A LoRA in llama.cpp's adapter format.
+"""Write a LoRA in llama.cpp's adapter format.
 
 At run time llama.cpp scales B A by alpha / rank, with one alpha for the whole adapter and every tensor's own rank. So B
-of each module is multiplied by s rank / alpha, which puts rank-stabilized scaling and ranks and alphas that differ from
-module to module right. What has no place in the format is refused: DoRA's magnitudes, modules trained whole.
+of each module is multiplied by s rank / alpha, which gives the right result for rank-stabilized scaling and for ranks
+and alphas that differ from module to module. DoRA's magnitudes and modules trained whole have no place in the format
+and are refused.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def refuse_unrepresentable(files: AdapterFiles) -> None:
 
 
 def write_gguf_adapter(files: AdapterFiles, base: Any, output: Path) -> int:
-    """Write the adapter of a transformers model; the number of adapted modules.
+    """Write the adapter of a transformers model; returns the number of adapted modules.
 
-    Raises InputError for what cannot be represented, VerificationError when what is read back is not s B A.
+    Raises InputError for what cannot be represented, VerificationError when the file, as read back, does not give s B
+    A.
     """
     import gguf
 
@@ -64,7 +66,7 @@ def write_gguf_adapter(files: AdapterFiles, base: Any, output: Path) -> int:
 
 
 def adapted_modules(files: AdapterFiles, base: Any, layout: Layout) -> list[str]:
-    """The adapted modules, in order. Raises InputError for one that llama.cpp does not adapt.
+    """Return the adapted modules, in order. Raises InputError for one that llama.cpp does not adapt.
 
     llama.cpp takes a pair of factors for a matrix that the base's own GGUF file has, and no other tensors. A head that
     is the embedding is not in the file, and the embedding's factors would be read transposed.
@@ -85,12 +87,12 @@ def adapted_modules(files: AdapterFiles, base: Any, layout: Layout) -> list[str]
 
 
 def relative_scale(files: AdapterFiles, module: str, rank: int) -> float:
-    """s rank / alpha: what B must carry so that alpha / rank makes it s."""
+    """Return s rank / alpha, by which B is multiplied so that alpha / rank makes it s."""
     return scale_of(files, module, rank) * rank / files.config.lora_alpha
 
 
 def scale_of(files: AdapterFiles, module: str, rank: int) -> float:
-    """s of one module."""
+    """Return s of one module."""
     config = files.config
     alpha = pattern_value(config.alpha_pattern, module, config.lora_alpha)
     return scaling_factor(Scaling.RSLORA if config.use_rslora else Scaling.STANDARD, alpha, rank)

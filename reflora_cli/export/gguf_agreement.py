@@ -1,4 +1,4 @@
-"""Texts on which llama.cpp's token ids must be those of the model's own tokenizer."""
+"""List texts on which llama.cpp's token ids must be those of the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = (
 
 
 def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
-    """Raises InputError where llama.cpp would cut a text otherwise than the model's tokenizer, beyond the notes."""
+    """Raises InputError if llama.cpp would tokenize a text differently, in a way that the notes do not tell."""
     size = len(converted.tokenizer.tokens)
     added = [token for token, index in tokenizer.get_added_vocab().items() if index < size]
     for text in (*TEXTS, *(f"a {token}" for token in added)):
@@ -44,7 +44,7 @@ def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
 
 
 def disagreement(text: str, tokenizer: Any, expected: list[int], found: list[int]) -> InputError:
-    """Shows the first tokens that differ."""
+    """Return the refusal, which shows the first tokens that differ."""
     place = next(
         (at for at, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
     )

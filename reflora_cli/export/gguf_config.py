@@ -1,8 +1,8 @@
-"""What of a model's config llama.cpp computes, and what it computes otherwise.
+"""Tell which fields of a model's config llama.cpp follows, and refuse a model that it would compute differently.
 
-llama.cpp's graph of an architecture is fixed: SiLU, attention over all that went before, rotary positions over whole
-heads (src/models/llama.cpp, qwen2.cpp). A config is exported only if each of its fields is either written to the file,
-or is known to change nothing, or has the one value that the graph stands for.
+llama.cpp's graph of an architecture is fixed: SiLU, attention over all earlier tokens, rotary positions over whole
+heads (src/models/llama.cpp, qwen2.cpp). A config is exported only if each of its fields is written to the file, or is
+known to have no effect, or has the one value that the graph assumes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ CHECKED = {
     "hidden_act", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "attention_bias",
     "mlp_bias",
 }  # fmt: skip
-"""Fields with a rule of their own below; biases are tensors, and written where there are any."""
+"""Fields with a rule of their own below. Biases are tensors, written if there are any."""
 IDLE = {
     "initializer_range", "use_cache", "pretraining_tp", "attention_dropout", "bos_token_id", "eos_token_id",
     "pad_token_id", "transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "id2label",
     "label2id", "problem_type", "chunk_size_feed_forward",
 }  # fmt: skip
-"""Fields that change nothing of what these classes compute of token ids."""
+"""Fields without an effect on what these classes compute from token ids."""
 REMEDY = "merge it instead, which keeps the config: reflora export RUN --format safetensors"
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions. kind: `default`, `linear`, `llama3` or `yarn`; original: positions of the pretraining.
+    """Rotary positions. kind: `default`, `linear`, `llama3` or `yarn`. original: the number of positions in
+    pretraining.
 
     low, high: the numbers of rotations between which `llama3` interpolates.
     """
@@ -51,7 +52,7 @@ class Rope:
     high: float = 4.0
 
     def divisors(self) -> NDArray[np.float32] | None:
-        """What llama.cpp divides Llama 3's frequencies by, [head / 2]; None for other kinds.
+        """Return the divisors of Llama 3's frequencies in llama.cpp, [head / 2]; None for other kinds.
 
         Long wavelengths are divided by `factor`, short ones are left, those between are interpolated.
         """
@@ -65,19 +66,19 @@ class Rope:
 
 
 def head_width(config: Any) -> int:
-    """The width of an attention head."""
+    """Return the width of an attention head."""
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return width
 
 
 def unlike(what: str, where: str, found: object, expected: str, remedy: str = REMEDY) -> InputError:
-    """The refusal of a config that llama.cpp would compute otherwise."""
+    """Return the refusal of a config that llama.cpp would compute differently."""
     what = f"llama.cpp computes this architecture otherwise: {what}"
     return InputError(Problem(what, f"the model's config.json, {where}", str(found), expected, remedy))
 
 
 def refuse_other_graphs(config: Any, architecture: str) -> None:
-    """Raises InputError for a config that llama.cpp's graph of the architecture does not stand for."""
+    """Raises InputError for a config that llama.cpp's graph of the architecture does not follow."""
     refuse_unknown(config)
     if config.hidden_act not in ("silu", "swish"):
         raise unlike("its activation is always SiLU", "hidden_act", config.hidden_act, "silu")
@@ -121,7 +122,7 @@ def refuse_windows(config: Any) -> None:
 
 
 def rope_of(config: Any) -> Rope:
-    """The rotary positions of a config. Raises InputError for what llama.cpp computes otherwise."""
+    """Return the rotary positions of a config. Raises InputError for those that llama.cpp computes differently."""
     settings = getattr(config, "rope_parameters", None) or {}
     kind, head, theta = settings.get("rope_type", "default"), head_width(config), settings.get("rope_theta", 10000.0)
     if any(isinstance(value, dict) for value in settings.values()):
@@ -158,7 +159,7 @@ def refuse_other_yarn(settings: dict[str, Any], factor: float) -> None:
 
 
 def write_shape(writer: Any, config: Any) -> None:
-    """The numbers that make the model, under llama.cpp's keys."""
+    """Write the numbers that define the model, under llama.cpp's keys."""
     import gguf
 
     rope = rope_of(config)

@@ -1,4 +1,4 @@
-"""What llama.cpp computes of a GGUF file, rebuilt from the file alone: its graphs of Llama and Qwen2 in float32.
+"""Compute what llama.cpp computes with a GGUF file, from the file alone: its graphs of Llama and Qwen2 in float32.
 
 The file's metadata and tensors are read under llama.cpp's names, one layer at a time, and nothing of transformers is
 used: what the file does not say, llama.cpp does not know (src/models/llama.cpp, src/models/qwen2.cpp; the rotation is
@@ -35,12 +35,12 @@ class GgufModel:
         self.architecture: str = self.fields["general.architecture"].contents()
 
     def number(self, name: str, missing: Any = None) -> Any:
-        """A number of the architecture's."""
+        """Return one of the architecture's numbers."""
         key = f"{self.architecture}.{name}"
         return self.fields[key].contents() if key in self.fields else missing
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor in float32, in rows."""
+        """Return a tensor in float32, in rows."""
         import gguf
 
         self.read.add(name)
@@ -49,18 +49,18 @@ class GgufModel:
         return torch.from_numpy(np.array(gguf.quants.dequantize(stored.data, stored.tensor_type)).reshape(shape))
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        """W x, with a bias where there is one. x: [length, in]."""
+        """Return W x, with a bias if there is one. x: [length, in]."""
         y = x @ self.tensor(f"{name}.weight").T
         return y + self.tensor(f"{name}.bias") if f"{name}.bias" in self.tensors else y
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        """Root mean square norm. x: [length, width]."""
+        """Return the root mean square norm of x [length, width]."""
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.number("attention.layer_norm_rms_epsilon"))
         return x * scale * self.tensor(f"{name}.weight")
 
     @torch.no_grad()
     def logits(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Logits [length, vocabulary] of token ids at positions, both [length].
+        """Return logits [length, vocabulary] of token ids at positions, both [length].
 
         Raises VerificationError for a tensor that llama.cpp does not read.
         """
@@ -80,7 +80,7 @@ class GgufModel:
         return logits
 
     def attention(self, x: Tensor, block: str, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Causal attention over everything before. x: [length, width]."""
+        """Return causal attention over all earlier tokens. x: [length, width]."""
         heads, key_heads = self.number("attention.head_count"), self.number("attention.head_count_kv")
 
         def split(name: str, count: int) -> Tensor:
@@ -95,14 +95,14 @@ class GgufModel:
         return self.linear(mixed.transpose(0, 1).flatten(1), f"{block}.attn_output")
 
     def rotated(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Queries or keys [heads, length, width], rotated: llama's in neighbouring pairs, qwen2's by halves."""
+        """Return queries or keys [heads, length, width], rotated: llama's in neighbouring pairs, qwen2's by halves."""
         paired = self.architecture == "llama"
         a, b = (x[..., ::2], x[..., 1::2]) if paired else x.chunk(2, dim=-1)
         parts = a * cosine - b * sine, a * sine + b * cosine
         return torch.stack(parts, dim=-1).flatten(-2) if paired else torch.cat(parts, dim=-1)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [length, pairs] of rotary positions [length]."""
+        """Return cosines and sines [length, pairs] of rotary positions [length]."""
         width, base = self.number("rope.dimension_count"), self.number("rope.freq_base")
         frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
         if "rope_freqs.weight" in self.tensors:
@@ -119,7 +119,7 @@ class GgufModel:
         return (angles.cos() * size).float(), (angles.sin() * size).float()
 
     def kept(self, width: int, base: float) -> Tensor:
-        """The share, from 0 to 1, that YaRN leaves of each frequency [pairs]."""
+        """Return the share, from 0 to 1, that YaRN leaves of each frequency [pairs]."""
         original = self.number("rope.scaling.original_context_length")
         dims = (
             width * math.log(original / (beta * 2 * math.pi)) / (2 * math.log(base)) for beta in (BETA_FAST, BETA_SLOW)

@@ -38,9 +38,10 @@ UNCOMPARED = (
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written. largest_difference: of the logits that llama.cpp computes of the file from the merged model's.
+    """What was written. largest_difference: between the logits that llama.cpp computes from the file and the merged
+    model's.
 
-    tokenizer: llama.cpp's kind, and how it cuts words; notes: what llama.cpp does otherwise than transformers.
+    tokenizer: llama.cpp's kind, and how it cuts words. notes: what llama.cpp does differently from transformers.
     """
 
     output: str
@@ -108,7 +109,7 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
 
 
 def language_task(recipe: Recipe) -> LanguageTask:
-    """The recipe's task. Raises InputError for a classifier."""
+    """Return the recipe's task. Raises InputError for a classifier."""
     task = find_task(recipe.task.name)
     if isinstance(task, SequenceTask):
         remedy = "export a classifier with --format onnx or safetensors"
@@ -117,7 +118,9 @@ def language_task(recipe: Recipe) -> LanguageTask:
 
 
 def convertible(recipe: Recipe) -> Converted:
-    """The base's tokenizer for llama.cpp. Raises InputError for a base that cannot be converted, before any work."""
+    """Return the base's tokenizer for llama.cpp. Raises InputError, before any work, for a base that cannot be
+    converted.
+    """
     config = computable(recipe)
     tokenizer = load_tokenizer(find_source(recipe.model.name, recipe.model.revision))
     converted = convert_tokenizer(tokenizer, config.vocab_size)
@@ -126,7 +129,7 @@ def convertible(recipe: Recipe) -> Converted:
 
 
 def computable(recipe: Recipe) -> Any:
-    """The base's config. Raises InputError for one that llama.cpp would compute otherwise."""
+    """Return the base's config. Raises InputError for one that llama.cpp would compute differently."""
     from transformers import AutoConfig
 
     source = find_source(recipe.model.name, recipe.model.revision)
@@ -136,9 +139,9 @@ def computable(recipe: Recipe) -> Any:
 
 
 def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
-    """What a prompt must begin with, and notes, for an adapter, whose base brings its own tokenizer.
+    """Return what a prompt must begin with, and notes, for an adapter, whose base has a tokenizer of its own.
 
-    Raises InputError for a base that llama.cpp would compute otherwise.
+    Raises InputError for a base that llama.cpp would compute differently.
     """
     computable(recipe)
     try:
@@ -149,7 +152,7 @@ def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
 
 
 def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
-    """How the card says that a model is run and asked."""
+    """Return the card's lines on how a model is run and asked."""
     return [
         "```sh",
         "ollama create my-model -f Modelfile",
@@ -166,7 +169,7 @@ def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
 
 
 def adapter_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
-    """How the card says that an adapter is put on its base and asked."""
+    """Return the card's lines on how an adapter is put on its base and asked."""
     return [
         "```sh",
         "python convert_hf_to_gguf.py path/to/base --outfile base.gguf  # of llama.cpp",
@@ -183,7 +186,7 @@ def adapter_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
 
 
 def note_lines(notes: Sequence[str]) -> list[str]:
-    """What llama.cpp does otherwise, as a list."""
+    """Return what llama.cpp does differently, as a list."""
     if not notes:
         return []
     return ["", "What llama.cpp does otherwise than transformers:", "", *(f"- {note}." for note in notes)]

@@ -1,4 +1,4 @@
-"""How llama.cpp names and arranges a model's tensors."""
+"""Name and arrange a model's tensors as llama.cpp does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qw
 
 @dataclass(frozen=True)
 class Layout:
-    """One model's arrangement. architecture: llama.cpp's name; heads: of queries, and of keys and values."""
+    """One model's arrangement. architecture: llama.cpp's name. heads: the numbers of heads of queries, and of keys
+    and values.
+    """
 
     architecture: str
     blocks: int
@@ -25,7 +27,7 @@ class Layout:
     key_heads: int
 
     def name(self, tensor: str) -> str:
-        """`model.layers.0.self_attn.q_proj.weight` -> `blk.0.attn_q.weight`."""
+        """Return llama.cpp's name of a tensor: `blk.0.attn_q.weight` for `model.layers.0.self_attn.q_proj.weight`."""
         found = self.names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise InputError(Problem("llama.cpp has no place for a tensor of the model", found=tensor))
@@ -40,16 +42,16 @@ class Layout:
         return gguf.get_tensor_name_map(kind, self.blocks)
 
     def heads_of(self, tensor: str) -> int | None:
-        """The heads whose rows are permuted; None for a tensor that stays as it is.
+        """Return the number of heads whose rows are permuted; None for a tensor that stays as it is.
 
-        llama.cpp's llama rotates neighbouring pairs of a head's rows, transformers the two halves of it.
+        llama.cpp's llama rotates neighbouring pairs of a head's rows, transformers rotates its two halves.
         """
         if self.architecture != "llama":
             return None
         return {"q_proj": self.heads, "k_proj": self.key_heads}.get(tensor.split(".")[-2] if "." in tensor else "")
 
     def arranged(self, tensor: str, value: Tensor) -> Tensor:
-        """The tensor as llama.cpp wants it. value: [rows, ...]."""
+        """Return the tensor as llama.cpp wants it. value: [rows, ...]."""
         heads = self.heads_of(tensor)
         if heads is None:
             return value
@@ -57,7 +59,7 @@ class Layout:
         return halves.swapaxes(1, 2).reshape(value.shape)
 
     def restored(self, tensor: str, value: Tensor) -> Tensor:
-        """The inverse of `arranged`: the tensor as transformers has it."""
+        """Return the tensor as transformers has it, the inverse of `arranged`."""
         heads = self.heads_of(tensor)
         if heads is None:
             return value
@@ -66,7 +68,9 @@ class Layout:
 
 
 def layout_of(config: Any, class_name: str) -> Layout:
-    """Raises InputError for an architecture that is not among those converted here, or is configured otherwise."""
+    """Return the arrangement. Raises InputError for an architecture, or a setting of one, that is not converted
+    here.
+    """
     if class_name not in ARCHITECTURES:
         what = "this architecture is not converted to GGUF here"
         remedy = "merge, and use llama.cpp's own converter on the merged directory"

@@ -1,4 +1,4 @@
-"""SentencePiece's pieces: merges as the scores by which llama.cpp joins pieces."""
+"""Turn SentencePiece's merges into the scores by which llama.cpp joins pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ Merge = tuple[str, str]
 
 
 def scores(tokens: Sequence[str], merges: Sequence[Merge]) -> list[float]:
-    """A token's score is minus the rank of the first merge that makes it: llama.cpp joins the best scored first."""
+    """Return every token's score, minus the rank of the first merge that makes it: llama.cpp joins the best scored
+    first.
+    """
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault("".join(merge), rank)
@@ -16,9 +18,9 @@ def scores(tokens: Sequence[str], merges: Sequence[Merge]) -> list[float]:
 
 
 def is_joined_by_score(pieces: set[str], merges: Sequence[Merge]) -> bool:
-    """Whether joining by merges is joining by score.
+    """Whether joining by score gives the same pieces as joining by merges.
 
-    llama.cpp joins any two neighbours that are a piece together, the better piece first. So all ways of making a piece
+    llama.cpp joins any two neighbours that together are a piece, the better piece first. So all ways to make a piece
     must be merges, and their ranks must follow one another.
     """
     made = ["".join(merge) for merge in merges]

@@ -1,9 +1,9 @@
-"""How byte-level tokenizers cut a text into words, under llama.cpp's names.
+"""Describe how byte-level tokenizers cut a text into words, under llama.cpp's names.
 
 The tokenizers library cuts in steps, llama.cpp by a list of regular expressions that a name stands for
 (`tokenizer.ggml.pre`; src/llama-vocab.cpp). Both apply one expression after the other, each to the pieces that the one
-before it left, and what no expression matches is a piece too. A tokenizer is exported only if its steps are those that
-some name stands for.
+before it left; what no expression matches is a piece too. A tokenizer is exported only if its steps are those of one of
+the names.
 """
 
 from __future__ import annotations
@@ -42,23 +42,25 @@ DEEPSEEK_MARKS = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
 
 
 def cased(upper: str, lower: str, contraction: str, number: str) -> str:
-    """Words that end where capital letters follow small ones. upper, lower: expressions for one letter."""
+    """Return expressions for words that end where capital letters follow small ones. upper, lower: expressions for
+    one letter.
+    """
     words = f"{WORD}{upper}*{lower}+{contraction}|{WORD}{upper}+{lower}*{contraction}"
     return f"{words}|{number}" + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + ENDS
 
 
 UNICODE_CASES = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 ASCII_CASES = r"((?=[\p{L}])([^a-z]))", r"((?=[\p{L}])([^A-Z]))"
-"""llama.cpp's stand-in: letters beyond ASCII are capital and small at once, and marks are none."""
+"""llama.cpp's substitute for case: letters beyond ASCII are capital and small at once, and marks are neither."""
 
 
 @dataclass(frozen=True)
 class Splitter:
-    """One of llama.cpp's ways. name: its own; expressions: what it applies in turn.
+    """One of llama.cpp's ways to cut. name: its name there. expressions: those that it applies one after the other.
 
-    steps: what a tokenizer that is cut so applies in turn. Where llama.cpp's expressions are others, they agree on what
-    such tokenizers' merges can join, which is checked on texts; note: where they may not. ignores_merges: words of the
-    vocabulary are never cut.
+    steps: what a tokenizer that cuts so applies one after the other. Where llama.cpp's expressions differ from them,
+    both agree on all that such tokenizers' merges can join, which is checked on texts. note: where they may disagree.
+    ignores_merges: words of the vocabulary are never cut.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Splitter:
     note: str = ""
 
     def pieces(self, text: str) -> list[str]:
-        """The words of a text."""
+        """Return the words of a text."""
         pieces = [text]
         for expression in self.expressions:
             pieces = [part for piece in pieces for part in cut(regex.compile(expression), piece)]
@@ -76,7 +78,7 @@ class Splitter:
 
 
 def cut(expression: regex.Pattern[str], text: str) -> list[str]:
-    """Matches and what lies between them, in order."""
+    """Return matches and the text between them, in order."""
     places = [place for match in expression.finditer(text) for place in match.span()]
     return [text[begin:end] for begin, end in zip([0, *places], [*places, len(text)], strict=True) if end > begin]
 
@@ -122,11 +124,11 @@ TOTAL = {GPT2, LLAMA3, QWEN2, QWEN35, SEED, cased(*UNICODE_CASES, "", NUMBER), c
 
 
 class UnknownStepError(Exception):
-    """A step of a tokenizer that is not known here; the message is the step as JSON."""
+    """A step of a tokenizer is not known here; the message is the step as JSON."""
 
 
 def steps_of(step: dict[str, Any] | None) -> tuple[str, ...]:
-    """A pre-tokenizer's steps as expressions and `BYTES`. Raises UnknownStepError."""
+    """Return a pre-tokenizer's steps as expressions and `BYTES`. Raises UnknownStepError."""
     if not step:
         return ()
     kind = step.get("type")
@@ -153,7 +155,7 @@ def isolates(step: dict[str, Any]) -> bool:
 
 
 def find_splitter(steps: tuple[str, ...], *, ignores_merges: bool) -> Splitter | None:
-    """The splitter of a tokenizer with these steps; None where llama.cpp has none."""
+    """Return the splitter of a tokenizer with these steps; None if llama.cpp has none."""
     return next((one for one in SPLITTERS if (one.steps, one.ignores_merges) == (steps, ignores_merges)), None)
 
 

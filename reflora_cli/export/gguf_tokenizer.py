@@ -1,7 +1,7 @@
-"""A tokenizer as llama.cpp keeps it: SentencePiece-like with scores, or byte-level BPE with merges.
+"""Convert a tokenizer to one of llama.cpp's two kinds: SentencePiece-like with scores, or byte-level BPE with merges.
 
-Every step that decides ids is either one that llama.cpp has too, or refused. Where llama.cpp does something otherwise
-that texts can be kept clear of, the conversion says so in its notes.
+Every step that decides ids is one that llama.cpp has too, or is refused. If llama.cpp does something differently that
+texts can avoid, the conversion says so in its notes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ WITHOUT_PREFIX = (
 class Converted:
     """A tokenizer for llama.cpp.
 
-    lead: what a text that does not begin with a space must be given before it; pads_leading_space: whether llama.cpp
-    puts a space before a text that begins with one; notes: what it does otherwise than the model's tokenizer.
+    lead: what must be put before a text that does not begin with a space. pads_leading_space: whether llama.cpp puts a
+    space before a text that begins with one. notes: what it does differently from the model's tokenizer.
     """
 
     tokenizer: LlamaTokenizer
@@ -42,7 +42,7 @@ class Converted:
 
 
 def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
-    """llama.cpp's form of a transformers tokenizer. size: of the embedding, which may have unused rows.
+    """Return llama.cpp's form of a transformers tokenizer. size: that of the embedding, which may have unused rows.
 
     Raises InputError for what llama.cpp does not have.
     """
@@ -69,13 +69,15 @@ def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
 
 
 def unlike(what: str, found: str, expected: str = "") -> InputError:
-    """The refusal of a tokenizer for something that llama.cpp does not have."""
+    """Return the refusal of a tokenizer with something that llama.cpp does not have."""
     what = f"llama.cpp does not have this of the model's tokenizer: {what}"
     return InputError(Problem(what, "tokenizer.json", found, expected, REMEDY))
 
 
 def pre_steps(parts: dict[str, Any]) -> tuple[str, ...] | None:
-    """The pre-tokenizer's steps; None for a SentencePiece-like one. Raises InputError for an unknown byte-level one."""
+    """Return the pre-tokenizer's steps; None for a SentencePiece-like one. Raises InputError for unknown byte-level
+    steps.
+    """
     try:
         return steps_of(parts.get("pre_tokenizer"))
     except UnknownStepError as error:
@@ -85,7 +87,7 @@ def pre_steps(parts: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def byte_level(tokenizer: Any, parts: dict[str, Any], steps: tuple[str, ...], size: int) -> Converted:
-    """Byte-level BPE: merges, and the name of how words are cut."""
+    """Return byte-level BPE: merges, and the name of how words are cut."""
     model = parts["model"]
     splitter = find_splitter(steps, ignores_merges=bool(model.get("ignore_merges")))
     if splitter is None:
@@ -109,7 +111,7 @@ def byte_steps(step: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
-    """SentencePiece's BPE: spaces are part of the pieces, which are joined by score."""
+    """Return SentencePiece's BPE: spaces are part of the pieces, which are joined by score."""
     known = {"Prepend", "Replace"}
     notes = [COMPOSED] if composes(parts, known) else []
     kinds = {step["type"] for step in normalizers(parts)} & known
@@ -141,7 +143,7 @@ def normalizers(parts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def composes(parts: dict[str, Any], known: set[str]) -> bool:
-    """Whether texts are brought into the form NFC first. Raises InputError for a step that is not known."""
+    """Whether texts are brought into the form NFC first. Raises InputError for an unknown step."""
     for step in normalizers(parts):
         expected = {"Prepend": {"prepend": SPACE}, "Replace": {"pattern": {"String": " "}, "content": SPACE}}
         settings = {name: value for name, value in step.items() if name != "type"}
@@ -151,7 +153,7 @@ def composes(parts: dict[str, Any], known: set[str]) -> bool:
 
 
 def refuse_decoder(parts: dict[str, Any], known: set[str]) -> None:
-    """Raises InputError where ids become text by steps that llama.cpp does not have."""
+    """Raises InputError if ids become text by steps that llama.cpp does not have."""
     decoder = parts.get("decoder") or {}
     for step in decoder.get("decoders", [decoder]):
         if step and step["type"] not in known:
@@ -159,13 +161,13 @@ def refuse_decoder(parts: dict[str, Any], known: set[str]) -> None:
 
 
 def pair(merge: Any) -> tuple[str, str]:
-    """Merges are written as one text or as two."""
+    """Return the two parts of a merge, which is written as one text or as two."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def normal_pieces(tokenizer: Any, parts: dict[str, Any]) -> set[str]:
-    """The vocabulary without added tokens and bytes."""
+    """Return the vocabulary without added tokens and bytes."""
     added = {entry["content"] for entry in parts.get("added_tokens") or []} | set(tokenizer.all_special_tokens)
     return {piece for piece in parts["model"]["vocab"] if piece not in added and not BYTE.fullmatch(piece)}
 
@@ -179,7 +181,7 @@ def assemble(
     pre: str,
     merges: tuple[tuple[str, str], ...],
 ) -> LlamaTokenizer:
-    """The tokenizer's parts in llama.cpp's arrangement."""
+    """Put the tokenizer's parts into llama.cpp's arrangement."""
     tokens = vocabulary(tokenizer, size)
     prefixes = any(step["type"] == "Prepend" for step in normalizers(parts))
     scheme = (parts.get("pre_tokenizer") or {}).get("prepend_scheme", "never")
@@ -197,7 +199,7 @@ def assemble(
 
 
 def vocabulary(tokenizer: Any, size: int) -> tuple[str, ...]:
-    """Tokens by id; rows of the embedding without a token get a name of their own."""
+    """Return tokens by id; rows of the embedding without a token get a name of their own."""
     taken = tokenizer.get_vocab()
     by_id = {index: token for token, index in taken.items()}
     mark = "" if not any(f"[PAD{index}]" in taken for index in range(size)) else "_"
@@ -257,7 +259,7 @@ def write_tokenizer(writer: Any, tokenizer: LlamaTokenizer, chat_template: str) 
 
 
 def read_tokenizer(fields: Any) -> LlamaTokenizer:
-    """The tokenizer that a file's metadata holds. fields: of gguf's reader."""
+    """Return the tokenizer that a file's metadata holds. fields: those of gguf's reader."""
 
     def value(name: str, missing: Any = None) -> Any:
         return fields[f"tokenizer.ggml.{name}"].contents() if f"tokenizer.ggml.{name}" in fields else missing

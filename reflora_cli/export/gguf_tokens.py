@@ -19,7 +19,7 @@ SPACE = "▁"
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in byte-level tokens."""
+    """Return the printable character that stands for each byte in byte-level tokens."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + n) for n, byte in enumerate(others)}}
@@ -32,8 +32,8 @@ CHARACTERS = byte_characters()
 class LlamaTokenizer:
     """A tokenizer as a GGUF file keeps it.
 
-    model: `llama` (pieces joined by score) or `gpt2` (bytes joined by merges); pre: how words are cut, for `gpt2`.
-    tokens, types: by id; scores: by id, for `llama`; merges: in order, for `gpt2`. bos, eos, unk, pad: ids.
+    model: `llama` (pieces joined by score) or `gpt2` (bytes joined by merges). pre: how words are cut, for `gpt2`.
+    tokens, types: by id. scores: by id, for `llama`. merges: in order, for `gpt2`. bos, eos, unk, pad: ids.
     """
 
     model: Literal["llama", "gpt2"]
@@ -51,7 +51,7 @@ class LlamaTokenizer:
     add_space_prefix: bool = False
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, with what is put around it."""
+        """Return the token ids of a text, with what is put around it."""
         found = [self.bos] if self.add_bos and self.bos is not None else []
         after_special = True
         for part in self.parts(text):
@@ -63,7 +63,7 @@ class LlamaTokenizer:
         return [*found, self.eos] if self.add_eos else found
 
     def parts(self, text: str) -> list[str | int]:
-        """A text with its special tokens as ids, the longest found first."""
+        """Return a text with its special tokens as ids, the longest found first."""
         parts: list[str | int] = [text] if text else []
         for token, index in self.specials:
             if token in text:
@@ -72,7 +72,7 @@ class LlamaTokenizer:
 
     @staticmethod
     def divided(part: str | int, token: str, index: int) -> list[str | int]:
-        """A part with every occurrence of a token as its id."""
+        """Return a part with every occurrence of a token as its id."""
         if isinstance(part, int):
             return [part]
         divided: list[str | int] = []
@@ -81,13 +81,13 @@ class LlamaTokenizer:
         return [one for one in divided[1:] if one != ""]
 
     def pieces(self, text: str, *, prefix: bool) -> list[int]:
-        """Token ids of a text without special tokens."""
+        """Return the token ids of a text without special tokens."""
         if self.model == "llama":
             return self.scored((" " * prefix + text).replace(" ", SPACE))
         return [index for word in splitter_named(self.pre).pieces(text) for index in self.merged(word)]
 
     def scored(self, text: str) -> list[int]:
-        """Characters joined while any two neighbours are a token, the best scored first; the rest as bytes."""
+        """Join characters while any two neighbours are a token, the best scored first; the rest become bytes."""
         parts = list(text)
         while True:
             pairs = [(-self.scores[self.index[pair]], place) for place, pair in neighbours(parts) if pair in self.index]
@@ -102,7 +102,7 @@ class LlamaTokenizer:
         return [self.index[f"<0x{byte:02X}>"] for byte in part.encode()]
 
     def merged(self, word: str) -> list[int]:
-        """Bytes joined by the earliest merge until there is none; what is no token is left out."""
+        """Join bytes by the earliest merge until there is none; a part that is no token is left out."""
         text = "".join(CHARACTERS[byte] for byte in word.encode())
         parts = [text] if splitter_named(self.pre).ignores_merges and text in self.index else list(text)
         while True:
@@ -113,7 +113,7 @@ class LlamaTokenizer:
         return [self.index[part] for part in parts if part in self.index]
 
     def ranked(self, parts: list[str]) -> list[tuple[int, int | None]]:
-        """Every place with the rank of the merge of its part and the next one."""
+        """Yield every place with the rank of the merge of its part and the next one."""
         pairs = pairwise(parts)
         return [(place, self.ranks.get(pair)) for place, pair in enumerate(pairs)]
 
@@ -132,7 +132,7 @@ class LlamaTokenizer:
 
 
 def neighbours(parts: list[str]) -> list[tuple[int, str]]:
-    """Every place with its part and the next one as one text."""
+    """Yield every place with the text of its part and the next one."""
     return [(place, left + right) for place, (left, right) in enumerate(pairwise(parts))]
 
 

@@ -1,8 +1,8 @@
-"""A GGUF file against the merged model that it stands for.
+"""Compare a GGUF file with the merged model that it was made from.
 
-Every tensor must be the merged one up to the type's rounding, the tokenizer must be the one that was checked, and what
-llama.cpp computes of the file, rebuilt in `gguf_forward`, must be what transformers computes of the same rounded
-weights: exactly, whatever the type.
+Every tensor must be the merged one up to the type's rounding, and the tokenizer must be the one that was checked. The
+logits that llama.cpp computes from the file, as `gguf_forward` does, must be those that transformers computes from the
+same rounded weights, whatever the type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reflora_cli.export.gguf_tokenizer import read_tokenizer
 from reflora_cli.merging.verify import difference, refuse, tolerance
 
 TOLERANCE: dict[str, float] = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 2.0**-7}
-"""Largest error of a stored weight, as a share of the largest of its tensor."""
+"""The largest error of a stored weight, as a share of the largest weight of its tensor."""
 LENGTH, FARTHEST = 64, 4096
 """Tokens of the text that is compared, and the position of its last one, where the context reaches so far.
 
@@ -54,7 +54,7 @@ def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
 
 
 def text_of(config: Any) -> tuple[Tensor, Tensor]:
-    """Token ids and their positions: neighbouring ones, then ones that are spread over the context."""
+    """Return token ids and their positions: neighbouring ones, then ones that are spread over the context."""
     length = min(LENGTH, config.max_position_embeddings)
     near, last = length // 2, min(FARTHEST, config.max_position_embeddings) - 1
     far = torch.linspace(near, last, length - near).long()
@@ -62,7 +62,9 @@ def text_of(config: Any) -> tuple[Tensor, Tensor]:
 
 
 def logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    """transformers' logits [length, vocabulary]. The mask keeps it from taking gaps for borders of packed texts."""
+    """Return transformers' logits [length, vocabulary]. The mask keeps it from taking gaps for borders of packed
+    texts.
+    """
     found: Tensor = model(ids[None], position_ids=positions[None], attention_mask=torch.ones_like(ids)[None]).logits[0]
     return found
 

@@ -26,14 +26,14 @@ from reflora_cli.runs import RunDirectory
 from reflora_cli.tasks.base import SequenceTask
 
 MOST_PARAMETERS = 500_000_000
-"""An ONNX file, a protobuf message, cannot exceed 2 GB."""
+"""The most parameters of a model; an ONNX file, a protobuf message, cannot exceed 2 GB."""
 
 
 @dataclass(frozen=True)
 class OnnxReport:
     """What was written, and how far onnxruntime's logits are from the adapter model's.
 
-    length: of rows, `free` or padded to a number of tokens.
+    length: the length of rows, `free` or a number of tokens to which they are padded.
     """
 
     output: str
@@ -111,13 +111,15 @@ def describe(graph: Graph, restored: Restored) -> None:
 
 
 def logits_of_rows(graph: Graph, objective: SequenceObjective, rows: list[Any]) -> torch.Tensor:
-    """The written file's logits [rows, labels]."""
+    """Return the written file's logits [rows, labels]."""
     session = Session(graph.path)
     return torch.cat([session.run(objective.inputs(rows[start : start + 16])) for start in range(0, len(rows), 16)])
 
 
 def usage(graph: Graph, task: SequenceTask, max_length: int) -> list[str]:
-    """How onnxruntime runs it; the tokenizer may give more than the graph has inputs for."""
+    """Return the card's lines on how onnxruntime runs the graph, whose inputs may be fewer than the tokenizer
+    returns.
+    """
     texts = ", ".join(f'"{name}"' for name in task.text)
     padding = "" if graph.length is None else ', padding="max_length"'
     return python(

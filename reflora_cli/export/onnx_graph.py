@@ -1,9 +1,8 @@
 """Trace a classifier into one ONNX graph and compare the graph with the classifier on batches of many shapes.
 
-What the tracing exporter meets as a Python number becomes a constant of the graph. Which architectures use the batch or
-the length in that way cannot be told from outside, so a graph with free length is traced first and tried on other
-batches and lengths than it was traced with. Where it fails, one with a fixed length is made, to which every row is
-padded.
+What the tracing exporter meets as a Python number becomes a constant of the graph. Which architectures use the batch
+size or the length in that way cannot be told from outside. So a graph with free length is traced first and tried on
+other batches and lengths. Where it fails, one with a fixed length is made, to which every row is padded.
 """
 
 from __future__ import annotations
@@ -33,7 +32,9 @@ FREE = 1
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph file that was checked. inputs: what it is fed; length: what rows are padded to, None where it is free."""
+    """A graph file that was checked. inputs: the names of what it is fed. length: what rows are padded to, None if
+    it is free.
+    """
 
     path: Path
     inputs: tuple[str, ...]
@@ -53,13 +54,13 @@ class Session:
         self.inputs = tuple(own.name for own in self.session.get_inputs())
 
     def run(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits [n, labels] of a batch, which may have more than the graph has inputs for."""
+        """Return logits [n, labels] of a batch, which may have more entries than the graph has inputs."""
         (logits,) = self.session.run(None, {name: batch[name].numpy() for name in self.inputs})
         return torch.from_numpy(logits)
 
 
 class LogitsOnly(nn.Module):
-    """A model that takes its inputs by place and gives its logits: what a graph has."""
+    """A model that takes its inputs by position and returns its logits, as a graph does."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class LogitsOnly(nn.Module):
 
 
 class UnlikeError(Exception):
-    """A graph cannot be traced, cannot be run, or computes something else than its model."""
+    """A graph cannot be traced, cannot be run, or computes something other than its model."""
 
 
 def make_graph(objective: SequenceObjective, rows: Sequence[Any], max_length: int, path: Path) -> Graph:
@@ -96,9 +97,10 @@ def make_graph(objective: SequenceObjective, rows: Sequence[Any], max_length: in
 
 
 def trace(objective: SequenceObjective, rows: Sequence[Any], length: int | None, path: Path) -> None:
-    """Write the graph of one pass over some padded rows. Raises UnlikeError where it cannot be traced.
+    """Write the graph of one pass over some padded rows. Raises UnlikeError if it cannot be traced.
 
-    The tracing exporter: that on torch.export cannot yet take the masks of all architectures with free lengths.
+    This is the tracing exporter: the one on torch.export cannot yet take the masks of all architectures with free
+    lengths.
     """
     inputs = objective.inputs(rows)
     names = list(inputs)
@@ -115,7 +117,9 @@ def trace(objective: SequenceObjective, rows: Sequence[Any], length: int | None,
 
 
 def checked(objective: SequenceObjective, batches: Sequence[Sequence[Any]], length: int | None, path: Path) -> Graph:
-    """The graph, compared with the model on each batch that the model itself can take. Raises UnlikeError."""
+    """Return the graph after comparing it with the model on each batch that the model itself can take. Raises
+    UnlikeError.
+    """
     try:
         session = Session(path)
     except Exception as error:  # in no common type
@@ -142,15 +146,16 @@ def checked(objective: SequenceObjective, batches: Sequence[Sequence[Any]], leng
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says in short; onnxruntime begins with a node's long name."""
+    """Return the short form of a library's exception; onnxruntime begins with a node's long name."""
     message = str(error).strip().partition("\n")[0]
     return message.rpartition("Status Message: ")[2][:160] or type(error).__name__
 
 
 @contextmanager
 def silent_exporter() -> Iterator[None]:
-    """Run the exporter without its advice, for `checked` tells of values that became constants, and without the graphs
-    that it prints on stdout where it fails.
+    """Run the exporter without its advice, and without the graphs that it prints on stdout where it fails.
+
+    Values that became constants, of which the advice warns, are found by `checked`.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,4 +1,4 @@
-"""Rows of many lengths, in batches of many sizes, on which a graph is compared with its model."""
+"""Make rows of many lengths, in batches of many sizes, on which a graph is compared with its model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from reflora_cli.data.encode import EncodedRow
 
 SHAPES = ((1,), (2,), (7,), (6, 6), (1, 1), (2, 1), (9, 3), (1 << 30,), (3, 1 << 30, 1, 2, 17), (11, 5, 8))
-"""Lengths of the rows of each batch: one, two and more rows, padded or not, the longest there may be."""
+"""Lengths of the rows of each batch: one, two and more rows, padded or not, up to the longest possible."""
 
 
 def batches_of_shapes(rows: Sequence[EncodedRow], special: Collection[int], longest: int) -> list[list[EncodedRow]]:
-    """Batches of the lengths in `SHAPES`, none beyond `longest`, made of the tokens of some rows.
+    """Return batches of the lengths in `SHAPES`, none beyond `longest`, made of the tokens of some rows.
 
     special: tokens that are not to be repeated inside a row.
     """
@@ -27,9 +27,9 @@ def batches_of_shapes(rows: Sequence[EncodedRow], special: Collection[int], long
 
 
 def row_of_length(model: EncodedRow, stream: np.ndarray, length: int) -> EncodedRow:
-    """A row that begins and ends as `model` does, where classifiers look, with tokens of `stream` between.
+    """Return a row that begins and ends as `model` does, where classifiers look, with tokens of `stream` between.
 
-    Its second half is a second text where `model` has one.
+    Its second half is a second text if `model` has one.
     """
     ids = np.resize(stream, length)
     ids[0], ids[-1] = model.input_ids[0], model.input_ids[-1]
@@ -43,7 +43,7 @@ def row_of_length(model: EncodedRow, stream: np.ndarray, length: int) -> Encoded
 
 
 def described(rows: Sequence[EncodedRow]) -> str:
-    """A batch in a message: its size and lengths."""
+    """Return the size and the lengths of a batch, for a message."""
     lengths = [len(row.input_ids) for row in rows]
     tokens = str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
     return f"{len(rows)} rows of {tokens} tokens" if len(rows) > 1 else f"a row of {tokens} tokens"

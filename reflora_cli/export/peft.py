@@ -1,7 +1,8 @@
-"""Export to PEFT: an adapter directory that PEFT and transformers load, with a model card.
+"""Export to PEFT: write an adapter directory that PEFT and transformers load, with a model card.
 
-A run's `adapter/` already is in PEFT's format. The export adds the tokenizer and the card, and proves itself: it is
-read back strictly, every tensor must be bit-equal to the run's, and PEFT's view of it must give the same logits.
+A run's `adapter/` is in PEFT's format already. The export adds the tokenizer and the card, and checks itself: the
+directory is read back strictly, every tensor must be bit-equal to the run's, and PEFT must compute the same logits with
+it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from reflora_cli.runs import RunDirectory
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. checked_by: what read it back and gave the same logits."""
+    """What was written. checked_by: what read it back and computed the same logits."""
 
     output: str
     format: str
@@ -79,7 +80,7 @@ def refuse_unreadable(restored: Restored, output: Path) -> None:
 
 
 def completed(restored: Restored) -> AdapterFiles:
-    """The run's adapter, with every module whose weight trained with it because it is shared."""
+    """Return the run's adapter with every module whose weight trained with it because it is shared."""
     files, model = restored.files, restored.base.model
     assert files is not None
     saved = saved_modules(model, files.config)

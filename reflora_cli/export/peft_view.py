@@ -1,7 +1,7 @@
-"""What PEFT makes of an exported adapter: does it compute what we do?
+"""Find out whether PEFT computes with an exported adapter what we do.
 
-PEFT itself answers where it is installed. Elsewhere the adapter is read by PEFT's rules as they are rebuilt in our
-loader, without what only we know of it.
+PEFT itself answers where it is installed. Elsewhere our loader reads the adapter by PEFT's rules, without what only our
+record says.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ TEXTS = (
     ("two boxes on the table", "Nothing is on the floor."),
 )
 TOKENS = 12
-"""In each of the two rows on which language models are compared."""
+"""The number of tokens in each of the two rows on which language models are compared."""
 
 
 class PeftView:
-    """Our logits on a few rows, to be compared with those that PEFT's view of an exported adapter gives."""
+    """Our logits on a few rows, to be compared with those that PEFT computes with an exported adapter."""
 
     def __init__(self, objective: Objective[Any]) -> None:
-        """objective: of the model with the adapter, on the CPU; it is not needed any more afterwards."""
+        """Compute our logits. objective: that of the model with the adapter, on the CPU; it is not kept."""
         self.inputs = sample_inputs(objective)
         self.dtype = objective.compute.dtype
         self.expected = self.logits(objective.base.model)
 
     @torch.no_grad()
     def logits(self, model: Any) -> Tensor:
-        """[rows, k] in float32: of every position, for a language model."""
+        """Return logits [rows, k] in float32; a language model's are those of every position."""
         with precision(torch.device("cpu"), self.dtype):
             found: Tensor = model(**self.inputs).logits
         return found.float().flatten(0, -2)
 
     def verify(self, base: Base, directory: Path, output: str) -> str:
-        """Put the adapter in `directory` on a new base and compare; what read it there.
+        """Put the adapter in `directory` on a new base and compare; returns what read it there.
 
         Raises InputError for an adapter that PEFT cannot read, VerificationError when it computes something else.
         """
@@ -68,7 +68,7 @@ class PeftView:
 
 
 def sample_inputs(objective: Objective[Any]) -> dict[str, Tensor]:
-    """A model's keyword arguments for two made-up rows: the task's data need not be there."""
+    """Return a model's keyword arguments for two made-up rows, so that the task's data need not be there."""
     base = objective.base
     if isinstance(objective, SequenceObjective):
         width = len(objective.task.text)
@@ -79,9 +79,10 @@ def sample_inputs(objective: Objective[Any]) -> dict[str, Tensor]:
 
 
 def by_peft(base: Base, directory: Path, output: str) -> str:
-    """Let PEFT put the adapter on the base; its version. Raises InputError when it fails, or holds other tensors.
+    """Let PEFT put the adapter on the base, and return its version. Raises InputError when it fails, or holds other
+    tensors.
 
-    PEFT is no dependency: it is looked for at run time only, and nothing else in the package knows it.
+    PEFT is no dependency: it is looked for at run time only, and nothing else in the package imports it.
     """
     peft = importlib.import_module("peft")
     written = read_adapter(directory).tensors
@@ -101,7 +102,7 @@ def by_peft(base: Base, directory: Path, output: str) -> str:
 def check_held(held: Mapping[str, Tensor], written: Mapping[str, Tensor], version: str) -> None:
     """Raises InputError unless the tensors that PEFT has read are those that were written.
 
-    It keeps modules saved whole in the base's dtype.
+    PEFT keeps modules saved whole in the base's dtype.
     """
     other = [key for key in written if key not in held or not torch.equal(held[key], written[key].to(held[key].dtype))]
     if wrong := sorted({*other, *(set(held) - set(written))}):
@@ -110,9 +111,10 @@ def check_held(held: Mapping[str, Tensor], written: Mapping[str, Tensor], versio
 
 
 def by_rules(base: Base, directory: Path) -> str:
-    """Put the adapter on the base by PEFT's rules; what to call them.
+    """Put the adapter on the base by PEFT's rules, and return their name for the report.
 
-    Our record is left out: it says which modules trained together. What PEFT adds to the modules saved whole is added.
+    Our record, which says which modules trained together, is left out, and what PEFT adds to the modules saved whole is
+    added.
     """
     files = read_adapter(directory)
     kind = (files.config.model_extra or {}).get("task_type")

@@ -1,6 +1,6 @@
-"""How to ask an exported language model as it was trained: a chat template, Ollama's Modelfile, lines of the card.
+"""Tell users how to ask an exported language model as it was trained: a chat template, Ollama's Modelfile, the card.
 
-A base's own chat template is not carried on: training never showed it, and what finds it in the file would ask by it.
+A base's own chat template is left out: training never used it, and programs that find it in the file would ask by it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ PLACE = "{instruction}"
 
 @dataclass(frozen=True)
 class Asking:
-    """What is written around a question. head and tail: the texts before and after it; end: the text of the end token.
+    """What is written around a question. head and tail: the texts before and after it. end: the text of the end token.
 
-    with_input: the prompt of a question with further input, where training has one of its own.
+    with_input: the prompt of a question with further input, if training has another one for it.
     """
 
     head: str
@@ -27,14 +27,15 @@ class Asking:
 
     @property
     def prompt(self) -> str:
-        """The whole prompt, with its place for the question."""
+        """The whole prompt, with a placeholder for the question."""
         return self.head + PLACE + self.tail
 
 
 def asking(task: LanguageTask, end: str | None, lead: str = "") -> Asking:
-    """How a task's model is asked; as it is, where the parts of a mixture ask in several ways.
+    """Return how a task's model is asked: without any text around the question if the parts of a mixture ask in several
+    ways.
 
-    lead: what a prompt must begin with where the tokenizer that reads it puts nothing before a text.
+    lead: what a prompt must begin with if the tokenizer that reads it puts nothing before a text.
     """
     templates = {part.template for part in task.parts}
     template = templates.pop() if len(templates) == 1 else Template(PLACE, PLACE)
@@ -44,7 +45,9 @@ def asking(task: LanguageTask, end: str | None, lead: str = "") -> Asking:
 
 
 def chat_template(asked: Asking) -> str:
-    """A Jinja template in which each user's message is a prompt of training, and each answer is ended as there."""
+    """Return a Jinja template in which each user's message is a prompt of training, and each answer ends as in
+    training.
+    """
     head, tail = quoted(asked.head), quoted(asked.tail)
     return (
         "{%- for message in messages %}"
@@ -55,12 +58,14 @@ def chat_template(asked: Asking) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as a literal in a template, where spaces and lines around tags would not be kept."""
+    """Return a text as a literal in a template, since spaces and lines around tags would not be kept."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
 
 
 def modelfile(source: str, asked: Asking, adapter: str = "") -> str:
-    """An Ollama `Modelfile`. source: the GGUF of the model, or of the base that the file `adapter` belongs to."""
+    """Return an Ollama `Modelfile`. source: the GGUF of the model, or of the base that the file `adapter` belongs
+    to.
+    """
     lines = [
         f"FROM ./{source}",
         *([f"ADAPTER ./{adapter}"] if adapter else []),
@@ -72,7 +77,7 @@ def modelfile(source: str, asked: Asking, adapter: str = "") -> str:
 
 
 def prompt_lines(asked: Asking) -> list[str]:
-    """Lines of a card that show the prompt of training."""
+    """Return the card's lines that show the prompt of training."""
     lines = [
         "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
         "system message:",

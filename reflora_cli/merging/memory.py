@@ -1,4 +1,7 @@
-"""Merge a model that is in memory: for bases whose tensors transformers names or arranges otherwise in files."""
+"""Merge a model in memory.
+
+This is for bases whose tensors have other names or arrangements in their files than in transformers.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def make_plain(restored: Restored, dtype: torch.dtype) -> None:
 
 
 def separate(model: Any, tied: Mapping[str, str]) -> None:
-    """Give each of the tied names a parameter of its own, in place, for a model whose config ties nothing any more."""
+    """Give each of the tied names a parameter of its own, in place; the model's config must tie nothing any more."""
     for name in tied:
         path, _, kind = name.rpartition(".")
         module = model.get_submodule(path)

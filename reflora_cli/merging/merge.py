@@ -1,8 +1,8 @@
-"""Fold an adapter into its base: a standalone transformers directory, verified before it is shown.
+"""Merge an adapter into its base: write a plain transformers directory, and verify it before it gets its name.
 
-Tensors are made of the adapter model in memory and written one at a time; sums are float32 with one cast at the end.
-Before the directory gets its name, the merged model is loaded back with plain transformers and its logits are compared
-with the adapter model's on rows of the task. The two are never in memory together.
+Tensors are made from the adapter model in memory and written one at a time; sums are float32 with one cast at the end.
+The merged model is then loaded back with plain transformers, and its logits are compared with the adapter model's on
+rows of the task. The two models are never in memory together.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ from reflora_cli.tensor_files import ShardedWriter, tensor_places
 
 CPU = torch.device("cpu")
 SHARD_SIZE = 5_000_000_000
-"""Bytes of one file of weights, as transformers writes them."""
+"""The most bytes in one file of weights, as in transformers."""
 
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What to write. base_weights: those that training saw, quantized and cast as they were, or the checkpoint's own.
+    """What to write.
 
-    dtype: of the written weights, by default that of training. requantize: write a bitsandbytes checkpoint instead.
-    card: the README.md beside the weights. rows: the file in which the run keeps rows to check with; without it they
-    are read from the recipe's data.
+    base_weights: `dequantized` for the weights that training saw, quantized and cast; `original` for the checkpoint's
+    own. dtype: the dtype of the written weights, by default that of training. requantize: write a bitsandbytes
+    checkpoint instead. card: the text of the README.md beside the weights. rows: the file in which the run keeps rows
+    to check with; without it they are read from the recipe's data.
     """
 
     recipe: Recipe
@@ -62,8 +63,8 @@ class MergeRequest:
 class MergeReport:
     """How far the merged model, as loaded back from disk, is from the adapter model on the same base weights.
 
-    quantization_difference: from the adapter model as it was trained, where that had another base in memory.
-    rounding_difference: what packing the merged weights again cost.
+    quantization_difference: how far it is from the adapter model as it was trained, where that had another base in
+    memory. rounding_difference: how far the merged weights are from themselves after they are quantized again.
     """
 
     output: str
@@ -100,6 +101,9 @@ def merge(request: MergeRequest) -> MergeReport:
         after = probe_merged(recipe, task, directory, dtype, rows)
         found, accepted = difference(before, after), tolerance(before, dtype, seen)
         refuse(found, accepted, str(request.output))
+        packed = None
+        if request.requantize is not None:
+            packed = requantize(recipe, task, directory, dtype, rows)
         report = MergeReport(
             output=str(request.output),
             dtype=str(dtype).removeprefix("torch."),
@@ -112,9 +116,7 @@ def merge(request: MergeRequest) -> MergeReport:
             tolerance=accepted,
             streamed=streamed,
             quantization_difference=None if trained is None else summary(difference(trained, after)),
-            rounding_difference=None
-            if request.requantize is None
-            else summary(difference(after, requantize(recipe, task, directory, dtype, rows))),
+            rounding_difference=None if packed is None else summary(difference(after, packed)),
         )
         write_json(directory / "merge.json", asdict(report))
         if request.card:
@@ -123,7 +125,9 @@ def merge(request: MergeRequest) -> MergeReport:
 
 
 def merged_recipe(request: MergeRequest) -> Recipe:
-    """The recipe of the adapter model that the merged one must equal: of training, or on the checkpoint as it is."""
+    """Return the recipe of the adapter model that the merged one must equal: the run's, or one on the unchanged
+    checkpoint.
+    """
     section = request.recipe.model
     if request.base_weights == "dequantized":
         return request.recipe
@@ -133,7 +137,7 @@ def merged_recipe(request: MergeRequest) -> Recipe:
 
 
 def own_dtype(source: Source) -> str:
-    """The dtype that holds every weight of a checkpoint as it is: that of all of them, or else float32."""
+    """Return the dtype that holds every weight of a checkpoint exactly: the one that all have, or else float32."""
     kinds = {place.dtype for place in tensor_places(local_directory(source)).values() if place.dtype.is_floating_point}
     return next((name for name, dtype in DTYPES.items() if kinds == {dtype}), "float32")
 
@@ -143,13 +147,15 @@ def dtype_of_training(recipe: Recipe, restored: Restored) -> torch.dtype:
 
 
 def probe(recipe: Recipe, request: MergeRequest) -> Tensor:
-    """Logits of the adapter model of a recipe."""
+    """Return the logits of a recipe's adapter model on the request's rows."""
     restored = restore(recipe, request.adapter, CPU)
     return restored.objective.probe(probe_rows(recipe, restored.task, restored.base, request.rows))
 
 
 def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
-    """Logits of the merged model, loaded with plain transformers. Raises VerificationError when it is incomplete."""
+    """Return the logits of the merged model, loaded with plain transformers. Raises VerificationError if it is
+    incomplete.
+    """
     try:
         merged = load_base(ModelSection(name=str(directory)), None, task, dtype, seed=0)
     except InputError as error:
@@ -162,7 +168,9 @@ def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype
 
 
 def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> bool:
-    """Write weights, config, tokenizer and generation config; whether tensors were made and written one at a time."""
+    """Write weights, config, tokenizer and generation config. Returns whether tensors were made and written one at a
+    time.
+    """
     assert restored.adapted is not None
     model, source = restored.base.model, restored.base.source
     tied = tied_names(model)
@@ -182,7 +190,9 @@ def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> boo
 
 
 def keeps_names(restored: Restored, tensors: MergedTensors, tied: Mapping[str, str]) -> bool:
-    """Whether the base's files name tensors as the model does; what the adapter brings has the model's names anyway."""
+    """Whether the base's files name its tensors as the model does; tensors of the adapter always have the model's
+    names.
+    """
     assert restored.files is not None
     model = restored.base.model
     saved = saved_modules(model, restored.files.config)

@@ -1,4 +1,4 @@
-"""Pack merged weights in four bits again, and say what the rounding costs."""
+"""Quantize merged weights to four bits again, and measure what the rounding costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from reflora_cli.tasks.base import SequenceTask, Task
 
 
 def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
-    """Replace the weights in `directory` by an NF4 checkpoint of bitsandbytes; its logits on `rows` as loaded back."""
+    """Replace the weights in `directory` by an NF4 checkpoint of bitsandbytes.
+
+    Returns the logits of that checkpoint, as loaded back, on `rows`.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForSequenceClassification if isinstance(task, SequenceTask) else AutoModelForCausalLM

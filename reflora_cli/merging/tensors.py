@@ -1,8 +1,8 @@
-"""The tensors of a merged model, made one at a time from the adapter model in memory.
+"""Make the tensors of a merged model one at a time from the adapter model in memory.
 
-What training saw is the model as it was loaded: its dtypes, its quantized weights, and which of its parameters are one.
-A merge takes all of that from the same loader, so no rule of loading is written a second time here. The checkpoint's
-files are only asked how they name their tensors.
+Training saw the model as it was loaded: its dtypes, its quantized weights, and which of its parameters are shared. A
+merge takes all of that from the same loader, so that no rule of loading is written twice. The checkpoint's files only
+tell how they name their tensors.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ MakeModule = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class MergedTensors:
-    """The merged model's tensors.
+    """The merged model's tensors; iterating yields them by name.
 
-    names: those that are written, sorted, with their shapes. state: the adapter model's tensors. plain:
-    for every adapted or quantized module the function that makes its plain one. dtype: of all floating-point tensors.
+    names: the names that are written, sorted, with their shapes. state: the adapter model's tensors. plain: for every
+    adapted or quantized module, the function that makes its plain module. dtype: the dtype of all floating-point
+    tensors.
     """
 
     names: dict[str, tuple[int, ...]]
@@ -39,7 +40,7 @@ class MergedTensors:
     dtype: torch.dtype
 
     def announced(self) -> list[Announced]:
-        """Names, dtypes and shapes of what iterating gives, in its order."""
+        """Return names, dtypes and shapes of the tensors that iterating yields, in its order."""
         return [Announced(name, self.dtype_of(name), shape) for name, shape in self.names.items()]
 
     def dtype_of(self, name: str) -> torch.dtype:
@@ -48,7 +49,7 @@ class MergedTensors:
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors one after the other: summed in float32, cast once."""
+        """Yield the tensors one after the other; each is summed in float32 and cast once."""
         made: tuple[str, Mapping[str, Tensor]] = ("", {})
         for name in self.names:
             module, _, kind = name.rpartition(".")
@@ -59,7 +60,7 @@ class MergedTensors:
 
 
 def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dict[str, MakeModule]:
-    """For every adapted or quantized module the function that makes the plain module that computes the same."""
+    """Return for every adapted or quantized module the function that makes a plain module with the same output."""
     inside = {f"{name}.frozen" for name in adapted.layers}
     packed = {
         name: own for name, own in model.named_modules() if isinstance(own, QuantizedWeight) and name not in inside
@@ -71,17 +72,17 @@ def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dic
 
 
 def merged_module(layer: AdapterLayer, dtype: torch.dtype) -> nn.Module:
-    """The adapted module as a plain one, its weight summed in float32 and cast once."""
+    """Return the adapted module as a plain one; its weight is summed in float32 and cast once."""
     return layer.frozen.thaw(layer.merged().to(dtype))
 
 
 def dense_module(weight: QuantizedWeight, dtype: torch.dtype) -> nn.Module:
-    """The quantized module as a plain one."""
+    """Return the quantized module as a plain one."""
     return weight.thaw(weight.dense().to(dtype))
 
 
 def merged_tensors(model: Any, adapted: Adapted, dtype: torch.dtype) -> MergedTensors:
-    """The tensors of the merged model; its config says afterwards whether parameters are still tied."""
+    """Return the tensors of the merged model; afterwards its config says whether parameters are still tied."""
     left_out = {*kept_ties(model, adapted), *(getattr(model, "_keys_to_ignore_on_save", None) or ())}
     expected = plain_skeleton(model).state_dict()
     names = {name: tuple(expected[name].shape) for name in sorted(expected) if name not in left_out}
@@ -89,20 +90,20 @@ def merged_tensors(model: Any, adapted: Adapted, dtype: torch.dtype) -> MergedTe
 
 
 def plain_skeleton(model: Any) -> Any:
-    """The model as transformers builds it of the config, without weights."""
+    """Return the model that transformers builds from the config, without weights."""
     with quiet_transformers():
         return skeleton(type(model), model.config)
 
 
 def tied_names(model: Any) -> dict[str, str]:
-    """What the config ties: the names of parameters, each with that of the parameter that it is."""
+    """Return the names of parameters that the config ties, each with the name of the parameter that it is tied to."""
     return dict(plain_skeleton(model).all_tied_weights_keys)
 
 
 def kept_ties(model: Any, adapted: Adapted) -> dict[str, str]:
-    """The tied names that the merged model keeps: all of them, or none.
+    """Return the tied names that the merged model keeps: all of them, or none.
 
-    Where one of them has become a parameter of its own, or was one in the checkpoint, the config is made to say that
+    If one of them has become a parameter of its own, or was one in the checkpoint, the config is changed to say that
     nothing is tied, since it has one entry for all.
     """
     tied = tied_names(model)
@@ -114,7 +115,7 @@ def kept_ties(model: Any, adapted: Adapted) -> dict[str, str]:
 
 
 def is_shared(model: nn.Module, adapted: Adapted, *names: str) -> bool:
-    """Whether two names are one parameter, which no adapter changes under one of them."""
+    """Whether two names are one parameter, and no adapter changes it under one of the names."""
     if any(name.removesuffix(".weight") in adapted.layers for name in names):
         return False
     first, second = (getattr(model.get_submodule(path), kind) for path, _, kind in (n.rpartition(".") for n in names))
@@ -122,9 +123,10 @@ def is_shared(model: nn.Module, adapted: Adapted, *names: str) -> bool:
 
 
 def named_alike(names: Mapping[str, tuple[int, ...]], places: Mapping[str, TensorPlace], prefix: str) -> bool:
-    """Whether a checkpoint has tensors of these names and shapes. Where not, only transformers names them as it does.
+    """Whether a checkpoint has tensors of these names and shapes; if not, only transformers can write it.
 
-    Files of a body alone lack its prefix, very old ones say gamma and beta. A quantized weight has another shape.
+    Files of a body alone lack its prefix, and very old ones say gamma and beta. The shape of a quantized weight is not
+    compared.
     """
     found = {name: place for key, place in places.items() if (name := model_name(key, names, prefix)) is not None}
     return found.keys() == names.keys() and all(
@@ -133,7 +135,7 @@ def named_alike(names: Mapping[str, tuple[int, ...]], places: Mapping[str, Tenso
 
 
 def model_name(key: str, names: Mapping[str, Any], prefix: str) -> str | None:
-    """The model's name for a checkpoint's tensor; None for one that it has no use for."""
+    """Return the model's name for a checkpoint's tensor; None for a tensor that the model does not use."""
     modern = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     possible = (name for each in (key, modern) for name in (each, f"{prefix}.{each}", each.removeprefix(f"{prefix}.")))
     return next((name for name in possible if name in names), None)

@@ -1,4 +1,4 @@
-"""Compare a written model, as loaded back from disk, with the model that it stands for."""
+"""Compare a written model, as loaded back from disk, with the model that it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from reflora_cli.errors import Problem, VerificationError
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
-"""Largest accepted logit difference by dtype of the written weights, as a share of the largest logit (at least 1).
+"""The largest accepted logit difference by dtype of the written weights, as a share of the largest logit (at least 1).
 
 float32 only reorders sums. The half precisions round every weight once, to 2^-11 and 2^-8 of its size.
 """
@@ -31,19 +31,21 @@ class Difference:
 
 
 def difference(before: Tensor, after: Tensor) -> Difference:
-    """Of logits over the same rows; a regression's single logit has no predictions to change."""
+    """Compare logits [n, k] of the same rows; a regression's single logit has no predictions to change."""
     apart = (after - before).abs()
     changed = int((after.argmax(dim=1) != before.argmax(dim=1)).sum())
     return Difference(len(before), float(apart.max()), float(apart.mean()), changed)
 
 
 def tolerance(before: Tensor, *dtypes: torch.dtype) -> float:
-    """What is accepted between models that compute or store in these dtypes."""
+    """Return the largest accepted difference between models that compute or store in these dtypes."""
     return max(TOLERANCE[dtype] for dtype in dtypes) * max(1.0, float(before.abs().max()))
 
 
 def refuse(found: Difference, accepted: float, output: str, model: str = "the merged model") -> None:
-    """Raises VerificationError when the difference is not accepted. model: what was loaded back, for the message."""
+    """Raises VerificationError when the difference is not accepted. model: the name in the message of what was loaded
+    back.
+    """
     if not found.largest <= accepted:
         problem = Problem(
             f"{model} does not compute what it stands for; nothing was written",

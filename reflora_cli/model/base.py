@@ -1,4 +1,4 @@
-"""A base model as loaded: the model, its tokenizer, where it came from, and what must travel with an adapter."""
+"""Hold a base model as loaded: the model, its tokenizer, where it came from, and what must travel with an adapter."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Base:
     """A base model with the task's head, its tokenizer, and the modules to save whole with an adapter.
 
     fresh: outermost modules with a parameter that the checkpoint lacks. head: modules outside the pretrained body.
-    labels: what a classifier's outputs mean, in their order, in the task's words. foreign_labels: what the checkpoint
-    says of a head that it brings, where these are not the task's words.
+    labels: the meaning of a classifier's outputs, in their order, in the task's words. foreign_labels: the names that
+    the checkpoint gives to the outputs of its own head, if they are not the task's words.
     """
 
     model: PreTrainedModel
@@ -52,7 +52,7 @@ class Base:
             enable(activation_checkpointing_kwargs=how)
 
     def trainable(self, method: Method) -> tuple[str, ...]:
-        """The modules that `method` trains whole. Raises InputError for a name that is no module."""
+        """Return the modules that `method` trains whole. Raises InputError for a name that is no module."""
         if method.trainable_modules == "auto":
             return outermost({*self.fresh, *self.head})
         modules = dict(self.model.named_modules())
@@ -64,28 +64,33 @@ class Base:
         return outermost(set(method.trainable_modules))
 
     def saved(self, method: Method) -> tuple[str, ...]:
-        """The modules that travel with the adapter: the trained ones, the fresh ones even when frozen, and those that
-        share a parameter with one of them. PEFT copies each module that it saves whole, so that a tied one which is not
-        named would keep the base's weight.
+        """Return the modules that travel with the adapter: the trained ones, the fresh ones even when frozen, and those
+        that share a parameter with one of them.
+
+        PEFT copies each module that it saves whole, so a tied module that is not named would keep the base's weight.
         """
         chosen = {*self.trainable(method), *self.fresh}
         return outermost({*chosen, *tied_to(self.model, chosen)})
 
 
 def outermost(names: set[str]) -> tuple[str, ...]:
-    """The names that lie inside no other of the names, sorted."""
+    """Return the names that lie inside no other of the names, sorted."""
     return tuple(sorted(n for n in names if not any(n.startswith(f"{other}.") for other in names)))
 
 
 def positions(base: Base) -> int:
-    """The most tokens that both the model and its tokenizer know positions for; XLNet, say, knows no limit."""
+    """Return the largest number of tokens for which both model and tokenizer have positions; some, as XLNet, have no
+    limit.
+    """
     limits = (getattr(base.model.config, "max_position_embeddings", None), base.tokenizer.model_max_length)
     known = (*limits, *counted_from_padding(base.model))
     return min((limit for limit in known if limit and limit > 0), default=sys.maxsize)
 
 
 def counted_from_padding(model: nn.Module) -> list[int]:
-    """Positions in tables that keep the places up to a padding one free, as RoBERTa's do: fewer than embeddings."""
+    """Return the number of positions in tables that begin behind the padding index, as RoBERTa's; there are more
+    embeddings.
+    """
     return [
         module.num_embeddings - module.padding_idx - 1
         for name, module in model.named_modules()
@@ -94,14 +99,16 @@ def counted_from_padding(model: nn.Module) -> list[int]:
 
 
 def pad_multiple(base: Base, compute: Compute) -> int:
-    """What the length of batches should be a multiple of, for its matrix products to be fast: 8 in half precision on a
-    GPU (NVIDIA's guide to matrix products: rows of 16 bytes), 1 elsewhere, where it would be padding for nothing.
+    """Return the multiple to which lengths of batches are padded, so that matrix products are fast.
+
+    It is 8 in half precision on a GPU (NVIDIA's guide to matrix products: rows of 16 bytes), and 1 elsewhere, where
+    more padding gains nothing.
     """
     on_tensor_cores = compute.device.type == "cuda" and compute.dtype.itemsize == 2
     return 8 if on_tensor_cores and positions(base) % 8 == 0 else 1
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Parameters, with a quantized weight counted as what it stands for."""
+    """Return the number of parameters; a quantized weight counts as the matrix that it represents."""
     packed = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
     return packed + sum(parameter.numel() for parameter in module.parameters())

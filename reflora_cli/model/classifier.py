@@ -1,7 +1,7 @@
 """Load a base model with a sequence-level head.
 
-What the checkpoint lacks (the task's head, DeBERTa's pooler) is drawn from the run's seed and remembered as fresh,
-because such modules must travel with the adapter.
+Modules that the checkpoint lacks (the task's head, DeBERTa's pooler) are drawn from the run's seed and remembered as
+fresh, because they must travel with the adapter.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
-"""What architectures call the dropout before their classification head."""
+"""The fields of configs with the dropout before the classification head."""
 UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
-"""Architectures that read a field which their configuration does not list."""
+"""Fields that architectures read although their configuration does not list them."""
 
 
 def load_classifier(
     section: ModelSection, revision: str | None, task: SequenceTask, *, dtype: torch.dtype, seed: int
 ) -> Base:
-    """A base model with a sequence-level head for `task`, on the CPU, every parameter frozen or not as loaded.
+    """Load a base model with a sequence-level head for `task` on the CPU; nothing is frozen yet.
 
     Fresh parameters are drawn under `seed`. Raises InputError for a model that cannot be found, read or used.
     """
@@ -59,7 +59,7 @@ def load_classifier(
 
 
 def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
-    """The base's config with the head's dropout set."""
+    """Return the base's config with the dropout of the head set."""
     from transformers import AutoConfig
 
     config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -76,7 +76,9 @@ def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """The top-level modules with parameters beside the pretrained body: the task's head, and DeBERTa's pooler."""
+    """Return the top-level modules with parameters beside the pretrained body: the task's head, and DeBERTa's
+    pooler.
+    """
     return tuple(
         name
         for name, child in model.named_children()
@@ -85,7 +87,7 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def resized(source: Source, report: dict[str, Any], head: Sequence[str]) -> set[str]:
-    """Parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
+    """Return the parameters of the head that the checkpoint has for another number of labels: they are drawn anew.
 
     Raises InputError for any other weight of another shape, which would be silently random.
     """

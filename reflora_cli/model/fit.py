@@ -1,8 +1,8 @@
-"""Whether a model and its tokenizer fit each other, before anything long begins.
+"""Check that a model and its tokenizer fit each other, before anything long begins.
 
-All that a row is before it reaches the model's first block is looked at on the CPU, where an index that is out of range
-is an error like any other: on a GPU it would end the process. A pass up to that block costs next to nothing, however
-large the model is.
+Everything that happens to a row before the model's first block is checked on the CPU, where an index out of range is an
+ordinary error: on a GPU it would end the process. A pass up to that block costs next to nothing, however large the
+model is.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TYPES = "token_type_ids"
 
 
 class FirstBlockReached(Exception):
-    """What ends a pass that has come as far as it should."""
+    """Raised to end a forward pass at the model's first block."""
 
 
 def check_tokens(config: Any, tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
-    """Raises InputError for a tokenizer that has tokens which a model of this config would have no embedding for."""
+    """Raises InputError for a tokenizer with tokens for which a model of this config has no embedding."""
     embedded = getattr(config.get_text_config(decoder=True), "vocab_size", None)
     tokens = 1 + max(len(tokenizer) - 1, *tokenizer.added_tokens_decoder, tokenizer.pad_token_id)
     if isinstance(embedded, int) and tokens > embedded:
@@ -45,7 +45,7 @@ def check_tokens(config: Any, tokenizer: PreTrainedTokenizerBase, source: Source
 
 
 def leave_out_types(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the tokenizer give token types only where the model takes them and knows all that a pair of texts has."""
+    """Let the tokenizer return token types only where the model takes them and knows all types of a pair of texts."""
     if TYPES not in tokenizer.model_input_names:
         return
     takes = TYPES in inspect.signature(model.forward).parameters
@@ -56,7 +56,7 @@ def leave_out_types(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_length(base: Base, max_length: int) -> None:
-    """Raises InputError when a row of `task.max_length` tokens is more than the model has positions for."""
+    """Raises InputError when a row of `task.max_length` tokens is longer than the model's positions allow."""
     limit = positions(base)
     if max_length <= limit and (error := failure(base, max_length)):
         limit = longest_read(base, max_length)
@@ -69,7 +69,9 @@ def check_length(base: Base, max_length: int) -> None:
 
 
 def longest_read(base: Base, too_long: int) -> int:
-    """The most tokens, fewer than `too_long`, that the model's embeddings take; 0 where they take none."""
+    """Return the largest number of tokens, below `too_long`, that the model's embeddings take; 0 where they take
+    none.
+    """
     low, high = 0, too_long
     while high - low > 1:
         middle = (low + high) // 2
@@ -79,7 +81,9 @@ def longest_read(base: Base, too_long: int) -> int:
 
 @torch.no_grad()
 def failure(base: Base, length: int) -> Exception | None:
-    """What keeps a row of so many tokens from the model's first block, or from the end where it has none."""
+    """Return the error that a row of so many tokens causes before the model's first block (or its end, without
+    blocks).
+    """
     model: Any = base.model
     ids = ordinary_tokens(base, length)[None]
     cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
@@ -94,7 +98,7 @@ def failure(base: Base, length: int) -> Exception | None:
 
 
 def ordinary_tokens(base: Base, count: int) -> torch.Tensor:
-    """Ids [count], int64, from all over the vocabulary, special tokens left out."""
+    """Return ids [count], int64, from all over the vocabulary, without special tokens."""
     tokenizer = base.tokenizer
     special = set(tokenizer.all_special_ids)
     step = max(1, len(tokenizer) // 1000)
@@ -115,7 +119,7 @@ def stopping_before_blocks(model: nn.Module) -> Iterator[None]:
 
 
 def first_block(model: nn.Module) -> nn.Module | None:
-    """The first module of the first list of modules, in the model's order; None where it has no list."""
+    """Return the first module of the first list of modules, in the model's order; None where there is no list."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     while lists:
         first = lists[0][0]

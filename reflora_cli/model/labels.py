@@ -1,8 +1,8 @@
-"""What the outputs of a classifier mean.
+"""Say what the outputs of a classifier mean.
 
-A checkpoint that brings a trained head says it in its config (`id2label`), in an order of its own: published models for
-MNLI come in several. Its outputs are then read in that order, and stay in it, so that everything made from the
-checkpoint means the same: rows are never permuted, labels are. A head that is drawn has the task's order.
+A checkpoint with a trained head says it in its config (`id2label`), in an order of its own: published models for MNLI
+come in several orders. Its outputs keep their order, so that they mean the same in everything that is made from the
+checkpoint; the labels of the rows are mapped to it. A head that is drawn anew has the task's order.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from reflora_cli.model.base import Base
 from reflora_cli.tasks.base import SequenceTask, Task
 
 GENERIC = re.compile(r"(label|class)?[\W_]*[0-9]+", re.IGNORECASE)
-"""What transformers and people call outputs without saying what they mean: LABEL_0."""
+"""Names of outputs that say nothing about their meaning, as LABEL_0."""
 
 
 def said_labels(config: Any) -> tuple[str, ...]:
-    """The names that a config gives to outputs, in their order; empty where they are generic."""
+    """Return the names that a config gives to outputs, in their order; empty where they are generic."""
     named = config.id2label or {}
     names = tuple(str(named.get(index, "")).strip() for index in range(len(named)))
     return () if all(GENERIC.fullmatch(name) for name in names) else names
 
 
 def ordered_as(names: Sequence[str], said: Sequence[str]) -> tuple[str, ...] | None:
-    """The names in the order in which `said` has them, whatever its case and separators; None for other names."""
+    """Return the names in the order that `said` has, ignoring case and separators; None if `said` holds other names."""
     own = {bare(name): name for name in names}
     keys = [bare(name) for name in said]
     return tuple(own[key] for key in keys) if sorted(keys) == sorted(own) else None
 
 
 def bare(name: str) -> str:
-    """`Not-Entailment` as `notentailment`."""
+    """Return a name in lower case without separators: `notentailment` for `Not-Entailment`."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def name_outputs(config: Any, labels: Sequence[str]) -> None:
-    """Let a config say what outputs mean; the one of a regression is a score."""
+    """Write the meaning of the outputs into a config; the one output of a regression is a score."""
     config.id2label = dict(enumerate(labels)) or {0: "score"}
     config.label2id = {name: index for index, name in config.id2label.items()}
 
 
 def labelled(base: Base, task: SequenceTask, said: Sequence[str]) -> Base:
-    """The base with its outputs named. said: the checkpoint's names for those of a head that it brings, or none."""
+    """Return the base with its outputs named. said: the checkpoint's names for the outputs of its own head, or none."""
     order = ordered_as(task.label_names, said) if said and task.label_names else task.label_names
     labels = task.label_names if order is None else order
     name_outputs(base.model.config, labels)
@@ -54,7 +54,9 @@ def labelled(base: Base, task: SequenceTask, said: Sequence[str]) -> Base:
 
 
 def as_recorded(base: Base, task: Task, recorded: Sequence[str], where: str) -> Base:
-    """The base with its outputs named as an adapter says. Raises InputError when these are not the task's names."""
+    """Return the base with its outputs named as the adapter records. Raises InputError for names other than the
+    task's.
+    """
     if not isinstance(task, SequenceTask) or not task.label_names:
         return base
     named = labelled(base, task, recorded)
@@ -65,7 +67,7 @@ def as_recorded(base: Base, task: Task, recorded: Sequence[str], where: str) -> 
 
 
 def refuse_foreign_head(base: Base, task: Task) -> None:
-    """Raises InputError for a trained head whose outputs mean something else than the task's labels."""
+    """Raises InputError for a trained head whose outputs mean something other than the task's labels."""
     if base.foreign_labels and isinstance(task, SequenceTask):
         what = "the base model brings a head whose outputs are not the task's labels"
         found, expected = (", ".join(own) for own in (base.foreign_labels, task.label_names))

@@ -1,8 +1,8 @@
 """Load a causal language model, and take it apart into its body and its head.
 
-The head is applied apart from the body so that logits are made only where they are needed: they are the largest tensor
-of training by far (tokens x vocabulary). Some architectures scale or squash their logits after the head; what we know
-of them is in `logits_of`, and `check_parts` compares with the model's own forward pass before training.
+The head is applied apart from the body so that logits are made only where they are needed: they are by far the largest
+tensor of training (tokens x vocabulary). Some architectures scale or squash their logits after the head. `logits_of`
+holds the known ways, and `check_parts` compares with the model's own forward pass before training.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from reflora_cli.recipe import ModelSection
 from reflora_cli.sources import Source, find_source
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""What configs call the size that logits are squashed to."""
+"""Fields of configs with the size to which logits are squashed."""
 PARTS_TOLERANCE = 2e-2
-"""Of the largest logit. A forgotten factor or cap is far outside, a half precision's rounding inside."""
+"""The largest accepted difference as a share of the largest logit: a forgotten factor or cap is far outside, a half
+precision's rounding inside."""
 
 
 def load_language_model(section: ModelSection, revision: str | None, dtype: torch.dtype) -> Base:
-    """A causal language model, on the CPU.
+    """Load a causal language model on the CPU.
 
-    Nothing of it may be missing: unlike a classifier's head, a random language-model head is never wanted. Raises
+    No weight may be missing: unlike a classifier's head, a random language-model head is never wanted. Raises
     InputError for a model that cannot be found, read or used, and for a tokenizer that cannot end an answer.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -71,10 +72,10 @@ def check_end(base: Base) -> None:
 
 
 def hidden_states(model: Any, *, cache: Any = None, **inputs: Any) -> Any:
-    """The body's output; its `last_hidden_state` [n, length, width] is what the head reads.
+    """Return the body's output; its `last_hidden_state` [n, length, width] is the head's input.
 
-    cache: keys and values of tokens that were read before (`cache_of`), or None. Position ids are left out for bodies
-    that find their own from the mask.
+    cache: keys and values of tokens that were read before (`cache_of`), or None. Position ids are not passed to bodies
+    that derive them from the mask.
     """
     body = model.base_model
     known = inspect.signature(body.forward).parameters
@@ -86,14 +87,15 @@ def hidden_states(model: Any, *, cache: Any = None, **inputs: Any) -> Any:
 
 
 def cache_of(output: Any) -> Any:
-    """The keys and values that a body's output holds."""
+    """Return the keys and values that a body's output holds."""
     return output.cache if "cache" in output else output.past_key_values
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """hidden [..., width] -> logits [..., vocabulary], float32, with the scalings that architectures add to the head's.
+    """Turn hidden [..., width] into logits [..., vocabulary], float32, with the scalings that architectures apply after
+    the head.
 
-    Gemma 2 and later squash them by tanh, Cohere and Falcon-H1 multiply, Granite divides.
+    Gemma 2 and later squash the logits by tanh, Cohere and Falcon-H1 multiply them, Granite divides them.
     """
     config = model.config.get_text_config(decoder=True)
     logits: Tensor = model.get_output_embeddings()(hidden).float()
@@ -109,12 +111,14 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
 
 
 def vocabulary(model: Any) -> int:
-    """Tokens that the model embeds, and has logits for; some pad their tokenizer's number."""
+    """Return the number of tokens that the model embeds and has logits for; some models pad their tokenizer's
+    number.
+    """
     return int(model.get_input_embeddings().weight.shape[0])
 
 
 def trained_head_parameters(model: Any) -> tuple[nn.Parameter, ...]:
-    """What training changes of the head: nothing unless it is a target or trained whole."""
+    """Return the parameters of the head that are trained: none unless it is a target or trained whole."""
     return tuple(p for p in model.get_output_embeddings().parameters() if p.requires_grad)
 
 

@@ -1,6 +1,6 @@
-"""What loading any base model shares: its tokenizer, its weights as they are or quantized, readable errors.
+"""Load what every kind of base model needs: its tokenizer, its weights as they are or quantized, readable errors.
 
-Safetensors only, remote code never.
+Only safetensors are loaded, and code from a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ SAFE: dict[str, Any] = {
     "ignore_mismatched_sizes": True,
     "adapter_kwargs": {"subfolder": "no-adapter-beside-the-base"},
 }
-"""Never a pickle, never code from a checkpoint. Sizes that do not fit are the caller's to sort out, from the report.
+"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers sort out sizes that do
+not fit, from the report.
 
-Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base: it is told to look
-for one in a folder that does not exist, so that a base is what it is everywhere.
+Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base. It is told to look
+for one in a folder that does not exist, so that a base is the same everywhere.
 """
 MOST_LAYERS = 10_000
 Configure = Callable[[Source], Any]
-"""(source) -> the config to load the model with."""
+"""A function from a source to the config with which to load the model."""
 
 
 def load_pretrained(
     auto_class: Any, section: ModelSection, source: Source, dtype: torch.dtype, configure: Configure
 ) -> tuple[Base, dict[str, Any]]:
-    """A base on the CPU, without fresh modules or a head yet, and transformers' report on what the checkpoint lacked.
+    """Load a base on the CPU, and return it with transformers' report on the weights that the checkpoint lacks.
 
-    What is random is drawn from torch's generator as it is. Raises InputError for a model that cannot be read.
+    Missing weights are drawn from torch's current generator. Raises InputError for a model that cannot be read.
     """
     with quiet_transformers(), loading_errors(source):
         tokenizer = load_tokenizer(source)
@@ -68,7 +69,7 @@ def load_pretrained(
 
 
 def refuse_endless(config: Any, source: Source) -> None:
-    """Raises InputError for a config whose model would be built for hours before anything else is noticed."""
+    """Raises InputError for a config so large that building its model would take hours before any other error."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
         what, where = "the base model's config cannot be true", f"model.name: {source.name}, num_hidden_layers"
@@ -76,7 +77,7 @@ def refuse_endless(config: Any, source: Source) -> None:
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The source's tokenizer; one without a pad token pads with its end token."""
+    """Load the source's tokenizer; one without a pad token pads with its end token."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -98,7 +99,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No load reports: what matters of them is checked and said by us. Bars are shown of downloads, on a terminal."""
+    """Suppress transformers' load reports, since we check and report what matters. Downloads have bars on a
+    terminal.
+    """
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -120,7 +123,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def loading_errors(source: Source) -> Iterator[None]:
-    """Say what a library's exception means for the user's model."""
+    """Turn a library's exception into an InputError that says what is wrong with the user's model."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""The base model for a task."""
+"""Load the base model for a task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask, Task
 
 
 def load_base(section: ModelSection, revision: str | None, task: Task, dtype: torch.dtype, seed: int) -> Base:
-    """A recipe's base model with what the task needs on top, on the CPU. Raises InputError."""
+    """Load a recipe's base model, on the CPU, with the head that the task needs. Raises InputError."""
     match task:
         case SequenceTask():
             return load_classifier(section, revision, task, dtype=dtype, seed=seed)

@@ -1,4 +1,4 @@
-"""Devices and dtypes: where and in what precision forward passes run."""
+"""Choose the device and the dtype in which forward passes run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how forward passes run: the device, the base's dtype, this process among all.
+    """Where and how forward passes run: the device, the base's dtype, the rank of this process and the number of
+    processes.
 
-    sharded: forward passes are common to all processes, each holding a part of the base.
+    sharded: all processes take part in each forward pass, each holding a part of the base.
     """
 
     device: torch.device
@@ -26,9 +27,9 @@ class Compute:
 
     @property
     def scoring(self) -> tuple[int, int]:
-        """This process and their number where rows are shared out for scoring, which is not a step's equal passes.
+        """This process's rank and the number of processes among which rows are shared out for scoring.
 
-        With a sharded base every process scores all rows: they must run the same passes.
+        With a sharded base every process scores all rows, since all must run the same passes.
         """
         return (0, 1) if self.sharded else (self.rank, self.processes)
 
@@ -38,20 +39,22 @@ class Compute:
 
 
 def pick_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
+    """Return the accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32."""
+    """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32."""
     if name != "auto":
         return DTYPES[name]
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products in this dtype are emulated, many times slower than in float32: on CPUs without AVX-512."""
+    """Whether the device emulates products in this dtype, many times slower than in float32, as CPUs without AVX-512
+    do.
+    """
     has_bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     return device.type == "cpu" and dtype.itemsize == 2 and not has_bfloat16()
 

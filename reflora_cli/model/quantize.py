@@ -1,7 +1,8 @@
-"""Load a base model with its linear layers in few bits.
+"""Load a base model with its linear layers quantized.
 
-transformers reads the checkpoint tensor by tensor and bitsandbytes packs each at once, so the model never exists whole
-in full precision. It always happens on the CPU: a model trained on a GPU and merged on a laptop has the same bits.
+transformers reads the checkpoint tensor by tensor and bitsandbytes quantizes each at once, so the model never exists
+whole in full precision. This always happens on the CPU, so that a model trained on a GPU and merged on a laptop has the
+same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def refuse_packed(section: ModelSection, config: Any) -> None:
-    """Raises InputError for a checkpoint that is quantized already and cannot be used, or not as asked for."""
+    """Raises InputError for a checkpoint that is quantized already, if it cannot be used or is not quantized as
+    asked for.
+    """
     packing = checkpoint_packing(config)
     if packing is None:
         return
@@ -37,7 +40,7 @@ def refuse_packed(section: ModelSection, config: Any) -> None:
 
 
 def checkpoint_packing(config: Any) -> str | None:
-    """How a checkpoint is quantized: a `Quantization` by bitsandbytes, another method's name, or None for no way."""
+    """Return how a checkpoint is quantized: a `Quantization` by bitsandbytes, another method's name, or None."""
     found = next((own for part in (config, config.get_text_config()) if (own := packing_of(part))), None)
     if found is None:
         return None
@@ -54,7 +57,7 @@ def packing_of(config: Any) -> Any:
 
 
 def loading_arguments(section: ModelSection, config: Any, auto_class: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to be told; nothing for a base that neither is nor is to be quantized."""
+    """Return the arguments of `from_pretrained`; none for a base that is not quantized and is not to be."""
     if checkpoint_packing(config) is not None:
         return {"device_map": {"": "cpu"}}
     if section.quantization is Quantization.NONE:
@@ -64,7 +67,7 @@ def loading_arguments(section: ModelSection, config: Any, auto_class: Any, dtype
 
 
 def bitsandbytes_config(section: ModelSection, skipped: list[str], dtype: torch.dtype) -> BitsAndBytesConfig:
-    """skipped: modules to be left as they are, by full name."""
+    """Return bitsandbytes' settings. skipped: the full names of modules that stay as they are."""
     from transformers import BitsAndBytesConfig
 
     if section.quantization is Quantization.INT8:
@@ -79,13 +82,15 @@ def bitsandbytes_config(section: ModelSection, skipped: list[str], dtype: torch.
 
 
 def skeleton(make: Callable[[Any], Any], config: Any) -> Any:
-    """The model that `make` builds of a configuration, without any weights."""
+    """Return the model that `make` builds from a config, without weights."""
     with torch.device("meta"):
         return make(config)
 
 
 def unquantized(model: Any) -> list[str]:
-    """Modules that stay as they are: all outside the pretrained body (heads), the output embedding, and poolers."""
+    """Return the modules that are not quantized: those outside the pretrained body, the output embedding, and
+    poolers.
+    """
     output = model.get_output_embeddings()
     outside = [name for name, _ in model.named_children() if name != model.base_model_prefix]
     inside = [name for name, child in model.named_modules() if child is output or name.split(".")[-1] == "pooler"]
@@ -95,8 +100,8 @@ def unquantized(model: Any) -> list[str]:
 def adopt(model: Any, dtype: torch.dtype) -> None:
     """Replace bitsandbytes' modules by our frozen weights, in place; they share the storage.
 
-    transformers leaves the other weights of a checkpoint that is quantized already in their own dtype, whatever was
-    asked for: they are cast here, but for those that the architecture keeps in float32.
+    If a checkpoint is quantized already, transformers leaves its other weights in their own dtype, whatever was asked
+    for. They are cast here, except those that the architecture keeps in float32.
     """
     found = {name: module for name, module in model.named_modules() if is_bitsandbytes(module)}
     if not found:
@@ -119,7 +124,7 @@ def adopt(model: Any, dtype: torch.dtype) -> None:
 
 
 def kept_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype that transformers loads a parameter in: some architectures keep some in float32."""
+    """Return the dtype in which transformers loads a parameter: some architectures keep some in float32."""
     kept = list(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if dtype is torch.float16:
         kept += getattr(model, "_keep_in_fp32_modules", None) or ()
@@ -127,13 +132,13 @@ def kept_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def packed_kind(model: nn.Module) -> str:
-    """How the model's quantized weights are packed, whether in loading or in the checkpoint already."""
+    """Return how the model's weights are quantized, whether on loading or in the checkpoint already."""
     kinds = sorted({module.kind for module in model.modules() if isinstance(module, QuantizedWeight)})
     return " and ".join(kinds) or Quantization.NONE.value
 
 
 def bits_per_weight(model: nn.Module) -> float | None:
-    """Stored bits for each quantized weight, scales included; None where nothing is quantized."""
+    """Return the stored bits per quantized weight, scales included; None where nothing is quantized."""
     weights = [module for module in model.modules() if isinstance(module, QuantizedWeight)]
     if not weights:
         return None

@@ -1,7 +1,7 @@
-"""Base weights shared out among processes, for a base too large for one device (FSDP2).
+"""Split base weights among processes, for a base too large for one device (FSDP2).
 
-Every transformer block's frozen weights are split among all processes and gathered while the block runs. What is
-trained stays whole in every process and is reduced as usual, so that RefLoRA sees whole factors and gradients.
+Every transformer block's frozen weights are split among all processes and gathered while the block runs. Trained
+parameters stay whole in every process and are reduced as usual, so that RefLoRA sees whole factors and gradients.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from reflora_cli.errors import InputError, Problem
 
 
 def shard_blocks(model: Any, loss_module: nn.Module, device: torch.device, processes: int) -> int:
-    """Split the frozen weights of every block, in place; the number of blocks.
+    """Split the frozen weights of every block, in place; returns the number of blocks.
 
-    loss_module: what holds the model and will be wrapped for data parallelism, which must leave frozen weights alone.
-    Raises InputError for a model that does not say what its blocks are.
+    loss_module: the module that holds the model and will be wrapped for data parallelism, which must leave frozen
+    weights alone. Raises InputError for a model that does not say what its blocks are.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

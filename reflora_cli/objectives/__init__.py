@@ -1,1 +1,1 @@
-"""What a kind of task decides: how rows become batches, what is minimized, how a model is scored."""
+"""Decide, for each kind of task, how rows become batches, what is minimized and how a model is scored."""

@@ -1,7 +1,7 @@
-"""What training on answers takes for granted of a language model, measured on a few rows before anything begins.
+"""Check, on a few rows, what training on answers assumes of a language model.
 
-A token's prediction depends on the tokens before it and on nothing else: not on those that follow, not on padding, not
-on other rows, packed with it or not.
+A token's prediction must depend on the tokens before it and on nothing else: not on later tokens, on padding, or on
+other rows, packed with it or not.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from reflora_cli.objectives.invariance import (
 )
 
 Together = Callable[[Sequence[PromptRow], int], dict[str, Tensor]]
-"""(rows, pad token) -> a batch with its supervision."""
+"""A function from rows and the pad token to a batch with its supervision."""
 
 
 def causal_padding(base: Base, compute: Compute) -> Padding:
-    """How a causal model's rows go through it together: padded on the right, or equally long ones only.
+    """Return how rows go through a causal model together: padded on the right, or only with rows of the same length.
 
     Raises InputError for a model that sees the tokens that it is to predict.
     """
@@ -63,19 +63,19 @@ def causal_padding(base: Base, compute: Compute) -> Padding:
 
 
 def trial_tokens(base: Base) -> list[list[int]]:
-    """The rows of a trial as the tokenizer makes them of texts."""
+    """Return the token ids of a trial's rows, as the tokenizer makes them of texts."""
     longest = min(LONGEST, positions(base))
     rows = [known_tokens(base, ids[:longest]) for ids in token_ids(base.tokenizer, TEXTS)]
     return [*rows, twin(rows[LONG])]
 
 
 def prompt_row(ids: Sequence[int]) -> PromptRow:
-    """A row of which everything but the first token is supervised."""
+    """Return a row in which everything but the first token is supervised."""
     return PromptRow(np.array(ids, dtype=np.int32), 1)
 
 
 def states(base: Base, compute: Compute, rows: Sequence[PromptRow], together: Together) -> Tensor:
-    """The body's output [k, width] before every supervised token of the rows, row after row, float32."""
+    """Return the body's output [k, width], float32, before every supervised token, row after row."""
     batch = {name: tensor.to(compute.device) for name, tensor in together(rows, base.tokenizer.pad_token_id).items()}
     supervised = batch.pop("supervised")
     del batch["targets"]

@@ -43,12 +43,12 @@ from reflora_cli.objectives.token_loss import token_log_likelihoods
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
-"""What configs call the places that attention reaches back."""
+"""Names in configs for the number of places that attention reaches back."""
 
 
 @final
 class Choices(Scorer):
-    """Log-likelihoods of candidates, batched. padding: how rows go through the model together without a cache."""
+    """Log-likelihoods of candidates, in batches. padding: how rows go through the model together without a cache."""
 
     def __init__(self, base: Base, compute: Compute, padding: Padding = Padding.RIGHT) -> None:
         self.base, self.compute = base, compute
@@ -61,7 +61,9 @@ class Choices(Scorer):
         self.way = self.pick_way()
 
     def pick_way(self) -> Way:
-        """The fastest way whose outcome is that of whole texts. Raises InputError where not even these can be read."""
+        """Return the fastest way whose results are those of whole texts. Raises InputError if not even whole texts
+        can be read.
+        """
         rows = self.trial_rows()
         alone = replace(self.reader, padding=Padding.ALONE)
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
@@ -75,7 +77,7 @@ class Choices(Scorer):
         raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
 
     def trial_rows(self) -> list[Branches]:
-        """A long row and a short one that begin alike, with candidates of one token and more than one of several."""
+        """Return a long row and a short one that begin alike, with one candidate of one token and others of several."""
         tokens = trial_tokens(self.base)
         long, short = tokens[LONG], tokens[SHORT]
         tails = [long[3:6], short[-1:], long[1:3]]
@@ -99,7 +101,7 @@ class Choices(Scorer):
         return [prediction(example, own, row.cut) for example, row, own in zip(examples, rows, sums, strict=True)]
 
     def branches(self, examples: Sequence[PromptExample]) -> list[Branches]:
-        """Every row's candidates as tokens."""
+        """Return every row's candidates as tokens."""
         tokenizer = self.base.tokenizer
         contexts = token_ids(tokenizer, [example.prompt.rstrip() for example in examples])
         texts = [example.prompt + candidate for example in examples for candidate in example.candidates]
@@ -113,7 +115,7 @@ class Choices(Scorer):
 
     @torch.no_grad()
     def log_likelihoods(self, rows: Sequence[Branches]) -> list[list[float]]:
-        """The candidates' summed log-likelihoods, row by row."""
+        """Return the candidates' summed log-likelihoods, row by row."""
         with precision(self.compute.device, self.compute.dtype):
             states = self.way(self.reader, rows)
             targets = torch.tensor(tokens_asked(rows), device=states.device)
@@ -127,7 +129,9 @@ class Choices(Scorer):
 
 
 def branches_of(context: list[int], texts: list[list[int]], limit: int) -> Branches:
-    """One row's candidates. context: the prompt's tokens; texts: prompt and candidate; limit: the model's positions."""
+    """Return one row's candidates as tokens. context: the prompt's tokens. texts: prompt and candidate. limit: the
+    model's positions.
+    """
     begin = min(len(context), *(common_length(context, text) for text in texts))
     stem = min(common_length(texts[0], text) for text in texts)
     # Every candidate needs a token of its own, also one with which another begins.
@@ -138,12 +142,12 @@ def branches_of(context: list[int], texts: list[list[int]], limit: int) -> Branc
 
 
 def without_end(ids: list[int], end: int) -> list[int]:
-    """The ids without an end token that the tokenizer adds to every text."""
+    """Return the ids without an end token that the tokenizer adds to every text."""
     return ids[:-1] if ids[-1:] == [end] else ids
 
 
 def prediction(example: PromptExample, sums: Sequence[float], cut: bool) -> Prediction:
-    """The candidate with the largest sum, and that with the largest sum per character."""
+    """Return the prediction: the candidate with the largest sum, and the one with the largest sum per character."""
     lengths = [len(candidate.lstrip()) for candidate in example.candidates]
     best = max(range(len(sums)), key=lambda index: sums[index])
     best_by_character = max(range(len(sums)), key=lambda index: sums[index] / max(1, lengths[index]))

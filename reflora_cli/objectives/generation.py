@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 RESPONSE = "### Response:"
 TRIED = 2
-"""Tokens written to find out how prompts go through a model together: one after the prompt, one after what it keeps."""
+"""Tokens that are written to find out how prompts go through a model together: one is predicted by the prompt, one
+from the cache."""
 
 
 class AlwaysTheSame:
@@ -70,14 +71,18 @@ class Generation(Scorer):
         return {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
 
     def plain_logits(self, row: Sequence[int]) -> Tensor:
-        """The logits after the last tokens of a row [1, TRIED, vocabulary], float32, from one plain pass over it."""
+        """Return the logits after the last tokens of a row [1, TRIED, vocabulary], float32, from one pass without a
+        cache.
+        """
         ids = torch.tensor([row], device=self.compute.device)
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
             logits: Tensor = self.base.model(input_ids=ids, use_cache=False).logits[:, -TRIED:].float()
         return logits
 
     def written_logits(self, same: AlwaysTheSame, rows: Sequence[list[int]], padding: Padding) -> Tensor:
-        """The logits of the first new tokens [rows, TRIED, vocabulary], float32, where they are the same for all."""
+        """Return the logits of the first new tokens [rows, TRIED, vocabulary], float32; `same` makes these tokens
+        the same for all rows.
+        """
         from transformers import GenerationConfig
 
         fill = self.base.tokenizer.pad_token_id
@@ -113,7 +118,7 @@ class Generation(Scorer):
         ]
 
     def batches(self, prompts: Sequence[list[int]]) -> list[list[int]]:
-        """Indices of the prompts that go through the model together."""
+        """Return the indices of the prompts that go through the model together."""
         match self.padding:
             case Padding.ALONE:
                 return [[index] for index in range(len(prompts))]
@@ -124,7 +129,7 @@ class Generation(Scorer):
                 return [list(range(len(prompts)))]
 
     def write(self, prompts: Sequence[list[int]]) -> list[str]:
-        """What the model writes after each prompt."""
+        """Return what the model writes after each prompt."""
         tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
         ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
         with precision(device, self.compute.dtype), only(self.base, self.config()):
@@ -135,7 +140,7 @@ class Generation(Scorer):
         return texts
 
     def config(self) -> GenerationConfig:
-        """All that shapes the search; what a model's own file says of sampling or penalties must not."""
+        """Return all settings of the search; a model's own file with sampling or penalties is not to change them."""
         from transformers import GenerationConfig
 
         tokenizer = self.base.tokenizer
@@ -151,7 +156,7 @@ class Generation(Scorer):
 
 @contextmanager
 def only(base: Base, config: GenerationConfig) -> Iterator[None]:
-    """Generate as `config` says and nothing else: transformers fills gaps from the model's own configuration."""
+    """Generate with the settings of `config` alone: transformers fills gaps from the model's own configuration."""
     own = base.model.generation_config
     base.model.generation_config = config
     try:

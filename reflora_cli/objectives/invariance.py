@@ -1,8 +1,8 @@
-"""Whether rows of unequal length may go through a model together, and how: measured before anything begins.
+"""Find out, before anything begins, whether and how rows of unequal length may go through a model together.
 
-Most models read masked padding as nothing. Some read the last place of a row, whatever stands there, some take no mask
-at all, some count places. So a few rows, long and short, go through the model alone and together, by the code
-that is to be used; the first way of several whose outcome is that of the rows alone is the way that is taken.
+Most models ignore masked padding. Some read the last place of a row, whatever is there; some take no mask; some count
+places. So a few rows, long and short, go through the model alone and together, by the code that is to be used. Of
+several ways the first is taken whose results are those of the rows alone.
 """
 
 from __future__ import annotations
@@ -23,50 +23,53 @@ from reflora_cli.model.precision import Compute
 
 RowT = TypeVar("RowT")
 Read = Callable[[Sequence[RowT], Padding], Tensor]
-"""(rows, padding) -> their outcomes in one tensor, row after row along its first dimension."""
+"""A function from rows and a padding to their results in one tensor, row after row along its first dimension."""
 TEXTS = (
     "A cup of tea stands on the small wooden table near the window, where an old man reads the news about rain in the "
     "north, while two children look for a red ball.",
     "A cup of tea stands on the table.",
     "A cup.",
 )
-"""A long one, a middle one, a short one."""
+"""The texts of a long row, a middle one and a short one."""
 LONGEST = 29
-"""Tokens of the longer row at most: enough padding beside the shorter one to show what reads it, and a prime number,
-since some models take lengths that are multiples of their blocks' otherwise than the rest."""
+"""The most tokens of the longer row: enough padding beside the shorter one to show what reads it, and a prime
+number, since some models treat lengths that are multiples of their blocks' differently."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""Of the size of what is compared: more than another order of sums changes, far less than padding that is read."""
+"""The largest accepted difference, as a share of the size of what is compared: more than another order of sums
+changes, far less than padding that is read."""
 LONG, MIDDLE, SHORT, TWIN = range(4)
-"""Places of a trial's rows."""
+"""The indices of a trial's rows."""
 FOREIGN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What models of transformers raise where they are asked for what they cannot do."""
+"""The exceptions of transformers' models that are asked for something they cannot do."""
 
 
 @dataclass(frozen=True)
 class Trial(Generic[RowT]):
-    """Four rows, the last as long as the first and the others shorter and shorter; and how one is read alone."""
+    """Four rows, the last as long as the first and the others shorter and shorter, and the function that reads one
+    alone.
+    """
 
     rows: Sequence[RowT]
     alone: Callable[[RowT], Tensor]
 
 
 def known_tokens(base: Base, ids: Sequence[int]) -> list[int]:
-    """The ids with ordinary tokens for unknown ones: a row in which all are the same would show nothing."""
+    """Replace unknown tokens by ordinary ones: a row in which all tokens are the same would show nothing."""
     rest, unknown = ordinary_tokens(base, len(ids)).tolist(), base.tokenizer.unk_token_id
     return [rest[place] if token == unknown else token for place, token in enumerate(ids)]
 
 
 def twin(ids: Sequence[int]) -> list[int]:
-    """Another row of the same length: the tokens between the first and the last one in reverse order."""
+    """Return another row of the same length, with the tokens between the first and the last one in reverse order."""
     return [*ids[:1], *reversed(ids[1:-1]), *ids[1:][-1:]]
 
 
 def pick_padding(
     base: Base, compute: Compute, trial: Trial[RowT], ways: Sequence[Padding], read: Read[RowT]
 ) -> Padding:
-    """The first of the ways by which the outcomes for rows together are those that are expected.
+    """Return the first of the ways by which rows together have the expected results.
 
-    Raises InputError where there is none: rows change each other whatever their lengths.
+    Raises InputError where there is none: rows then change each other whatever their lengths.
     """
     with readable(base):
         expected = {index: trial.alone(trial.rows[index]) for index in (LONG, MIDDLE, SHORT)}
@@ -83,7 +86,7 @@ def pick_padding(
 
 @contextmanager
 def readable(base: Base) -> Iterator[None]:
-    """Raises InputError for what a model raises that cannot read a single row."""
+    """Raises InputError for the errors of a model that cannot read a single row."""
     try:
         yield
     except FOREIGN as error:
@@ -93,7 +96,7 @@ def readable(base: Base) -> Iterator[None]:
 
 
 def agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two tensors are equal but for rounding in `dtype`. Of what is not finite that is said where it is met."""
+    """Whether two tensors are equal but for rounding in `dtype`. Values that are not finite are reported elsewhere."""
     if found.shape != expected.shape:
         return False
     apart, size = (torch.linalg.vector_norm(own.double()) for own in (found - expected, expected))
@@ -102,7 +105,7 @@ def agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients, and then the mode of before."""
+    """Switch to evaluation mode without gradients, and back to the mode of before."""
     was_training = model.training
     model.eval()
     try:
@@ -114,7 +117,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def drawn_anew(model: nn.Module, modules: Sequence[str]) -> Iterator[None]:
-    """Random matrices in the named modules, the same in every run, and then their own values again.
+    """Put random matrices into the named modules, the same in every run, and then their own values again.
 
     A head that is not trained yet may be zero, or so small that nothing of the body shows behind it.
     """

@@ -1,4 +1,4 @@
-"""Answers after prompts: the log-likelihood of supervised tokens; scored by a protocol, or by that loss."""
+"""Train on answers after prompts by the log-likelihood of supervised tokens; score by a protocol, or by that loss."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 MOST_PROBED = 256
-"""Positions at which two forms of a model are compared: enough to show a difference, few enough to hold."""
+"""The number of positions at which two forms of a model are compared: enough to show a difference, few enough to
+hold."""
 
 
 @final
 class LanguageLoss(nn.Module):
-    """A causal language model -> the summed loss over a batch's supervised tokens."""
+    """A causal language model whose forward pass returns the summed loss over a batch's supervised tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -42,14 +43,14 @@ class LanguageLoss(nn.Module):
 
 
 def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The body's output [k, width] at some places of the flattened batch."""
+    """Return the body's output [k, width] at some places of the flattened batch."""
     hidden: Tensor = hidden_states(model, **inputs, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, supervised)
 
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """by_loss: nothing but the loss tells a better model from a worse. packing: of rows that are trained on."""
+    """by_loss: the loss alone tells a better model from a worse one. packing: training rows share sequences."""
 
     train_on_prompt: bool
     by_loss: bool
@@ -93,18 +94,20 @@ class LanguageObjective(Objective[PromptRow]):
         return self.placed(self.together(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
     def padded(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
-        """The same, one row in each sequence."""
+        """Collate rows with one row in each sequence."""
         return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
     def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     def cut(self, order: Sequence[int], rows: Sequence[PromptRow], size: int) -> list[list[int]]:
-        """Indices of rows, in order, in batches of at most `size`."""
+        """Return indices of rows, in order, in batches of at most `size`."""
         return cut(order, size, lambda index: self.kind(rows[index]))
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """A protocol's accuracy for a split with a task, the mean `loss` per supervised token for one without."""
+        """Return a protocol's accuracy for a split with a task, or the mean `loss` per supervised token for one
+        without.
+        """
         was_training = self.base.model.training
         self.base.model.eval()
         if split.task is None:
@@ -115,7 +118,7 @@ class LanguageObjective(Objective[PromptRow]):
         return scores
 
     def tally(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally:
-        """Counts over all examples, which are shared among all processes."""
+        """Return the counts over all examples; processes share the work and all get the counts."""
         own = Tally()
         for batch in mine(cut(by_length(examples), batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
@@ -133,7 +136,7 @@ class LanguageObjective(Objective[PromptRow]):
         return total / sum(row.weight for row in rows)
 
     def merit(self, scores: Scores) -> float:
-        """The mean accuracy of all splits that have one, else minus the mean loss."""
+        """Return the mean accuracy of the splits that have one, or else minus the mean loss."""
         accuracies = [own["accuracy"] for own in scores.values() if "accuracy" in own]
         losses = [own["loss"] for own in scores.values() if "loss" in own]
         return sum(accuracies) / len(accuracies) if accuracies else -sum(losses) / len(losses)
@@ -144,7 +147,7 @@ class LanguageObjective(Objective[PromptRow]):
 
     @torch.no_grad()
     def probe(self, rows: Sequence[PromptRow]) -> Tensor:
-        """Logits at supervised positions, the first 256 of them."""
+        """Return the logits at the first 256 supervised positions."""
         model, found, count = self.base.model, list[Tensor](), 0
         for indices in self.cut(range(len(rows)), rows, 8):
             batch = self.padded([rows[index] for index in indices])
@@ -160,11 +163,13 @@ class LanguageObjective(Objective[PromptRow]):
 
 
 def by_length(examples: Sequence[PromptExample]) -> list[int]:
-    """Indices of examples, the longest first: rows of a batch are alike, and too large a batch shows at once."""
+    """Return the indices of examples, the longest first: rows of a batch are alike, and too large a batch fails at
+    once.
+    """
     return sorted(range(len(examples)), key=lambda index: (-len(examples[index].prompt), index))
 
 
 def mine(batches: list[list[int]], compute: Compute) -> list[list[int]]:
-    """This process's share of the batches."""
+    """Return this process's share of the batches."""
     rank, processes = compute.scoring
     return batches[rank::processes]

@@ -1,7 +1,7 @@
-"""The rows of a language model's task or mixture.
+"""Load and encode the rows of a language model's task or mixture.
 
-In training either held-out training rows are scored by their loss, as the published commonsense runs do, or every
-task's evaluation splits are: by the recipe's protocol where there are candidates, by their loss where there are none.
+In training either held-out training rows are scored by their loss, as in the published commonsense runs, or every
+task's evaluation splits are scored: by the recipe's protocol if there are candidates, by their loss if there are none.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from reflora_cli.recipe import Recipe
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
 HELD_OUT = "validation"
-"""What held-out training rows are called."""
+"""The name of the split of held-out training rows."""
 
 
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
-    """The training rows and, unless evaluation is off, the rows that are scored."""
+    """Return the training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
     training = load_mixture(task, section.data, section.max_train_rows)
     if section.validation_rows is not None:
@@ -40,14 +40,16 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
 
 
 def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, PromptTask, str]]:
-    """(name, task, split) of all that is scored; the name is the split's where there is one task, else the task's."""
+    """Return (name, task, split) of all that is scored; the name is the split's for one task, else the task's."""
     found = [(part, name) for part in task.parts for name in ((split,) if split else part.evaluation)]
     single = len(task.parts) == 1
     return [(name if single else part.short, part, name) for part, name in found]
 
 
 def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExample], list[PromptExample]]:
-    """The examples without `count` of them, and those: drawn at random, the same for every seed of a run."""
+    """Divide the examples into all but `count` and those `count`, drawn at random but the same for every seed of a
+    run.
+    """
     if count >= len(examples):
         where, found = "task.validation_rows", f"{count} of {len(examples)} training rows"
         raise InputError(Problem("nothing is left to train on", where, found, f"fewer than {len(examples)}"))
@@ -57,7 +59,7 @@ def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExam
 
 
 def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample] | None:
-    """The training rows that a run held out; None where it held none."""
+    """Return the training rows that a run held out; None if it held out none."""
     section = recipe.task
     if section.validation_rows is None:
         return None
@@ -65,7 +67,7 @@ def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample]
 
 
 def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
-    """The same: encoded where their loss is wanted, as they are for the protocols."""
+    """Return the examples, encoded if their loss is wanted, and as they are for the protocols."""
     section = recipe.task
 
     def encoded(name: str) -> tuple[list[PromptRow], int]:
@@ -86,7 +88,7 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
 
 
 def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | None) -> list[PromptRow]:
-    """The rows that a run has kept, or else some that are scored in training, or of those that are trained on."""
+    """Return the rows that a run has kept, or else some that are scored in training, or else some training rows."""
     section, part = recipe.task, task.parts[0]
     if kept and (found := kept_examples(kept, PromptExample)):
         examples = found
@@ -98,5 +100,5 @@ def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | 
 
 
 def scored_by_loss(recipe: Recipe, task: LanguageTask) -> bool:
-    """Whether training knows nothing but the loss to tell a better model."""
+    """Whether in training the loss alone tells a better model from a worse one."""
     return recipe.task.validation_rows is not None or not any(part.has_candidates for part in task.parts)

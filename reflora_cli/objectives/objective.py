@@ -1,6 +1,6 @@
-"""What training, evaluation and merging ask of a kind of task.
+"""Define what training, evaluation and merging ask of a kind of task.
 
-Two kinds: `sequence.py` for labels of texts, `language.py` for answers after prompts.
+There are two kinds: `sequence.py` for labels of texts, `language.py` for answers after prompts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from reflora_cli.tasks.base import PromptTask
 
 RowT = TypeVar("RowT")
 Scores = Mapping[str, Mapping[str, float]]
-"""Split name -> score name -> value."""
+"""Scores by split name, then by score name."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to be scored. task: whose answers are looked for, for rows that are scored by a protocol."""
+    """Rows to be scored. task: the task whose answers are looked for, if the rows are scored by a protocol."""
 
     name: str
     rows: Sequence[Any]
@@ -34,7 +34,7 @@ class Split:
 
 
 def refuse_infinite(losses: Mapping[str, float]) -> None:
-    """Raises InputError for a loss, by what was scored, that is not finite: such a model says nothing."""
+    """Raises InputError for losses, by the name of what was scored, that are not finite: such a model says nothing."""
     bad = [f"{name}: {value}" for name, value in losses.items() if not math.isfinite(value)]
     if bad:
         expected = "finite weights, and a dtype in which the model computes"
@@ -47,29 +47,34 @@ class Objective(ABC, Generic[RowT]):
     base: Base
     compute: Compute
     loss_module: nn.Module
-    """Called in training with `arguments`: the rows' summed loss, a scalar. Holds the model and can be wrapped."""
+    """The module that training calls with `arguments` for the rows' summed loss, a scalar. It holds the model and
+    can be wrapped."""
     main_metric: str
     padding: Padding
     """How rows of unequal length go through the model together."""
 
     @abstractmethod
     def weight(self, row: RowT) -> int:
-        """The row's share in a step's mean: what the summed loss is divided by."""
+        """Return the row's share in a step's mean: the summed loss is divided by the sum of these."""
 
     def kind(self, row: RowT) -> int:
-        """In what the rows of one batch must agree: their length where the model reads padding, else nothing."""
+        """Return a value that must be equal for all rows of a batch: the length if the model reads padding, else a
+        constant.
+        """
         return self.length(row) if self.padding is Padding.NONE else 0
 
     @abstractmethod
     def length(self, row: RowT) -> int:
-        """The row's tokens."""
+        """Return the row's number of tokens."""
 
     @abstractmethod
     def unused(self, names: Sequence[str]) -> list[str]:
-        """Those of the named modules on which the outcome for a row does not depend: no gradient would reach them."""
+        """Return those of the named modules on which the result for a row does not depend: no gradient would reach
+        them.
+        """
 
     def notes(self) -> list[str]:
-        """What a user should know of how rows are batched; nothing where they are padded on the right."""
+        """Say what a user should know of how rows are batched; nothing where they are padded on the right."""
         match self.padding:
             case Padding.LEFT:
                 return ["padded on the left: the model reads the last place of a row"]
@@ -80,20 +85,20 @@ class Objective(ABC, Generic[RowT]):
 
     @abstractmethod
     def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
-        """Padded tensors on the device."""
+        """Return padded tensors on the device."""
 
     @abstractmethod
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """The split's scores, main one first; rows are shared among all processes, scores are the same in all."""
+        """Return the split's scores, the main one first; processes share the rows and all get the same scores."""
 
     @abstractmethod
     def merit(self, scores: Scores) -> float:
-        """One number for several splits' scores, larger for a better model."""
+        """Return one number for the scores of several splits, larger for a better model."""
 
     @abstractmethod
     def settings(self) -> dict[str, object]:
-        """What else must be known to read the scores: part of every results file."""
+        """Return what else must be known to read the scores; it is part of every results file."""
 
     @abstractmethod
     def probe(self, rows: Sequence[RowT]) -> Tensor:
-        """Logits [n, k] on some rows, float32 on the CPU: to compare two forms of one model."""
+        """Return logits [n, k] on some rows, float32 on the CPU, to compare two forms of one model."""

@@ -1,4 +1,4 @@
-"""One match over the kinds of tasks for each question that training, evaluation and merging ask."""
+"""Match the kinds of tasks once for each question that training, evaluation and merging ask."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask, Task
 
 
 def load_examples(recipe: Recipe, task: Task) -> Examples:
-    """The rows that a training run needs, as read. Raises InputError."""
+    """Return the rows that a training run needs, as read. Raises InputError."""
     match task:
         case SequenceTask():
             refuse_language_keys(recipe, task)
@@ -35,7 +35,7 @@ def load_examples(recipe: Recipe, task: Task) -> Examples:
 
 
 def encode_examples(recipe: Recipe, task: Task, base: Base, examples: Examples) -> Rows:
-    """The same rows, encoded. Raises InputError."""
+    """Return the rows that a training run needs, encoded. Raises InputError."""
     match task:
         case SequenceTask():
             return sequence_rows(recipe, task, base, examples)
@@ -44,9 +44,9 @@ def encode_examples(recipe: Recipe, task: Task, base: Base, examples: Examples) 
 
 
 def probe_rows(recipe: Recipe, task: Task, base: Base, kept: Path | None) -> list[Any]:
-    """Some encoded rows on which two forms of a model can be compared. Raises InputError.
+    """Return some encoded rows on which two forms of a model can be compared. Raises InputError.
 
-    kept: the file in which a run keeps such rows; where it is absent they are read from the recipe's data.
+    kept: the file in which a run keeps such rows; without it they are read from the recipe's data.
     """
     match task:
         case SequenceTask():
@@ -56,7 +56,7 @@ def probe_rows(recipe: Recipe, task: Task, base: Base, kept: Path | None) -> lis
 
 
 def make_objective(recipe: Recipe, task: Task, base: Base, compute: Compute) -> Objective[Any]:
-    """What is minimized and how it is scored; the base must be on its device."""
+    """Return the objective: what is minimized and how it is scored. The base must be on its device."""
     match task:
         case SequenceTask():
             return SequenceObjective(task, base, compute)
@@ -75,7 +75,7 @@ def make_objective(recipe: Recipe, task: Task, base: Base, compute: Compute) -> 
 
 
 def make_scorer(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
-    """The protocol at work on a model."""
+    """Return the recipe's protocol, ready to score with the model."""
     match section.protocol:
         case EvalProtocol.LLM_ADAPTERS:
             return Generation(base, compute, section.num_beams, section.max_new_tokens)
@@ -84,7 +84,7 @@ def make_scorer(section: EvalSection, base: Base, compute: Compute, padding: Pad
 
 
 def refuse_language_keys(recipe: Recipe, task: SequenceTask) -> None:
-    """Raises InputError for settings of language models that would do nothing here."""
+    """Raises InputError for settings of language models, which would have no effect here."""
     section = recipe.task
     idle = [
         ("task.train_on_prompt", section.train_on_prompt),

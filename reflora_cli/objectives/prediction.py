@@ -1,4 +1,4 @@
-"""What a protocol says about one row, and the counts of many."""
+"""Hold what a protocol says about one row, and count it for many rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Prediction:
     """One row's outcome.
 
     parsed: the label that was chosen, None when no answer was found. output: the generated text. scores: the
-    candidates' log-likelihoods by label; by_character: the label with the largest of them per character. cut: the
-    prompt was too long for the model and lost its beginning.
+    candidates' log-likelihoods by label. by_character: the label with the largest log-likelihood per character. cut:
+    the prompt was too long for the model and lost its beginning.
     """
 
     label: str
@@ -34,24 +34,24 @@ class Prediction:
 
 
 class Scorer(ABC):
-    """A protocol at work on one model: from examples to predictions, a batch at a time."""
+    """A protocol with a model: it turns a batch of examples into predictions."""
 
     @abstractmethod
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
-        """One prediction for each example, in their order; all of them in one batch."""
+        """Return one prediction for each example, in their order; all of them go through the model in one batch."""
 
     def notes(self) -> list[str]:
-        """What a user should know of how rows are read; nothing where that is as fast as it can be."""
+        """Say what a user should know of how rows are read; nothing where that is as fast as it can be."""
         return []
 
     @abstractmethod
     def settings(self) -> dict[str, object]:
-        """All that decides its outcomes beside model and data."""
+        """Return all that decides the outcomes beside model and data."""
 
 
 @dataclass
 class Tally:
-    """Counts of predictions, whose number does not make it larger."""
+    """Counts of predictions; its size does not depend on their number."""
 
     rows: int = 0
     correct: int = 0
@@ -70,11 +70,11 @@ class Tally:
 
     @classmethod
     def total(cls, tallies: Sequence[Tally]) -> Tally:
-        """The counts of several taken together."""
+        """Return the counts of several tallies together."""
         return cls(*(sum(counts) for counts in zip(*map(astuple, tallies), strict=True)))
 
     def scores(self) -> dict[str, float]:
-        """Accuracy first, then what belongs to the protocol, as rates. All rows count, the unparsed ones as wrong."""
+        """Return the accuracy, then the protocol's other rates. All rows count, those without an answer as wrong."""
         count = max(1, self.rows)
         own = (
             {"accuracy_by_character": self.correct_by_character / count}
@@ -85,7 +85,9 @@ class Tally:
 
 
 def wilson(correct: int, rows: int) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson 1927): never outside [0, 1], right for few rows and for rates near 0 or 1."""
+    """Return the 95% interval of a rate (Wilson 1927): never outside [0, 1], right for few rows and for rates near 0
+    or 1.
+    """
     from scipy.stats import binomtest
 
     if not rows:
@@ -95,11 +97,11 @@ def wilson(correct: int, rows: int) -> tuple[float, float]:
 
 
 def mean_interval(tallies: Sequence[Tally]) -> tuple[float, float]:
-    """The 95% interval of the mean of the tasks' accuracies, every task counting the same; of one task, its own.
+    """Return the 95% interval of the mean of the tasks' accuracies, each task counting the same; for one task, its own.
 
-    The distances from the rates to the ends of their Wilson intervals are added in squares, below and above each apart:
+    The distances from the rates to the ends of their Wilson intervals are added in squares, separately below and above:
     the method of variance estimates recovery (Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53).
-    Estimated variances would be 0, and so the interval's width, where every task has all right or all wrong.
+    Estimated variances, and so the interval's width, would be 0 where every task has all answers right or all wrong.
     """
     counts = [(tally.correct, tally.rows) for tally in tallies if tally.rows]
     if not counts:

@@ -1,7 +1,7 @@
-"""Which modules a task uses: those whose output its loss depends on, found on one row before anything is adapted.
+"""Find the modules that a task uses, those on which its loss depends, with one row before anything is adapted.
 
-Some models carry modules that a task never comes to: a pooler beside the head, projections of the last layer for places
-that the head does not read, weights that are read without their module being called. An adapter there would never be
+Some models have modules that a task never uses: a pooler beside the head, projections of the last layer for places that
+the head does not read, weights that are read without their module being called. An adapter there would never be
 trained.
 """
 
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 INNER_NUMBER = re.compile(r"(.*\.\d+\..*\.)\d+(\..*)?")
-"""A path with a number below a block's own: one of several modules of which a token may be sent to a few, an expert."""
+"""A path with a number below a block's own number: one of several modules, experts, of which a token is sent to a
+few."""
 
 
 def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Tensor]) -> list[str]:
-    """Those of the named modules on which the outcome of `read` does not depend, in the model's order.
+    """Return those of the named modules on which the result of `read` does not depend, in the model's order.
 
-    read: a forward pass through the model without dropout. An expert that no token of it was sent to counts as used
-    where another one in its place was.
+    read: a forward pass through the model without dropout. An expert to which no token was sent counts as used if
+    another expert in its place was used.
     """
     with torch.enable_grad(), tapped(model, names) as taps:
         outcome = read().float()
@@ -40,10 +41,11 @@ def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Te
 
 @contextmanager
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Zeros added to every output of the named modules while this lasts: what reaches one of them, reaches its module.
+    """Add zeros to every output of the named modules while the context lasts; a gradient that reaches them reaches the
+    module.
 
-    They are listed by module, for modules that were called; a call with nothing but zeros, which no adapter could make
-    anything of, has none.
+    Yields the zeros by module, for the modules that were called. A call whose input is all zeros, of which no adapter
+    could make anything, has none.
     """
     taps: dict[str, list[Tensor]] = {}
 
@@ -66,6 +68,6 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Te
 
 
 def place(name: str) -> str:
-    """The path with a star for the last of several numbers: the same for all experts of one block."""
+    """Return the path with a star for the last of several numbers, which is the same for all experts of one block."""
     match = INNER_NUMBER.fullmatch(name)
     return f"{match[1]}*{match[2] or ''}" if match else name

@@ -1,7 +1,7 @@
-"""How candidates are read after their prompts: three ways, from the fastest to the one that every causal model allows.
+"""Read candidates after their prompts in one of three ways, from the fastest to the one that every causal model allows.
 
-A way gives the body's output before every token that is asked about: for each row the tokens that its candidates share,
-then candidate by candidate those in which they differ.
+A way returns the body's output before every token that is asked about: for each row the tokens that its candidates
+share, then candidate by candidate the tokens in which they differ.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from reflora_cli.model.language import cache_of, hidden_states
 from reflora_cli.model.precision import Compute
 
 SHORTEST_PREFIX = 8
-"""Tokens that rows must begin with in common for an extra pass over them to be worth it."""
+"""The least number of common tokens at the beginning of rows that is worth an extra pass over them."""
 SHARED = -1
-"""In place of a candidate's number, for a token that all candidates of a row share."""
+"""The candidate's number of a token that all candidates of a row share."""
 Key = tuple[int, int, int]
-"""(row, candidate, place among the tokens that are asked about): the order of what a way gives."""
+"""(row, candidate, place among the tokens that are asked about), by which the states of a way are ordered."""
 
 
 @dataclass(frozen=True)
 class Branches:
-    """One row's candidates as tokens: a common `stem`, of which the last `shared` belong to the answer, and the tails.
+    """One row's candidates as tokens: a common `stem`, whose last `shared` tokens belong to the answer, and the tails.
 
     Every tail has at least one token.
     """
@@ -48,7 +48,7 @@ class Branches:
 
 @dataclass(frozen=True)
 class Reader:
-    """The model that reads. window: places that its attention reaches back, padding counted too."""
+    """The model that reads. window: the number of places that its attention reaches back, padding included."""
 
     base: Base
     compute: Compute
@@ -56,7 +56,7 @@ class Reader:
     window: int
 
     def body(self, ids: Tensor, mask: Tensor, cache: Any, *, use_cache: bool) -> Any:
-        """The body's output for ids [n, length]; the mask [n, more] begins with what is in the cache."""
+        """Return the body's output for ids [n, length]; the mask [n, more] begins with the tokens in the cache."""
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places(mask)[:, -ids.shape[1] :]}
         placed = {name: tensor.to(self.compute.device) for name, tensor in inputs.items()}
         return hidden_states(self.base.model, **placed, cache=cache, use_cache=use_cache)
@@ -67,20 +67,20 @@ class Reader:
 
 
 class Way(Protocol):
-    """Rows -> the body's output [tokens, width] before every token that is asked about."""
+    """A function from rows to the body's output [tokens, width] before every token that is asked about."""
 
     def __call__(self, reader: Reader, rows: Sequence[Branches]) -> Tensor: ...
 
 
 def tokens_asked(rows: Sequence[Branches]) -> list[int]:
-    """The tokens that are asked about, in the order of the states that a way gives."""
+    """Return the tokens that are asked about, in the order of the states that a way returns."""
     return [token for row in rows for part in (row.answer, *row.tails) for token in part]
 
 
 def after_common_beginning(reader: Reader, rows: Sequence[Branches]) -> Tensor:
     """Read the tokens with which all rows begin once, then the rest of the stems, then the tails on the stems' cache.
 
-    Padding stands between the common beginning and a rest that is shorter than others.
+    If the rests differ in length, padding stands between the common beginning and a shorter rest.
     """
     longest = max(len(row.stem) for row in rows) + max(len(tail) - 1 for row in rows for tail in row.tails)
     prefix = common_prefix(rows) if longest <= reader.window else []
@@ -95,7 +95,7 @@ def after_common_beginning(reader: Reader, rows: Sequence[Branches]) -> Tensor:
 def stems_then_tails(reader: Reader, rows: Sequence[Branches], prefix: Sequence[int] = (), cache: Any = None) -> Tensor:
     """Read every stem once, which gives the first differing tokens too, then the rest of longer tails on its cache.
 
-    prefix: tokens at the beginning of all stems that are in the cache already.
+    prefix: the number of tokens at the beginning of all stems that are in the cache already.
     """
     ids, mask = pad_left([row.stem[len(prefix) :] for row in rows], reader.fill)
     mask = torch.cat([torch.ones(len(rows), len(prefix), dtype=mask.dtype), mask], dim=1)
@@ -119,7 +119,9 @@ def stems_then_tails(reader: Reader, rows: Sequence[Branches], prefix: Sequence[
 def read_tails(
     reader: Reader, rows: Sequence[Branches], longer: Sequence[tuple[int, int]], cache: Any, mask: Tensor
 ) -> tuple[list[Key], Tensor]:
-    """The states before the tails' tokens after their first ones. longer: (row, candidate) of those that have more."""
+    """Return the states before the tails' tokens but their first. longer: (row, candidate) of the tails with more
+    than one.
+    """
     tails = [rows[row].tails[index] for row, index in longer]
     owners = torch.tensor([row for row, _ in longer])
     ids, own_mask = pad_right([tail[:-1] for tail in tails], reader.fill)
@@ -130,7 +132,7 @@ def read_tails(
 
 
 def whole_texts(reader: Reader, rows: Sequence[Branches]) -> Tensor:
-    """Read every candidate with its whole prompt, without a cache, as many at a time as there are rows."""
+    """Read every candidate with its whole prompt, without a cache, in batches of as many texts as there are rows."""
     texts = [(index, candidate) for index, row in enumerate(rows) for candidate in range(len(row.tails))]
     tokens = [rows[index].stem + rows[index].tails[candidate][:-1] for index, candidate in texts]
     order = sorted(range(len(texts)), key=lambda text: len(tokens[text]))
@@ -152,20 +154,20 @@ def whole_texts(reader: Reader, rows: Sequence[Branches]) -> Tensor:
 
 
 WAYS: tuple[Way, ...] = (after_common_beginning, stems_then_tails, whole_texts)
-"""From the fastest on."""
+"""All ways, the fastest first."""
 
 
 def states_at(output: Any, asked: Sequence[tuple[int, int]]) -> Tensor:
-    """States [k, width] of a body's output. asked: (row, place in the row)."""
+    """Return the states [k, width] of a body's output at the places `asked`, pairs of a row and a place in the row."""
     hidden: Tensor = output.last_hidden_state
     rows, at = (torch.tensor(column, device=hidden.device) for column in zip(*asked, strict=True))
     return hidden[rows, at]
 
 
 def common_prefix(rows: Sequence[Branches]) -> list[int]:
-    """The tokens with which all rows begin: a task's instruction is the same in every row.
+    """Return the tokens with which all rows begin, as the instruction of a task is the same in every row.
 
-    Empty where reading them apart would save nothing. What is asked about comes behind them.
+    It is empty if to read them apart would save nothing. The tokens that are asked about are not part of it.
     """
     first = rows[0].stem
     length = min(common_length(first, row.stem) for row in rows)
@@ -174,5 +176,5 @@ def common_prefix(rows: Sequence[Branches]) -> list[int]:
 
 
 def places(mask: Tensor) -> Tensor:
-    """Position ids [n, length] of masked tokens: every row counts from its first token that is not padding."""
+    """Return position ids [n, length] for a mask: each row counts from its first token that is not padding."""
     return (mask.cumsum(dim=1) - 1).clamp_min(0)

@@ -1,4 +1,4 @@
-"""What both kinds of rows share."""
+"""Hold what both kinds of rows share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from reflora_cli.tasks.base import Example, PromptExample, SequenceTask, Task
 E = TypeVar("E", Example, PromptExample)
 
 Examples = Mapping[str, Sequence[Any]]
-"""Split name -> rows as read, the training rows under their split's own name first."""
+"""Rows as read by split name, the training rows under their split's own name first."""
 PROBED = 64
-"""Rows on which two forms of one model are compared."""
+"""The number of rows on which two forms of one model are compared."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows, ready for training and scoring. dropped: training rows without any answer left."""
+    """Encoded rows, ready for training and scoring. dropped: the number of training rows that lost their whole
+    answer.
+    """
 
     training: list[Any]
     splits: list[Split]
@@ -36,23 +38,23 @@ class Rows:
 
 
 def probe_examples(examples: Examples) -> list[Example | PromptExample]:
-    """Some of a run's rows as read: of the first split that is scored, or else of those that are trained on."""
+    """Return some of a run's rows as read: of the first split that is scored, or else of the training rows."""
     training, *scored = examples.values()
     return list((scored or [training])[0][:PROBED])
 
 
 def rows_text(examples: Sequence[Example | PromptExample]) -> str:
-    """Examples as lines of JSON."""
+    """Return examples as lines of JSON."""
     return "".join(json.dumps(asdict(example)) + "\n" for example in examples)
 
 
 def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:
-    """Where a run keeps such rows; None where the recipe asks for other data than the run's."""
+    """Return the file in which a run keeps its rows; None if the recipe asks for other data than the run's."""
     return run.probes if load_recipe(str(run.recipe), []).task.data == recipe.task.data else None
 
 
 def kept_examples(path: Path, kind: type[E]) -> list[E] | None:
-    """The examples that a run has kept; None where it has kept none. Raises InputError for a damaged file."""
+    """Return the examples that a run has kept; None if it kept none. Raises InputError for a damaged file."""
     if not is_file(path):
         return None
     try:
@@ -69,7 +71,7 @@ def wants_evaluation(recipe: Recipe) -> bool:
 
 
 def refuse_one_file(recipe: Recipe, remedy: str) -> None:
-    """Raises InputError where one file would be both what is trained on and what is scored."""
+    """Raises InputError if one file would be both trained on and scored."""
     if data_file(recipe) is not None:
         what = "one file cannot be trained on and scored too: the score would be of rows that were learned"
         expected = "a directory with a file for each split"
@@ -77,9 +79,9 @@ def refuse_one_file(recipe: Recipe, remedy: str) -> None:
 
 
 def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str | None) -> None:
-    """Raises InputError where the one file that a run was trained on would be scored as if it were another split.
+    """Raises InputError if the one file that a run was trained on would be scored as if it were another split.
 
-    recipe: of the scoring; trained: of the run. Rows that the run held out may be scored.
+    recipe: the recipe of the scoring. trained: the run's recipe. Rows that the run held out may be scored.
     """
     file = data_file(recipe)
     if file is None or file != data_file(trained) or split == task.train:
@@ -93,6 +95,6 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
 
 
 def data_file(recipe: Recipe) -> Path | None:
-    """The one file that all rows of a recipe come from; None where they come from elsewhere."""
+    """Return the one file that all rows of a recipe come from; None if they come from elsewhere."""
     path = expanded(recipe.task.data)
     return path.resolve() if is_file(path) else None

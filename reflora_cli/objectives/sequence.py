@@ -1,4 +1,4 @@
-"""Labels of texts: cross-entropy for classes, squared error for real values."""
+"""Train on labels of texts: cross-entropy for classes, squared error for real values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from reflora_cli.tasks.base import Example, SequenceTask
 
 @final
 class SequenceLoss(nn.Module):
-    """A model with a sequence-level head -> the summed loss of a batch."""
+    """A model with a sequence-level head whose forward pass returns the summed loss of a batch."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class SequenceLoss(nn.Module):
 
 @final
 class SequenceObjective(Objective[EncodedRow]):
-    """Classification or regression."""
+    """The objective of classification or regression."""
 
     def __init__(self, task: SequenceTask, base: Base, compute: Compute) -> None:
         self.task, self.base, self.compute = task, base, compute
@@ -68,7 +68,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return len(row.input_ids)
 
     def trial_rows(self) -> list[EncodedRow]:
-        """The rows of a trial, of as many texts as the task's rows have."""
+        """Return the rows of a trial, with as many texts each as the task's rows have."""
         tokenizer, longest = self.base.tokenizer, min(LONGEST, positions(self.base))
         texts = [Example((text,) * len(self.task.text), 0) for text in TEXTS]
         rows = [
@@ -89,7 +89,7 @@ class SequenceObjective(Objective[EncodedRow]):
             return unused_modules(model, names, read)
 
     def trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
-        """Logits, float32 on the CPU, one after the other."""
+        """Return the logits, float32 on the CPU, one row after the other."""
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
             logits: Tensor = self.base.model(**self.inputs(rows, padding)).logits
         return logits.float().cpu().flatten()
@@ -98,12 +98,12 @@ class SequenceObjective(Objective[EncodedRow]):
         return {**self.inputs(rows), "labels": self.targets(rows).to(self.compute.device)}
 
     def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
-        """What logits are compared with: real values, or the outputs [n] that stand for the rows' labels."""
+        """Return what logits are compared with: real values, or the outputs [n] that belong to the rows' labels."""
         labels = torch.tensor([row.label for row in rows])
         return self.outputs[labels.long()] if len(self.outputs) else labels
 
     def inputs(self, rows: Sequence[EncodedRow], padding: Padding | None = None) -> dict[str, Tensor]:
-        """Keyword arguments of the model. padding: another way than the one that was found."""
+        """Return keyword arguments of the model. padding: a way to pad other than the one that was found."""
         tokenizer = self.base.tokenizer
         batch = collate(
             rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple, padding or self.padding
@@ -111,7 +111,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """The task's metrics, then the mean `loss`."""
+        """Return the task's metrics, then the mean `loss`."""
         logits = self.predict(split.rows, batch_size)
         labels = torch.tensor([row.label for row in split.rows])
         predictions = logits[:, 0] if self.task.is_regression else self.outputs.argsort()[logits.argmax(dim=1)]
@@ -120,9 +120,9 @@ class SequenceObjective(Objective[EncodedRow]):
 
     @torch.no_grad()
     def predict(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
-        """Logits [rows, labels], float32 on the CPU, in the order of `rows`; rows are shared among all processes.
+        """Return logits [rows, labels], float32 on the CPU, in the order of `rows`; processes share the rows.
 
-        Rows are batched by length, which changes padding but, as it was found to be, not the scores beyond rounding.
+        Rows are batched by length, which changes padding but, as a trial has shown, scores only by rounding.
         """
         model, compute = self.base.model, self.compute
         was_training = model.training
@@ -143,7 +143,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return result
 
     def merit(self, scores: Scores) -> float:
-        """The main metric of the first split."""
+        """Return the main metric of the first split."""
         return next(iter(scores.values()))[self.main_metric]
 
     def settings(self) -> dict[str, object]:
@@ -154,9 +154,9 @@ class SequenceObjective(Objective[EncodedRow]):
 
 
 def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """The summed loss over rows, in float32: squared error for one logit, cross-entropy for several.
+    """Return the summed loss over rows, in float32: squared error for one logit, cross-entropy for several.
 
-    logits: [n, k]; labels: [n], real values or class ids.
+    logits: [n, k]. labels: [n], real values or class ids.
     """
     if logits.shape[1] == 1:
         return F.mse_loss(logits[:, 0].float(), labels.float(), reduction="sum")

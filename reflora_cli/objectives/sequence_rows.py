@@ -1,4 +1,4 @@
-"""The rows of a sequence-level task."""
+"""Load and encode the rows of a sequence-level task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reflora_cli.tasks.base import Example, SequenceTask
 
 
 def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
-    """The training split and, unless evaluation is off, the evaluation splits."""
+    """Return the training split and, unless evaluation is off, the evaluation splits."""
     section = recipe.task
     examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
     if wants_evaluation(recipe):
@@ -25,7 +25,7 @@ def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
 
 
 def sequence_rows(recipe: Recipe, task: SequenceTask, base: Base, examples: Examples) -> Rows:
-    """The same, encoded. Raises InputError for a `max_length` with which nothing could be learned."""
+    """Return the examples, encoded. Raises InputError for a `max_length` with which nothing could be learned."""
     refuse_short(base.tokenizer, len(task.text), recipe.task.max_length)
     encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
     splits = [Split(name, encoded[name]) for name in task.evaluation if name in encoded]
@@ -35,7 +35,7 @@ def sequence_rows(recipe: Recipe, task: SequenceTask, base: Base, examples: Exam
 def sequence_splits(
     recipe: Recipe, task: SequenceTask, base: Base, names: tuple[str, ...], limit: int | None
 ) -> list[Split]:
-    """Splits to be scored, encoded."""
+    """Return the splits to be scored, encoded."""
     section, tokenizer = recipe.task, base.tokenizer
     return [
         Split(
@@ -47,7 +47,7 @@ def sequence_splits(
 
 
 def sequence_probe(recipe: Recipe, task: SequenceTask, base: Base, kept: Path | None) -> list[EncodedRow]:
-    """The rows that a run has kept, or else some of the first evaluation split."""
+    """Return the rows that a run has kept, or else some of the first evaluation split."""
     examples = kept_examples(kept, Example) if kept else None
     if examples is None:
         examples = load_split(task, recipe.task.data, task.evaluation[0], PROBED)

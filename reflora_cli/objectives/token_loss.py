@@ -1,7 +1,7 @@
-"""Cross-entropy over the vocabulary without ever holding the logits of a batch.
+"""Compute cross-entropy over the vocabulary without holding the logits of a batch.
 
 Only hidden states at supervised positions come in. They go through the head a chunk at a time, and the gradient of a
-chunk is taken at once, while its logits exist: what stays for the backward pass is one vector per supervised token.
+chunk is taken at once, while its logits exist: for the backward pass one vector per supervised token remains.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from reflora_cli.model.language import logits_of, trained_head_parameters, vocabulary
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that exist at a time: 16 MiB in float32, about three times that with what their loss keeps. More on a GPU,
-which would otherwise wait for the head's weight to be read again and again."""
+"""The number of logits that exist at a time: on a CPU 16 MiB in float32, and about three times that with what their
+loss keeps. It is larger on a GPU, which would otherwise wait for the head's weight to be read again and again."""
 
 
 def token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The summed negative log-likelihood, float32. hidden: [n, width]; targets: [n] token ids.
+    """Return the summed negative log-likelihood, float32. hidden: [n, width]; targets: [n] token ids.
 
-    Differentiable in `hidden` and in whatever is trained of the head.
+    It is differentiable in `hidden` and in the trained parameters of the head.
     """
     if torch.is_grad_enabled():
         apply: Callable[..., Tensor] = ChunkedLoss.apply
@@ -36,7 +36,7 @@ def token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_log_likelihoods(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The log-likelihood of each target, float32 [n]. hidden: [n, width]; targets: [n] token ids."""
+    """Return the log-likelihood of each target, float32 [n]. hidden: [n, width]; targets: [n] token ids."""
     found = [
         -F.cross_entropy(logits_of(model, hidden[part]), targets[part], reduction="none")
         for part in chunks(model, targets)
@@ -45,14 +45,14 @@ def token_log_likelihoods(model: Any, hidden: Tensor, targets: Tensor) -> Tensor
 
 
 def chunks(model: Any, targets: Tensor) -> Iterator[slice]:
-    """Slices of tokens whose logits are few enough to exist at a time."""
+    """Yield slices of tokens, each with few enough logits to exist at a time."""
     elements = CHUNK_ELEMENTS.get(targets.device.type, CHUNK_ELEMENTS["cpu"])
     size = max(1, elements // vocabulary(model))
     return (slice(start, start + size) for start in range(0, len(targets), size))
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The loss whose gradients are computed in the forward pass, chunk by chunk."""
+    """The summed loss; its gradients are computed in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, model: Any, targets: Tensor, hidden: Tensor, *parameters: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class Example:
 class HubSource:
     """A data set on the Hugging Face hub.
 
-    splits: what it calls our splits, where that differs. columns and convert: the columns of its own, and the function
-    that makes a row of the task's columns of them; without it the columns are the task's.
+    splits: our names of splits, each with the hub's name where that differs. columns: the data set's own columns.
+    convert: the function that makes a row of the task's columns from them; without it the columns are the task's.
     """
 
     repository: str
@@ -53,7 +53,7 @@ class BuiltinSource:
 
 
 class Named:
-    """What recipes call by a name, `family/short` or one word."""
+    """Something that recipes call by a name, `family/short` or one word."""
 
     name: str
 
@@ -81,7 +81,6 @@ class SequenceTask(Named):
     label: str = "label"
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
-    notes: str = field(default="", repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,7 +95,7 @@ class SequenceTask(Named):
         return next(iter(self.metrics))
 
     def score(self, predictions: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
-        """All metrics of the task, main one first."""
+        """Return all metrics of the task, the main one first."""
         p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
         return {name: metric(p, y) for name, metric in self.metrics.items()}
 
@@ -105,11 +104,10 @@ class SequenceTask(Named):
 class PromptExample:
     """One row for a language model.
 
-    prompt, answer: what it reads and what it should write, joined as they are.
-    generation_prompt: what it reads where it is asked to generate; most tasks ask as they train.
-    candidates: the possible answers, written like `answer`; none for free text.
-    labels: the word that stands for each candidate in a generated text, in the same order.
-    label: the right one of them.
+    prompt, answer: what the model reads and what it should write; they are joined without anything between them.
+    generation_prompt: what the model reads when it is asked to generate; most tasks use `prompt`. candidates: the
+    possible answers, written like `answer`; none for free text. labels: the word that stands for each candidate in a
+    generated text, in the same order. label: the right one of the labels.
     """
 
     prompt: str
@@ -143,7 +141,6 @@ class PromptTask(Named):
     has_candidates: bool = True
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
-    notes: str = field(default="", repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -154,7 +151,7 @@ class PromptTask(Named):
         return (self,)
 
     def parse(self, text: str, labels: Sequence[str]) -> str | None:
-        """The answer that a generated text gives: the first match of the pattern, or None."""
+        """Return the answer that a generated text gives: the first match of the pattern, or None."""
         pattern = self.pattern or "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
         match = re.search(pattern, text)
         return match[0] if match else None
@@ -164,7 +161,8 @@ class PromptTask(Named):
 class Mixture(Named):
     """Prompt tasks that are trained together and scored one by one; its score is the mean of theirs.
 
-    joint: how a file with the training rows of all of them is read, where there may be one; and its possible names.
+    joint: how to read a file with the training rows of all of them, if there may be one. joint_files: the names that
+    such a file may have.
     """
 
     name: str
@@ -172,11 +170,10 @@ class Mixture(Named):
     joint: PromptTask | None = None
     joint_files: tuple[str, ...] = ()
     train: str = "train"
-    notes: str = field(default="", repr=False)
 
 
 DataTask = SequenceTask | PromptTask
-"""What has rows of its own."""
+"""A task with rows of its own."""
 LanguageTask = PromptTask | Mixture
-"""What a language model is trained for."""
+"""A task that a language model is trained for."""
 Task = SequenceTask | PromptTask | Mixture

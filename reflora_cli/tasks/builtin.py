@@ -6,22 +6,22 @@ from reflora_cli.tasks.base import BuiltinSource, PromptExample, PromptTask, Row
 from reflora_cli.tasks.metrics import accuracy, matthews
 from reflora_cli.tasks.prompts import Template
 
+# Is the sentence well formed? Half of them carry one grammatical fault.
 ACCEPTABILITY = SequenceTask(
     name="builtin/acceptability",
     source=BuiltinSource("acceptability"),
     text=("sentence",),
     label_names=("corrupted", "grammatical"),
     metrics={"accuracy": accuracy, "matthews": matthews},
-    notes="Is the sentence well formed? Half of them carry one grammatical fault.",
 )
 
+# Does the premise entail the hypothesis?
 ENTAILMENT = SequenceTask(
     name="builtin/entailment",
     source=BuiltinSource("entailment"),
     text=("premise", "hypothesis"),
     label_names=("entailment", "not_entailment"),
     metrics={"accuracy": accuracy},
-    notes="Does the premise entail the hypothesis?",
 )
 
 
@@ -31,7 +31,7 @@ QUESTION = Template(WORDING, WORDING)
 
 
 def question_example(row: Row) -> PromptExample:
-    """A row as a prompt; the candidates are the choices themselves."""
+    """Return a row as a prompt; the candidates are the choices themselves."""
     choices, right = row["choices"], row["answer"]
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError("'choices' holds something that is not a text")
@@ -42,6 +42,7 @@ def question_example(row: Row) -> PromptExample:
     return PromptExample(prompt, candidates[right], prompt, candidates, tuple(choices), choices[right])
 
 
+# Multiple choice about the facts: four choices, one right.
 QUESTIONS = PromptTask(
     name="builtin/questions",
     source=BuiltinSource("questions"),
@@ -49,7 +50,6 @@ QUESTIONS = PromptTask(
     example=question_example,
     template=QUESTION,
     evaluation=("validation",),
-    notes="Multiple choice about the facts: four choices, one right.",
 )
 
 TASKS = (ACCEPTABILITY, ENTAILMENT, QUESTIONS)

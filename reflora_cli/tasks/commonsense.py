@@ -18,7 +18,7 @@ LAYOUT = {"instruction": str, "output": str, "answer": str}
 
 
 def example(row: Row) -> PromptExample:
-    """The prompt of a row in LLM-Adapters' layout, its candidates as listed in its last line."""
+    """Return the prompt of a row in LLM-Adapters' layout, with the candidates listed in its last line."""
     instruction, context, output, answer = row["instruction"], row.get("input") or "", row["output"], row["answer"]
     listed = instruction.rpartition(FORMAT)[2] if FORMAT in instruction else ""
     labels = tuple(label.strip() for label in listed.split("/") if label.strip())
@@ -40,7 +40,7 @@ def example(row: Row) -> PromptExample:
 
 
 def adapter_row(instruction: str, labels: Sequence[str], right: int) -> Row:
-    """A row in LLM-Adapters' layout. Raises ValueError when there is no such label."""
+    """Return a row in LLM-Adapters' layout. Raises ValueError when the label is not one of the answers."""
     if not 0 <= right < len(labels):
         raise ValueError(f"the answer is number {right + 1} of {len(labels)}")
     answer = labels[right]
@@ -49,7 +49,7 @@ def adapter_row(instruction: str, labels: Sequence[str], right: int) -> Row:
 
 
 def listed_choices(question: str, choices: Sequence[str], right: int) -> Row:
-    """Choices as `Answer1: ... Answer2: ...`, as in ARC, OpenBookQA and Social IQa."""
+    """Return choices as `Answer1: ... Answer2: ...`, as in ARC, OpenBookQA and Social IQa."""
     texts = " ".join(f"Answer{number}: {choice}" for number, choice in enumerate(choices, start=1))
     labels = [f"answer{number}" for number in range(1, len(choices) + 1)]
     instruction = f"Please choose the correct answer to the question: {question}\n\n{texts}\n\n"
@@ -86,7 +86,9 @@ def winogrande(row: Row) -> Row:
 
 
 def lettered(question: str) -> Callable[[Row], Row]:
-    """Rows of ARC and OpenBookQA, whose choices have letters or numbers. question: the column's name."""
+    """Return the function that converts rows of ARC and OpenBookQA, whose choices have letters or numbers. question:
+    the column's name.
+    """
 
     def convert(row: Row) -> Row:
         choices = row["choices"]
@@ -99,7 +101,7 @@ LABELLED: Mapping[str, str] = {"test": "validation"}
 """The hub's test labels of these data sets are hidden."""
 
 
-def task(short: str, answers: Sequence[str], source: HubSource, notes: str) -> PromptTask:
+def task(short: str, answers: Sequence[str], source: HubSource) -> PromptTask:
     return PromptTask(
         name=f"commonsense/{short}",
         source=source,
@@ -108,7 +110,6 @@ def task(short: str, answers: Sequence[str], source: HubSource, notes: str) -> P
         example=example,
         template=LLM_ADAPTERS,
         pattern="|".join(answers),
-        notes=notes,
     )
 
 
@@ -118,18 +119,19 @@ def numbered(word: str, count: int) -> tuple[str, ...]:
 
 LETTERED = ("choices", "answerKey")
 
+# Yes or no questions that people asked; without the passage.
 BOOLQ = task(
     "boolq",
     ("true", "false"),
     HubSource("google/boolq", None, LABELLED, ("question", "answer"), boolq),
-    "Yes or no questions that people asked; without the passage.",
 )
+# Which of two ways of doing something works?
 PIQA = task(
     "piqa",
     numbered("solution", 2),
     HubSource("baber/piqa", None, LABELLED, ("goal", "sol1", "sol2", "label"), piqa),
-    "Which of two ways of doing something works?",
 )
+# Why people do things, and how they feel about it.
 SOCIAL_I_QA = task(
     "social_i_qa",
     numbered("answer", 5),
@@ -140,47 +142,46 @@ SOCIAL_I_QA = task(
         ("context", "question", "answerA", "answerB", "answerC", "label"),
         social_i_qa,
     ),
-    "Why people do things, and how they feel about it.",
 )
+# How does the story go on?
 HELLASWAG = task(
     "hellaswag",
     numbered("ending", 4),
     HubSource("Rowan/hellaswag", None, LABELLED, ("activity_label", "ctx", "endings", "label"), hellaswag),
-    "How does the story go on?",
 )
+# To whom does the blank refer?
 WINOGRANDE = task(
     "winogrande",
     numbered("option", 2),
     HubSource(
         "allenai/winogrande", "winogrande_xl", LABELLED, ("sentence", "option1", "option2", "answer"), winogrande
     ),
-    "To whom does the blank refer?",
 )
+# Science questions for pupils.
 ARC_EASY = task(
     "ARC-Easy",
     numbered("answer", 5),
     HubSource("allenai/ai2_arc", "ARC-Easy", {}, ("question", *LETTERED), lettered("question")),
-    "Science questions for pupils.",
 )
+# Those of them that simple methods get wrong.
 ARC_CHALLENGE = task(
     "ARC-Challenge",
     numbered("answer", 5),
     HubSource("allenai/ai2_arc", "ARC-Challenge", {}, ("question", *LETTERED), lettered("question")),
-    "Those of them that simple methods get wrong.",
 )
+# Science facts applied to something new.
 OPENBOOKQA = task(
     "openbookqa",
     numbered("answer", 5),
     HubSource("allenai/openbookqa", "main", {}, ("question_stem", *LETTERED), lettered("question_stem")),
-    "Science facts applied to something new.",
 )
 
 TASKS = (BOOLQ, PIQA, SOCIAL_I_QA, HELLASWAG, WINOGRANDE, ARC_EASY, ARC_CHALLENGE, OPENBOOKQA)
 
+# All eight: one model for all of them, as in the papers.
 COMMONSENSE = Mixture(
     name="commonsense",
     parts=TASKS,
     joint=PromptTask("commonsense", None, LAYOUT, example, LLM_ADAPTERS, optional=("input",)),
     joint_files=("commonsense_170k", "train"),
-    notes="All eight: one model for all of them, as in the papers.",
 )

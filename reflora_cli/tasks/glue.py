@@ -16,51 +16,52 @@ def hub(config: str) -> HubSource:
 
 SENTENCES = ("sentence1", "sentence2")
 
+# Is the sentence acceptable English?
 COLA = SequenceTask(
     name="glue/cola",
     source=hub("cola"),
     text=("sentence",),
     label_names=("unacceptable", "acceptable"),
     metrics={"matthews": matthews},
-    notes="Is the sentence acceptable English?",
 )
 
+# Sentiment of a movie review; training rows are phrases too.
 SST2 = SequenceTask(
     name="glue/sst2",
     source=hub("sst2"),
     text=("sentence",),
     label_names=("negative", "positive"),
     metrics={"accuracy": accuracy},
-    notes="Sentiment of a movie review; training rows are phrases too.",
 )
 
+# Do two sentences of the news say the same?
 MRPC = SequenceTask(
     name="glue/mrpc",
     source=hub("mrpc"),
     text=SENTENCES,
     label_names=("not_equivalent", "equivalent"),
     metrics={"accuracy": accuracy, "f1": f1},
-    notes="Do two sentences of the news say the same?",
 )
 
+# How alike are two sentences, from 0 to 5? Regression.
 STSB = SequenceTask(
     name="glue/stsb",
     source=hub("stsb"),
     text=SENTENCES,
     label_range=(0.0, 5.0),
     metrics={"pearson": pearson, "spearman": spearman},
-    notes="How alike are two sentences, from 0 to 5? Regression.",
 )
 
+# Do two questions ask the same?
 QQP = SequenceTask(
     name="glue/qqp",
     source=hub("qqp"),
     text=("question1", "question2"),
     label_names=("not_duplicate", "duplicate"),
     metrics={"accuracy": accuracy, "f1": f1},
-    notes="Do two questions ask the same?",
 )
 
+# Does the premise entail the hypothesis? Matched: genres seen in training; mismatched: others.
 MNLI = SequenceTask(
     name="glue/mnli",
     source=hub("mnli"),
@@ -68,34 +69,33 @@ MNLI = SequenceTask(
     label_names=("entailment", "neutral", "contradiction"),
     evaluation=("validation_matched", "validation_mismatched"),
     metrics={"accuracy": accuracy},
-    notes="Does the premise entail the hypothesis? Matched: genres seen in training; mismatched: others.",
 )
 
+# Does the sentence answer the question?
 QNLI = SequenceTask(
     name="glue/qnli",
     source=hub("qnli"),
     text=("question", "sentence"),
     label_names=("entailment", "not_entailment"),
     metrics={"accuracy": accuracy},
-    notes="Does the sentence answer the question?",
 )
 
+# Does the first text entail the second?
 RTE = SequenceTask(
     name="glue/rte",
     source=hub("rte"),
     text=SENTENCES,
     label_names=("entailment", "not_entailment"),
     metrics={"accuracy": accuracy},
-    notes="Does the first text entail the second?",
 )
 
+# Is the pronoun resolved rightly? Adversarial by design: the majority class is hard to beat.
 WNLI = SequenceTask(
     name="glue/wnli",
     source=hub("wnli"),
     text=SENTENCES,
     label_names=("not_entailment", "entailment"),
     metrics={"accuracy": accuracy},
-    notes="Is the pronoun resolved rightly? Adversarial by design: the majority class is hard to beat.",
 )
 
 TASKS = (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI)

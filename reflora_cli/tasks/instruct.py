@@ -14,6 +14,7 @@ def example(row: Row) -> PromptExample:
     return PromptExample(prompt, row["output"], prompt)
 
 
+# Follow instructions: your own data.
 INSTRUCT = PromptTask(
     name="instruct",
     source=None,
@@ -23,7 +24,6 @@ INSTRUCT = PromptTask(
     template=PLAIN,
     has_candidates=False,
     evaluation=("validation",),
-    notes="Follow instructions: your own data.",
 )
 
 TASKS = (INSTRUCT,)

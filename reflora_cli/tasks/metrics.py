@@ -16,12 +16,12 @@ Values = NDArray[np.float64]
 
 
 def accuracy(predictions: Values, labels: Values) -> float:
-    """The share of equal values; 0.0 for no rows."""
+    """Return the share of equal values; 0.0 for no rows."""
     return float(np.mean(predictions == labels)) if len(labels) else 0.0
 
 
 def f1(predictions: Values, labels: Values) -> float:
-    """F1 of class 1 in a binary task; 0.0 when the class is neither predicted nor present."""
+    """Return F1 of class 1 in a binary task; 0.0 when the class is neither predicted nor present."""
     from sklearn.metrics import f1_score
 
     if not len(labels):
@@ -59,10 +59,10 @@ def spearman(predictions: Values, labels: Values) -> float:
 
 
 def constant(values: Values) -> bool:
-    """True where no correlation can be: no two different values, or one that is not finite."""
+    """Whether no correlation is defined: all values are equal, or one is not finite."""
     return len(values) < 2 or not bool(np.isfinite(values).all()) or bool((values == values[0]).all())
 
 
 def number(score: float) -> float:
-    """0.0 for the NaN of a correlation that over- or underflows."""
+    """Replace the NaN of a correlation that over- or underflows by 0.0."""
     return float(score) if math.isfinite(score) else 0.0

@@ -1,4 +1,4 @@
-"""How an instruction becomes a prompt.
+"""Turn an instruction into a prompt.
 
 `LLM_ADAPTERS` is the text of the LLM-Adapters code (Hu et al. 2023, arXiv 2304.01933), which DoRA and RefLoRA use for
 the commonsense tasks, to the letter: with the sixteen spaces that its source code's indentation leaves in every line,
@@ -24,20 +24,23 @@ class Template:
     with_input: str
 
     def fill(self, instruction: str, context: str) -> str:
-        """The prompt. Braces inside the texts are left alone."""
+        """Return the prompt. Braces inside the texts are left alone."""
         template = self.with_input if context else self.alone
         head, _, tail = template.partition("{instruction}")
         return head + instruction + tail.replace("{input}", context, 1)
 
 
 def sections(*titles: str, indent: str, blank: str) -> str:
-    """The titled places, each on a line of its own, a blank line between them."""
+    """Return the titled sections, each beginning on a line of its own, with a blank line between them."""
     places = {"Instruction": "{instruction}", "Input": "{input}", "Response": ""}
     return f"\n{blank}\n".join(f"{indent}### {title}:\n{indent}{places[title]}" for title in titles)
 
 
 def template(alone: str, with_input: str, indent: str, blank: str) -> Template:
-    """alone, with_input: what the code writes after the first sentence of either text, up to the end of its line."""
+    """Build a template in the wording of LLM-Adapters.
+
+    alone, with_input: what that code writes after the first sentence of either text, up to the end of its line.
+    """
     return Template(
         f"{HEAD}{REQUEST}{alone}\n\n{sections('Instruction', 'Response', indent=indent, blank=blank)}",
         f"{HEAD}{CONTEXT}{REQUEST}{with_input}\n\n"

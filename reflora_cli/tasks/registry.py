@@ -1,4 +1,4 @@
-"""All tasks by name."""
+"""Find tasks by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str | Sequence[str]) -> Task:
-    """The task of that name, or the mixture of several; InputError with the nearest names where there is none."""
+    """Return the task of that name, or the mixture of several. Raises InputError with the nearest names if there is
+    none.
+    """
     if isinstance(name, str):
         return named(name)
     if len(name) == 1:

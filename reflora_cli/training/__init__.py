@@ -1,1 +1,1 @@
-"""A training run: from a recipe to a run directory, whatever interrupts it."""
+"""Train from a recipe to a run directory, whatever interrupts the run."""

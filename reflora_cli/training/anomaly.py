@@ -1,7 +1,7 @@
-"""`--detect-anomaly`: find the module and the operation that first give a value that is not finite.
+"""Find the module and the operation that first give a value that is not finite, for `--detect-anomaly`.
 
-Forward, every module's output is looked at; backward, the gradient of every module's output is, and autograd looks for
-NaN at every operation. Slow: for a run that diverges, not for every run.
+In the forward pass every module's output is checked, in the backward pass the gradient of every module's output, and
+autograd looks for NaN at every operation. This is slow: it is for a run that diverges, not for every run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reflora_cli.errors import DivergedError, Problem
 
 When = Callable[[], str]
-"""Which step is under way."""
+"""A function that returns which step is under way."""
 
 
 @contextmanager
@@ -37,7 +37,9 @@ def detecting_anomalies(model: nn.Module, when: When) -> Iterator[None]:
 
 
 def watch(name: str, when: When) -> Any:
-    """A hook that looks at a module's output and at its gradient; inner modules come before those that hold them."""
+    """Return a hook that checks a module's output and its gradient; inner modules are checked before those that hold
+    them.
+    """
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -55,7 +57,7 @@ def watch(name: str, when: When) -> Any:
 
 
 def look_at_gradient(called: str, gradient: Tensor, when: When) -> None:
-    """The gradient of a module's output; what follows the module in the forward pass has made it."""
+    """Check the gradient of a module's output, which the module after it in the forward pass has made."""
     if not gradient.isfinite().all():
         what = "a gradient is no longer finite in the backward pass"
         raise DivergedError(Problem(what, when(), f"that of the output of {called}: what follows it made it so"))

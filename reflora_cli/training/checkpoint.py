@@ -40,7 +40,7 @@ from reflora_cli.training.trend import LossTrend
 TENSOR_FILES = ("trained", "optimizer", "random", "best")
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 100_000
-"""Bytes; ours have some hundred."""
+"""The most bytes of a manifest; ours have some hundred."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ Step = Annotated[int, Field(ge=0, lt=10**15)]
 
 
 class Evaluation(TypedDict):
-    """One evaluation of a run: after which step, and the scores by split."""
+    """One evaluation of a run: the step after which it was made, and the scores by split."""
 
     step: Step
     scores: dict[str, dict[str, float]]
@@ -73,9 +73,9 @@ class Evaluation(TypedDict):
 class Progress:
     """What advances during training beside the tensors; all of it is in every checkpoint.
 
-    skipped: of the steps, those that float16's loss scaler dropped for an overflow. evaluated: the step after which the
-    last evaluation was. lines: written to metrics.jsonl so far. trend: of the losses. scaler: the state of float16's
-    loss scaler, which keeps whole numbers and others apart.
+    skipped: the number of steps that float16's loss scaler dropped for an overflow. evaluated: the step after which the
+    last evaluation was made. lines: the number of lines in metrics.jsonl. trend: that of the losses. scaler: the state
+    of float16's loss scaler, which keeps whole numbers and others apart.
     """
 
     step: Step = 0
@@ -104,10 +104,10 @@ class Checkpoint:
 
 
 def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
-    """Write `checkpoints/step-N`; once it is verified, remove those before it but for the newest `keep`.
+    """Write `checkpoints/step-N`; when it is verified, remove earlier ones except the newest `keep`.
 
-    Those that a signal asked for go too. Later ones stay: a run that passed over damaged ones writes them again. Raises
-    InputError when it cannot be written.
+    Earlier ones that a signal asked for are removed too. Later ones stay: a run that passed over damaged ones writes
+    them again. Raises InputError when the checkpoint cannot be written.
     """
     step = checkpoint.progress.step
     write_checkpoint(run.checkpoint(step), checkpoint)
@@ -118,7 +118,7 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> Non
 
 
 def save_stopped(run: RunDirectory, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoints/step-N-stopped`, and remove earlier ones of its kind. Raises as `save_checkpoint`."""
+    """Write `checkpoints/step-N-stopped`, and remove earlier ones of this kind. Raises as `save_checkpoint`."""
     step = checkpoint.progress.step
     path = run.stopped_checkpoint(step)
     write_checkpoint(path, checkpoint)
@@ -129,7 +129,9 @@ def save_stopped(run: RunDirectory, checkpoint: Checkpoint) -> Path:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Whole or not at all, and verified. A whole one that is there already is left; a damaged one is replaced."""
+    """Write a checkpoint whole or not at all, and verify it. A whole one that is there already stays; a damaged one
+    is replaced.
+    """
     if exists(path) and damage(path):
         discard(path)
     if not exists(path):
@@ -144,7 +146,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint; a half-removed one is never seen."""
+    """Remove a checkpoint so that a half-removed one is never seen."""
     with readable_os_errors(path):
         hidden = path.with_name(f".removed-{path.name}")
         shutil.rmtree(hidden, ignore_errors=True)
@@ -153,7 +155,7 @@ def discard(path: Path) -> None:
 
 
 def manifest_of(directory: Path) -> str:
-    """Sizes and digests of a directory's files. Raises OSError for one that is no ordinary file."""
+    """Return sizes and digests of a directory's files. Raises OSError for one that is no ordinary file."""
     files = {}
     for name in (*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json"):
         with ordinary(directory / name) as stream:
@@ -163,7 +165,7 @@ def manifest_of(directory: Path) -> str:
 
 
 def ordinary(path: Path) -> BufferedReader:
-    """The file, opened; not a link, and nothing from which reading would never end."""
+    """Open a file that is not a link, and nothing from which reading would never end."""
     mode = path.lstat().st_mode
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not an ordinary file", str(path))
@@ -171,7 +173,7 @@ def ordinary(path: Path) -> BufferedReader:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint on the disk; empty when every file is as it was written."""
+    """Say what is wrong with a checkpoint on the disk; empty when every file is as it was written."""
     try:
         with ordinary(path / MANIFEST) as stream:
             written = stream.read(LARGEST_MANIFEST).decode()
@@ -188,7 +190,7 @@ def damage(path: Path) -> str:
 
 
 def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, None when there is none at all, and what is wrong with newer ones.
+    """Return the newest checkpoint that is whole, None when there is none at all, and what is wrong with newer ones.
 
     Raises InputError when there are checkpoints and all are damaged.
     """
@@ -230,7 +232,7 @@ def restore_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[
 
 
 def random_state() -> dict[str, Tensor]:
-    """The states of this process's generators: torch's on every device, numpy's and Python's."""
+    """Return the states of this process's generators: torch's on every device, numpy's and Python's."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "cpu": torch.get_rng_state(),
@@ -242,7 +244,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def named_random_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Generator states of all processes as named tensors."""
+    """Return the generator states of all processes as named tensors."""
     return {f"{rank}.{name}": state for rank, own in enumerate(states) for name, state in own.items()}
 
 

@@ -1,4 +1,4 @@
-"""`curves.png`: loss, main score and learning rate against steps."""
+"""Draw `curves.png`: loss, main score and learning rate against steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def draw_curves(metrics: Path, score: str, title: str) -> bytes:
-    """A run's `metrics.jsonl` as a PNG image; `score` is the name of the main score."""
+    """Return a run's `metrics.jsonl` as a PNG image; `score` is the name of the main score."""
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""The devices and processes of a run, through accelerate."""
+"""Set up the devices and processes of a run through accelerate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from reflora_cli.processes import RANKS, SIZES, number_of_processes, process_ran
 from reflora_cli.recipe import Recipe
 
 LONGEST_WAIT = timedelta(minutes=30)
-"""For another process, in any exchange: one that hangs must not keep the others for ever."""
+"""The longest that a process waits for another one in any exchange: one that hangs must not keep the others for
+ever."""
 FOREIGN_ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
-"""Settings of `accelerate launch` for ways to train that are not ours."""
+"""Variables by which `accelerate launch` asks for ways to train that are not supported."""
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Devices and processes; a loss scaler for float16, which needs a GPU.
+    """Return accelerate's handle on devices and processes, with a loss scaler for float16, which needs a GPU.
 
-    What the environment says of accelerate's own accumulation, compilation or engines must not change a run: it is
-    overruled or refused. Buffers are quantized weights and norms, equal in all processes: DDP would send them around at
-    every step. Raises InputError.
+    The environment must not change a run by accelerate's own accumulation, compilation or engines: such settings are
+    overruled or refused. Buffers are quantized weights and norms, equal in all processes, which DDP would send around
+    at every step. Raises InputError.
     """
     half, device = recipe.model.dtype == "float16", pick_device().type
     if half and device == "cpu":
@@ -88,8 +89,9 @@ def uses_cpu() -> bool:
 
 
 def refuse_other_count(accelerator: Accelerator) -> None:
-    """Raises InputError where accelerate sees other processes than the launcher's variables, by which we speak and
-    write: every process would train the whole run alone.
+    """Raises InputError if accelerate sees other processes than the launcher's variables, by which we speak and write.
+
+    Every process would then train the whole run alone.
     """
     seen, launched = (accelerator.process_index, accelerator.num_processes), (process_rank(), number_of_processes())
     if seen != launched:
@@ -104,7 +106,7 @@ def refuse_other_count(accelerator: Accelerator) -> None:
 
 
 def dropout_note(model: nn.Module, processes: int, packing: bool) -> str:
-    """What a run's results depend on because something of it is dropped at random; empty where nothing is."""
+    """Say what a run's results depend on if something of it is dropped at random; empty if nothing is."""
     reasons = ["the number of processes"] * (processes > 1) + ["train.packing"] * packing
     if not reasons or not draws_dropout(model):
         return ""

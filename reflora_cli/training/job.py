@@ -1,4 +1,4 @@
-"""From a recipe to everything a training run needs, checked, before anything is written."""
+"""Turn a recipe into everything a training run needs, checked, before anything is written."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from reflora_cli.training.targets import left_out, listed
 class Job:
     """A training run, ready to start.
 
-    saved: modules that travel with the adapter, trained or not. probes: rows to compare forms of the model on later.
-    left_out: linear layers without an adapter, by reason.
+    saved: modules that travel with the adapter, trained or not. probes: rows on which to compare forms of the model
+    later. left_out: linear layers without an adapter, by reason.
     """
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Job:
         return is_emulated(self.compute.device, self.compute.dtype)
 
     def kind(self, row: int) -> int:
-        """In what the training rows of one batch must agree, of the row with this index."""
+        """Return the value that all training rows of one batch must share, for the row with this index."""
         return self.objective.kind(self.rows.training[row])
 
     def packing(self) -> str:
@@ -70,11 +70,11 @@ class Job:
 
     @property
     def unreadable(self) -> str:
-        """Why PEFT would not read the adapter; empty where it will."""
+        """Why PEFT cannot read the adapter; empty if it can."""
         return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer is Layer.DORA)
 
     def not_adapted(self) -> dict[str, str]:
-        """What a user of the default targets would not expect."""
+        """Return the modules without an adapter that a user of the default targets would not expect."""
         found = [f"{listed(names)} ({reason})" for reason, names in self.left_out.items()]
         if experts := stacked_experts(self.base.model):
             share = sum(experts.values()) / parameter_count(self.base.model)
@@ -82,13 +82,13 @@ class Job:
         return {"not adapted": "; ".join(found)} if found else {}
 
     def trained_whole(self) -> str:
-        """The modules trained whole, and those that train with them because they share a weight."""
+        """Return the modules trained whole, and those that train with them because they share a weight."""
         chosen = self.base.trainable(self.recipe.method)
         tied = [name for name in self.saved if not is_inside(name, (*chosen, *self.base.fresh))]
         return (", ".join(chosen) or "nothing") + (f", with {', '.join(tied)} (tied)" if tied else "")
 
     def facts(self) -> dict[str, str]:
-        """What the user should see before the first step."""
+        """Return what the user should see before the first step."""
         trained = sum(parameter.numel() for parameter in self.adapted.parameters.values())
         total = parameter_count(self.base.model)
         matches = ", ".join(f"{pattern} ({count})" for pattern, count in self.adapted.matches.items())
@@ -113,7 +113,7 @@ class Job:
 
 
 def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
-    """Load, check and build. section: the recipe's base, with the place where it is.
+    """Load, check and build all of a run. section: the recipe's base, with the place where it is.
 
     Raises InputError for whatever the user can mend.
     """
@@ -155,7 +155,7 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
 
 
 def cautions(recipe: Recipe) -> list[str]:
-    """What is legal and seldom meant."""
+    """Say which settings are legal but seldom meant."""
     method, rate = recipe.method, recipe.train.learning_rate
     found = []
     if method.lr_ratio > 1:
@@ -169,7 +169,9 @@ def cautions(recipe: Recipe) -> list[str]:
 
 
 def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
-    """Optimizer steps of the whole run. Raises InputError when a warm-up of rate or rule would outlast it."""
+    """Return the optimizer steps of the whole run. Raises InputError when a warm-up of rate or rule would outlast
+    it.
+    """
     train, method = recipe.train, recipe.method
     epochs = train.epochs or 0.0
     total = train.steps or max(1, math.ceil(epochs * sampler.steps_per_epoch))

@@ -1,4 +1,4 @@
-"""The training loop: steps with the evaluations and checkpoints that are due between them."""
+"""Run the training loop: steps, with the evaluations and checkpoints that are due between them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from reflora_cli.training.step import train_step
 
 
 def run_steps(session: Session) -> None:
-    """All optimizer steps that are left, with their logging, evaluations and checkpoints.
+    """Take all remaining optimizer steps, with their logging, evaluations and checkpoints.
 
-    Raises StoppedError after a signal, once all that continuing needs is on the disk.
+    Raises StoppedError after a signal, once all that is needed to continue is on the disk.
     """
     job, progress = session.job, session.progress
     try:
@@ -41,7 +41,7 @@ def run_steps(session: Session) -> None:
 
 
 def after_step(session: Session) -> None:
-    """What is due after the step that was taken last, and was not done yet."""
+    """Do what is due after the last step and was not done yet."""
     job, progress = session.job, session.progress
     if progress.step == 0:
         return
@@ -56,7 +56,7 @@ def after_step(session: Session) -> None:
 
 
 def stop(session: Session) -> NoReturn:
-    """Write a checkpoint, where there is anything to keep yet, and raise StoppedError that names it."""
+    """Write a checkpoint, if there is anything to keep yet, and raise StoppedError that names it."""
     progress, run = session.progress, session.run
     number = session.agreed_stop or session.interruption.signal
     place = run.path
@@ -81,10 +81,12 @@ def is_due(session: Session, every: int | str) -> bool:
 
 
 def evaluate(session: Session) -> dict[str, dict[str, float]]:
-    """Score every evaluation split; a new best score saves the adapter. Raises DivergedError for one that is no number.
+    """Score every evaluation split; a new best score saves the adapter. Raises DivergedError for a score that is no
+    number.
 
-    Scoring may take longer than anyone waits for a stop. Alone, a process drops it at once and does it again when it
-    continues. Several would wait for each other, so what continuing needs is on the disk before they begin.
+    Scoring may take longer than anyone waits for a stop. A single process drops it at once and repeats it when it
+    continues. Several processes would wait for each other, so everything needed to continue is written before they
+    begin.
     """
     job, progress = session.job, session.progress
     size = job.recipe.eval.batch_size
@@ -111,7 +113,7 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
 
 
 def check_scores(session: Session, scores: Scores) -> None:
-    """Raises DivergedError for a score that is not finite: it says nothing, and nothing could be better or worse."""
+    """Raises DivergedError for a score that is not finite, with which no adapter could be compared."""
     bad = [f"{name} of {split}: {value}" for split, own in scores.items() for name, value in own.items()
            if not math.isfinite(value)]  # fmt: skip
     if bad:
@@ -121,7 +123,7 @@ def check_scores(session: Session, scores: Scores) -> None:
 
 
 def checkpoint_between(session: Session) -> None:
-    """Save all that continuing needs until the next checkpoint that is due."""
+    """Save what is needed to continue, to be kept until the next checkpoint that is due."""
     content = checkpoint_of(session)
     if session.is_writer:
         save_stopped(session.run, content)
@@ -129,7 +131,7 @@ def checkpoint_between(session: Session) -> None:
 
 
 def checkpoint(session: Session) -> None:
-    """Save all that continuing needs."""
+    """Save all that is needed to continue."""
     content = checkpoint_of(session)
     if session.is_writer:
         save_checkpoint(session.run, content, session.job.recipe.train.keep_checkpoints)
@@ -137,7 +139,7 @@ def checkpoint(session: Session) -> None:
 
 
 def checkpoint_of(session: Session) -> Checkpoint:
-    """All that continuing needs; every process contributes its generators."""
+    """Return all that is needed to continue; every process contributes its generators."""
     job = session.job
     states = gather_object([random_state()]) if session.processes > 1 else [random_state()]
     if session.accelerator.scaler is not None:

@@ -1,7 +1,7 @@
-"""How a run begins, and how one that was interrupted continues.
+"""Begin a run, or continue one that was interrupted.
 
-Continuing is refused where it would be another run: with another recipe, base or data. What was damaged meanwhile is
-passed over, said, and mended where that is possible.
+Continuing is refused if it would be another run: with another recipe, base or data. What was damaged meanwhile is
+passed over, reported, and mended if possible.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, resto
 from reflora_cli.training.session import Session, save_adapter
 
 MOST_SHOWN = 5
-"""Changed settings in a message."""
+"""The number of changed settings that a message shows."""
 
 
 def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
-    """A new run needs an unused directory; a resumed one needs the same recipe. Raises InputError."""
+    """Check that a new run has an unused directory, and a resumed one the same recipe. Raises InputError."""
     try:
         str(run.path).encode()
     except UnicodeEncodeError as error:
@@ -57,7 +57,7 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
 
 
 def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Return nested mappings as one, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
@@ -92,7 +92,9 @@ def start(session: Session, resume: bool) -> None:
 
 
 def chosen_checkpoint(session: Session) -> Path | None:
-    """The newest checkpoint that is whole, as the first process sees it: the others must not see another one."""
+    """Return the newest checkpoint that is whole, as the first process sees it, so that all processes take the same
+    one.
+    """
     found: list[Any] = [None, []]
     if session.is_writer:
         try:
@@ -110,7 +112,7 @@ def chosen_checkpoint(session: Session) -> Path | None:
 
 
 def known_environment(session: Session, place: Path | None) -> dict[str, Any] | None:
-    """What the run says that it began with; None where it does not say it."""
+    """Return the record of what the run began with; None if there is none."""
     found = read_environment(session.run)
     if found is None and place:  # without one, it was killed before it had written any of its own
         path = session.run.environment
@@ -119,7 +121,7 @@ def known_environment(session: Session, place: Path | None) -> dict[str, Any] | 
 
 
 def read_environment(run: RunDirectory) -> dict[str, Any] | None:
-    """What `environment.json` holds; None where it is missing or damaged."""
+    """Return what `environment.json` holds; None if it is missing or damaged."""
     try:
         return dict(json.loads(run.environment.read_text(encoding="utf-8"))) if is_file(run.environment) else None
     except (OSError, ValueError, TypeError, RecursionError):
@@ -127,7 +129,7 @@ def read_environment(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
-    """The base to load: a run is continued on that which it began with. Raises InputError where it is lost."""
+    """Return the base to load: a run continues on the base that it began with. Raises InputError if that is lost."""
     if not resume:
         return recipe.model
     try:
@@ -138,7 +140,7 @@ def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
 
 
 def check_environment(session: Session, known: Mapping[str, Any]) -> None:
-    """Raises InputError where the base or the data are no longer those."""
+    """Raises InputError if the base or the data are not those of the run any more."""
     job = session.job
     now = json.loads(json.dumps(job.environment))
     if known.get("packages") != now["packages"]:
@@ -174,7 +176,7 @@ def restore(session: Session, place: Path) -> None:
 
 
 def kept_metrics(session: Session) -> list[str]:
-    """The lines of metrics.jsonl that were there at the checkpoint; those after it are written again."""
+    """Return the lines of metrics.jsonl that were there at the checkpoint; later ones are written again."""
     path, progress = session.run.metrics, session.progress
     if not progress.lines or not is_file(path):
         return []
@@ -187,7 +189,7 @@ def kept_metrics(session: Session) -> list[str]:
 
 
 def is_before(line: str, step: int) -> bool:
-    """Whether a line of the log tells of a step up to this one; a file that was cut or removed may hold others."""
+    """Whether a line of the log is about a step up to this one; a file that was cut or removed may hold others."""
     try:
         return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError, RecursionError):

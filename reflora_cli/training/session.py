@@ -1,4 +1,4 @@
-"""A job under way: what has advanced, its log, and the adapter that will be kept."""
+"""Hold a job under way: what has advanced, its log, and the adapter that will be kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Session:
     """A job, accelerate's handles on it, its directory, and all that advances.
 
     best: the best adapter so far, as it is in `adapter/`. agreed_stop: the signal by which all processes stop after
-    this step; what only one of them got is no reason yet. plain: adapters that were last said to step plainly.
+    this step; a signal that only one of them got does not count yet. plain: the adapters whose last steps were reported
+    as plain.
     """
 
     job: Job
@@ -57,7 +58,7 @@ class Session:
 
 
 def append(session: Session, record: Mapping[str, object]) -> None:
-    """One more line in metrics.jsonl."""
+    """Append one line to metrics.jsonl."""
     session.progress.lines += 1
     if session.is_writer:
         with readable_os_errors(session.run.metrics), session.run.metrics.open("a", encoding="utf-8") as stream:
@@ -65,7 +66,7 @@ def append(session: Session, record: Mapping[str, object]) -> None:
 
 
 def current_adapter(session: Session) -> dict[str, Tensor]:
-    """A copy of the adapter as it is now, under PEFT's keys."""
+    """Return a copy of the present adapter, under PEFT's keys."""
     job = session.job
     return {key: tensor.clone() for key, tensor in adapter_tensors(job.base.model, job.adapted, job.saved).items()}
 
@@ -84,13 +85,10 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
 
 
 def adapter_record(job: Job) -> dict[str, Any]:
-    """What an adapter remembers of its making, for those who load it without its run."""
+    """Return what loading the adapter needs beside PEFT's config: its base, its labels, dtype and saved modules."""
     return {
         "base": job.environment["base"],
-        "method": job.recipe.method.model_dump(mode="json"),
-        "task": job.task.name,
         "label_names": list(job.base.labels),
-        "settings": job.objective.settings(),
         "dtype": job.compute.dtype_name,
         "saved_modules": list(job.saved),
     }

@@ -1,4 +1,4 @@
-"""One optimizer step of all processes, its checks and its line in the log.
+"""Take one optimizer step of all processes, with its checks and its line in the log.
 
 The order is fixed: accumulate, reduce, unscale, clip, update rule, optimizer, update rule.
 """
@@ -26,7 +26,7 @@ from reflora_cli.training.targets import refuse_unused
 
 
 def train_step(session: Session, step: int) -> None:
-    """One optimizer step (0-based) and its line in the log."""
+    """Take one optimizer step (0-based) and write its line in the log."""
     job, progress = session.job, session.progress
     clock = time.perf_counter()
     rows = job.sampler.step_rows(step)
@@ -50,10 +50,11 @@ def train_step(session: Session, step: int) -> None:
 
 
 def accumulate(session: Session, rows: list[int]) -> Tensor:
-    """Backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar.
+    """Run backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar.
 
-    The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so k micro-batches give
-    the gradient of one large batch, and is multiplied by the number of processes because their gradients are averaged.
+    The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so that k micro-batches
+    give the gradient of one large batch. It is multiplied by the number of processes because their gradients are
+    averaged.
     """
     job, accelerator = session.job, session.accelerator
     compute = job.compute
@@ -73,9 +74,9 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
 
 
 def read(session: Session, loss: Tensor, norm: Tensor) -> tuple[float, float]:
-    """The loss of all processes and the norm: the one place of a step where the host waits for the device.
+    """Return the loss of all processes and the norm: the one place of a step where the host waits for the device.
 
-    In the same exchange, a signal that one process got becomes everyone's.
+    In the same exchange, a signal that one process got reaches all.
     """
     own = torch.stack([loss, norm, torch.full_like(loss, session.interruption.signal)])
     if session.job.compute.processes == 1:
@@ -87,12 +88,12 @@ def read(session: Session, loss: Tensor, norm: Tensor) -> tuple[float, float]:
 
 
 def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
-    """Gradients are reduced among processes once per step, with the last micro-batch."""
+    """Let processes reduce gradients once per step, with the last micro-batch."""
     return nullcontext() if last else session.accelerator.no_sync(session.model)
 
 
 def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
-    """The summed loss of some rows."""
+    """Return the summed loss of some rows."""
     job = session.job
     arguments = job.objective.arguments([job.rows.training[index] for index in chunk])
     with precision(job.compute.device, job.compute.dtype):
@@ -108,7 +109,9 @@ def clip(session: Session) -> Tensor:
 
 
 def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
-    """Stop before a non-finite step reaches the weights; float16's scaler skips overflowing gradients itself."""
+    """Raises DivergedError before a non-finite step reaches the weights; float16's scaler skips overflowing
+    gradients itself.
+    """
     scaled = session.accelerator.scaler is not None
     if torch.isfinite(torch.tensor(loss)) and (scaled or torch.isfinite(torch.tensor(norm))):
         return
@@ -125,7 +128,7 @@ def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
 
 
 def check_reached(session: Session) -> None:
-    """Stop at the first step when a gradient does not reach an adapter: it would never be trained."""
+    """Stop at the first step if no gradient reaches an adapter, which would never be trained."""
     pairs = session.job.adapted.pairs
     dead = set(unreached(pairs))
     used = {place(pair.name) for pair in pairs if pair.name not in dead}
@@ -143,7 +146,7 @@ def report_spike(session: Session, step: int, loss: float) -> None:
 
 
 def set_rate(session: Session, step: int) -> float:
-    """Set every group's learning rate for the 0-based `step`; returns the first group's, that of A.
+    """Set every group's learning rate for the 0-based `step`; returns the rate of A.
 
     As under the Trainer, a step that float16's scaler skipped does not advance the schedule.
     """
@@ -174,7 +177,7 @@ def log_step(session: Session, rate: float, norm: float) -> None:
 
 
 def log_health(session: Session) -> None:
-    """How every adapter is, and which of them the update rule left to plain steps; a change in their number is said."""
+    """Log the state of every adapter and which of them stepped plainly; report a change in the number of those."""
     job, step, method = session.job, session.progress.step, session.job.recipe.method
     share = damping(method.refactor) if method.update is Update.REFLORA else None
     plain = job.optimizer.rule.stepped_plainly()

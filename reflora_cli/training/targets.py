@@ -1,6 +1,6 @@
-"""Which of the matched modules an adapter would be wasted on, or have no room: known before anything is adapted.
+"""Find the matched modules that no adapter can serve, before anything is adapted.
 
-`all-linear` leaves them out by itself. Named targets that are not used are an error: they were wanted.
+`all-linear` leaves them out by itself. A named target that is not used is an error, since it was wanted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNUSED, SMALL = "not used by the task", "smaller than the rank"
 
 
 def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) -> dict[str, list[str]]:
-    """Modules that `all-linear` leaves out, by the reason; empty for named targets.
+    """Return the modules that `all-linear` leaves out, by the reason; empty for named targets.
 
     saved: modules that travel whole. Raises InputError for a named target that the task does not use.
     """
@@ -36,7 +36,7 @@ def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) ->
 
 
 def refuse_unused(names: Sequence[str], total: int) -> None:
-    """Raises InputError where there are any: adapters that no gradient reaches would never be trained."""
+    """Raises InputError for any such modules: an adapter that no gradient reaches would never be trained."""
     if names:
         example = rf"(?!{re.escape(names[0])}$).*\.{re.escape(names[0].rpartition('.')[2])}"
         problem = Problem(
@@ -50,5 +50,5 @@ def refuse_unused(names: Sequence[str], total: int) -> None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names."""
+    """Return the first few names as text."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

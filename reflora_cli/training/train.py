@@ -1,4 +1,4 @@
-"""Train: from a recipe to a run directory. The steps themselves are in `loop.py`, how a run begins in `resume.py`."""
+"""Train from a recipe to a run directory. The steps are in `loop.py`, how a run begins in `resume.py`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train(
 
 
 def finished_before(run: RunDirectory, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
-    """The results of a run that is to be resumed and is finished already."""
+    """Return the results of a run that is to be resumed but is finished already."""
     finished = read_results(run) if resume else None
     if finished:
         reporter.note(f"this run is finished: {run.path}")
@@ -89,7 +89,7 @@ def finished_before(run: RunDirectory, resume: bool, reporter: Reporter) -> dict
 
 
 def watching(session: Session) -> AbstractContextManager[None]:
-    """Look for the first value that is not finite, in every step."""
+    """Look for the first value that is not finite in every step, if asked to."""
     total = session.job.total_steps
     return detecting_anomalies(
         session.job.objective.loss_module, lambda: f"step {session.progress.step + 1} of {total}"
@@ -97,7 +97,7 @@ def watching(session: Session) -> AbstractContextManager[None]:
 
 
 def compute_of(recipe: Recipe, accelerator: Accelerator) -> Compute:
-    """Where and in what precision this process computes."""
+    """Return where and in what precision this process computes."""
     processes = accelerator.num_processes
     dtype = resolve_dtype(recipe.model.dtype, accelerator.device)
     sharded = recipe.model.sharded and processes > 1
@@ -105,14 +105,14 @@ def compute_of(recipe: Recipe, accelerator: Accelerator) -> Compute:
 
 
 def seed_everything(seed: int) -> None:
-    """All generators that dropout or a library may draw from."""
+    """Seed all generators that dropout or a library may draw from."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def shared_default(recipe: Recipe) -> Path:
-    """The default run directory, the same for all processes."""
+    """Return the default run directory, the same for all processes."""
     chosen = [default_output(find_task(recipe.task.name).short, recipe.method.name)]
     broadcast_object_list(chosen)
     return chosen[0]
@@ -137,14 +137,14 @@ def finish(session: Session) -> dict[str, Any]:
 
 
 def selected_evaluation(session: Session) -> Evaluation | None:
-    """The evaluation of the adapter that was kept; None when nothing was evaluated."""
+    """Return the evaluation of the adapter that was kept; None if nothing was evaluated."""
     progress = session.progress
     wanted = progress.best_step if session.job.recipe.eval.select == "best" else progress.step
     return next((entry for entry in progress.history if entry["step"] == wanted), None)
 
 
 def summarize(session: Session) -> dict[str, Any]:
-    """What `results.json` holds."""
+    """Return what `results.json` holds."""
     job, progress, recipe = session.job, session.progress, session.job.recipe
     selected = selected_evaluation(session)
     epochs = progress.step / job.sampler.steps_per_epoch

@@ -1,4 +1,4 @@
-"""Whether a step's loss is out of line with those before it."""
+"""Tell whether a step's loss is out of line with those before it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import math
 from dataclasses import dataclass
 
 MEMORY = 0.95
-"""Share of the past that stays with each step: some twenty steps count."""
+"""The share of the past that stays with each step: some twenty steps count."""
 FIRST = 20
-"""Steps before anything is called a spike."""
+"""The number of steps before anything is called a spike."""
 DEVIATIONS = 6.0
-"""Above the mean; of normally distributed losses one in a billion is."""
+"""The standard deviations above the mean from which on a loss is a spike; of normally distributed losses one in a
+billion is."""
 
 SPIKE = 0.2
-"""Share of a spike that counts towards mean and variance."""
+"""The share of a spike that counts towards mean and variance."""
 
 
 @dataclass
 class LossTrend:
-    """Running mean and variance of the steps' losses."""
+    """The running mean and variance of the steps' losses."""
 
     steps: int = 0
     mean: float = 0.0
     variance: float = 0.0
 
     def is_spike(self, loss: float) -> bool:
-        """Whether the loss is a spike; then takes it in, a spike only in part: what lasts becomes ordinary."""
+        """Return whether the loss is a spike, and take it in; a spike counts only in part, so that what lasts
+        becomes ordinary.
+        """
         spike = self.steps >= FIRST and loss > self.mean + DEVIATIONS * math.sqrt(self.variance)
         self.add(self.mean + SPIKE * (loss - self.mean) if spike else loss)
         return spike

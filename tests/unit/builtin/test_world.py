@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from reflora_cli.builtin import pretrain
 from reflora_cli.builtin.dice import Dice
 from reflora_cli.builtin.phrases import plural, with_article
-from reflora_cli.builtin.rows import EXAMPLES, GENERATORS, rows
-from reflora_cli.builtin.sentences import plain_statement, texts
+from reflora_cli.builtin.rows import EXAMPLES, rows
+from reflora_cli.builtin.sentences import statements, texts
 from reflora_cli.builtin.world import RELATIONS, SPLITS, THINGS, Fact, all_facts, facts, false_values
 
 TINY = pretrain.OUTPUT
@@ -28,7 +28,7 @@ COLUMNS = {
     "entailment": ["premise", "hypothesis", "label"],
     "questions": ["question", "choices", "answer"],
 }
-EVERY_SPLIT = [(generator, split) for generator in GENERATORS for split in SPLITS]
+EVERY_SPLIT = [(generator, split) for generator in EXAMPLES for split in SPLITS]
 
 
 def digest() -> str:
@@ -58,7 +58,7 @@ def test_a_false_value_is_never_true() -> None:
         assert not {Fact(fact.thing, fact.relation, value) for value in wrong} & set(all_facts())
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("generator", EXAMPLES)
 def test_training_and_validation_rows_are_about_different_facts(generator: str) -> None:
     train, validation = ({fact for fact, _ in EXAMPLES[generator](split)} for split in SPLITS)
     assert train
@@ -66,7 +66,7 @@ def test_training_and_validation_rows_are_about_different_facts(generator: str) 
     assert not train & validation
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("generator", EXAMPLES)
 def test_no_row_comes_twice(generator: str) -> None:
     keys = [json.dumps({**row, "label": 0}) for row in chain(*(rows(generator, split) for split in SPLITS))]
     assert len(keys) == len(set(keys))
@@ -207,6 +207,11 @@ def mean_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, senten
     labels: Tensor = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pretrain.IGNORED)
     with torch.no_grad():
         return float(model(**batch, labels=labels).loss)
+
+
+def plain_statement(fact: Fact) -> str:
+    """The fact in its simplest wording."""
+    return statements(fact, Dice(f"{fact.thing.name} {fact.relation}"))[0]
 
 
 def test_the_model_has_learned_the_world(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,34 +1,20 @@
-"""Every task record: columns, labels, splits and metrics, as the hub's data sets have them."""
+"""Every task: found by name, its labels read, its answers found, its scores right; mixtures and unknown names."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from reflora_cli.data.load import load_split
 from reflora_cli.errors import InputError
-from reflora_cli.tasks.base import BuiltinSource, HubSource, Mixture, PromptTask, SequenceTask
+from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS, find_task
 
-# name: columns, labels in the order of their ids, metrics
-SEQUENCE = {
-    "builtin/acceptability": ("sentence", "corrupted grammatical", "accuracy matthews"),
-    "builtin/entailment": ("premise hypothesis", "entailment not_entailment", "accuracy"),
-    "glue/cola": ("sentence", "unacceptable acceptable", "matthews"),
-    "glue/sst2": ("sentence", "negative positive", "accuracy"),
-    "glue/mrpc": ("sentence1 sentence2", "not_equivalent equivalent", "accuracy f1"),
-    "glue/stsb": ("sentence1 sentence2", "", "pearson spearman"),
-    "glue/qqp": ("question1 question2", "not_duplicate duplicate", "accuracy f1"),
-    "glue/mnli": ("premise hypothesis", "entailment neutral contradiction", "accuracy"),
-    "glue/qnli": ("question sentence", "entailment not_entailment", "accuracy"),
-    "glue/rte": ("sentence1 sentence2", "entailment not_entailment", "accuracy"),
-    "glue/wnli": ("sentence1 sentence2", "not_entailment entailment", "accuracy"),
-}
-
-
-# name: words that a generated answer may be
+SEQUENCE = [name for name, task in TASKS.items() if isinstance(task, SequenceTask)]
 COMMONSENSE = {
     "boolq": "true false",
     "piqa": "solution1 solution2",
@@ -39,49 +25,44 @@ COMMONSENSE = {
     "ARC-Challenge": "answer1 answer2 answer3 answer4 answer5",
     "openbookqa": "answer1 answer2 answer3 answer4 answer5",
 }
+"""The tasks in the papers' order, and the words that LLM-Adapters looks for in a generated answer."""
 
 
-def test_these_tasks_and_no_other() -> None:
-    language = {"builtin/questions", "instruct", "commonsense", *(f"commonsense/{name}" for name in COMMONSENSE)}
-    assert set(TASKS) == {*SEQUENCE, *language}
+def test_every_task_is_found_by_its_name() -> None:
+    assert [name for name in TASKS if find_task(name).name != name] == []
 
 
 @pytest.mark.parametrize("name", SEQUENCE)
-def test_record(name: str) -> None:
-    task = TASKS[name]
+def test_right_predictions_have_the_best_score_and_wrong_ones_a_lower(name: str) -> None:
+    task = find_task(name)
     assert isinstance(task, SequenceTask)
-    columns, labels, metrics = SEQUENCE[name]
-    assert (" ".join(task.text), " ".join(task.label_names), " ".join(task.metrics)) == (columns, labels, metrics)
-    assert task.main_metric == metrics.split()[0]
-    assert (task.label, task.train) == ("label", "train")
-    if task.name == "glue/mnli":
-        assert task.evaluation == ("validation_matched", "validation_mismatched")
-    else:
-        assert task.evaluation == ("validation",)
-    family, short = name.split("/")
-    own = HubSource("nyu-mll/glue", short) if family == "glue" else BuiltinSource(short)
-    assert (task.source, task.short) == (own, short)
+    labels = [float(label) for label in range(len(task.label_names) or 6)] * 2
+    assert task.score(labels, labels) == pytest.approx(dict.fromkeys(task.metrics, 1.0))
+    assert all(score < 0.9 for score in task.score([labels[-1], *labels[:-1]], labels).values())
 
 
-def test_only_stsb_is_regression() -> None:
-    assert [name for name, task in TASKS.items() if isinstance(task, SequenceTask) and task.is_regression] == [
-        "glue/stsb"
-    ]
-    stsb = find_task("glue/stsb")
-    assert isinstance(stsb, SequenceTask)
-    assert stsb.label_range == (0.0, 5.0)
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_label_names_in_a_file_become_the_ids(name: str, tmp_path: Path) -> None:
+    """A regression's labels are numbers on its scale."""
+    task = find_task(name)
+    assert isinstance(task, SequenceTask)
+    labels = task.label_names or tuple(range(6))
+    rows = [{column: f"{column} {row}" for column in task.text} | {task.label: own} for row, own in enumerate(labels)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    examples = load_split(task, str(tmp_path), "train", None)
+    assert [example.label for example in examples] == list(range(len(labels)))
+    assert examples[1].texts == tuple(f"{column} 1" for column in task.text)
 
 
 @pytest.mark.parametrize("short", COMMONSENSE)
-def test_commonsense_record(short: str) -> None:
-    """The words that the reference looks for in a generated text, and the first that it finds."""
+def test_first_word_of_the_reference_in_an_answer_counts(short: str) -> None:
     task = find_task(f"commonsense/{short}")
     assert isinstance(task, PromptTask)
     words = COMMONSENSE[short].split()
-    assert task.pattern == "|".join(words)
-    assert (task.columns, task.evaluation) == (("instruction", "output", "answer", "input"), ("test",))
+    assert [task.parse(f"the correct answer is {word}.", ()) for word in words] == words
     assert task.parse(f"I think {words[1]}, not {words[0]}", ()) == words[1]
     assert task.parse(words[0].upper(), ()) is None
+    assert task.parse("the correct answer is option9 or ending9", ()) is None
 
 
 def test_mixture_is_all_eight_in_the_order_of_the_papers() -> None:

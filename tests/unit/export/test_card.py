@@ -1,0 +1,17 @@
+"""The card says what the update rule did, for every rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from reflora_cli.export.card import rule_lines
+from reflora_cli.methods import Method, Refactor, Update
+from reflora_cli.recipe import Recipe
+
+
+@pytest.mark.parametrize("update", Update)
+def test_every_rule_but_the_plain_one_is_told(update: Update) -> None:
+    method = Method(name="lora", update=update, refactor=Refactor(warmup_steps=1))
+    sections = {"model": {"name": "m"}, "task": {"name": "t"}, "train": {"epochs": 1}}
+    lines = rule_lines(Recipe.model_validate({**sections, "method": method.model_dump()}))
+    assert len(lines) == (0 if update is Update.PLAIN else 1)
