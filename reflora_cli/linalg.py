@@ -66,16 +66,23 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
     and where a Gram, scaled to a unit diagonal, has a smaller pivot than `least_pivot`. On an accelerator nothing is
     decided on the host, and with strong damping it waits for nothing.
     """
+    return Metric(*_made_by(way_for(gram_a.device, damping), gram_a, gram_b, damping, least_pivot))
+
+
+def _made_by(
+    way: Way, gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two matrices [N, r, r] of each pair and which pairs are valid [N]: see `balancing_metric`."""
     usable = _finite(gram_a, gram_b)
     if damping**2 < LEAST_PIVOT:
         least_pivot = max(least_pivot, LEAST_PIVOT)
         usable = usable & _without_zero_rows(gram_a) & _without_zero_rows(gram_b)
     La, pivot_a = _cholesky(_or_identity(usable, gram_a))
     Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
-    S, S_inverse = way_for(gram_a.device, damping)(La, Lb, damping)
+    for_b, for_a = way(La, Lb, damping)
     trusted = torch.minimum(pivot_a, pivot_b) >= least_pivot
-    valid = usable & trusted & _bounded(S) & _bounded(S_inverse)
-    return Metric(_or_identity(valid, S), _or_identity(valid, S_inverse), valid)
+    valid = usable & trusted & _bounded(for_b) & _bounded(for_a)
+    return _or_identity(valid, for_b), _or_identity(valid, for_a), valid
 
 
 def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
@@ -96,11 +103,11 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
 
 
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""A function from La, Lb and the damping to damped S and S^-1 [N, r, r]."""
+"""A function from La, Lb and the damping to the damped matrices [N, r, r] for gB and for gA: S and S^-1."""
 
 
 def way_for(device: torch.device, damping: float) -> Way:
-    """Return the fastest of the ways that is precise enough."""
+    """Return the fastest of the ways to S that is precise enough."""
     if damping < STRONG_DAMPING:
         return two_sided
     return one_sided if device.type == "cpu" else by_products

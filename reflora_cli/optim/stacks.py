@@ -39,10 +39,10 @@ class PairStack:
         B = torch.stack([pair.B for pair in self.pairs]).to(dtype)
         return (A @ A.mT).double(), (B.mT @ B).double()
 
-    def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
-        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [n, r, r]; products run in the dtype of S."""
-        _map_gradients([pair.A for pair in self.pairs], S_inverse, lambda gA, M: M @ gA)
-        _map_gradients([pair.B for pair in self.pairs], S, lambda gB, M: gB @ M)
+    def precondition(self, for_b: Tensor, for_a: Tensor) -> None:
+        """gA <- M gA and gB <- gB N in place, for N `for_b` and M `for_a` [n, r, r]; products run in their dtype."""
+        _map_gradients([pair.A for pair in self.pairs], for_a, lambda gA, M: M @ gA)
+        _map_gradients([pair.B for pair in self.pairs], for_b, lambda gB, N: gB @ N)
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class PairGroup:
         grams_a, grams_b = zip(*(stack.grams(dtype) for stack in self.stacks), strict=True)
         return torch.cat(grams_a), torch.cat(grams_b)
 
-    def precondition(self, S: Tensor, S_inverse: Tensor) -> None:
-        """gA <- S^-1 gA and gB <- gB S in place, for S, S_inverse [N, r, r]; products run in the dtype of S, which is
-        on the device of the pairs."""
+    def precondition(self, for_b: Tensor, for_a: Tensor) -> None:
+        """gA <- M gA and gB <- gB N in place, for the N `for_b` and the M `for_a` of all pairs [N, r, r], which are on
+        their device; products run in the dtype of these matrices."""
         sizes = [len(stack.pairs) for stack in self.stacks]
-        parts = zip(self.stacks, torch.split(S, sizes), torch.split(S_inverse, sizes), strict=True)
-        for stack, own, own_inverse in parts:
-            stack.precondition(own, own_inverse)
+        parts = zip(self.stacks, torch.split(for_b, sizes), torch.split(for_a, sizes), strict=True)
+        for stack, own_for_b, own_for_a in parts:
+            stack.precondition(own_for_b, own_for_a)
 
     def by_name(self, key: str, matrices: Tensor) -> dict[str, Tensor]:
         """`<key>.<module>` -> [r, r] for matrices [N, r, r]."""
