@@ -28,6 +28,13 @@ class Update(StrEnum):
     PLAIN = "plain"
     REFLORA = "reflora"
     REFLORA_S = "reflora-s"
+    SCALED_GD = "scaled-gd"
+
+    @property
+    def is_preconditioning(self) -> bool:
+        """Whether the rule multiplies gradients by matrices made of both factors: they exist for factors of full rank,
+        so r is at most min(out, in), and not yet at B = 0."""
+        return self in (Update.REFLORA, Update.SCALED_GD)
 
 
 class Scaling(StrEnum):

@@ -1,4 +1,5 @@
-"""The matrix S that balances a pair of factors, for many pairs at once.
+"""The matrices by which gradients of a pair of factors are preconditioned, for many pairs at once: the S that balances
+the factors, or the inverses of their Gram matrices.
 
 For GA = A A^T and GB = B^T B, S is the symmetric positive definite root of `S GA S = GB` (Zhang, Li, Giannakis 2025,
 arXiv 2505.18877): of all factorizations (P^T A, B P^-T) of BA, that with P P^T = S has the least ||A||^2 + ||B||^2.
@@ -13,6 +14,13 @@ a small eigenvalue negative. Here all r x r matrices are float64, batched and cl
 sigma -> sqrt(sigma^2 + (damping sigma_max)^2). Singular values of BA do not depend on how BA is factored, so neither
 does the damping; adding a multiple of the identity to the Grams would.
 
+In the same bases the inverse Grams of ScaledGD (Tong, Ma, Chi 2020, arXiv 2005.08898) are
+
+    GA^-1 = (Lb U) diag(1/sigma^2) (Lb U)^T        GB^-1 = (La V) diag(1/sigma^2) (La V)^T
+
+and with f = (damping sigma_max)^2 the damping sigma^2 -> sigma^2 + f makes them (GA + f GB^-1)^-1 and
+(GB + f GA^-1)^-1.
+
 A Gram squares a condition number. Rounding makes S^-1 gA wrong by about r eps / max(pivot, damping^2), where eps is
 float64's 2e-16 and the pivot is the least one of the Grams scaled to unit diagonals: 2e-5 at 1e-10, measured. What is
 neither damped nor conditioned better than that has no S here, rather than a wrong one.
@@ -26,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reflora_cli.newton_schulz import damped_inverse_root
+from reflora_cli.newton_schulz import damped_inverse_root, largest_eigenvalue
 
 STRONG_DAMPING = 1e-3
 """The least damping for which less precise ways are precise enough, as they lose 1 / damping."""
@@ -69,6 +77,23 @@ def balancing_metric(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot
     return Metric(*_made_by(way_for(gram_a.device, damping), gram_a, gram_b, damping, least_pivot))
 
 
+class InverseGrams(NamedTuple):
+    """Damped (A A^T)^-1 and (B^T B)^-1 for N pairs, float64 [N, r, r]; the identity where `valid` [N] is false."""
+
+    A: Tensor
+    B: Tensor
+    valid: Tensor
+
+
+def inverse_grams(gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float = 0.0) -> InverseGrams:
+    """Return the inverses of both Gram matrices, for a stack of them; damping 0 gives the exact ones.
+
+    Arguments, and which pairs are valid, are those of `balancing_metric`. Nothing is decomposed but by Cholesky.
+    """
+    way = by_inverses if damping**2 < LEAST_PIVOT else by_solves
+    return InverseGrams(*_made_by(way, gram_a, gram_b, damping, least_pivot))
+
+
 def _made_by(
     way: Way, gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +128,8 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
 
 
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""A function from La, Lb and the damping to the damped matrices [N, r, r] for gB and for gA: S and S^-1."""
+"""A function from La, Lb and the damping to the damped matrices [N, r, r] for gB and for gA: S and S^-1, or GA^-1 and
+GB^-1."""
 
 
 def way_for(device: torch.device, damping: float) -> Way:
@@ -151,6 +177,32 @@ def by_products(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]
     L = torch.cat([Lb, La])
     S, S_inverse = (L @ damped_inverse_root(torch.cat([K @ K.mT, K.mT @ K]), damping) @ L.mT).chunk(2)
     return S, S_inverse
+
+
+def by_solves(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Compute damped GA^-1 = Lb (K K^T + f I)^-1 Lb^T and GB^-1 = La (K^T K + f I)^-1 La^T, without dividing by a Gram,
+    which may be singular. f is at most 0.2% too large at r = 64 (`largest_eigenvalue`).
+    """
+    K = Lb.mT @ La
+    H = torch.cat([K @ K.mT, K.mT @ K])
+    f = damping**2 * largest_eigenvalue(H[len(K) :])[:, None]
+    H.diagonal(dim1=-2, dim2=-1).add_(torch.cat([f, f]))
+    halves = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(H)[0], torch.cat([Lb, La]).mT, upper=False)
+    GA_inverse, GB_inverse = (halves.mT @ halves).chunk(2)
+    return GA_inverse, GB_inverse
+
+
+def by_inverses(La: Tensor, Lb: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Compute damped GA^-1 = (GA + f GB^-1)^-1 and GB^-1 = (GB + f GA^-1)^-1, which square no condition number of BA,
+    for Grams that are not singular.
+    """
+    L = torch.cat([La, Lb])
+    K = Lb.mT @ La
+    f = damping**2 * largest_eigenvalue(K.mT @ K)[:, None, None]
+    of_the_other = torch.cat([torch.cholesky_inverse(Lb), torch.cholesky_inverse(La)])
+    damped = L @ L.mT + torch.cat([f, f]) * of_the_other
+    GA_inverse, GB_inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(damped)[0]).chunk(2)
+    return GA_inverse, GB_inverse
 
 
 def _outer(F: Tensor, weights: Tensor) -> Tensor:

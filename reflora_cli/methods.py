@@ -30,6 +30,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Zhang, Li, Giannakis 2025, arXiv 2505.18877: full matrix S, and its scalar variant
     "reflora": {"update": Update.REFLORA},
     "reflora-s": {"update": Update.REFLORA_S},
+    # Tong, Ma, Chi 2020, arXiv 2005.08898; Zhang, Pilanci 2024, arXiv 2402.02347: inverse Gram matrices
+    "scaled-gd": {"update": Update.SCALED_GD},
 }
 
 Choice = Field(strict=False)
@@ -45,12 +47,14 @@ def refusal(key: str, reason: str, remedy: str) -> PydanticCustomError:
 
 
 class Refactor(BaseModel):
-    """When and how RefLoRA and RefLoRA-S act; plain updates ignore it."""
+    """When and how update rules act; plain updates ignore it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     warmup_steps: int = Field(100, ge=0, description="plain optimizer steps before the first refactored one")
-    interval: int = Field(1, ge=1, description="steps between two computations of S; in between the last S is applied")
+    interval: int = Field(
+        1, ge=1, description="steps between two computations of a rule's matrices; in between the last ones are applied"
+    )
     damping: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
         description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
@@ -82,7 +86,7 @@ class Method(BaseModel):
     update: Annotated[Update, Choice] = Field(Update.PLAIN, description="what surrounds the step of A and B")
     scaling: Annotated[Scaling, Choice] = Field(Scaling.STANDARD, description="alpha / r, or rslora: alpha / sqrt(r)")
     lr_ratio: float = Field(1.0, gt=0, le=1e9, description="learning rate of B over that of A (LoRA+)")
-    refactor: Refactor = Field(Refactor(), description="when and how reflora and reflora-s act")
+    refactor: Refactor = Field(Refactor(), description="when and how update rules act")
 
     @field_validator("name")
     @classmethod
@@ -110,7 +114,7 @@ class Method(BaseModel):
     @property
     def needs_full_rank(self) -> bool:
         """Whether the update rule is defined only for factors of full rank: r of at most min(out, in)."""
-        return self.update is Update.REFLORA
+        return self.update.is_preconditioning
 
     @property
     def label(self) -> str:
@@ -142,5 +146,11 @@ REFUSED: tuple[Refusal, ...] = (
         lambda method: method.update is Update.REFLORA and method.refactor.warmup_steps == 0,
         "update reflora with refactor.warmup_steps 0 cannot start: at B = 0 the optimal S is 0 and nothing would move",
         "set refactor.warmup_steps to at least 1 (the paper's runs use 100)",
+    ),
+    Refusal(
+        "refactor.warmup_steps",
+        lambda method: method.update is Update.SCALED_GD and method.refactor.warmup_steps == 0,
+        "update scaled-gd with refactor.warmup_steps 0 cannot start: at B = 0 the Gram matrix B^T B has no inverse",
+        "set refactor.warmup_steps to at least 1",
     ),
 )

@@ -260,7 +260,7 @@ def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
 
 
 def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> list[str]:
-    """Those of the named modules whose weight allows no factors of full rank where RefLoRA needs them."""
+    """Those of the named modules whose weight allows no factors of full rank where the update rule needs them."""
     if not method.needs_full_rank:
         return []
     frozen = {name: freeze(model.get_submodule(name)) for name in names}
@@ -268,10 +268,10 @@ def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> lis
 
 
 def check_rank(method: Adaptation, name: str, shape: tuple[int, int]) -> None:
-    """RefLoRA needs factors of full rank: r of at most min(out, in) on every adapted module."""
+    """A rule that inverts Grams needs factors of full rank: r of at most min(out, in) on every adapted module."""
     if method.needs_full_rank and method.rank > min(shape):
         problem = Problem(
-            "the rank is larger than a matched weight allows: RefLoRA needs A and B of full rank",
+            "the rank is larger than a matched weight allows: the update rule needs A and B of full rank",
             where=f"method.rank, at module {name}",
             found=str(method.rank),
             expected=f"at most {min(shape)} for a weight of {shape[0]} x {shape[1]}",

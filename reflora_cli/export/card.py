@@ -21,13 +21,20 @@ SOURCES = {
     "dora": "Liu et al. 2024, DoRA, arXiv 2402.09353",
     "reflora": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
     "reflora-s": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
+    "scaled-gd": "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347",
 }
 """The papers of layers and update rules."""
 ACTS = {
     Update.REFLORA: "RefLoRA acts on the steps of training: the factors are used as LoRA's",
     Update.REFLORA_S: "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's",
+    Update.SCALED_GD: "ScaledGD acts on the steps of training: the factors are used as LoRA's",
 }
 """What each update rule means for those who only use the result; an entry for every rule but the plain one."""
+UNDER_ADAMW = {
+    Update.REFLORA: ", under which LoRA mostly does as well",
+    Update.REFLORA_S: ", under which LoRA mostly does as well",
+}
+"""What was measured of an update rule under AdamW."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ def rule_lines(recipe: Recipe) -> list[str]:
     update, optimizer = recipe.method.update, recipe.train.optimizer
     if update is Update.PLAIN:
         return []
-    means = "gradient descent" if optimizer is Optimizer.SGD else "AdamW, under which LoRA mostly does as well"
-    return [f"{ACTS[update]}. The paper's bound on the loss holds for gradient descent. This run used {means}."]
+    means = "gradient descent" if optimizer is Optimizer.SGD else f"AdamW{UNDER_ADAMW.get(update, '')}"
+    return [f"{ACTS[update]}. What its paper proves holds for gradient descent. This run used {means}."]
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:

@@ -15,6 +15,7 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
+from reflora_cli.optim.scaled_gd import ScaledGDRule
 
 __all__ = ["Rates", "build_optimizer"]
 
@@ -25,7 +26,7 @@ none, and by 1.4% and 65% with 1e-2: there the bias is larger than the noise."""
 
 
 class Refactoring(Protocol):
-    """When and how RefLoRA and RefLoRA-S act: a recipe's `method.refactor`, or `optimizers.Timing`."""
+    """When and how update rules act: a recipe's `method.refactor`, or `optimizers.Timing`."""
 
     @property
     def warmup_steps(self) -> int: ...
@@ -78,6 +79,8 @@ def build_rule(update: Update, pairs: Sequence[FactorPair], refactor: Refactorin
             return RefLoRARule(pairs, refactor.warmup_steps, refactor.interval, damping(refactor))
         case Update.REFLORA_S:
             return RefLoRASRule(pairs, refactor.warmup_steps, refactor.interval)
+        case Update.SCALED_GD:
+            return ScaledGDRule(pairs, refactor.warmup_steps, refactor.interval, damping(refactor))
 
 
 def damping(refactor: Refactoring) -> float:

@@ -25,7 +25,7 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.roles import Roles, roles_of, single_factors
 from reflora_cli.optim.rule import UpdateRule
 
-UpdateName = Literal["reflora", "reflora-s", "plain"]
+UpdateName = Literal["reflora", "reflora-s", "scaled-gd", "plain"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class RefLoRA(PairAdamW):
     """AdamW with RefLoRA around its step (Zhang, Li, Giannakis, NeurIPS 2025, arXiv 2505.18877).
 
     For each pair A [r, in], B [out, r] the gradients become S^-1 gA and gB S before AdamW's step, where S [r, r] is the
-    positive definite root of S (A A^T) S = B^T B. Update `reflora-s` is the paper's scalar variant, `plain` no rule.
+    positive definite root of S (A A^T) S = B^T B. Update `reflora-s` is the paper's scalar variant, `scaled-gd`
+    multiplies by the inverse Grams instead (arXiv 2005.08898, 2402.02347), and `plain` is no rule.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class RefLoRA(PairAdamW):
 
         model: with its adapters in place, already on its device or moved there as a whole later.
         lr: learning rate of A, of DoRA's magnitudes, and, times `lr_ratio`, of B (LoRA+, arXiv 2402.12354).
-        update: `reflora`, `reflora-s` or `plain`.
-        warmup_steps: plain optimizer steps before the rule acts; at B = 0 there is no S.
-        interval: steps between two computations of S, or between two refactorings of `reflora-s`.
+        update: `reflora`, `reflora-s`, `scaled-gd` or `plain`.
+        warmup_steps: plain optimizer steps before the rule acts; at B = 0 there is no S and no inverse.
+        interval: steps between two computations of the rule's matrices, or between two refactorings of `reflora-s`.
         damping: singular values of BA are smoothed by this share of the largest; auto: 1e-3.
         head_lr: learning rate of all that is trained beside the adapters; None: `lr`.
         weight_decay: decoupled; never of vectors (biases, norms, magnitudes).
@@ -138,8 +139,9 @@ def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any
 
 
 def checked_rule(update: str, roles: Roles, timing: Timing) -> UpdateRule:
-    """The rule of that name for the pairs. Raises InputError for an unknown name, and for `reflora` where a pair's rank
-    is larger than its weight, whose factors have no full rank. Warns of factors on which the rule cannot act."""
+    """The rule of that name for the pairs. Raises InputError for an unknown name, and for `reflora` and `scaled-gd`
+    where a pair's rank is larger than its weight, whose factors have no full rank. Warns of factors on which the rule
+    cannot act."""
     names = [own.value for own in Update]
     if update not in names:
         raise InputError(Problem("there is no such update rule", "update", repr(update), remedy=nearest(update, names)))
@@ -147,7 +149,7 @@ def checked_rule(update: str, roles: Roles, timing: Timing) -> UpdateRule:
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
         warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=3)
     for pair in roles.pairs:
-        if update == Update.REFLORA and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
-            what = "the rank is larger than the adapted weight allows: RefLoRA needs A and B of full rank"
+        if Update(update).is_preconditioning and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
+            what = f"the rank is larger than the adapted weight allows: {update} needs A and B of full rank"
             raise InputError(Problem(what, pair.name, f"rank {pair.rank}", f"at most {most}"))
     return build_rule(Update(update), roles.pairs, timing)

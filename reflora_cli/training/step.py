@@ -185,6 +185,6 @@ def log_health(session: Session) -> None:
         session.plain = len(plain)
         without = "their BA is zero, nearly of lower rank, or has factors of sizes too far apart"
         first = f"; first {plain[0]}" if plain else ""
-        session.reporter.note(f"step {step}: {len(plain)} of {len(job.adapted.pairs)} adapters have no S and step "
-                              f"plainly: {without}{first}")  # fmt: skip
+        session.reporter.note(f"step {step}: {len(plain)} of {len(job.adapted.pairs)} adapters cannot be "
+                              f"preconditioned and step plainly: {without}{first}")  # fmt: skip
     append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share), "plain": plain})

@@ -15,6 +15,7 @@ from reflora_cli.optim.groups import parameter_groups
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
+from reflora_cli.optim.scaled_gd import ScaledGDRule
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -78,6 +79,7 @@ def test_a_parameter_in_two_roles_is_refused() -> None:
         ("lora+", PlainRule),
         ("reflora", RefLoRARule),
         ("reflora-s", RefLoRASRule),
+        ("scaled-gd", ScaledGDRule),
     ],
 )
 def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:

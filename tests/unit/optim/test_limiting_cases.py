@@ -1,4 +1,4 @@
-"""RefLoRA's limiting cases: where it must equal something simpler, with Adam behind it or without."""
+"""The rules' limiting cases: where they must equal something simpler, with Adam behind them or without."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
+from reflora_cli.optim.scaled_gd import ScaledGDRule
 from tests.unit.optim.references import HandAdam, conditioned, pair_of, paper_metric
 
 
@@ -116,3 +117,22 @@ def test_equals_the_scalar_rule_at_rank_one() -> None:
     pair.B.grad = torch.ones(12, 1)
     RefLoRARule([pair], 0, 1, 0.0).before_step()
     assert pair.B.grad[0].item() == pytest.approx((pair.B.norm() / pair.A.norm()).item(), rel=1e-6)
+
+
+def test_scaled_gd_divides_by_squared_norms_at_rank_one() -> None:
+    pair = pair_of(torch.full((1, 10), 0.2), torch.full((12, 1), 3.0))
+    pair.A.grad, pair.B.grad = torch.ones(1, 10), torch.ones(12, 1)
+    ScaledGDRule([pair], 0, 1, 0.0).before_step()
+    torch.testing.assert_close(pair.A.grad, torch.full((1, 10), 1 / 108))
+    torch.testing.assert_close(pair.B.grad, torch.full((12, 1), 1 / 0.4))
+
+
+def test_scaled_gd_steps_plainly_from_orthonormal_factors() -> None:
+    """Both Gram matrices are the identity there, and damping shrinks all directions alike."""
+    A, B = conditioned(3, 10, 1.0, generator()), conditioned(12, 3, 1.0, generator(1))
+    for damping in (0.0, 1e-4, 0.1):
+        pair = pair_of(A, B)
+        pair.A.grad, pair.B.grad = torch.ones_like(A), torch.ones_like(B)
+        ScaledGDRule([pair], 0, 1, damping).before_step()
+        torch.testing.assert_close(pair.A.grad, torch.ones_like(A) / (1 + damping**2), rtol=1e-5, atol=0)
+        torch.testing.assert_close(pair.B.grad, torch.ones_like(B) / (1 + damping**2), rtol=1e-5, atol=0)

@@ -61,6 +61,7 @@ def trained(model: nn.Module) -> dict[str, Tensor]:
         (RefLoRA, "reflora", "lora"),
         (RefLoRA, "reflora", "dora"),
         (RefLoRA, "reflora-s", "lora"),
+        (RefLoRA, "scaled-gd", "lora"),
         (RefLoRASGD, "reflora", "lora"),
     ],
 )

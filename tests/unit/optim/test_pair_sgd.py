@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from reflora_cli.factors import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
 from reflora_cli.optim.pair_sgd import PairSGD
+from reflora_cli.optim.preconditioned import PreconditionedRule
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
+from reflora_cli.optim.scaled_gd import ScaledGDRule
 from tests.unit.optim.references import conditioned, pair_of
 
 Optimizer = PairSGD | PairAdamW
@@ -91,20 +93,22 @@ def gauged(optimizer_of: Callable[[FactorPair], Optimizer]) -> float:
     return relative(train(other, optimizer_of(other), 20), train(pair, optimizer_of(pair), 20))
 
 
+@pytest.mark.parametrize("rule", [RefLoRARule, ScaledGDRule])
 @pytest.mark.parametrize("damping", [0.0, 1e-4])
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.1)])
-def test_under_gradient_descent_reflora_does_not_see_how_the_product_is_factored(
-    momentum: float, decay: float, damping: float
+def test_under_gradient_descent_the_rule_does_not_see_how_the_product_is_factored(
+    momentum: float, decay: float, damping: float, rule: type[PreconditionedRule]
 ) -> None:
-    """The paper's theorem, whole trajectories long. Plain gradient descent sees it."""
-    assert gauged(lambda pair: sgd(pair, RefLoRARule([pair], 0, 1, damping), momentum, decay)) < 1e-9
+    """The papers' theorem, whole trajectories long. Plain gradient descent sees it."""
+    assert gauged(lambda pair: sgd(pair, rule([pair], 0, 1, damping), momentum, decay)) < 1e-9
     assert gauged(lambda pair: sgd(pair, PlainRule(), momentum, decay)) > 0.1
 
 
-def test_under_adamw_reflora_sees_it() -> None:
+@pytest.mark.parametrize("rule", [RefLoRARule, ScaledGDRule])
+def test_under_adamw_the_rule_sees_it(rule: type[PreconditionedRule]) -> None:
     def adamw(pair: FactorPair) -> PairAdamW:
         group = {"params": [pair.A, pair.B], "lr": 0.05, "weight_decay": 0.0}
-        return PairAdamW([group], RefLoRARule([pair], 0, 1, 0.0))
+        return PairAdamW([group], rule([pair], 0, 1, 0.0))
 
     assert gauged(adamw) > 0.1
 
