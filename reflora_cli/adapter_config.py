@@ -15,9 +15,11 @@ from torch import nn
 from reflora_cli import strict_json
 from reflora_cli.adapters.frozen import TransposedWeight
 from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.axes import Layer, Scaling
 from reflora_cli.errors import InputError, Problem
+from reflora_cli.factors import scaling_factor
 from reflora_cli.methods import Method
 from reflora_cli.patterns import matches_whole
 from reflora_cli.peft_rules import readable
@@ -80,6 +82,7 @@ def peft_config(
     """Return `adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
     transposed = any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values())
     rank, ranks = common_and_others({name: layer.rank for name, layer in adapted.layers.items()})
+    alphas = {name: alpha_of(layer, method) for name, layer in adapted.layers.items()}
     config = {
         "peft_type": "LORA",
         "task_type": task_type if heads_travel(model, saved, task_type) else None,
@@ -97,9 +100,16 @@ def peft_config(
         "fan_in_fan_out": transposed,
         "init_lora_weights": True,
         "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
-        "alpha_pattern": {},
+        "alpha_pattern": {re.escape(name): own for name, own in alphas.items() if own != method.alpha},
     }
     return readable(config, model, adapted.layers)
+
+
+def alpha_of(layer: AdapterLayer, method: Method) -> float:
+    """Return the alpha that gives the layer its scale; one begun from an adapter may have another than the method's."""
+    if layer.scale == scaling_factor(method.scaling, method.alpha, layer.rank):
+        return method.alpha
+    return float(f"{layer.scale / scaling_factor(method.scaling, 1.0, layer.rank):.12g}")
 
 
 def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:

@@ -71,6 +71,11 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field("reflora", description="a preset", json_schema_extra={"enum": [*PRESETS]})
+    after: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="a run or adapter directory, ours or PEFT's, to begin from; it decides rank, alpha, scaling, "
+        "layer and targets; null: new factors",
+    )
     rank: int = Field(8, ge=1, le=2**16, description="r: rows of A, columns of B")
     alpha: float = Field(8.0, gt=0, le=1e9, description="the update is scaled by alpha / r, or alpha / sqrt(r)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
@@ -143,7 +148,7 @@ REFUSED: tuple[Refusal, ...] = (
     ),
     Refusal(
         "refactor.warmup_steps",
-        lambda method: method.update is Update.REFLORA and method.refactor.warmup_steps == 0,
+        lambda method: method.update is Update.REFLORA and method.refactor.warmup_steps == 0 and method.after is None,
         "update reflora with refactor.warmup_steps 0 cannot start: at B = 0 the optimal S is 0 and nothing would move",
         "set refactor.warmup_steps to at least 1 (the paper's runs use 100)",
     ),

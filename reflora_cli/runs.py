@@ -45,6 +45,11 @@ class RunDirectory:
         return self.path / "adapter"
 
     @property
+    def after(self) -> Path:
+        """The copy of the adapter from which the run began."""
+        return self.path / "after"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 

@@ -57,10 +57,13 @@ def plan(recipe: Any, as_json: bool) -> None:
     """Prepare the run without writing anything and show what it would do."""
     from reflora_cli.console import make_reporter, print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+    from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.job import prepare
 
     device = pick_device()
-    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)), recipe.model)
+    earlier = find_earlier(recipe)
+    recipe = settled(recipe, earlier)
+    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)), recipe.model, earlier)
     make_reporter().facts("plan: nothing was trained or written", job.facts())
     if as_json:
         print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})

@@ -27,6 +27,9 @@ from reflora_cli.peft_rules import unreadable
 from reflora_cli.recipe import ModelSection, Recipe
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.trained_base import found_again, unchecked
+from reflora_cli.training.begin import begin, fitting
+from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import left_out, listed
 
 
@@ -35,7 +38,8 @@ class Job:
     """A training run, ready to start.
 
     saved: modules that travel with the adapter, trained or not. probes: rows on which to compare forms of the model
-    later. left_out: linear layers without an adapter, by reason.
+    later. left_out: linear layers without an adapter, by reason. earlier: the adapter from which the run begins, and
+    beginning: what the user should see of that.
     """
 
     recipe: Recipe
@@ -51,6 +55,8 @@ class Job:
     probes: list[Example | PromptExample]
     environment: dict[str, object]
     left_out: dict[str, list[str]]
+    earlier: Earlier | None
+    beginning: dict[str, str]
 
     @property
     def compute(self) -> Compute:
@@ -98,6 +104,7 @@ class Job:
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
+            **self.beginning,
             "targets": matches,
             **self.not_adapted(),
             **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
@@ -112,17 +119,22 @@ class Job:
         }
 
 
-def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
-    """Load, check and build all of a run. section: the recipe's base, with the place where it is.
+def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Earlier | None = None) -> Job:
+    """Load, check and build all of a run.
+
+    section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins.
 
     Raises InputError for whatever the user can mend.
     """
     task = find_task(recipe.task.name)
     examples = load_examples(recipe, task)
+    section = section if earlier is None else found_again(section, earlier.base)
     base = load_base(section, section.revision, task, compute.dtype, recipe.train.seed)
     # A run is known by what its recipe says, wherever that was found this time.
     name = recipe.model.name if base.source.is_local else base.source.name
     base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
+    fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
+    base = base if fit is None else fit.base
     refuse_foreign_head(base, task)
     check_length(base, recipe.task.max_length)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
@@ -131,7 +143,10 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
     unfit = left_out(objective, recipe.method, saved)
     rows = encode_examples(recipe, task, base, examples)
     kept_out = [name for names in unfit.values() for name in names]
-    adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed, kept_out)
+    if fit is None:
+        adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed, kept_out)
+    else:
+        adapted = begin(fit, recipe.method, trainable, saved, kept_out)
     lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
     sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
@@ -149,8 +164,10 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection) -> Job:
         optimizer=make_optimizer(recipe, adapted),
         total_steps=total,
         probes=probe_examples(examples),
-        environment=describe(base, examples, compute.device),
+        environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
         left_out=unfit,
+        earlier=earlier,
+        beginning=fit.facts(earlier, unchecked(section, earlier.base)) if fit and earlier else {},
     )
 
 

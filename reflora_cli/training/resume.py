@@ -79,6 +79,8 @@ def start(session: Session, resume: bool) -> None:
     if session.is_writer:
         remove_strays(run)
         write_file(run.recipe, dump_recipe(job.recipe))
+        if job.earlier is not None:
+            job.earlier.keep(run.after)
         if known is None:
             write_json(run.environment, job.environment)
         write_file(run.probes, rows_text(job.probes))
@@ -145,15 +147,16 @@ def check_environment(session: Session, known: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(job.environment))
     if known.get("packages") != now["packages"]:
         session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
-    for key, what in (("base", "the base model"), ("data", "the data")):
+    start = ("after", "the adapter from which it began")
+    for key, what in (("base", "the base model"), ("data", "the data"), start):
         before = known.get(key)
         if key == "base" and isinstance(before, dict):
             # Where it lies may change. Older runs tell neither that, nor the commit, nor what outputs mean: the labels.
             labels = list(job.task.label_names) if isinstance(job.task, SequenceTask) else []
             before = {"labels": labels, **before, "path": now[key]["path"]}
             before["commit"] = before.get("commit") or now[key]["commit"]
-        if before != now[key]:
-            found, expected = json.dumps(now[key]), json.dumps(before)
+        if before != now.get(key):
+            found, expected = json.dumps(now.get(key)), json.dumps(before)
             raise InputError(
                 Problem(f"{what} changed since the run began", str(session.run.environment), found, expected)
             )

@@ -86,7 +86,9 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
 
 def adapter_record(job: Job) -> dict[str, Any]:
     """Return what loading the adapter needs beside PEFT's config: its base, its labels, dtype and saved modules."""
+    after = {"after": job.environment["after"]} if "after" in job.environment else {}
     return {
+        **after,
         "base": job.environment["base"],
         "label_names": list(job.base.labels),
         "dtype": job.compute.dtype_name,

@@ -28,6 +28,7 @@ from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
+from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import base_of, check_output, start
@@ -52,6 +53,8 @@ def train(
     """
     accelerator = make_accelerator(recipe)
     run = RunDirectory(output or shared_default(recipe))
+    earlier = find_earlier(recipe, run.after if resume else None)
+    recipe = settled(recipe, earlier)
     check_output(run, recipe, resume)
     if finished := finished_before(run, resume, reporter):
         return finished
@@ -59,7 +62,7 @@ def train(
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume))
+        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier)
         if job.compute.sharded:
             blocks = shard_blocks(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes

@@ -1,0 +1,174 @@
+"""Put the adapter from which a run begins onto the base, to be trained further.
+
+Its factors, DoRA's magnitudes and the modules saved with it are the start. A classifier's head is taken over if its
+outputs mean the task's labels; otherwise the run has the head that it would have without the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from reflora_cli.adapter_config import is_target
+from reflora_cli.adapter_files import AdapterFiles
+from reflora_cli.adapter_keys import FACTOR_KEY, AdapterKeys, saved_modules, sorted_keys
+from reflora_cli.adapter_loading import check_copies, check_names, load_whole, read, restored_layer
+from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, check_rank, match_targets, refuse_shared
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.ties import is_inside
+from reflora_cli.errors import InputError, Problem
+from reflora_cli.methods import Method
+from reflora_cli.model.base import Base
+from reflora_cli.model.labels import as_recorded, ordered_as
+from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.trained_base import check_same
+from reflora_cli.training.earlier import Earlier
+from reflora_cli.training.targets import listed
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The part of an earlier adapter that goes onto a run's base.
+
+    files: the adapter without what the model has no place for. base: the base, its outputs named as the adapter's if it
+    brings the head. adapters: the modules with factors. whole: the modules to load. lost: names of modules saved whole
+    that the model does not have. refused: why the adapter's head is not taken; empty if it is, or if there is none.
+    """
+
+    files: AdapterFiles
+    base: Base
+    keys: AdapterKeys
+    adapters: tuple[str, ...]
+    whole: tuple[str, ...]
+    lost: tuple[str, ...]
+    refused: str
+
+    def facts(self, earlier: Earlier, doubt: str) -> dict[str, str]:
+        """Return what the user should see of the beginning. doubt: what could not be checked about the base."""
+        whole = f", with {', '.join(self.whole)}" if self.whole else ""
+        kind = "drawn anew" if set(self.base.head) & set(self.base.fresh) else "the base's own"
+        return {
+            "after": f"{earlier.named} ({len(self.adapters)} modules){whole}",
+            **({"left behind": f"{', '.join(self.lost)}: the model has none"} if self.lost else {}),
+            **({"head": f"{kind}: {self.refused}"} if self.refused else {}),
+            **({"not checked": doubt} if doubt else {}),
+        }
+
+
+def fitting(earlier: Earlier, base: Base, task: Task, method: Method) -> Fitting:
+    """Return what of the adapter goes onto the base. Raises InputError for another base, and for what does not fit."""
+    check_same(base.source, base.commit, earlier.base)
+    lost = without_place(earlier.files, base)
+    files = without(earlier.files, lost)
+    saved = saved_modules(base.model, files.config)
+    keys = sorted_keys(base.model, files, saved)
+    expected = [n for n in adaptable_names(base.model) if is_target(n, files.config) and not is_inside(n, saved)]
+    check_names(files, set(expected), set(keys.factors))
+    head = [name for name in saved if is_inside(name, base.head)]
+    refused = unfit_head(files, base, task, {name: read(files, keys.whole[name]) for name in head}) if head else ""
+    whole = tuple(name for name in saved if not (refused and name in head))
+    travelling = base.saved(method)
+    if strangers := [name for name in whole if not is_inside(name, travelling)]:
+        what = "the adapter brings modules that the run would neither train nor save"
+        remedy = f"method.trainable_modules=[{', '.join(sorted({*base.trainable(method), *strangers}))}]"
+        raise InputError(Problem(what, f"method.after: {earlier.named}", ", ".join(strangers), remedy=remedy))
+    named = with_its_outputs(files, base, task) if head and not refused else base
+    return Fitting(files, named, keys, tuple(expected), whole, lost, refused)
+
+
+def without_place(files: AdapterFiles, base: Base) -> tuple[str, ...]:
+    """Return the names of modules saved whole of which the model has none: heads of another kind of task."""
+    paths = [path for path, _ in base.model.named_modules(remove_duplicate=False)]
+    absent = [name for name in files.config.modules_to_save or () if not any(path.endswith(name) for path in paths)]
+    return tuple(name for name in absent if any(belongs(key, [name]) for key in files.tensors))
+
+
+def without(files: AdapterFiles, modules: Sequence[str]) -> AdapterFiles:
+    """Return the adapter in memory, without the tensors of these modules saved whole."""
+    tensors = {key: files.tensors[key].clone() for key in files.tensors if not belongs(key, modules)}
+    return replace(files, tensors=tensors)
+
+
+def belongs(key: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor is part of a module saved whole with one of these names."""
+    return not FACTOR_KEY.fullmatch(key) and any(f".{name}." in f".{key}" for name in modules)
+
+
+def unfit_head(files: AdapterFiles, base: Base, task: Task, head: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Say why the adapter's head cannot score the task; empty where it can.
+
+    PEFT's adapters do not name their outputs: a head of the right shape is then taken, as in an evaluation.
+    """
+    recorded = files.record.get("label_names")
+    if isinstance(task, SequenceTask) and isinstance(recorded, list):
+        names = [str(name) for name in recorded]
+        if ordered_as(task.label_names, names) is None:
+            return f"the adapter's is for other labels ({', '.join(names) or 'a number'})"
+    for module, tensors in head.items():
+        shapes = {key: tensor.shape for key, tensor in base.model.get_submodule(module).state_dict().items()}
+        if shapes != {key: tensor.shape for key, tensor in tensors.items()}:
+            return f"the adapter's {module} has another shape"
+    return ""
+
+
+def with_its_outputs(files: AdapterFiles, base: Base, task: Task) -> Base:
+    """Return the base with its outputs in the order of the adapter's head, which takes the place of the base's own."""
+    recorded = files.record.get("label_names")
+    if isinstance(recorded, list) and recorded:
+        return as_recorded(base, task, [str(name) for name in recorded], str(files.directory))
+    return replace(base, foreign_labels=())
+
+
+def begin(
+    fit: Fitting, method: Method, trainable: Sequence[str], saved: Sequence[str], left_out: Sequence[str]
+) -> Adapted:
+    """Attach the adapter to the base, which lies on its device, and freeze the rest.
+
+    The arguments are those of `inject`. Raises InputError for other targets than the adapter's and for factors that
+    do not fit their modules or the method.
+    """
+    model, keys = fit.base.model, fit.keys
+    found = match_targets(model, method.targets, saved)
+    matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
+    check_targets(fit, method, {name for names in matched.values() for name in names})
+    refuse_shared(model, set(fit.adapters))
+    for module, copies in keys.copies.items():
+        check_copies(fit.files, model.get_submodule(module), module, read(fit.files, copies))
+    files = replace(fit.files, config=fit.files.config.model_copy(update={"lora_dropout": method.dropout}))
+    layers = {
+        name: restored_layer(files, name, model.get_submodule(name), read(files, keys.factors[name]))
+        for name in fit.adapters
+    }
+    check_factors(method, layers)
+    load_whole(model, files, {name: read(files, keys.whole[name]) for name in fit.whole})
+    return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
+
+
+def check_targets(fit: Fitting, method: Method, wanted: set[str]) -> None:
+    """Raises InputError unless the recipe's targets are the modules that the adapter has."""
+    if wanted != set(fit.adapters):
+        said = method.targets if isinstance(method.targets, str) else ", ".join(method.targets)
+        own = fit.files.config.target_modules
+        problem = Problem(
+            "the recipe has other targets than the adapter from which it begins",
+            "method.targets",
+            f"{said} ({len(wanted)} modules) in the recipe",
+            f"{own if isinstance(own, str) else ', '.join(own)} ({len(fit.adapters)} modules), as in the adapter; "
+            f"in one only: {listed(sorted(wanted ^ set(fit.adapters)))}",
+            "leave method.targets out",
+        )
+        raise InputError(problem)
+
+
+def check_factors(method: Method, layers: Mapping[str, AdapterLayer]) -> None:
+    """Raises InputError where RefLoRA has no S: factors that cannot have full rank, or B = 0 without a warm-up."""
+    for name, layer in layers.items():
+        own = method.model_copy(update={"rank": layer.rank})
+        check_rank(own, name, (layer.frozen.out_features, layer.frozen.in_features))
+    zero = [name for name, layer in layers.items() if not layer.B.any()]
+    if zero and method.needs_full_rank and method.refactor.warmup_steps == 0:
+        what = "RefLoRA cannot start without a warm-up: the adapter's B is 0, where nothing would move"
+        remedy = "set method.refactor.warmup_steps to at least 1"
+        raise InputError(Problem(what, "method.refactor.warmup_steps", listed(zero), remedy=remedy))
