@@ -1,4 +1,4 @@
-"""Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and RefLoRA-S.
+"""Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and their relatives.
 
 The names below are imported when they are first used, so that this import is instant.
 """

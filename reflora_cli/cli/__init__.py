@@ -15,7 +15,7 @@ from reflora_cli.cli.train import train_command
 
 app = typer.Typer(
     name="reflora",
-    help="Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and RefLoRA-S.",
+    help="Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and their relatives.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

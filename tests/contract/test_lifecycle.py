@@ -9,10 +9,10 @@ import pytest
 from tests.architectures import DECODERS, ENCODERS
 from tests.robustness.lifecycle import Setting, lifecycle, write_data
 
-CLASSIFIERS = {"bart": "dora", "deberta-v2": "reflora", "roberta": "lora", "t5": "reflora-s"}
+CLASSIFIERS = {"bart": "dora", "deberta-v2": "reflora", "roberta": "lora", "t5": "reflora-s", "xlnet": "scaled-gd"}
 LANGUAGE_MODELS = {
-    "gemma2": "dora", "gpt-bigcode": "reflora", "gpt-neox": "dora", "llama-tied": "reflora-s", "mixtral": "lora",
-    "qwen2": "reflora",
+    "deepseek-v3": "lora", "gemma2": "dora", "gpt-bigcode": "reflora", "gpt-neox": "dora", "llama-tied": "reflora-s",
+    "mixtral": "lora", "qwen2": "reflora", "rwkv": "reflora",
 }  # fmt: skip
 
 
