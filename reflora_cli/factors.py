@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from reflora_cli.axes import Scaling
 
@@ -27,10 +27,6 @@ class FactorPair:
     @property
     def rank(self) -> int:
         return self.A.shape[0]
-
-    def product(self) -> Tensor:
-        """The dense update `scale * B @ A` [out, in], in float32 and detached."""
-        return self.scale * (self.B.detach().float() @ self.A.detach().float())
 
 
 class Factored(ABC):

@@ -14,8 +14,6 @@ import argparse
 import json
 import math
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +70,7 @@ def costs(size: Size, rounds: int) -> dict[str, Cost]:
     seconds: dict[str, list[float]] = {name: [] for name in built}
     for number in range(rounds + 1):
         for name, (model, rule) in built.items():
-            taken = step(forwards[name], model, rule)
+            taken = layers.timed_step(model, forwards[name], rule)
             if number:
                 seconds[name].append(taken)
     # Differences within a round: what disturbs the machine for longer than a step is in both.
@@ -83,17 +81,6 @@ def costs(size: Size, rounds: int) -> dict[str, Cost]:
         )
         for name in METHODS
     }
-
-
-def step(forward: Callable[[], torch.Tensor], model: Any, rule: Callable[[], None]) -> float:
-    model.zero_grad(set_to_none=True)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.autograd.graph.increment_version(parameter)  # as after an optimizer step
-    begin = time.perf_counter()
-    forward().backward()
-    rule()
-    return time.perf_counter() - begin
 
 
 def power(xs: list[int], ys: list[float]) -> float:

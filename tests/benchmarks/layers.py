@@ -178,6 +178,20 @@ def stepper(model: Any, embedded: Tensor) -> Callable[[], Tensor]:
     return forward
 
 
+def timed_step(model: Any, forward: Callable[[], Tensor], rule: Callable[[], None]) -> float:
+    """Return the seconds of one forward and backward pass with the rule's part, until the device has done them."""
+    model.zero_grad(set_to_none=True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.autograd.graph.increment_version(parameter)  # as after an optimizer step
+    begin = time.perf_counter()
+    forward().backward()
+    rule()
+    if next(model.parameters()).device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - begin
+
+
 def saved_bytes(forward: Callable[[], Tensor], model: Any) -> int:
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
@@ -209,17 +223,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for number in range(chosen.rounds + 2):
         for name, forward in forwards.items():
-            models[name].zero_grad(set_to_none=True)
-            for parameter in models[name].parameters():
-                if parameter.requires_grad:
-                    torch.autograd.graph.increment_version(parameter)  # as after an optimizer step
-            begin = time.perf_counter()
-            forward().backward()
-            built[name][1]()
-            if chosen.device != "cpu":
-                torch.accelerator.synchronize()
+            spent = timed_step(models[name], forward, built[name][1])
             if number >= 2:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(spent)
     on_gpu = chosen.device.startswith("cuda")
     peaks = {name: peak_bytes(lambda own=forward: own().backward()) for name, forward in forwards.items() if on_gpu}
     floor = statistics.median(seconds["frozen floor"])

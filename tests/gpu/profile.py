@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from reflora_cli.console import show_table
-from tests.benchmarks.layers import TARGETS, make_base, stepper, variants
+from tests.benchmarks.layers import TARGETS, make_base, stepper, timed_step, variants
 
 WAYS = ("frozen floor", "reflora lora", "reflora reflora", "reflora dora", "PEFT lora", "PEFT dora")
 
@@ -33,20 +31,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def step(model: Any, forward: Any, rule: Any, device: torch.device) -> float:
-    """One forward and backward pass with the rule's part; seconds by the clock."""
-    model.zero_grad(set_to_none=True)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.autograd.graph.increment_version(parameter)  # as after an optimizer step
-    begin = time.perf_counter()
-    forward().backward()
-    rule()
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - begin
-
-
 def main() -> None:
     chosen = arguments()
     device = torch.device(chosen.device)
@@ -58,10 +42,10 @@ def main() -> None:
         if name not in chosen.ways:
             continue
         forward = stepper(model, embedded)
-        seconds = min(step(model, forward, rule, device) for _ in range(5))
+        seconds = min(timed_step(model, forward, rule) for _ in range(5))
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=activities) as seen:
-            step(model, forward, rule, device)
+            timed_step(model, forward, rule)
         averages = seen.key_averages()
         kernels = [event for event in averages if event.device_type.name != "CPU"] or list(averages)
         own = {event.key: (event.self_device_time_total or event.self_cpu_time_total, event.count) for event in kernels}
