@@ -9,9 +9,9 @@ TYPE_CHECKING = False  # a type checker takes it as true; typing itself would be
 
 if TYPE_CHECKING:
     from reflora_cli.adapters import Adapted, adapt
-    from reflora_cli.errors import InputError
+    from reflora_cli.ground.errors import InputError
     from reflora_cli.optim import FactorPair, RefLoRA, RefLoRASGD, Roles, roles_of
-    from reflora_cli.recipe_file import load_recipe
+    from reflora_cli.recipe.files import load_recipe
     from reflora_cli.training.train import train
 
 __version__ = "0.1.0"
@@ -33,12 +33,12 @@ __all__ = [
 HOMES = {
     "Adapted": "adapters",
     "FactorPair": "optim",
-    "InputError": "errors",
+    "InputError": "ground.errors",
     "RefLoRA": "optim",
     "RefLoRASGD": "optim",
     "Roles": "optim",
     "adapt": "adapters",
-    "load_recipe": "recipe_file",
+    "load_recipe": "recipe.files",
     "roles_of": "optim",
     "train": "training.train",
 }

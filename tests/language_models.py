@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.model.base import Base
-from reflora_cli.sources import Source
+from reflora_cli.model.sources import Source
 from tests.architectures import DECODERS
 from tests.random_models import language_model, widened
 from tests.tokenizers import tiny_tokenizer as tokenizer

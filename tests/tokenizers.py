@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
 
 VOCABULARY = 100
 """Tokens of every tokenizer of words."""

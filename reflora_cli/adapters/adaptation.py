@@ -10,8 +10,8 @@ from torch import nn
 
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.adapters.layer import AdapterLayer
-from reflora_cli.axes import Init, Layer, Scaling
-from reflora_cli.errors import InputError, Problem, check_argument, nearest
+from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
+from reflora_cli.methods.axes import Init, Layer, Scaling
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 

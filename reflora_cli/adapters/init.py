@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from reflora_cli.axes import Init
+from reflora_cli.methods.axes import Init
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:

@@ -16,10 +16,10 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
-from reflora_cli.axes import Init, Layer, Scaling
-from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.factors import FactorPair, scaling_factor
-from reflora_cli.patterns import matches_whole
+from reflora_cli.factors.pair import FactorPair, scaling_factor
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.patterns import matches_whole
+from reflora_cli.methods.axes import Init, Layer, Scaling
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 

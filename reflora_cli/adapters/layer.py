@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.factors import Factored, FactorPair
+from reflora_cli.factors.pair import Factored, FactorPair
 
 
 class AdapterLayer(nn.Module, Factored):

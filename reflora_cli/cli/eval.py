@@ -41,9 +41,9 @@ def eval_command(
     with guarded():
         refuse_several_processes("reflora eval")
         from reflora_cli.console import print_json
-        from reflora_cli.paths import is_file
-        from reflora_cli.recipe_file import load_recipe
-        from reflora_cli.runs import RunDirectory
+        from reflora_cli.ground.paths import is_file
+        from reflora_cli.recipe.files import load_recipe
+        from reflora_cli.runs.directory import RunDirectory
         from reflora_cli.tasks.base import SequenceTask
         from reflora_cli.tasks.registry import find_task
 
@@ -89,10 +89,10 @@ def score_sequence(
 ) -> dict[str, Any]:
     """Score the splits of one sequence-level task, show the scores, and return what --json prints."""
     from reflora_cli.console import show_table
-    from reflora_cli.errors import InputError, Problem
+    from reflora_cli.ground.errors import InputError, Problem
     from reflora_cli.objectives.objective import refuse_infinite
     from reflora_cli.objectives.sequence_rows import sequence_splits
-    from reflora_cli.restore import restore
+    from reflora_cli.runs.restore import restore
     from reflora_cli.tasks.base import SequenceTask
 
     for value, option in zip(refused, ("--protocol", "--output"), strict=True):
@@ -129,8 +129,8 @@ def score_language(
 ) -> dict[str, Any]:
     """Score a language model's tasks, show the scores, and return what --json prints."""
     from reflora_cli.console import make_reporter, show_table
-    from reflora_cli.evaluation import Request, evaluate_language
-    from reflora_cli.restore import restore
+    from reflora_cli.evaluation.languages import Request, evaluate_language
+    from reflora_cli.runs.restore import restore
     from reflora_cli.tasks.base import SequenceTask
 
     restored, reporter = restore(recipe, adapter), make_reporter()
@@ -149,7 +149,7 @@ def score_language(
 def tell_doubt(recipe: Any, adapter: Path | None) -> None:
     """Say what could not be checked about an adapter's base."""
     from reflora_cli.console import make_reporter
-    from reflora_cli.trained_base import adapter_base, unchecked
+    from reflora_cli.runs.trained_base import adapter_base, unchecked
 
     if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):
         make_reporter().note(doubt)

@@ -51,7 +51,7 @@ def export_command(
     with guarded():
         refuse_several_processes("reflora export")
         from reflora_cli.console import make_reporter, print_json
-        from reflora_cli.runs import open_run
+        from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
         recipe = trained_recipe(directory, places)
@@ -77,7 +77,7 @@ def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufTyp
         case Format.SAFETENSORS:
             from reflora_cli.export.card import merged_card
             from reflora_cli.merging.merge import MergeRequest, merge
-            from reflora_cli.objectives.rows import kept_rows
+            from reflora_cli.runs.restore import kept_rows
 
             rows = kept_rows(recipe, run)
             return merge(MergeRequest(recipe, run.adapter, place, card=merged_card(recipe, run), rows=rows))

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import typer
 
-from reflora_cli.errors import DivergedError, InputError, Problem, RefloraError, StoppedError
-from reflora_cli.interruption import handled, surviving_finalizers
-from reflora_cli.processes import is_first_process, number_of_processes, process_rank
+from reflora_cli.ground.errors import DivergedError, InputError, Problem, RefloraError, StoppedError
+from reflora_cli.ground.interruption import handled, surviving_finalizers
+from reflora_cli.ground.processes import is_first_process, number_of_processes, process_rank
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBackendError", "DistNetworkError",
              "DistStoreError", "gloo", "NCCL")  # fmt: skip

@@ -55,13 +55,13 @@ def merge_command(
     with guarded():
         refuse_several_processes("reflora merge")
         from reflora_cli.console import make_reporter, print_json
-        from reflora_cli.runs import open_run
+        from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
         recipe = trained_recipe(directory, places)
         from reflora_cli.export.card import merged_card
         from reflora_cli.merging.merge import MergeRequest, merge
-        from reflora_cli.objectives.rows import kept_rows
+        from reflora_cli.runs.restore import kept_rows
 
         report = merge(
             MergeRequest(

@@ -9,8 +9,8 @@ import typer
 
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.options import Json, Overrides
-from reflora_cli.paths import is_file
-from reflora_cli.processes import is_first_process
+from reflora_cli.ground.paths import is_file
+from reflora_cli.ground.processes import is_first_process
 
 
 def train_command(
@@ -31,8 +31,8 @@ def train_command(
     Example: `reflora train glue/cola method.name=dora train.seed=1 --output runs/cola-dora`
     """
     with guarded():
-        from reflora_cli.errors import InputError, Problem
-        from reflora_cli.recipe_file import load_recipe
+        from reflora_cli.ground.errors import InputError, Problem
+        from reflora_cli.recipe.files import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])
         if resume and output is None:
@@ -71,7 +71,7 @@ def plan(recipe: Any, as_json: bool) -> None:
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     """Return the result and the next commands. run: where the run is now."""
-    from reflora_cli.runs import RunDirectory
+    from reflora_cli.runs.directory import RunDirectory
 
     metric = results["main_metric"]
     facts: dict[str, str] = {}

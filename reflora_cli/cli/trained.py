@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reflora_cli.recipe import Recipe
-    from reflora_cli.runs import RunDirectory
+    from reflora_cli.recipe.sections import Recipe
+    from reflora_cli.runs.directory import RunDirectory
 
 PLACES = ("model.name", "task.data")
 """The keys of a run's recipe that may be changed afterwards: everything else decided what was trained."""
@@ -16,10 +16,10 @@ PLACES = ("model.name", "task.data")
 def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
     """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
     from reflora_cli.console import make_reporter
-    from reflora_cli.errors import InputError, Problem
-    from reflora_cli.recipe_file import load_recipe
-    from reflora_cli.restore import at_its_base
-    from reflora_cli.trained_base import adapter_base, unchecked
+    from reflora_cli.ground.errors import InputError, Problem
+    from reflora_cli.recipe.files import load_recipe
+    from reflora_cli.runs.restore import at_its_base
+    from reflora_cli.runs.trained_base import adapter_base, unchecked
 
     for place in places or []:
         if place.partition("=")[0] not in PLACES:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from reflora_cli.data.read import Table
-from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.tasks.base import Example, Row, SequenceTask
 
 SHOWN = 3

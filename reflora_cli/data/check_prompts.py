@@ -7,7 +7,7 @@ from typing import Any
 
 from reflora_cli.data.check import SHORT, check_columns, summary
 from reflora_cli.data.read import Table
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample, PromptTask, Row
 
 WORDS = {str: "a text", list: "a list of texts", int: "a whole number"}

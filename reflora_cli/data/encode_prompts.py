@@ -17,7 +17,7 @@ from torch import Tensor
 from reflora_cli.data.encode import BATCH
 from reflora_cli.data.pad import TokenIds, pad_right
 from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from reflora_cli.console import is_terminal
 from reflora_cli.data.check import check_columns
 from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of
-from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.hub_errors import hub_reason
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.tasks.base import DataTask, HubSource, Row
 
 

@@ -11,8 +11,8 @@ from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
 from reflora_cli.data.hub import read_hub, unknown_split
 from reflora_cli.data.read import Table, read_file, table_of
-from reflora_cli.errors import InputError, Problem, nearest
-from reflora_cli.paths import expanded, is_directory, is_file
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.tasks.base import (
     BuiltinSource,
     DataTask,

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reflora_cli import strict_json
 from reflora_cli.data.decode import format_of, text_of
 from reflora_cli.data.delimited import delimited_rows
 from reflora_cli.data.refusal import check_once, refuse
+from reflora_cli.ground import strict_json
 
 Row = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 
 
 def refuse(what: str, where: str, found: str, expected: str, remedy: str = "") -> NoReturn:

@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from reflora_cli import __version__
-from reflora_cli.atomic import write_file
 from reflora_cli.data.pad import TokenIds
-from reflora_cli.errors import InputError
+from reflora_cli.ground.atomic import write_file
+from reflora_cli.ground.errors import InputError
 
 Columns = dict[str, NDArray[Any]]
 """Encoded rows as flat arrays."""

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.adapter_io.tensor_files import TensorPlace, tensor_places
 from reflora_cli.export.gguf_config import rope_of, write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
-from reflora_cli.tensor_files import TensorPlace, tensor_places
+from reflora_cli.ground.errors import InputError, Problem
 
 GgufKind = Literal["f32", "f16", "bf16", "q8_0"]
 LARGEST_HALF = 65504.0

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from reflora_cli.adapter_config import pattern_value
-from reflora_cli.adapter_files import AdapterFiles
-from reflora_cli.axes import Scaling
-from reflora_cli.errors import InputError, Problem, VerificationError
+from reflora_cli.adapter_io.config import pattern_value
+from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.export.gguf_names import Layout, layout_of
-from reflora_cli.factors import scaling_factor
+from reflora_cli.factors.pair import scaling_factor
+from reflora_cli.ground.errors import InputError, Problem, VerificationError
+from reflora_cli.methods.axes import Scaling
 
 REMEDY = "merge it instead: reflora export RUN --format gguf"
 

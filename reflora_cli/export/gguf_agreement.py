@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.gguf_tokenizer import REMEDY, Converted
+from reflora_cli.ground.errors import InputError, Problem
 
 TEXTS = (
     "Below is an instruction that describes a task.\n\n### Instruction:\nAdd 12 and 345.\n\n### Response:\n",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 
 WRITTEN = {
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",

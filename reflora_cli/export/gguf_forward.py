@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reflora_cli.errors import Problem, VerificationError
+from reflora_cli.ground.errors import Problem, VerificationError
 
 BETA_FAST, BETA_SLOW = 32.0, 1.0
 """Rotations in the original context above which YaRN leaves a frequency, and below which it divides it."""

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from reflora_cli.adapter_files import read_adapter
-from reflora_cli.atomic import write_directory, write_file
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.gguf import GgufKind, GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
@@ -21,13 +19,14 @@ from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.export.prompting import Asking, asking, chat_template, modelfile, prompt_lines
+from reflora_cli.ground.atomic import write_directory, write_file
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
-from reflora_cli.objectives.rows import kept_rows
-from reflora_cli.recipe import Recipe
-from reflora_cli.restore import restore
-from reflora_cli.runs import RunDirectory
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.restore import kept_rows, restore
 from reflora_cli.tasks.base import LanguageTask, SequenceTask
 from reflora_cli.tasks.registry import find_task
 

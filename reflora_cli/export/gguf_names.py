@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.gguf_config import refuse_other_graphs
+from reflora_cli.ground.errors import InputError, Problem
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 """transformers' class -> llama.cpp's architecture; it runs Mistral as a Llama."""

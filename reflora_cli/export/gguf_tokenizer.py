@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.gguf_pieces import is_joined_by_score, scores
 from reflora_cli.export.gguf_splitters import BYTES, UnknownStepError, find_splitter, steps_of
 from reflora_cli.export.gguf_tokens import CHARACTERS, SPACE, LlamaTokenizer
+from reflora_cli.ground.errors import InputError, Problem
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 REMEDY = "merge it instead, which keeps the tokenizer: reflora export RUN --format safetensors"

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reflora_cli.errors import Problem, VerificationError
 from reflora_cli.export.gguf import GgufFile, GgufRequest, weights
 from reflora_cli.export.gguf_forward import GgufModel
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import read_tokenizer
+from reflora_cli.ground.errors import Problem, VerificationError
 from reflora_cli.merging.verify import difference, refuse, tolerance
 
 TOLERANCE: dict[str, float] = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 2.0**-7}

@@ -9,20 +9,19 @@ from typing import Any
 
 import torch
 
-from reflora_cli.atomic import write_directory, write_file
-from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.card import model_card, python, subject_of
 from reflora_cli.export.onnx_graph import Graph, Session, make_graph
+from reflora_cli.ground.atomic import write_directory, write_file
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.objectives.pick import probe_rows
-from reflora_cli.objectives.rows import kept_rows
 from reflora_cli.objectives.sequence import SequenceObjective
-from reflora_cli.recipe import Recipe
-from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import RunDirectory
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.restore import Restored, kept_rows, restore
 from reflora_cli.tasks.base import SequenceTask
 
 MOST_PARAMETERS = 500_000_000

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.console import unused_stdout
-from reflora_cli.errors import InputError, Problem
 from reflora_cli.export.onnx_rows import batches_of_shapes, described
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.verify import tolerance
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.objectives.sequence import SequenceObjective

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import torch
 
-from reflora_cli.adapter_files import CONFIG, PREFIX, RECORD, AdapterFiles, read_adapter, with_ties, write_adapter
-from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, read_adapter, with_ties, write_adapter
+from reflora_cli.adapter_io.keys import saved_modules
+from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.atomic import write_directory, write_file, write_json
-from reflora_cli.errors import InputError, Problem, VerificationError
 from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
 from reflora_cli.export.peft_view import REMEDY, PeftView
+from reflora_cli.ground.atomic import write_directory, write_file, write_json
+from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
-from reflora_cli.peft_rules import readable, unreadable
-from reflora_cli.recipe import Quantization, Recipe
-from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import RunDirectory
+from reflora_cli.recipe.sections import Quantization, Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.restore import Restored, restore
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reflora_cli.adapter_config import PEFT_HEADS
-from reflora_cli.adapter_files import PREFIX, read_adapter
-from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapter_io.config import PEFT_HEADS
+from reflora_cli.adapter_io.files import PREFIX, read_adapter
+from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.data.encode import encode
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import vocabulary

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from reflora_cli.merging.tensors import kept_ties, plain_modules, tied_names
-from reflora_cli.restore import Restored
+from reflora_cli.runs.restore import Restored
 
 
 def write_from_memory(restored: Restored, dtype: torch.dtype, directory: Path) -> None:

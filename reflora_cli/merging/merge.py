@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reflora_cli.adapter_keys import saved_modules
+from reflora_cli.adapter_io.keys import saved_modules
+from reflora_cli.adapter_io.tensor_files import ShardedWriter, tensor_places
 from reflora_cli.adapters.ties import is_inside
-from reflora_cli.atomic import write_directory, write_file, write_json
-from reflora_cli.errors import InputError, Problem, VerificationError
+from reflora_cli.ground.atomic import write_directory, write_file, write_json
+from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory
 from reflora_cli.merging.requantize import requantize
 from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
@@ -27,12 +28,11 @@ from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
+from reflora_cli.model.sources import Source, find_source, local_directory
 from reflora_cli.objectives.pick import make_objective, probe_rows
-from reflora_cli.recipe import Dtype, ModelSection, Quantization, Recipe
-from reflora_cli.restore import Restored, restore, trained_dtype
-from reflora_cli.sources import Source, find_source, local_directory
+from reflora_cli.recipe.sections import Dtype, ModelSection, Quantization, Recipe
+from reflora_cli.runs.restore import Restored, restore, trained_dtype
 from reflora_cli.tasks.base import Task
-from reflora_cli.tensor_files import ShardedWriter, tensor_places
 
 CPU = torch.device("cpu")
 SHARD_SIZE = 5_000_000_000

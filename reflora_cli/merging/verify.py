@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reflora_cli.errors import Problem, VerificationError
+from reflora_cli.ground.errors import Problem, VerificationError
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
 """The largest accepted logit difference by dtype of the written weights, as a share of the largest logit (at least 1).

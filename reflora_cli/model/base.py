@@ -11,10 +11,10 @@ from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.method import Method
 from reflora_cli.model.precision import Compute
-from reflora_cli.sources import Source
+from reflora_cli.model.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, outermost
 from reflora_cli.model.labels import labelled, name_outputs, said_labels
 from reflora_cli.model.load import load_pretrained
-from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import Source, find_source
+from reflora_cli.model.sources import Source, find_source
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import SequenceTask
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.sources import Source
+from reflora_cli.model.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.tasks.base import SequenceTask, Task
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_pretrained
 from reflora_cli.model.precision import Compute, precision
-from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import Source, find_source
+from reflora_cli.model.sources import Source, find_source
+from reflora_cli.recipe.sections import ModelSection
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Fields of configs with the size to which logits are squashed."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reflora_cli.console import is_terminal
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.hub_errors import hub_reason
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_tokens, leave_out_types
 from reflora_cli.model.quantize import adopt, loading_arguments, refuse_packed
-from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import Source, commit_of
+from reflora_cli.model.sources import Source, commit_of
+from reflora_cli.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.classifier import load_classifier
 from reflora_cli.model.language import load_language_model
-from reflora_cli.recipe import ModelSection
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask, Task
 
 

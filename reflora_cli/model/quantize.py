@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.recipe import ModelSection, Quantization
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.recipe.sections import ModelSection, Quantization
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 
 
 def shard_blocks(model: Any, loss_module: nn.Module, device: torch.device, processes: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts, token_ids
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.data.pad import Padding
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.language import hidden_states, vocabulary
 from reflora_cli.model.precision import Compute, precision

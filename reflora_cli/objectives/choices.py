@@ -22,7 +22,7 @@ import torch
 
 from reflora_cli.data.encode_prompts import common_length, token_ids
 from reflora_cli.data.pad import Padding
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens

@@ -18,7 +18,7 @@ from torch import Tensor
 from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_prompts import token_ids
 from reflora_cli.data.pad import Padding, pad
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens

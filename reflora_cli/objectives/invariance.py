@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.data.pad import Padding
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import ordinary_tokens
 from reflora_cli.model.precision import Compute

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
 from reflora_cli.data.load import load_mixture, load_prompts
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
 
 HELD_OUT = "validation"

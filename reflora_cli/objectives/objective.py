@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from reflora_cli.data.pad import Padding
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
 from reflora_cli.tasks.base import PromptTask

@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.objectives.objective import Split
-from reflora_cli.paths import expanded, is_file
-from reflora_cli.recipe import Recipe
-from reflora_cli.recipe_file import load_recipe
-from reflora_cli.runs import RunDirectory
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Example, PromptExample, SequenceTask, Task
 
 E = TypeVar("E", Example, PromptExample)
@@ -46,11 +44,6 @@ def probe_examples(examples: Examples) -> list[Example | PromptExample]:
 def rows_text(examples: Sequence[Example | PromptExample]) -> str:
     """Return examples as lines of JSON."""
     return "".join(json.dumps(asdict(example)) + "\n" for example in examples)
-
-
-def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:
-    """Return the file in which a run keeps its rows; None if the recipe asks for other data than the run's."""
-    return run.probes if load_recipe(str(run.recipe), []).task.data == recipe.task.data else None
 
 
 def kept_examples(path: Path, kind: type[E]) -> list[E] | None:

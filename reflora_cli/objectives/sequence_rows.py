@@ -9,7 +9,7 @@ from reflora_cli.data.load import load_split
 from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Example, SequenceTask
 
 

@@ -3,7 +3,7 @@
 `RefLoRA(model, lr=...)` is an ordinary torch optimizer. `roles_of(model)` says what it found in the model.
 """
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.optimizers import RefLoRA, RefLoRASGD
 from reflora_cli.optim.roles import Roles, roles_of
 

@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 
 from torch import nn
 
-from reflora_cli.axes import Update
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
+from reflora_cli.methods.axes import Update
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
 from reflora_cli.optim.pair_sgd import PairSGD

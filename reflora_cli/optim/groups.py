@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 
 
 @dataclass(frozen=True)

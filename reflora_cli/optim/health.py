@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reflora_cli.factors import FactorPair
-from reflora_cli.linalg import product_spectrum
+from reflora_cli.factors.linalg import product_spectrum
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.stacks import group_pairs
 
 DIGITS = 4

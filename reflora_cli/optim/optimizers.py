@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from reflora_cli.axes import Update
-from reflora_cli.errors import InputError, Problem, check_argument, nearest
+from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
+from reflora_cli.methods.axes import Update
 from reflora_cli.optim.build import build_rule
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.rule import UpdateRule, check_shapes
 from reflora_cli.optim.stacks import PairGroup, group_pairs, has_float64
 

@@ -22,7 +22,7 @@ constant scalar or diagonal has no effect: what acts is its mixing of rows and c
 
 from __future__ import annotations
 
-from reflora_cli.linalg import balancing_metric
+from reflora_cli.factors.linalg import balancing_metric
 from reflora_cli.optim.preconditioned import PreconditionedRule
 
 

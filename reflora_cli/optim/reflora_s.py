@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.rule import UpdateRule, check_shapes
 from reflora_cli.optim.stacks import scale_each
 

@@ -13,8 +13,8 @@ from typing import cast
 
 from torch import nn
 
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.factors import Factored, FactorPair
+from reflora_cli.factors.pair import Factored, FactorPair
+from reflora_cli.ground.errors import InputError, Problem
 
 FACTOR_NAMES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 """PEFT's containers of factors."""

@@ -21,7 +21,7 @@ it does not. `linalg.py` says how the inverses are computed. Where we differ fro
 
 from __future__ import annotations
 
-from reflora_cli.linalg import inverse_grams
+from reflora_cli.factors.linalg import inverse_grams
 from reflora_cli.optim.preconditioned import PreconditionedRule
 
 

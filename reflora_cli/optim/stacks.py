@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 
 T = TypeVar("T")
 STACK_ELEMENTS = 2**23

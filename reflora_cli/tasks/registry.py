@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reflora_cli.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.tasks import builtin, commonsense, glue, instruct
 from reflora_cli.tasks.base import Mixture, PromptTask, Task
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.errors import DivergedError, Problem
+from reflora_cli.ground.errors import DivergedError, Problem
 
 When = Callable[[], str]
 """A function that returns which step is under way."""

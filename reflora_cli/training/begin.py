@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from reflora_cli.adapter_config import is_target
-from reflora_cli.adapter_files import AdapterFiles
-from reflora_cli.adapter_keys import FACTOR_KEY, AdapterKeys, saved_modules, sorted_keys
-from reflora_cli.adapter_loading import check_copies, check_names, load_whole, read, restored_layer
+from reflora_cli.adapter_io.config import is_target
+from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.keys import FACTOR_KEY, AdapterKeys, saved_modules, sorted_keys
+from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layer
 from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, check_rank, match_targets, refuse_shared
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.labels import as_recorded, ordered_as
+from reflora_cli.runs.trained_base import check_same
 from reflora_cli.tasks.base import SequenceTask, Task
-from reflora_cli.trained_base import check_same
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import listed
 

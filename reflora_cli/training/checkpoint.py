@@ -31,10 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from reflora_cli.atomic import readable_os_errors, write_directory
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.paths import exists
-from reflora_cli.runs import RunDirectory, step_of
+from reflora_cli.ground.atomic import readable_os_errors, write_directory
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import exists
+from reflora_cli.runs.directory import RunDirectory, step_of
 from reflora_cli.training.trend import LossTrend
 
 TENSOR_FILES = ("trained", "optimizer", "random", "best")

@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import nn
 
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.interruption import ending_at_once
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.interruption import ending_at_once
+from reflora_cli.ground.processes import RANKS, SIZES, number_of_processes, process_rank
 from reflora_cli.model.precision import pick_device
-from reflora_cli.processes import RANKS, SIZES, number_of_processes, process_rank
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe.sections import Recipe
 
 LONGEST_WAIT = timedelta(minutes=30)
 """The longest that a process waits for another one in any exchange: one that hangs must not keep the others for

@@ -15,18 +15,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reflora_cli.adapter_config import PeftConfig, ends_with
-from reflora_cli.adapter_files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
-from reflora_cli.adapter_keys import FACTOR_KEY, tensor_problem
+from reflora_cli.adapter_io.config import PeftConfig, ends_with
+from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
+from reflora_cli.adapter_io.keys import FACTOR_KEY, tensor_problem
 from reflora_cli.adapters.inject import PLAIN_NAME
-from reflora_cli.atomic import write_directory
-from reflora_cli.axes import Layer, Scaling
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Method
-from reflora_cli.paths import expanded, is_directory, is_file
-from reflora_cli.recipe import Recipe
-from reflora_cli.runs import RunDirectory
-from reflora_cli.trained_base import TrainedOn, trained_on
+from reflora_cli.ground.atomic import write_directory
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import expanded, is_directory, is_file
+from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.method import Method
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.trained_base import TrainedOn, trained_on
 
 LAYER_REMEDY = "merge the adapter, and train on the merged model: another layer has no place for its parameters"
 

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reflora_cli.adapter_io.peft_rules import unreadable
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
 from reflora_cli.adapters.ties import is_inside
-from reflora_cli.axes import Layer, Update
 from reflora_cli.data.batches import StepSampler
-from reflora_cli.environment import describe
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.axes import Layer, Update
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
@@ -23,11 +23,11 @@ from reflora_cli.objectives.pick import encode_examples, load_examples, make_obj
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
-from reflora_cli.peft_rules import unreadable
-from reflora_cli.recipe import ModelSection, Recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.runs.environment import describe
+from reflora_cli.runs.trained_base import found_again, unchecked
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
-from reflora_cli.trained_base import found_again, unchecked
 from reflora_cli.training.begin import begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import left_out, listed

@@ -9,13 +9,13 @@ from typing import NoReturn
 
 from accelerate.utils import gather_object
 
-from reflora_cli.atomic import readable_os_errors, sync
 from reflora_cli.console import EvaluationRecord
-from reflora_cli.errors import DivergedError, Problem, StoppedError
-from reflora_cli.interruption import Aborted
+from reflora_cli.ground.atomic import readable_os_errors, sync
+from reflora_cli.ground.errors import DivergedError, Problem, StoppedError
+from reflora_cli.ground.interruption import Aborted
+from reflora_cli.ground.paths import is_file
 from reflora_cli.objectives.objective import Scores
 from reflora_cli.optim.pair_adamw import state_tensors
-from reflora_cli.paths import is_file
 from reflora_cli.training.checkpoint import Checkpoint, named_random_states, random_state, save_checkpoint, save_stopped
 from reflora_cli.training.session import Session, append, current_adapter, save_adapter
 from reflora_cli.training.step import train_step

@@ -14,17 +14,17 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from reflora_cli.adapter_files import with_ties
-from reflora_cli.atomic import write_file, write_json
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.adapter_io.files import with_ties
+from reflora_cli.ground.atomic import write_file, write_json
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.objectives.rows import rows_text
 from reflora_cli.optim.pair_adamw import load_state_tensors
-from reflora_cli.paths import exists, is_file
-from reflora_cli.recipe import ModelSection, Recipe
-from reflora_cli.recipe_file import dump_recipe, load_recipe
-from reflora_cli.runs import RunDirectory, is_unused, remove_strays
+from reflora_cli.recipe.files import dump_recipe, load_recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
+from reflora_cli.runs.trained_base import found_again, trained_on
 from reflora_cli.tasks.base import SequenceTask
-from reflora_cli.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from reflora_cli.adapter_config import peft_config
-from reflora_cli.adapter_files import adapter_tensors, write_adapter, write_adapter_config
-from reflora_cli.atomic import readable_os_errors
+from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.files import adapter_tensors, write_adapter, write_adapter_config
 from reflora_cli.console import Reporter
-from reflora_cli.interruption import Interruption
-from reflora_cli.runs import RunDirectory
+from reflora_cli.ground.atomic import readable_os_errors
+from reflora_cli.ground.interruption import Interruption
+from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job

@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from reflora_cli.axes import Update
 from reflora_cli.console import StepRecord
 from reflora_cli.data.batches import micro_batches
-from reflora_cli.errors import DivergedError, Problem
+from reflora_cli.ground.errors import DivergedError, Problem
+from reflora_cli.methods.axes import Update
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.reach import place
 from reflora_cli.optim.build import damping
 from reflora_cli.optim.health import pair_health, unreached
-from reflora_cli.schedules import learning_rate_multiplier
+from reflora_cli.recipe.schedules import learning_rate_multiplier
 from reflora_cli.training.checkpoint import Window
 from reflora_cli.training.session import Session, append
 from reflora_cli.training.targets import refuse_unused

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reflora_cli.adapters.inject import match_targets, too_small
-from reflora_cli.errors import InputError, Problem
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.method import Method
 from reflora_cli.objectives.objective import Objective
 
 SHOWN = 3

@@ -13,16 +13,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from reflora_cli.atomic import locked, write_file, write_json
 from reflora_cli.console import Reporter, SilentReporter
-from reflora_cli.environment import peak_memory
-from reflora_cli.interruption import noted_signals
+from reflora_cli.ground.atomic import locked, write_file, write_json
+from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.model.shard import shard_blocks
-from reflora_cli.recipe import Recipe
-from reflora_cli.runs import RunDirectory, default_output, read_results, refuse_links
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
+from reflora_cli.runs.environment import peak_memory
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation

@@ -26,9 +26,9 @@ from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.language import by_length
 from reflora_cli.objectives.prediction import Scorer
-from reflora_cli.recipe_file import load_recipe
-from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import open_run
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.directory import open_run
+from reflora_cli.runs.restore import Restored, restore
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
 

@@ -30,10 +30,10 @@ from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig
 from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console import show_table
-from reflora_cli.factors import FactorPair
-from reflora_cli.methods import Method, Refactor
+from reflora_cli.factors.pair import FactorPair
+from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.sources import find_source
 from tests.benchmarks.reflora_step import one_by_one
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")

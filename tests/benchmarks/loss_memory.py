@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
-from reflora_cli.methods import Method
+from reflora_cli.methods.method import Method
 from reflora_cli.model.language import hidden_states
 from reflora_cli.objectives.language import LanguageLoss
 from tests.language_models import prompt_row

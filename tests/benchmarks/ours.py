@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reflora_cli.console import SilentReporter
-from reflora_cli.recipe import Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.train import train
 from tests.benchmarks.setting import Outcome, Setting
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from reflora_cli.data.load import load_split
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.benchmarks.setting import Outcome, Setting

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.console import show_table
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.reflora import RefLoRARule
 
 H, F7 = 4096, 11008

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
-from reflora_cli.recipe import ModelSection, Recipe
-from reflora_cli.recipe_file import load_recipe
-from reflora_cli.restore import restore
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.runs.restore import restore
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job, prepare

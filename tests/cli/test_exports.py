@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from reflora_cli.adapter_config import PeftConfig
+from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.export.card import vllm_line
 from tests.cli.conftest import Reflora
 from tests.models import make

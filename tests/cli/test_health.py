@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from reflora_cli.errors import DivergedError
-from reflora_cli.sources import find_source
+from reflora_cli.ground.errors import DivergedError
+from reflora_cli.model.sources import find_source
 from reflora_cli.training.anomaly import detecting_anomalies
 from tests.cli.conftest import FEW, Reflora, records
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from reflora_cli.model.classifier import load_classifier
-from reflora_cli.recipe import ModelSection
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.cli.conftest import Reflora

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reflora_cli.atomic import locked
+from reflora_cli.ground.atomic import locked
 from tests.cli.conftest import Reflora
 
 

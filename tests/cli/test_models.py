@@ -11,10 +11,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, DebertaV2Model, GPT2ForSequenceClassification, PreTrainedModel
 
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.model.classifier import load_classifier
-from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.cli.conftest import FEW, RECIPE, Reflora

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from reflora_cli.adapters.quantized import QuantizedWeight
-from reflora_cli.recipe_file import load_recipe
-from reflora_cli.restore import restore
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.restore import restore
 from tests.cli.conftest import FEW, Outcome, Reflora
 from tests.language_models import saved
 

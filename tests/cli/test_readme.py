@@ -10,8 +10,8 @@ import pytest
 
 from reflora_cli.cli import app
 from reflora_cli.cli.export import Format
-from reflora_cli.methods import PRESETS
-from reflora_cli.recipe_file import load_recipe
+from reflora_cli.methods.method import PRESETS
+from reflora_cli.recipe.files import load_recipe
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Reflora

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reflora_cli.atomic import locked
-from reflora_cli.runs import is_unused
+from reflora_cli.ground.atomic import locked
+from reflora_cli.runs.directory import is_unused
 from tests.cli.conftest import Reflora
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
 from tests.cli.conftest import RECIPE, Outcome, Reflora
 
 ROWS = [{"premise": "a cup", "hypothesis": "it is small", "label": index % 2} for index in range(40)]
@@ -134,7 +134,7 @@ def pickled_base(place: Place) -> Outcome:
 
 
 def damaged_base(place: Place) -> Outcome:
-    from reflora_cli.sources import find_source
+    from reflora_cli.model.sources import find_source
 
     base = shutil.copytree(find_source("builtin:tiny-llama", None).location, place.path / "base")
     weights = base / "model.safetensors"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from transformers import LlamaModel
 
-from reflora_cli.sources import find_source
+from reflora_cli.model.sources import find_source
 from tests.architectures import DECODERS
 from tests.cli.conftest import Outcome, Reflora
 from tests.language_models import tokenizer

@@ -9,12 +9,12 @@ import peft
 import pytest
 import torch
 
-from reflora_cli.adapter_config import peft_config
-from reflora_cli.adapter_files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
-from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.inject import inject
-from reflora_cli.axes import Layer
-from reflora_cli.methods import Method
+from reflora_cli.methods.axes import Layer
+from reflora_cli.methods.method import Method
 from tests.models import HEADS, MODELS, batch, make
 
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from reflora_cli.adapter_config import peft_config
-from reflora_cli.adapter_files import WEIGHTS, adapter_tensors, read_adapter, write_adapter, write_adapter_config
-from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.files import WEIGHTS, adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.inject import Adapted, inject
-from reflora_cli.axes import Init, Layer, Scaling, Update
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method, Refactor
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.axes import Init, Layer, Scaling, Update
+from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
 from tests.models import HEADS, batch, make

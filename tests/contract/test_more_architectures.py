@@ -13,8 +13,8 @@ import transformers
 from torch import nn
 
 from reflora_cli.adapters.inject import inject
-from reflora_cli.axes import Layer
-from reflora_cli.methods import Method
+from reflora_cli.methods.axes import Layer
+from reflora_cli.methods.method import Method
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, language_model
 

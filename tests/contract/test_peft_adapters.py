@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MambaConfig, MambaForCausalLM
 
-from reflora_cli.adapter_config import peft_config, read_config
-from reflora_cli.adapter_files import (
+from reflora_cli.adapter_io.config import peft_config, read_config
+from reflora_cli.adapter_io.files import (
     CONFIG,
     PREFIX,
     WEIGHTS,
@@ -31,20 +31,20 @@ from reflora_cli.adapter_files import (
     write_adapter,
     write_adapter_config,
 )
-from reflora_cli.adapter_loading import load_adapter
+from reflora_cli.adapter_io.loading import load_adapter
+from reflora_cli.adapter_io.peft_rules import unreadable
 from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze, inject
-from reflora_cli.axes import Layer, Scaling
-from reflora_cli.errors import InputError, RefloraError
 from reflora_cli.export.peft_view import PeftView
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError, RefloraError
+from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.pick import make_objective
-from reflora_cli.peft_rules import unreadable
-from reflora_cli.recipe import ModelSection, Recipe
-from reflora_cli.sources import find_source
+from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.registry import find_task
 from tests import language_models
 

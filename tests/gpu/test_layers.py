@@ -19,9 +19,9 @@ from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import pack
-from reflora_cli.axes import Layer, Update
-from reflora_cli.linalg import balancing_metric
-from reflora_cli.methods import Method, Refactor
+from reflora_cli.factors.linalg import balancing_metric
+from reflora_cli.methods.axes import Layer, Update
+from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors

@@ -22,17 +22,17 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from reflora_cli.console import SilentReporter
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts
-from reflora_cli.errors import InputError
-from reflora_cli.evaluation import Request, evaluate_language
+from reflora_cli.evaluation.languages import Request, evaluate_language
 from reflora_cli.export.peft import export_peft
+from reflora_cli.ground.errors import InputError
 from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.sequence_rows import sequence_splits
-from reflora_cli.recipe import Recipe
-from reflora_cli.recipe_file import load_recipe
-from reflora_cli.restore import Restored, restore
-from reflora_cli.runs import RunDirectory
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.restore import Restored, restore
 from reflora_cli.tasks.base import PromptTask, SequenceTask
 from reflora_cli.training.train import train
 from tests.architectures import Architecture

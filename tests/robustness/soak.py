@@ -47,7 +47,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     preload()
     from reflora_cli.console import SilentReporter
-    from reflora_cli.recipe_file import load_recipe
+    from reflora_cli.recipe.files import load_recipe
     from reflora_cli.training.train import train
 
     found: list[tuple[float, int, int, int]] = []

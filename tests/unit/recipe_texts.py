@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reflora_cli.recipe import Recipe
-from reflora_cli.recipe_file import load_recipe
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import Recipe
 
 GOOD = """\
 model:

@@ -14,7 +14,7 @@ from torch import nn
 
 import reflora_cli
 from reflora_cli import InputError, adapt
-from reflora_cli.sources import BUILTIN
+from reflora_cli.model.sources import BUILTIN
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.partition("## In Python")[2].partition("\n## ")[0], re.DOTALL)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from reflora_cli.adapters.inject import Adapted, inject
-from reflora_cli.axes import Layer, Scaling
-from reflora_cli.methods import Method
+from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.method import Method
 from tests.models import HEADS, MODELS, batch, make
 
 STEPS = 20

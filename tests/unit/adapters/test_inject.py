@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reflora_cli.adapters.inject import inject, match_targets, too_small
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.method import Method
 from tests.models import make
 
 

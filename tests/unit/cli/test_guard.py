@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from reflora_cli.cli.guard import guarded
-from reflora_cli.interruption import Aborted, noted_signals
+from reflora_cli.ground.interruption import Aborted, noted_signals
 
 
 def terminated() -> None:

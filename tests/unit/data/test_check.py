@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from reflora_cli.data.load import load_prompts, load_split
-from reflora_cli.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reflora_cli.data.load import load_mixture, load_prompts
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.base import Mixture, PromptTask
 from reflora_cli.tasks.registry import find_task
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reflora_cli.export.card import rule_lines
-from reflora_cli.methods import Method, Refactor, Update
-from reflora_cli.recipe import Recipe
+from reflora_cli.methods.method import Method, Refactor, Update
+from reflora_cli.recipe.sections import Recipe
 
 
 @pytest.mark.parametrize("update", Update)

@@ -21,16 +21,16 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from reflora_cli.adapter_config import PeftConfig
-from reflora_cli.adapter_files import AdapterFiles
-from reflora_cli.errors import InputError, VerificationError
+from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.tensor_files import tensor_places
 from reflora_cli.export import gguf as module
 from reflora_cli.export.gguf_adapter import write_gguf_adapter
 from reflora_cli.export.gguf_config import rope_of
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import convert_tokenizer
 from reflora_cli.export.gguf_verify import verify_gguf
-from reflora_cli.tensor_files import tensor_places
+from reflora_cli.ground.errors import InputError, VerificationError
 from tests.architectures import DECODERS
 from tests.language_models import make, saved, tokenizer
 

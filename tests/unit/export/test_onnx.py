@@ -13,13 +13,13 @@ import transformers as t
 from transformers import PreTrainedModel
 
 from reflora_cli.data.encode import EncodedRow
-from reflora_cli.errors import InputError
 from reflora_cli.export.onnx_graph import Graph, make_graph
 from reflora_cli.export.onnx_rows import batches_of_shapes
+from reflora_cli.ground.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import Source
 from reflora_cli.objectives.sequence import SequenceObjective
-from reflora_cli.sources import Source
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import tokenizer

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from reflora_cli.adapter_io.tensor_files import TensorPlace
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.tensors import kept_ties, merged_tensors, model_name, named_alike
-from reflora_cli.methods import Method
-from reflora_cli.tensor_files import TensorPlace
+from reflora_cli.methods.method import Method
 from tests import language_models
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reflora_cli.errors import VerificationError
+from reflora_cli.ground.errors import VerificationError
 from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
 
 

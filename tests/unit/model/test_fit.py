@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers as t
 
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length, check_tokens, leave_out_types
-from reflora_cli.sources import Source
+from reflora_cli.model.sources import Source
 from tests.architectures import TINY_IDS
 from tests.language_models import tokenizer
 

@@ -18,7 +18,7 @@ from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.choices import Choices, branches_of
 from reflora_cli.objectives.reading import Branches
-from reflora_cli.recipe import ModelSection
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import MODELS, base

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from reflora_cli.data.load import load_prompts
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.generation import Generation
-from reflora_cli.recipe import ModelSection
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import MODELS, base

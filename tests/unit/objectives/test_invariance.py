@@ -16,17 +16,17 @@ from reflora_cli.adapters.inject import inject
 from reflora_cli.data.batches import cut
 from reflora_cli.data.encode import encode
 from reflora_cli.data.pad import Padding
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.classifier import head_modules
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import Source
 from reflora_cli.objectives.causal import causal_padding
 from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.sequence import SequenceObjective
-from reflora_cli.recipe import ModelSection
-from reflora_cli.sources import Source
+from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.architectures import TINY_IDS

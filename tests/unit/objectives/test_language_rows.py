@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.objectives.language_rows import held_out_examples, language_examples
 from reflora_cli.tasks.instruct import INSTRUCT
 from tests.unit.recipe_texts import GOOD, load, put

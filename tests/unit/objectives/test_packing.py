@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from reflora_cli.adapters.inject import inject
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.data.pack import first_fit, pack_prompts
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.method import Method
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import check_packing
 from reflora_cli.objectives.language import LanguageLoss

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.inject import Adapted, inject
-from reflora_cli.axes import Layer
 from reflora_cli.data.encode_prompts import collate_prompts
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.axes import Layer
+from reflora_cli.methods.method import Method
 from reflora_cli.model.language import check_parts
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives import token_loss as module

@@ -8,8 +8,8 @@ import mpmath
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.factors import FactorPair
-from reflora_cli.linalg import Metric, balancing_metric
+from reflora_cli.factors.linalg import Metric, balancing_metric
+from reflora_cli.factors.pair import FactorPair
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:

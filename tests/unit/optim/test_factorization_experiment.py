@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from reflora_cli.factors import FactorPair
-from reflora_cli.methods import Method, Refactor
+from reflora_cli.factors.pair import FactorPair
+from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer, build_rule, damping
 from reflora_cli.optim.groups import parameter_groups
 from reflora_cli.optim.reflora import RefLoRARule

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.health import pair_health, unreached
 from tests.unit.optim.references import conditioned
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule

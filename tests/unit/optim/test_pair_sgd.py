@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.preconditioned import PreconditionedRule

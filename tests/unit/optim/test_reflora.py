@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli import linalg
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors import linalg
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import UpdateRule

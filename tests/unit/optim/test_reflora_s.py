@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora_s import RefLoRASRule, refactor

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.factors import FactorPair
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD

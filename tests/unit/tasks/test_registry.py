@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reflora_cli.data.load import load_split
-from reflora_cli.errors import InputError
+from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS, find_task
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reflora_cli.errors import InputError
-from reflora_cli.runs import RunDirectory
+from reflora_cli.ground.errors import InputError
+from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.training.checkpoint import (
     Checkpoint,
     Progress,

@@ -10,9 +10,9 @@ import torch
 import transformers as t
 
 from reflora_cli.adapters.inject import inject
-from reflora_cli.errors import InputError
-from reflora_cli.methods import Method
-from reflora_cli.processes import RANKS, SIZES, is_first_process, number_of_processes, process_rank
+from reflora_cli.ground.errors import InputError
+from reflora_cli.ground.processes import RANKS, SIZES, is_first_process, number_of_processes, process_rank
+from reflora_cli.methods.method import Method
 from reflora_cli.training.devices import (
     draws_dropout,
     dropout_note,

@@ -1,0 +1,1 @@
+"""The adapter directory in PEFT's format."""

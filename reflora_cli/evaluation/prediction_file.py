@@ -1,0 +1,99 @@
+"""Keep `predictions-TASK.jsonl`: one line for every scored row, so that a result can be checked by hand.
+
+Lines are added in the order in which rows are scored, and never changed. An evaluation that was interrupted, even in
+the middle of a line, continues behind the last whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reflora_cli.ground.atomic import readable_os_errors
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.objectives.prediction import Prediction, Tally
+from reflora_cli.tasks.base import PromptExample
+
+FIELDS = tuple(Prediction.__dataclass_fields__)
+
+
+class Line(BaseModel):
+    """One line: a row by its number and the digest of its prompt, and what was predicted of it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    id: int = Field(ge=0)
+    prompt: str
+    label: str
+    parsed: str | None
+    output: str | None
+    scores: dict[str, float] | None
+    by_character: str | None
+    cut: bool
+
+
+class PredictionFile:
+    """Predictions of one task's rows, kept on disk; only their counts are held in memory."""
+
+    def __init__(self, path: Path, examples: Sequence[PromptExample]) -> None:
+        """Read what is there already. Raises InputError when it belongs to other rows."""
+        self.path, self.examples = path, examples
+        self.tally = Tally()
+        self.done: set[int] = set()
+        if path.is_symlink() or (exists(path) and not is_file(path)):
+            what = "predictions are written to a file, and this is none"
+            raise InputError(Problem(what, str(path), remedy="remove it, or choose another --output"))
+        if is_file(path):
+            self.read()
+
+    def read(self) -> None:
+        with readable_os_errors(self.path), self.path.open("r+b") as stream:
+            whole = 0
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                self.take(line)
+            stream.truncate(whole)
+
+    def take(self, line: bytes) -> None:
+        """Count one line, unless its row is beyond those asked for."""
+        try:
+            record = Line.model_validate_json(line)
+        except ValidationError as error:
+            what, remedy = "this is no line of predictions", "remove the file, or choose another --output"
+            first = error.errors()[0]
+            found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise InputError(Problem(what, str(self.path), found, remedy=remedy)) from error
+        if record.id >= len(self.examples) or record.id in self.done:
+            return
+        example = self.examples[record.id]
+        if (record.prompt, record.label) != (prompt_id(example), example.label):
+            remedy = "choose another --output, or remove the directory"
+            what = "the predictions there are of other rows: the data has changed since"
+            raise InputError(Problem(what, f"{self.path}, id {record.id}", remedy=remedy))
+        self.done.add(record.id)
+        self.tally.add(Prediction(**{name: getattr(record, name) for name in FIELDS}))
+
+    def add(self, indices: Iterable[int], predictions: Iterable[Prediction]) -> None:
+        """Append one batch and flush it to the disk."""
+        with readable_os_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
+            for index, prediction in zip(indices, predictions, strict=True):
+                own = {"id": index, "prompt": prompt_id(self.examples[index]), "correct": prediction.correct}
+                stream.write(json.dumps({**own, **asdict(prediction)}, ensure_ascii=False) + "\n")
+                self.done.add(index)
+                self.tally.add(prediction)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def prompt_id(example: PromptExample) -> str:
+    """Return the beginning of the prompt's sha256."""
+    return hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, paths, writes, signals; no torch."""

@@ -1,0 +1,218 @@
+"""Turn YAML files and overrides into a Recipe, and back.
+
+Layers are merged from the bottom up: the recipe named by `extends` (a path relative to the file, or a bundled name),
+the file itself, then all `KEY=VALUE` together, of which the last one counts where two set the same key. Sections merge
+key by key. Two keys replace others when a later layer sets them: `method.name` drops the axes that earlier layers set,
+because a preset stands for all of them; and of `train.epochs` and `train.steps` the later value replaces the other,
+also among overrides. All keys of one layer count: `method.name=dora method.update=reflora` is both, in either order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.paths import expanded, is_directory, is_file
+from reflora_cli.methods.method import AXES
+from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml
+from reflora_cli.tasks.registry import find_task
+
+PLACES = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
+"""The places of bundled recipes: in an installed package, and in the repository."""
+LARGEST = 200_000
+"""The most bytes of a recipe file: a wrong path should not read a model into memory."""
+DOTTED_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Merged values and where each was last set."""
+
+    values: dict[str, Any]
+    origins: dict[KeyPath, str]
+
+
+def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a file, or bundled under that name, with its overrides. Raises InputError with all
+    problems.
+    """
+    path = find_recipe(source)
+    settings = merge(read_layers(path, ()), parse_overrides(overrides))
+    problems = check_task(settings, str(path))
+    try:
+        recipe = Recipe.model_validate(settings.values)
+    except ValidationError as error:
+        raise InputError(*problems_of(error, settings.values, settings.origins, str(path)), *problems) from error
+    if problems:
+        raise InputError(*problems)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the whole recipe as YAML, every field written out; `load_recipe` reads it back as an equal recipe."""
+    return write_yaml(recipe.model_dump(mode="json"))
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """Return every recipe that comes with reflora, file by name; files in `base/` are only for extending."""
+    return {name: path for name, path in bundled_files().items() if not name.startswith("base/")}
+
+
+def bundled_files() -> dict[str, Path]:
+    """Return `bundled_recipes` and the files in `base/`."""
+    root = next((place for place in PLACES if place.is_dir()), None)
+    if root is None:
+        return {}
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find_recipe(source: str) -> Path:
+    """Return the file at a path, or a bundled recipe's file."""
+    bundled, path = bundled_recipes(), expanded(source)
+    if is_file(path):
+        return path
+    if source in bundled:
+        return bundled[source]
+    what = "a recipe is a file, not a directory" if source and is_directory(path) else "there is no such recipe"
+    raise InputError(Problem(what, source, expected="a YAML file or a bundled recipe", remedy=nearest(source, bundled)))
+
+
+def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
+    """Read a file over the file that it extends. `below`: the files that led here, to find circles."""
+    if path.resolve() in below:
+        circle = " -> ".join(map(str, (*below, path.resolve())))
+        raise InputError(Problem("recipes extend each other in a circle", str(path), circle))
+    own = read_layer(path)
+    parent = own.values.pop("extends", None)
+    if parent is None:
+        return own
+    where = own.origins[("extends",)]
+    if not isinstance(parent, str):
+        raise InputError(Problem("extends names no recipe", where, shown(parent), "a path or a bundled name"))
+    beside = path.parent / parent
+    base = beside if is_file(beside) else extended(parent, where)
+    return merge(read_layers(base, (*below, path.resolve())), own)
+
+
+def extended(parent: str, where: str) -> Path:
+    """Return the bundled file to extend. where: the line that names it."""
+    bundled = bundled_files()
+    if parent not in bundled:
+        remedy = nearest(parent, bundled)
+        expected = "a path relative to this file, or a bundled name"
+        raise InputError(Problem("the recipe to extend does not exist", where, repr(parent), expected, remedy))
+    return bundled[parent]
+
+
+def read_layer(path: Path) -> Settings:
+    """Return one file's values and lines."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise InputError(Problem("the file is too large for a recipe", str(path), f"{path.stat().st_size} bytes"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(Problem("the recipe is not UTF-8 text", str(path), str(error))) from error
+    except OSError as error:
+        raise InputError(Problem("the recipe cannot be read", str(path), error.strerror or str(error))) from error
+    values, lines = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        expected = "sections: model, method, task, train, eval"
+        found = "nothing" if values is None else shown(values)
+        raise InputError(Problem("the recipe has no sections", str(path), found, expected))
+    return Settings(values, {key: f"{path}, line {line}" for key, line in lines.items()})
+
+
+def check_task(settings: Settings, source: str) -> list[Problem]:
+    """Raises InputError for a task that does not exist. The schema checks that there is a name, and that it is text."""
+    section = settings.values.get("task")
+    name = section.get("name") if isinstance(section, dict) else None
+    if not isinstance(name, str) and not (name and isinstance(name, list) and all(isinstance(n, str) for n in name)):
+        return []
+    try:
+        find_task(name)
+    except InputError as error:
+        where = place(("task", "name"), settings.origins, source)
+        return [replace(problem, where=where) for problem in error.problems]
+    return []
+
+
+def parse_overrides(overrides: Sequence[str]) -> Settings:
+    """Return all overrides as one layer. Raises InputError with every malformed one."""
+    settings, problems = Settings({}, {}), list[Problem]()
+    for override in overrides:
+        try:
+            settings = combined(settings, parse_override(override))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return settings
+
+
+def parse_override(text: str) -> Settings:
+    """Return the one value that an override such as `method.rank=16` sets."""
+    where = f"{OVERRIDE}{text}"
+    key, equals, value = text.partition("=")
+    if not equals or not DOTTED_KEY.fullmatch(key):
+        expected = "KEY=VALUE, for example method.rank=16"
+        raise InputError(Problem("an override is malformed", where, expected=expected))
+    parsed, _ = parse_yaml(value, where)
+    path = tuple(key.split("."))
+    nested: Any = parsed
+    for part in reversed(path):
+        nested = {part: nested}
+    return Settings(nested, {path[:length]: where for length in range(1, len(path) + 1)})
+
+
+def merge(below: Settings, above: Settings) -> Settings:
+    """Return the layer `above` over the layers `below`."""
+    method = above.values.get("method")
+    named = isinstance(method, dict) and "name" in method
+    values = without(below.values, "method", AXES) if named else below.values
+    return combined(Settings(values, below.origins), above)
+
+
+def combined(below: Settings, above: Settings) -> Settings:
+    """Combine both, key by key. A section keeps the place where it was opened; any other value has that of `above`."""
+    values, train = below.values, above.values.get("train")
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if isinstance(train, dict) and train.get(key) is not None:
+            values = without(values, "train", (other,))
+    origins = dict(below.origins)
+    for path, origin in above.origins.items():
+        if not (is_section(below, path) and is_section(above, path)):
+            origins[path] = origin
+    return Settings(merged(values, above.values), origins)
+
+
+def is_section(settings: Settings, path: KeyPath) -> bool:
+    """Whether there is a mapping at `path`."""
+    value: Any = settings.values
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return isinstance(value, dict)
+
+
+def without(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Return `values` less some keys of a section, if it is one."""
+    inner = values.get(section)
+    if not isinstance(inner, dict):
+        return values
+    return {**values, section: {key: value for key, value in inner.items() if key not in keys}}
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key, and replace anything else."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

@@ -1,0 +1,202 @@
+"""Define a recipe, everything that makes a run, as frozen, validated sections.
+
+Unknown keys are errors and numbers must be numbers: a misspelt or misread setting would otherwise train something else.
+How files, `extends` and overrides become a Recipe is in `recipe_file.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reflora_cli.methods.axes import Update
+from reflora_cli.methods.method import Choice, Method, refusal
+from reflora_cli.recipe.schedules import Schedule
+
+STEPS = re.compile(r"([0-9]{1,15}) steps?")
+
+
+class Dtype(StrEnum):
+    """The dtype of the frozen base; auto is bfloat16 on a GPU that computes in it, else float32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Quantization(StrEnum):
+    """The precision of the frozen linear layers, through bitsandbytes; heads, embeddings and norms keep their dtype."""
+
+    NONE = "none"
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+
+
+class Optimizer(StrEnum):
+    """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
+
+    The `paged_` form moves its moments out of a GPU that is full.
+    """
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    SGD = "sgd"
+
+    @property
+    def has_small_moments(self) -> bool:
+        return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
+
+
+class EvalProtocol(StrEnum):
+    """The ways to score a language model's answers; scores of different protocols are never comparable."""
+
+    LLM_ADAPTERS = "llm-adapters"
+    CHOICES = "choices"
+
+
+class Section(BaseModel):
+    """The settings that all sections share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    name: str = Field(description="hub id (or hub:ID), local directory, builtin:NAME, or pkg:PACKAGE/PATH")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    dtype: Annotated[Dtype, Choice] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
+    quantization: Annotated[Quantization, Choice] = Field(
+        Quantization.NONE, description="of the base's linear layers, but not of its output head"
+    )
+    double_quant: bool = Field(True, description="nf4 and fp4: the scales of blocks are quantized too")
+    sharded: bool = Field(
+        False, description="several processes: each keeps a part of the base's weights, which must not be quantized"
+    )
+    classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
+
+    @model_validator(mode="after")
+    def _packed_weights_stay_whole(self) -> ModelSection:
+        if self.sharded and self.quantization is not Quantization.NONE:
+            raise refusal(
+                "sharded", "quantized weights are not sharded", "use one of model.sharded, model.quantization"
+            )
+        return self
+
+
+class TaskSection(Section):
+    """What is learned, and from which rows."""
+
+    name: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="family/task, for example glue/cola; or a list of tasks for a language model"
+    )
+    data: str = Field("hub", description="hub, or a directory or file of jsonl, json, csv, tsv, parquet")
+    max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
+    train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
+    validation_rows: int | None = Field(
+        None, ge=1, description="language models: training rows held out and scored by their loss, instead of the task"
+    )
+    max_train_rows: int | None = Field(None, ge=1, description="the first N training rows, before shuffling")
+    max_eval_rows: int | None = Field(None, ge=1, description="the first N rows of every evaluation split")
+
+
+class TrainSection(Section):
+    """How long and how fast."""
+
+    epochs: float | None = Field(None, gt=0, le=1e9, description="passes over the training rows; or give steps")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; or give epochs")
+    batch_size: int = Field(32, ge=1, description="rows per optimizer step, over all processes and micro-batches")
+    micro_batch_size: int = Field(32, ge=1, description="rows per forward pass on one device, at most")
+    learning_rate: float = Field(1e-3, gt=0, le=1e30, description="the peak, after the warm-up")
+    head_learning_rate: float | None = Field(
+        None, gt=0, le=1e30, description="of modules trained whole; null: learning_rate"
+    )
+    optimizer: Annotated[Optimizer, Choice] = Field(
+        Optimizer.ADAMW, description="AdamW and the size of its moments, or sgd, whose rates are many times larger"
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
+    max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    group_by_length: bool = Field(
+        False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
+    )
+    packing: bool = Field(
+        False, description="language models: short rows of a batch share a sequence, unseen by each other"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
+    checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
+    keep_checkpoints: int = Field(2, ge=1, description="the newest ones; older ones are deleted")
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> TrainSection:
+        remedy = "give one of train.epochs and train.steps"
+        if self.epochs is None and self.steps is None:
+            raise refusal("epochs", "the recipe does not say how long to train", remedy)
+        if self.epochs is not None and self.steps is not None:
+            raise refusal("steps", "the recipe says twice how long to train", remedy)
+        return self
+
+    @model_validator(mode="after")
+    def _momentum_of_gradient_descent(self) -> TrainSection:
+        if self.momentum and self.optimizer is not Optimizer.SGD:
+            reason = f"momentum is sgd's, and {self.optimizer} has its own"
+            raise refusal("momentum", reason, "set train.momentum=0, or train.optimizer=sgd")
+        return self
+
+
+class EvalSection(Section):
+    """When to score and which adapter to keep."""
+
+    every: Annotated[int, Field(ge=1)] | Literal["epoch", "never"] = Field(
+        "epoch", description="epoch, never, or a number of steps, also written `500 steps`"
+    )
+    at_start: bool = Field(False, description="also score before the first step")
+    batch_size: int = Field(64, ge=1, description="rows per forward pass")
+    protocol: Annotated[EvalProtocol, Choice] = Field(
+        EvalProtocol.LLM_ADAPTERS,
+        description="language models: llm-adapters generates and parses, choices compares log-likelihoods",
+    )
+    num_beams: int = Field(1, ge=1, description="llm-adapters: beams; 1 is greedy, published scores have 4")
+    max_new_tokens: int = Field(32, ge=1, description="llm-adapters: tokens of a generated answer at most")
+    select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _number_of_steps(cls, value: Any) -> Any:
+        """Turn `500 steps` into 500."""
+        counted = STEPS.fullmatch(value) if isinstance(value, str) else None
+        return int(counted[1]) if counted else value
+
+    @model_validator(mode="after")
+    def _something_to_select_by(self) -> EvalSection:
+        if self.every == "never" and self.select == "best":
+            raise refusal("every", "without evaluations there is no best adapter", "set eval.select=last")
+        return self
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    model: ModelSection = Field(description="the base model")
+    method: Method = Field(Method(), description="how it is adapted")
+    task: TaskSection = Field(description="what it learns, and from which rows")
+    train: TrainSection = Field(description="how long and how fast")
+    eval: EvalSection = Field(EvalSection(), description="when it is scored, and which adapter is kept")
+
+    @model_validator(mode="after")
+    def _moments_that_can_be_transported(self) -> Recipe:
+        if self.method.update is Update.REFLORA_S and self.train.optimizer.has_small_moments:
+            reason = f"reflora-s carries AdamW's moments over to the rebalanced factors, and {self.train.optimizer} "
+            remedy = "use adamw or sgd, or method.update=reflora"
+            raise refusal("train.optimizer", reason + "keeps them in 8 bits", remedy)
+        return self

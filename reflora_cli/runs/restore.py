@@ -1,0 +1,115 @@
+"""Load the model that was trained, from a run directory or from a recipe and an adapter directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reflora_cli.adapter_io.files import PEFT_BASE, AdapterFiles, read_adapter
+from reflora_cli.adapter_io.keys import saved_modules
+from reflora_cli.adapter_io.loading import load_adapter
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.ties import is_inside
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.fit import check_length
+from reflora_cli.model.labels import as_recorded, refuse_foreign_head
+from reflora_cli.model.pick import load_base
+from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype
+from reflora_cli.objectives.objective import Objective
+from reflora_cli.objectives.pick import make_objective
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.trained_base import adapter_base, check_same, found_again, trained_on
+from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.registry import find_task
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A base model with its adapter attached (or none), in evaluation mode on its device."""
+
+    recipe: Recipe
+    task: Task
+    base: Base
+    files: AdapterFiles | None
+    adapted: Adapted | None
+    objective: Objective[Any]
+
+    @property
+    def compute(self) -> Compute:
+        return self.objective.compute
+
+
+def at_its_base(recipe: Recipe, adapter: Path) -> Recipe:
+    """Return the recipe with the present place of the adapter's base. Raises InputError for a base that is lost."""
+    return recipe.model_copy(update={"model": found_again(recipe.model, adapter_base(adapter))})
+
+
+def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = None) -> Restored:
+    """Load a recipe's base model and put an adapter on it.
+
+    Without an adapter the base itself must bring the task's head. Raises InputError for a base other than the one the
+    adapter was trained on, and for everything that does not fit.
+    """
+    task = find_task(recipe.task.name)
+    files = read_adapter(adapter) if adapter is not None else None
+    device = device or pick_device()
+    dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
+    known = trained_on(files.record, (files.config.model_extra or {}).get(PEFT_BASE)) if files is not None else None
+    section = found_again(recipe.model, known) if known is not None else recipe.model
+    base = load_base(section, section.revision, task, dtype, recipe.train.seed)
+    check_length(base, recipe.task.max_length)
+    adapted = None
+    if files is None or known is None:
+        refuse_random_head(base)
+        refuse_foreign_head(base, task)
+    else:
+        check_same(base.source, base.commit, known)
+        base = with_its_labels(files, base, task)
+        adapted = load_adapter(base.model, files, base.fresh)
+    base.place(device)
+    base.model.eval()
+    return Restored(recipe, task, base, files, adapted, make_objective(recipe, task, base, Compute(device, dtype)))
+
+
+def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:
+    """Return the dtype that `auto` meant where the adapter was trained, if it says so: another device would choose
+    another.
+    """
+    recorded = files.record.get("dtype") if files is not None else None
+    return recorded if dtype == "auto" and isinstance(recorded, str) and recorded in DTYPES else dtype
+
+
+def refuse_random_head(base: Base) -> None:
+    if base.fresh:
+        problem = Problem(
+            "the base model has no trained head for this task: its scores would be random",
+            where=f"model.name: {base.source.name}",
+            found=f"absent from the checkpoint: {', '.join(base.fresh)}",
+            expected="a run directory, a recipe with --adapter, or a model with the task's head",
+        )
+        raise InputError(problem)
+
+
+def with_its_labels(files: AdapterFiles, base: Base, task: Task) -> Base:
+    """Return the base with its outputs named as the adapter says. Raises InputError for names other than the task's.
+
+    An adapter made by PEFT says nothing: its head is assumed to have the task's labels, while the base's own head must
+    have them.
+    """
+    recorded = files.record.get("label_names")
+    if isinstance(recorded, list) and recorded:
+        return as_recorded(base, task, [str(name) for name in recorded], str(files.directory))
+    if not (base.head and is_inside(base.head[-1], saved_modules(base.model, files.config))):
+        refuse_foreign_head(base, task)
+    return base
+
+
+def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:
+    """Return the file in which a run keeps its rows; None if the recipe asks for other data than the run's."""
+    return run.probes if load_recipe(str(run.recipe), []).task.data == recipe.task.data else None

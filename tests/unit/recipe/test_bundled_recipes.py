@@ -1,0 +1,142 @@
+"""Every recipe that comes with the package is valid, alone and under every preset, and says what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reflora_cli.methods.axes import Update
+from reflora_cli.methods.method import PRESETS, Method
+from reflora_cli.recipe import files as recipe_file
+from reflora_cli.recipe.files import bundled_recipes, dump_recipe, load_recipe
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.tasks.registry import find_task
+
+ROOT = Path(__file__).parents[3] / "recipes"
+GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+COMMONSENSE = {"llama-7b": (2e-4, 200), "llama2-7b": (2e-4, 100), "llama3-8b": (1e-4, 100)}
+"""Learning rate and RefLoRA's warm-up of the published runs."""
+RECIPES = sorted(bundled_recipes())
+
+
+def test_every_file_is_bundled_by_its_path_but_those_that_recipes_extend() -> None:
+    files = {path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.y*ml")}
+    assert set(RECIPES) == {name for name in files if not name.startswith("base/")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, [])
+    assert recipe == load_recipe(str(bundled_recipes()[name]), [])
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "recipe.yaml"), []) == recipe
+
+
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
+    default, changed = load_recipe(name, []), load_recipe(name, [f"method.name={method}"])
+    assert changed.method.label == method
+    kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets", "refactor")}
+    assert changed.method == Method(name=method, **kept)
+    assert changed.model_copy(update={"method": default.method}) == default
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "base").glob("*.yaml")), ids=lambda path: str(path.stem))
+def test_base_is_valid_as_it_stands(path: Path) -> None:
+    assert isinstance(load_recipe(str(path), []), Recipe)
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_recipe_trains_its_own_task(task: str) -> None:
+    recipe = load_recipe(f"glue/{task}", [])
+    assert recipe.task.name == f"glue/{task}"
+    assert find_task(recipe.task.name).name == recipe.task.name
+    assert next(iter(glue_file(task))) == "extends"
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_glue_recipes_share_model_and_method(task: str) -> None:
+    """They differ in what the published runs chose by task: rate, length, epochs, warm-up, decay and dropout."""
+    recipe, cola = load_recipe(f"glue/{task}", []), load_recipe("glue/cola", [])
+    assert (recipe.method, recipe.train.schedule, recipe.train.batch_size, recipe.eval.every) == (
+        cola.method,
+        cola.train.schedule,
+        cola.train.batch_size,
+        cola.eval.every,
+    )
+    chosen = {"classifier_dropout": None}
+    assert recipe.model.model_copy(update=chosen) == cola.model.model_copy(update=chosen)
+
+
+def test_cola_is_as_published() -> None:
+    """Learning rate 1e-3, batch 32, 5 epochs, 64 tokens, classifier dropout 0.15, 100 warm-up steps of either kind."""
+    recipe = load_recipe("glue/cola", [])
+    train = recipe.train
+    assert (train.learning_rate, train.head_learning_rate, train.batch_size, train.epochs) == (1e-3, None, 32, 5.0)
+    assert (train.warmup_steps, train.weight_decay, train.schedule, train.max_grad_norm) == (100, 0.0, "linear", 1.0)
+    assert (recipe.task.max_length, recipe.model.classifier_dropout) == (64, 0.15)
+    assert (recipe.method.refactor.warmup_steps, recipe.method.refactor.interval) == (100, 1)
+    assert (recipe.eval.every, recipe.eval.select, train.seed) == ("epoch", "last", 0)
+
+
+@pytest.mark.parametrize("task", sorted({*GLUE} - {"cola"}))
+def test_other_glue_recipes_say_that_their_numbers_are_not_the_published_ones(task: str) -> None:
+    comment = (ROOT / "glue" / f"{task}.yaml").read_text(encoding="utf-8").partition("extends")[0]
+    assert "AdaLoRA" in comment
+    assert "not public" in comment
+
+
+def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
+    train = load_recipe("glue/mrpc", []).train
+    steps_per_epoch = -(-3668 // train.batch_size)
+    assert train.warmup_steps == round(0.1 * steps_per_epoch * (train.epochs or 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("quickstart", "builtin/entailment"), ("quickstart-commonsense", "builtin/questions")]
+)
+def test_quickstart_needs_no_download(name: str, task: str) -> None:
+    recipe = load_recipe(name, [])
+    assert (recipe.model.name, recipe.task.name) == ("builtin:tiny-llama", task)
+    assert (recipe.method.name, recipe.method.targets, recipe.eval.at_start) == ("reflora", "all-linear", True)
+
+
+@pytest.mark.parametrize("name", COMMONSENSE)
+def test_commonsense_is_as_published(name: str) -> None:
+    """Batch 16 in micro-batches of 8, 2 epochs, 256 tokens, loss on the prompt too, 120 rows held out, 4 beams."""
+    recipe = load_recipe(f"commonsense/{name}", [])
+    method, train = recipe.method, recipe.train
+    assert (train.learning_rate, method.refactor.warmup_steps) == COMMONSENSE[name]
+    assert (method.update, method.rank, method.alpha, method.dropout) == (Update.REFLORA, 32, 64.0, 0.05)
+    assert method.targets == ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+    assert (train.batch_size, train.micro_batch_size, train.epochs, train.warmup_steps) == (16, 8, 2.0, 100)
+    assert (train.schedule, train.weight_decay, train.seed, recipe.model.dtype) == ("linear", 0.0, 42, "float16")
+    task, evaluation = recipe.task, recipe.eval
+    assert (task.name, task.max_length, task.train_on_prompt, task.validation_rows) == ("commonsense", 256, True, 120)
+    assert (evaluation.every, evaluation.select, evaluation.protocol) == (1000, "best", "llm-adapters")
+    assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
+
+
+def test_no_line_is_too_long() -> None:
+    for path in ROOT.rglob("*.yaml"):
+        assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 120, path
+
+
+def test_recipes_of_the_installed_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "_recipes"
+    (installed / "deep" / "er").mkdir(parents=True)
+    (installed / "deep" / "er" / "mine.yaml").write_text("model: {}", encoding="utf-8")
+    monkeypatch.setattr(recipe_file, "PLACES", (installed, ROOT))
+    assert list(bundled_recipes()) == ["deep/er/mine"]
+    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere", ROOT))
+    assert sorted(bundled_recipes()) == RECIPES
+    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere",))
+    assert bundled_recipes() == {}
+
+
+def glue_file(task: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "glue" / f"{task}.yaml").read_text(encoding="utf-8")))

@@ -1,0 +1,273 @@
+"""From files and overrides to a Recipe and back to text: numbers, precedence, any bytes at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.axes import Layer, Scaling, Update
+from reflora_cli.methods.method import PRESETS
+from reflora_cli.recipe.files import dump_recipe
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.tasks.registry import TASKS
+from tests.unit.recipe_texts import GOOD, load, put
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a recipe and return its path."""
+    return partial(put, tmp_path)
+
+
+# Numbers and text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1.0e-3", 1e-3), ("1E5", 1e5), ("1e+5", 1e5), (".5e1", 5.0), ("5.e0", 5.0), ("0.001", 1e-3)],
+)
+def test_numbers_of_yaml_1_2(text: str, value: float, write: Write) -> None:
+    assert load(write(GOOD), f"train.learning_rate={text}").train.learning_rate == value
+    assert load(write(GOOD + f"  learning_rate: {text}\n")).train.learning_rate == value
+
+
+def test_negative_exponents_are_numbers_too(write: Write) -> None:
+    with pytest.raises(InputError, match=r"found: -0\.0001 \(number\)"):
+        load(write(GOOD), "train.weight_decay=-1e-4")
+
+
+def test_quoted_numbers_stay_text(write: Write) -> None:
+    assert load(write(GOOD), "model.revision='1e-3'").model.revision == "1e-3"
+    assert load(write(GOOD), "model.revision=a1e-3").model.revision == "a1e-3"
+
+
+# Precedence
+
+
+def test_layers_from_the_bottom_up(write: Write) -> None:
+    write(GOOD + "  batch_size: 4\n  seed: 4\n  log_every: 4\n", "a/low.yaml")
+    write("extends: a/low.yaml\ntrain: {seed: 5, log_every: 5}\n", "middle.yaml")
+    top = write("extends: ../middle.yaml\ntrain: {log_every: 6}\n", "b/top.yaml")
+    train = load(top, "train.warmup_steps=7", "train.keep_checkpoints=7", "train.keep_checkpoints=8").train
+    assert (train.batch_size, train.seed, train.log_every, train.warmup_steps, train.keep_checkpoints) == (
+        4,
+        5,
+        6,
+        7,
+        8,
+    )
+
+
+def test_bundled_recipes_can_be_extended(write: Write) -> None:
+    assert load(write("extends: glue/cola\ntrain: {epochs: 1}\n")).model.classifier_dropout == 0.15
+    assert load(write("extends: base/glue\n")).model.dtype == "float32"
+
+
+def test_a_file_beside_wins_over_a_bundled_name(write: Write) -> None:
+    write(GOOD, "glue/cola")
+    assert load(write("extends: glue/cola")).model.name == "some/model"
+
+
+def test_sections_merge_deeply_and_lists_are_replaced(write: Write) -> None:
+    write(GOOD + "  seed: 3\n", "low.yaml")
+    child = "extends: low.yaml\nmethod: {targets: [a, b], refactor: {interval: 4}}\n"
+    method = load(write(child), "method.refactor.warmup_steps=9", "method.targets=[c]").method
+    assert (method.rank, method.refactor.interval, method.refactor.warmup_steps) == (8, 4, 9)
+    assert method.targets == ("c",)
+
+
+def test_a_section_can_be_given_whole(write: Write) -> None:
+    assert load(write(GOOD), "method={rank: 4, alpha: 2}").method.rank == 4
+
+
+def test_a_later_preset_drops_axes_of_earlier_layers(write: Write) -> None:
+    axes = "method: {name: lora, layer: dora, scaling: rslora, lr_ratio: 4, update: reflora-s, rank: 2}\n"
+    write(GOOD.replace("method:\n  name: reflora\n  rank: 8\n", axes), "low.yaml")
+    child = write("extends: low.yaml\nmethod: {name: lora}\n")
+    assert load(child).method.label == "lora"
+    assert load(child).method.rank == 2
+    assert load(child.parent / "low.yaml", "method.name=reflora").method.label == "reflora"
+
+
+def test_axes_of_the_same_layer_stay(write: Write) -> None:
+    child = write("extends: glue/cola\nmethod: {update: reflora-s, name: dora}\n")
+    method = load(child).method
+    assert (method.layer, method.update) == (Layer.DORA, Update.REFLORA_S)
+    method = load(child, "method.scaling=rslora").method
+    assert (method.layer, method.update, method.scaling) == (Layer.DORA, Update.REFLORA_S, Scaling.RSLORA)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_order_of_overrides_does_not_matter_between_preset_and_axis(order: int, write: Write) -> None:
+    overrides = ["method.name=dora", "method.update=reflora"][::order]
+    assert load(write(GOOD), *overrides).method.label == "dora, update reflora"
+
+
+def test_steps_and_epochs_replace_each_other(write: Write) -> None:
+    path = write(GOOD)
+    by_steps = load(path, "train.steps=9").train
+    assert (by_steps.steps, by_steps.epochs) == (9, None)
+    write(GOOD.replace("epochs: 3", "steps: 9"), "steps.yaml")
+    by_epochs = load(write("extends: steps.yaml\ntrain: {epochs: 2}\n", "child.yaml")).train
+    assert (by_epochs.steps, by_epochs.epochs) == (None, 2.0)
+    assert load(path, "train.epochs=null", "train.steps=4").train.steps == 4
+    assert load(path, "train.steps=null").train.epochs == 3.0
+
+
+def test_the_last_override_of_how_long_counts(write: Write) -> None:
+    by_epochs = load(write(GOOD), "train.steps=9", "train.epochs=2").train
+    assert (by_epochs.steps, by_epochs.epochs) == (None, 2.0)
+
+
+def test_steps_and_epochs_of_one_file_contradict(write: Write) -> None:
+    with pytest.raises(InputError, match=r"twice how long to train\n  where: .*x\.yaml, line 10, train\.steps"):
+        load(write(GOOD + "  steps: 5\n"))
+
+
+def test_a_run_s_own_recipe_takes_another_preset(write: Write) -> None:
+    """It spells all axes out, and still `method.name=dora` on it is DoRA, not RefLoRA's steps under that name."""
+    resolved = dump_recipe(load(write(GOOD), "method.scaling=rslora"))
+    assert load(write(resolved), "method.name=dora").method.label == "dora"
+
+
+def test_aliases_and_merge_keys(write: Write) -> None:
+    text = GOOD.replace("  rank: 8\n", "  rank: &r 8\n  alpha: *r\n") + "  <<: {seed: 3, epochs: 9}\n"
+    recipe = load(write(text))
+    assert (recipe.method.alpha, recipe.train.seed, recipe.train.epochs) == (8.0, 3, 3.0)
+
+
+def test_byte_order_mark_and_windows_lines(write: Write) -> None:
+    assert load(write(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())).method.rank == 8
+
+
+# Any bytes: a recipe or an InputError, nothing else
+
+TAGS = "int float bool timestamp binary omap pairs set null"
+WORDS = "1e-3 0o7 0b1 1_0 1:30 .inf .nan null on 2024-01-01 all-linear glue/cola &a *a = ~ [ ] { } , ' # é"
+SCRAPS = [
+    *GOOD.splitlines(keepends=True),
+    *(f"!!{tag} " for tag in TAGS.split()),
+    *WORDS.split(),
+    *("extends: ", "rank: ", "targets: ", "every: ", "500 steps", "steps: 5\n", "<<: ", "? ", ": ", "- ", "|\n", ">\n"),
+    *("%YAML 1.1\n", "---\n", "...\n", "\n", "  ", '"', "\\", "\x85", "\ufeff", "\ud7ff"),
+]
+FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FUZZ
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(SCRAPS), max_size=25).map(lambda all: "".join(all).encode()))
+def test_any_bytes(write: Write, content: bytes) -> None:
+    path = write(content)
+    try:
+        assert isinstance(load(path), Recipe)
+    except InputError as error:
+        assert error.problems
+        assert all(problem.what for problem in error.problems)
+
+
+@FUZZ
+@given(
+    st.integers(0, len(GOOD)),
+    st.integers(0, 12),
+    st.lists(st.sampled_from(SCRAPS), max_size=4).map("".join) | st.text(max_size=12),
+)
+def test_any_edit_of_a_recipe(write: Write, start: int, length: int, new: str) -> None:
+    path = write((GOOD[:start] + new + GOOD[start + length :]).encode("utf-8", "surrogatepass"))
+    try:
+        recipe = load(path)
+    except InputError as error:
+        assert str(error)
+    else:
+        assert load(write(dump_recipe(recipe))) == recipe
+
+
+@FUZZ
+@given(st.sampled_from(["method.rank", "train", "model.name", "task", "a.b.c", "eval.every", ""]), st.text(max_size=20))
+def test_any_override(write: Write, key: str, value: str) -> None:
+    for override in (f"{key}={value}", value):
+        try:
+            assert isinstance(load(write(GOOD), override), Recipe)
+        except InputError as error:
+            assert str(error)
+
+
+# And back
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20) | st.sampled_from(
+    ["1e-3", "1E5", ".5e3", "null", "yes", "on", "~", "0x1f", "1:30", "2024-01-01", "=", "<<", " x ", "a: b", "#"]
+)
+
+
+def numbers(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high, exclude_min=True, exclude_max=True, allow_nan=False)
+
+
+def values() -> st.SearchStrategy[dict[str, Any]]:
+    """Valid recipes as plain values."""
+    length = st.fixed_dictionaries({"epochs": numbers(0, 1e6)}) | st.fixed_dictionaries({"steps": st.integers(1, 9)})
+    method = {
+        "name": st.sampled_from(list(PRESETS)),
+        "alpha": numbers(0, 1e9),
+        "dropout": numbers(0, 1),
+        "targets": st.just("all-linear") | st.lists(TEXT, min_size=1),
+        "trainable_modules": st.just("auto") | st.lists(TEXT),
+        "layer": st.sampled_from(["lora", "dora"]),
+        "refactor": st.fixed_dictionaries(
+            {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
+        ),
+    }
+    model = {"revision": st.none() | TEXT, "classifier_dropout": st.none() | numbers(0, 1)}
+    train = {"learning_rate": numbers(0, 1), "seed": st.integers(0, 2**32 - 1), "gradient_checkpointing": st.booleans()}
+    evaluation = {"every": st.integers(1, 2**62) | st.just("epoch"), "select": st.sampled_from(["best", "last"])}
+    return st.fixed_dictionaries(
+        {
+            "model": st.fixed_dictionaries({"name": TEXT}, optional=model),
+            "task": st.fixed_dictionaries({"name": st.sampled_from(sorted(TASKS)), "data": TEXT}),
+            "train": st.builds(dict.__or__, length, st.fixed_dictionaries({}, optional=train)),
+        },
+        optional={
+            "method": st.fixed_dictionaries({}, optional=method),
+            "eval": st.fixed_dictionaries({}, optional=evaluation),
+        },
+    )
+
+
+@FUZZ
+@given(values())
+def test_dump_is_read_back_as_an_equal_recipe(write: Write, plain: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate(plain)
+    text = dump_recipe(recipe)
+    assert load(write(text)) == recipe
+    assert dump_recipe(load(write(text))) == text
+
+
+def test_dump_is_plain_and_whole(write: Write) -> None:
+    lines = dump_recipe(load(write(GOOD), "method.targets=[a, b.c]", "train.learning_rate=1e-5")).splitlines()
+    for line in ("  targets: [a, b.c]", "  learning_rate: 1.0e-05", "  layer: lora", "  dtype: auto", "  steps: null"):
+        assert line in lines
+    assert not [line for line in lines if "!!" in line]
+    assert [line for line in lines if line[0] != " "] == ["model:", "method:", "task:", "train:", "eval:"]
+
+
+def test_nothing_heavy_is_imported() -> None:
+    heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'rich'}"
+    code = f"import sys, reflora_cli.recipe.files; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_an_invalid_recipe_cannot_be_made_by_hand_either() -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate({"model": {"name": "m"}, "task": {"name": "t"}, "train": {}})
