@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.start import start
+from reflora_cli.methods.method import Method
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, widened
 
@@ -34,3 +39,17 @@ def batch(seed: int = 0, rows: int = 6, length: int = 9) -> tuple[dict[str, Tens
         mask[row, length - row % 4 :] = 0
     ids = ids * mask
     return {"input_ids": ids, "attention_mask": mask}, torch.randint(0, 3, (rows,), generator=generator)
+
+
+def injected(
+    model: nn.Module,
+    method: Method,
+    trainable: Sequence[str],
+    saved: Sequence[str],
+    seed: int = 0,
+    left_out: Sequence[str] = (),
+) -> Adapted:
+    """The model with its adapters in place and started."""
+    adapted = inject(model, method, trainable, saved, left_out)
+    start(adapted, method.init, seed)
+    return adapted

@@ -1,121 +1,64 @@
-"""Write and read PEFT's `adapter_config.json`, and refuse settings that would be misread."""
+"""What PEFT's `adapter_config.json` says of adapters of any kind, and which modules it names."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from reflora_cli.adapter_io.peft_rules import readable
-from reflora_cli.adapters.frozen import TransposedWeight
 from reflora_cli.adapters.inject import Adapted
-from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside
-from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground import strict_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.patterns import matches_whole
-from reflora_cli.methods.axes import Layer, Scaling
-from reflora_cli.methods.method import Method
 
 T = TypeVar("T")
 
-UNSUPPORTED = (
-    "lora_bias", "layers_to_transform", "layer_replication", "trainable_token_indices", "exclude_modules",
-    "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
-)  # fmt: skip
 LARGEST_ALPHA = 1e9
 """The largest alpha that is read; with a larger one everything computed is infinite."""
-EXPECTED = {
-    "r": "a whole number, at least 1",
-    "lora_alpha": f"a number between -{LARGEST_ALPHA:g} and {LARGEST_ALPHA:g}",
-    "lora_dropout": "a number from 0, below 1",
-    "target_modules": "a list of names, or a regular expression",
-    "target_parameters": "a list of names, or null",
-    "modules_to_save": "a list of names, or null",
-    "bias": "'none'",
-    "rank_pattern": "names or regular expressions, each with a whole number of at least 1",
-    "alpha_pattern": "names or regular expressions, each with a number",
-    "init_lora_weights": "true, false or a name",
-}
-"""The values that settings of a config may have, where they are not just true or false."""
 PEFT_HEADS = ("classifier", "score")
 """The ends of the paths of modules that PEFT saves whole for a classifier, whatever its config says."""
-BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+TaskType = Literal["SEQ_CLS", "CAUSAL_LM"]
 
 
 class PeftConfig(BaseModel):
-    """What we read of PEFT's `adapter_config.json`; other keys are kept by PEFT and ignored here."""
+    """What we read of PEFT's `adapter_config.json` of any kind; other keys are kept by PEFT and ignored here."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     peft_type: str
-    r: int = Field(8, ge=1)
-    lora_alpha: float = Field(8.0, ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str
     target_parameters: list[str] | None = None
     modules_to_save: list[str] | None = None
     ensure_weight_tying: bool = False
-    use_dora: bool = False
-    use_rslora: bool = False
     bias: str = "none"
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
-    alpha_pattern: dict[str, Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)]] = {}
-    init_lora_weights: bool | str | None = True
 
 
-def peft_config(
-    model: nn.Module,
-    adapted: Adapted,
-    method: Method,
-    saved: Sequence[str],
-    base: tuple[str, str | None],
-    task_type: Literal["SEQ_CLS", "CAUSAL_LM"],
+@dataclass(frozen=True)
+class NamedBase:
+    """A base as PEFT's configs name it: a directory or the name of a hub model, with its revision there."""
+
+    name: str
+    revision: str | None
+
+
+def common_entries(
+    model: nn.Module, adapted: Adapted, saved: Sequence[str], base: NamedBase, task_type: TaskType
 ) -> dict[str, Any]:
-    """Return `adapter_config.json` for an adapter of `method`; base is (model name or path, revision)."""
-    transposed = any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values())
-    rank, ranks = common_and_others({name: layer.rank for name, layer in adapted.layers.items()})
-    alphas = {name: alpha_of(layer, method) for name, layer in adapted.layers.items()}
-    config = {
-        "peft_type": "LORA",
+    """Return what `adapter_config.json` says of an adapter of any kind."""
+    return {
         "task_type": task_type if heads_travel(model, saved, task_type) else None,
-        "base_model_name_or_path": base[0],
-        "revision": base[1],
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
         "inference_mode": True,
-        "r": rank,
-        "lora_alpha": method.alpha,
-        "lora_dropout": method.dropout,
-        "use_dora": method.layer is Layer.DORA,
-        "use_rslora": method.scaling is Scaling.RSLORA,
         "target_modules": shortest_targets(model, list(adapted.layers)),
         "modules_to_save": list(saved),
         "bias": "none",
-        "fan_in_fan_out": transposed,
-        "init_lora_weights": True,
-        "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
-        "alpha_pattern": {re.escape(name): own for name, own in alphas.items() if own != method.alpha},
     }
-    return readable(config, model, adapted.layers)
-
-
-def alpha_of(layer: AdapterLayer, method: Method) -> float:
-    """Return the alpha that gives the layer its scale; one begun from an adapter may have another than the method's."""
-    if layer.scale == scaling_factor(method.scaling, method.alpha, layer.rank):
-        return method.alpha
-    return float(f"{layer.scale / scaling_factor(method.scaling, 1.0, layer.rank):.12g}")
-
-
-def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the value that most names have, and the other names with their values."""
-    common = Counter(values.values()).most_common(1)[0][0]
-    return common, {name: value for name, value in values.items() if value != common}
 
 
 def heads_travel(model: nn.Module, saved: Sequence[str], task_type: str) -> bool:
@@ -151,48 +94,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(Problem("the file is not a JSON object", str(path), type(value).__name__))
     return value
-
-
-def read_config(path: Path) -> PeftConfig:
-    """Return PEFT's config of an adapter.
-
-    Raises InputError: first for another kind of adapter, then for settings that are not supported here, then for values
-    that are not valid.
-    """
-    settings = read_json(path)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise InputError(Problem("unsupported kind of adapter", f"{path}, peft_type", repr(kind), "'LORA'"))
-    if refused := unsupported(settings):
-        raise InputError(*(Problem("unsupported adapter setting", str(path), found=setting) for setting in refused))
-    try:
-        return PeftConfig.model_validate(settings)
-    except ValidationError as error:
-        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
-        problems = (
-            Problem(
-                f"{key} is not what PEFT writes" if key in settings else f"the adapter's config has no {key}",
-                f"{path}, {key}",
-                found=json.dumps(settings.get(key))[:80],
-                expected=EXPECTED.get(key, "true or false"),
-            )
-            for key in wrong
-        )
-        raise InputError(*problems) from error
-
-
-def unsupported(settings: Mapping[str, Any]) -> list[str]:
-    """Return the settings of an adapter's config that change its output in a way that is not supported here."""
-    refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
-    parameters = settings.get("target_parameters")
-    if isinstance(parameters, list) and (stacked := [name for name in parameters if not str(name).endswith(".weight")]):
-        refused.append(f"target_parameters = {stacked!r}"[:120])
-    if settings.get("bias") not in (None, "none"):
-        refused.append(f"bias = {settings['bias']!r}")
-    init = settings.get("init_lora_weights")
-    if isinstance(init, str) and init.startswith(BASE_MOVING_INITS):
-        refused.append(f"init_lora_weights = {init!r}, which moves the base's weights")
-    return refused
 
 
 def is_target(name: str, config: PeftConfig) -> bool:

@@ -1,9 +1,7 @@
 """The adapter directory, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-    base_model.model.<module>.lora_A.weight            A [r, in]
-    base_model.model.<module>.lora_B.weight            B [out, r]
-    base_model.model.<module>.lora_magnitude_vector    m [out], DoRA
-    base_model.model.<module>.<tensor>                 modules saved whole: the head, a fresh pooler
+    base_model.model.<module>.<part>      what an adapter layer has, as A and B (`lora.py`)
+    base_model.model.<module>.<tensor>    modules saved whole: the head, a fresh pooler
 
 Beside PEFT's two files `reflora.json` records the base with the hash of its weights, the dtype of training, the label
 names and which modules were saved together. Reading is strict: a missing, unexpected or misshapen tensor is an error,
@@ -22,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from reflora_cli.adapter_io.config import PeftConfig, read_config, read_json
+from reflora_cli.adapter_io.config import PeftConfig, read_json
+from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.adapter_io.tensor_files import DTYPES
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.ties import is_inside, shared_parameters
@@ -50,15 +49,18 @@ class AdapterFiles:
     tensors: Mapping[str, Tensor]
     record: dict[str, Any]
 
+    @property
+    def weights(self) -> Path:
+        """The file of the tensors."""
+        return self.directory / WEIGHTS
+
 
 def adapter_tensors(model: nn.Module, adapted: Adapted, saved: Sequence[str]) -> dict[str, Tensor]:
     """Return every tensor of the adapter under PEFT's key, on the CPU; modules that share a tensor each have it."""
     tensors: dict[str, Tensor] = {}
     for name, layer in adapted.layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.A
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.B
-        if layer.magnitude is not None:
-            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude
+        tensors |= {f"{PREFIX}{name}.{part}": tensor for part, tensor in layer.tensors().items()}
+    tensors |= {f"{PREFIX}{name}": parameter for name, parameter in adapted.in_place.items()}
     for module in saved:
         for key, tensor in model.get_submodule(module).state_dict().items():
             tensors[f"{PREFIX}{module}.{key}"] = tensor

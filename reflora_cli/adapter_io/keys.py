@@ -6,20 +6,19 @@ Anything else is refused by name. Nothing is read from the file here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
-from reflora_cli.adapter_io.files import WEIGHTS, AdapterFiles
+from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapters.inject import embedding_paths, input_embedding
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.ground.errors import InputError, Problem
 
-FACTOR_KEY = re.compile(
-    r"(?P<module>.+)\.(?:lora_(?P<factor>[AB])\.weight|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)"
-)
 KINDS = {
     r".*\.lora_embedding_[AB](\..*)?": "LoRA on an embedding, which is not supported",
     r".*\.lora_[AB]\.bias": "a bias of LoRA's own, which is not supported",
@@ -38,11 +37,11 @@ EMBEDDING_NAMES = ("embed_tokens", "lm_head")
 class AdapterKeys:
     """Keys of an adapter's tensors, by the module that each belongs to and by what they are there.
 
-    factors: A, B and m of adapted modules. whole: tensors of modules saved whole, by their names in the module.
-    copies: tensors of the base's embeddings, by their names in the module.
+    layers: parts of adapter layers. whole: tensors of modules saved whole, by their names in the module. copies:
+    tensors of the base's embeddings, by their names in the module.
     """
 
-    factors: dict[str, dict[str, str]] = field(default_factory=dict)
+    layers: dict[str, dict[str, str]] = field(default_factory=dict)
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
     copies: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -58,11 +57,11 @@ def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> 
     for key in files.tensors:
         owner = next((module for module in saved if key.startswith(f"{module}.")), None)
         embedding = next((module for module in embeddings if key.startswith(f"{module}.")), None)
-        match = FACTOR_KEY.fullmatch(key)
+        part = FORMATS[files.config.peft_type].part(key)
         if owner is not None:
             keys.whole[owner][key.removeprefix(f"{owner}.")] = key
-        elif match:
-            keys.factors.setdefault(match["module"], {})[match["factor"] or "m"] = key
+        elif part is not None:
+            keys.layers.setdefault(part[0], {})[part[1]] = key
         elif embedding is not None and (name := base_name(key, embedding)) is not None:
             keys.copies.setdefault(embedding, {})[name] = key
         else:
@@ -81,14 +80,8 @@ def base_name(key: str, module: str) -> str | None:
 def stranger_problem(files: AdapterFiles, strangers: Sequence[str]) -> Problem:
     kind = next((text for pattern, text in KINDS.items() if re.fullmatch(pattern, strangers[0])), "")
     expected = "factors, and tensors of the modules in modules_to_save"
-    problem = tensor_problem(files, "unexpected tensors", strangers, expected)
+    problem = tensor_problem(files.weights, "unexpected tensors", strangers, expected)
     return Problem(problem.what, problem.where, f"{problem.found}{f': {kind}' if kind else ''}", problem.expected)
-
-
-def tensor_problem(files: AdapterFiles, what: str, names: Iterable[str], expected: str = "") -> Problem:
-    listed = sorted(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return Problem(f"{what} in the adapter", str(files.directory / WEIGHTS), ", ".join(listed[:3]) + more, expected)
 
 
 def saved_modules(model: nn.Module, config: PeftConfig) -> list[str]:

@@ -11,22 +11,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapter_io.config import is_target, pattern_value
-from reflora_cli.adapter_io.files import WEIGHTS, AdapterFiles
-from reflora_cli.adapter_io.keys import saved_modules, sorted_keys, tensor_problem
+from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
+from reflora_cli.adapter_io.config import is_target
+from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.formats import FORMATS
+from reflora_cli.adapter_io.keys import saved_modules, sorted_keys
 from reflora_cli.adapters.frozen import freeze
-from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, build_layer
+from reflora_cli.adapters.inject import Adapted, adaptable_names, attach
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
-from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.methods.axes import Layer, Scaling
-
-Parts = dict[str, Tensor]
-"""Tensors of one module: A, B and m of an adapted module, or those of its state for a module saved whole."""
-LARGEST_VALUE = 1e18
-"""The largest entry of a weight's update; with a larger one, squares in norms of the activations leave float32's
-range."""
 
 
 def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) -> Adapted:
@@ -38,13 +32,10 @@ def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) ->
     check_fresh(files, fresh, saved)
     keys = sorted_keys(model, files, saved)
     expected = [name for name in adaptable_names(model) if is_target(name, files.config) and not is_inside(name, saved)]
-    check_names(files, set(expected), set(keys.factors))
+    check_names(files, set(expected), set(keys.layers))
     for module, copies in keys.copies.items():
         check_copies(files, model.get_submodule(module), module, read(files, copies))
-    layers = {
-        name: restored_layer(files, name, model.get_submodule(name), read(files, keys.factors[name]))
-        for name in expected
-    }
+    layers = restored_layers(model, files, {name: keys.layers[name] for name in expected})
     load_whole(model, files, {module: read(files, names) for module, names in keys.whole.items()})
     return attach(model, layers, saved, {})
 
@@ -70,13 +61,13 @@ def check_fresh(files: AdapterFiles, fresh: Sequence[str], saved: Sequence[str])
 def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> None:
     problems = []
     if expected - found:
-        problems.append(tensor_problem(files, "missing factors of modules", expected - found))
+        problems.append(tensor_problem(files.weights, "missing factors of modules", expected - found))
     if found - expected:
         problems.append(
-            tensor_problem(files, "factors of modules that the base does not have or target", found - expected)
+            tensor_problem(files.weights, "factors of modules that the base does not have or target", found - expected)
         )
     if not expected and not found:
-        problems.append(tensor_problem(files, "no factors", []))
+        problems.append(tensor_problem(files.weights, "no factors", []))
     if problems:
         raise InputError(*problems)
 
@@ -97,54 +88,25 @@ def check_copies(files: AdapterFiles, module: nn.Module, name: str, copies: Part
         found = f"{'other values' if own is not None and own.shape == copy.shape else 'a tensor'} {list(copy.shape)}"
         expected = "no such tensor" if own is None else f"the base's own, {list(own.shape)}"
         remedy = "use the base that it was trained on, with this weight in it, as model.name"
-        raise InputError(Problem(what, str(files.directory / WEIGHTS), found, expected, remedy))
+        raise InputError(Problem(what, str(files.weights), found, expected, remedy))
 
 
-def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: Parts) -> AdapterLayer:
-    """Return the adapter layer of one module, made of its tensors."""
-    config, frozen = files.config, freeze(base)
-    rank = pattern_value(config.rank_pattern, name, config.r)
-    alpha = pattern_value(config.alpha_pattern, name, config.lora_alpha)
-    shapes: dict[str, tuple[int, ...]] = {"A": (rank, frozen.in_features), "B": (frozen.out_features, rank)}
-    if config.use_dora:
-        shapes["m"] = (frozen.out_features,)
-    check_shapes(files, name, shapes, tensors)
-    scaling = Scaling.RSLORA if config.use_rslora else Scaling.STANDARD
-    scale = scaling_factor(scaling, alpha, rank)
-    check_size(files, name, abs(scale) * rank * largest(tensors["A"]) * largest(tensors["B"]))
-    layer_kind = Layer.DORA if config.use_dora else Layer.LORA
-    layer = build_layer(layer_kind, frozen, (tensors["A"], tensors["B"]), scale, config.lora_dropout)
-    if layer.magnitude is not None:
-        check_size(files, name, largest(tensors["m"]))
-        layer.magnitude.data = tensors["m"].to(layer.magnitude)
-    return layer
-
-
-def check_shapes(files: AdapterFiles, name: str, expected: Mapping[str, tuple[int, ...]], tensors: Parts) -> None:
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if dict(expected) != found:
-        where = f"{files.directory / WEIGHTS}, module {name}"
-        raise InputError(Problem("the adapter's tensors do not fit the module", where, str(found), str(dict(expected))))
-
-
-def check_size(files: AdapterFiles, name: str, size: float) -> None:
-    """Raises InputError for values with which nothing finite is computed. size: an upper bound of a weight's change."""
-    if not size <= LARGEST_VALUE:
-        what, where = "the adapter's values overflow", f"{files.directory / WEIGHTS}, module {name}"
-        raise InputError(Problem(what, where, f"a weight's update of up to {size:.3g}", f"at most {LARGEST_VALUE:g}"))
-
-
-def largest(tensor: Tensor) -> float:
-    """Return the largest magnitude of a tensor's values; 0 for an empty one."""
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
+def restored_layers(
+    model: nn.Module, files: AdapterFiles, keys: Mapping[str, Mapping[str, str]]
+) -> dict[str, AdapterLayer]:
+    """Return the adapter layers of modules, each made of its tensors. keys: the tensors' keys, by module and part."""
+    make = FORMATS[files.config.peft_type].layer
+    return {
+        name: make(files, name, freeze(model.get_submodule(name)), read(files, parts)) for name, parts in keys.items()
+    }
 
 
 def load_whole(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> None:
     """Load modules saved whole; every tensor of a module's state must be there with its shape."""
     for path, tensors in whole.items():
         state = model.get_submodule(path).state_dict()
-        check_shapes(files, path, {key: tuple(tensor.shape) for key, tensor in state.items()}, tensors)
-        check_size(files, path, max((largest(tensor) for tensor in tensors.values()), default=0.0))
+        check_shapes(files.weights, path, {key: tuple(tensor.shape) for key, tensor in state.items()}, tensors)
+        check_size(files.weights, path, max((largest(tensor) for tensor in tensors.values()), default=0.0))
     for path in untied_modules(model, files, whole):
         untie(model, path)
     for path, tensors in whole.items():

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from reflora_cli.adapters.dora import DoRALinear
+from reflora_cli.adapters.layer import AdapterLayer
+
 EXPERT_NAMES = {"mixtral": ("w1", "w2", "w3"), "qwen2_moe": ("gate_proj", "up_proj", "down_proj")}
 """The names that PEFT takes for those of experts, by family of architectures."""
 MAMBA_TYPES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
@@ -22,7 +25,7 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
     """Return an adapter's config in the form in which PEFT reads adapters on the modules `names`, if there is one."""
     modules = list(names)
     moved = taken_for_experts(model, modules)
-    if not moved or config["use_dora"]:
+    if not moved or config.get("use_dora"):
         return dict(config)
     return {
         **config,
@@ -32,9 +35,10 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
     }
 
 
-def unreadable(model: Any, names: Iterable[str], *, is_dora: bool) -> str:
-    """Say what PEFT does with adapters on the modules `names` instead of reading them; empty where it reads them."""
-    kind, modules = model_type(model), list(names)
+def unreadable(model: Any, layers: Mapping[str, AdapterLayer]) -> str:
+    """Say what PEFT does with adapter layers, by module name, instead of reading them; empty where it reads them."""
+    kind, modules = model_type(model), list(layers)
+    is_dora = any(isinstance(layer, DoRALinear) for layer in layers.values())
     if is_dora and (moved := taken_for_experts(model, modules)):
         found = ", ".join(sorted({last_part(name) for name in moved}))
         return f"PEFT takes {found} of a {kind} model for experts and drops DoRA of other layers of these names"

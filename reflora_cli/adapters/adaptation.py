@@ -10,6 +10,7 @@ from torch import nn
 
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.start import start
 from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
 from reflora_cli.methods.axes import Init, Layer, Scaling
 
@@ -80,7 +81,9 @@ def adapt(
     modules = [name for name, _ in model.named_modules()]
     for name in trainable:
         known(name, modules, "trainable")
-    return inject(model, choices, trainable, trainable, seed)
+    result = inject(model, choices, trainable, trainable)
+    start(result, choices.init, seed)
+    return result
 
 
 def known(name: str, names: Iterable[str], where: str) -> str:

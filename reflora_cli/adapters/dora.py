@@ -12,22 +12,25 @@ which needs no temporary larger than [out, r]. A row of zeros stays zero instead
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
 from reflora_cli.adapters.fused import DoRAFunction
-from reflora_cli.adapters.layer import AdapterLayer, flat
+from reflora_cli.adapters.layer import flat
+from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.factors.pair import Role
 
+FILE_MAGNITUDE = "lora_magnitude_vector"
 NORM_FLOOR = 1e-12
 """Below this a row counts as zero: far under any trained row's norm, and its square is still a normal float32."""
 
 
 @final
-class DoRALinear(AdapterLayer):
+class DoRALinear(LowRankLayer):
     """LoRA's parts plus the magnitude m [out], float32, which starts at the row norms of W + s B A.
 
     With dropout on the update's input the authors' semantics drop inputs of W too, which costs a second product with W:
@@ -41,6 +44,28 @@ class DoRALinear(AdapterLayer):
         self.register_buffer("row_square_sums", frozen.row_square_sums(), persistent=False)
         self._norms: tuple[tuple[int, ...], Tensor] | None = None
         self.magnitude = nn.Parameter(self.row_norms())
+
+    @classmethod
+    def restored(
+        cls, frozen: FrozenWeight, tensors: Mapping[str, Tensor], scale: float, dropout: float, offset_rank: int
+    ) -> Self:
+        layer = super().restored(frozen, tensors, scale, dropout, offset_rank)
+        layer.magnitude.data = tensors[FILE_MAGNITUDE].to(layer.magnitude)
+        return layer
+
+    def begin(self, A: Tensor, B: Tensor) -> None:
+        super().begin(A, B)
+        self._norms = None
+
+    def follow_base(self) -> None:
+        self.row_square_sums = self.frozen.row_square_sums()
+        self._norms = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), FILE_MAGNITUDE: self.magnitude}
+
+    def roles(self) -> dict[str, Role]:
+        return {**super().roles(), "magnitude": Role.UNDECAYED}
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
@@ -65,7 +90,6 @@ class DoRALinear(AdapterLayer):
         return self._norms[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.magnitude is not None
         x = x.to(autocast_dtype(x))
         if not torch.compiler.is_compiling() and not (self.training and self.dropout.p > 0):
             apply: Callable[..., Tensor] = DoRAFunction.apply
@@ -81,7 +105,6 @@ class DoRALinear(AdapterLayer):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def merged(self) -> Tensor:
-        assert self.magnitude is not None
         V = self.dense_sum()
         norms: Tensor = torch.linalg.vector_norm(V, dim=1, keepdim=True).clamp_min_(NORM_FLOOR)
         return V * (self.magnitude.detach()[:, None] / norms)

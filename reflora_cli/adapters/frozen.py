@@ -50,6 +50,10 @@ class FrozenWeight(nn.Module, ABC):
     def thaw(self, weight: Tensor) -> nn.Module:
         """An ordinary module of the kind this was made from, holding `weight` [out, in] and the same bias."""
 
+    def moved(self, change: Tensor) -> FrozenWeight:
+        """The frozen weight of W + change, in the same dtype and memory of its own. change: [out, in], float32."""
+        return freeze(self.thaw((self.dense() + change).to(self.weight.dtype)))
+
     def row_square_sums(self) -> Tensor:
         """The squared norm of every row of W [out], float32."""
         return torch.cat([rows.square().sum(dim=1) for rows in self.float_rows()])

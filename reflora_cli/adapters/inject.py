@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
-from reflora_cli.adapters.init import generator_for, start_factors
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
-from reflora_cli.factors.pair import FactorPair, scaling_factor
+from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.patterns import matches_whole
-from reflora_cli.methods.axes import Init, Layer, Scaling
+from reflora_cli.methods.axes import Layer, Scaling
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -34,8 +34,6 @@ class Adaptation(Protocol):
     def targets(self) -> tuple[str, ...] | Literal["all-linear"]: ...
     @property
     def layer(self) -> Layer: ...
-    @property
-    def init(self) -> Init: ...
     @property
     def rank(self) -> int: ...
     @property
@@ -55,31 +53,44 @@ class Adapted:
     layers: adapter layers by module name, in the model's order.
     others: parameters of the modules trained whole (heads), by full name.
     matches: number of modules that each target pattern matched.
+    in_place: parameters of the base that the method trains where they are, by full name.
     """
 
     layers: dict[str, AdapterLayer]
     others: dict[str, nn.Parameter]
     matches: dict[str, int]
+    in_place: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
     def pairs(self) -> list[FactorPair]:
-        return [layer.pair(name) for name, layer in self.layers.items()]
+        """Every pair of factors, in the order of the layers."""
+        return [pair for name, layer in self.layers.items() for pair in layer.pairs(name)]
 
-    @property
-    def magnitudes(self) -> dict[str, nn.Parameter]:
-        """DoRA's magnitudes by full parameter name; empty for LoRA."""
-        found = ((f"{name}.magnitude", layer.magnitude) for name, layer in self.layers.items())
-        return {name: magnitude for name, magnitude in found if magnitude is not None}
+    def of_role(self, role: Role) -> dict[str, nn.Parameter]:
+        """The trained parameters of one role, by full name, without those of modules trained whole."""
+        own = {
+            f"{name}.{key}": layer.get_parameter(key)
+            for name, layer in self.layers.items()
+            for key, own in layer.roles().items()
+            if own is role
+        }
+        kinds = {name: Role.DECAYED if tensor.ndim >= 2 else Role.UNDECAYED for name, tensor in self.in_place.items()}
+        return {**own, **{name: tensor for name, tensor in self.in_place.items() if kinds[name] is role}}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its full name in the model."""
         own = {
-            f"{name}.{key}": parameter
-            for name, layer in self.layers.items()
-            for key, parameter in layer.named_parameters(recurse=False)
+            f"{name}.{key}": layer.get_parameter(key) for name, layer in self.layers.items() for key in layer.roles()
         }
-        return {**own, **self.others}
+        return {**own, **self.in_place, **self.others}
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the layers beside the trained parameters, by full name."""
+        return {
+            f"{name}.{key}": tensor for name, layer in self.layers.items() for key, tensor in layer.constants().items()
+        }
 
 
 def inject(
@@ -87,10 +98,11 @@ def inject(
     method: Adaptation,
     trainable: Sequence[str],
     saved: Sequence[str],
-    seed: int,
     left_out: Sequence[str] = (),
 ) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
+
+    All factors are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Neither
     are those `left_out`, whatever the targets match. Raises InputError when a pattern matches nothing, when the rank is
@@ -107,7 +119,7 @@ def inject(
         frozen = freeze(base)
         shape = (frozen.out_features, frozen.in_features)
         check_rank(method, name, shape)
-        pair = start_factors(method.init, method.rank, shape, generator_for(seed, name))
+        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
         layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
     return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
 

@@ -1,31 +1,31 @@
-"""What an adapter layer is: a frozen weight, a pair of factors, and the two questions asked of them.
+"""What an adapter layer is: a frozen weight in the place of a module, what is trained around it, and what is stored.
 
-Abstract here, final in `lora.py` and `dora.py`. A and B are float32 whatever the base's dtype; their products run in
-the dtype of the activations, so no float32 copy of a half-precision activation is made.
+The loop, the optimizer, the adapter's files and merging ask a layer the questions below and know nothing else of it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.factors.pair import Factored, FactorPair
+from reflora_cli.factors.pair import Factored
 
 
 class AdapterLayer(nn.Module, Factored):
-    """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input."""
+    """A frozen W [out, in] and what is trained around it.
 
-    def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
+    peft_type: the kind of adapter that the layer's tensors make in PEFT's format.
+    """
+
+    peft_type: ClassVar[str]
+
+    def __init__(self, frozen: FrozenWeight) -> None:
         super().__init__()
-        A, B = (factor.to(frozen.weight.device, torch.float32) for factor in pair)
         self.frozen = frozen
-        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +33,19 @@ class AdapterLayer(nn.Module, Factored):
 
     @abstractmethod
     def merged(self) -> Tensor:
-        """The dense weight [out, in], float32 and detached, that computes the same function in evaluation mode."""
+        """Return the dense weight [out, in], float32 and detached, that computes the same in evaluation mode."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what an adapter's file holds of the layer, by the key behind the module's path."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold of the layer beside its trained parameters, by the name in the layer."""
+        return {}
+
+    def plain(self, dtype: torch.dtype) -> nn.Module:
+        """Return an ordinary module that computes the same in evaluation mode, its weight cast to `dtype` once."""
+        return self.frozen.thaw(self.merged().to(dtype))
 
     @property
     def weight(self) -> Tensor:
@@ -41,24 +53,8 @@ class AdapterLayer(nn.Module, Factored):
         return self.frozen.weight
 
     @property
-    def rank(self) -> int:
-        return self.A.shape[0]
-
-    @property
     def bias(self) -> Tensor | None:
         return self.frozen.bias
-
-    def low_rank(self, x: Tensor) -> Tensor:
-        """x [..., in] -> s B A x [..., out]."""
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
-
-    def dense_sum(self) -> Tensor:
-        """W + s B A [out, in], float32 and detached."""
-        return torch.addmm(self.frozen.dense(), self.B.detach(), self.A.detach(), alpha=self.scale)
-
-    def pair(self, name: str) -> FactorPair:
-        """The factors, under the module's name in the model."""
-        return FactorPair(name, self.A, self.B, self.scale)
 
 
 def flat(x: Tensor) -> Tensor:

@@ -11,18 +11,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
+from reflora_cli.adapters.frozen import autocast_dtype
 from reflora_cli.adapters.fused import LoRAFunction
-from reflora_cli.adapters.layer import AdapterLayer, flat
+from reflora_cli.adapters.layer import flat
+from reflora_cli.adapters.low_rank import LowRankLayer
 
 
 @final
-class LoRALinear(AdapterLayer):
+class LoRALinear(LowRankLayer):
     """A frozen weight with an additive low-rank update."""
-
-    def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
-        super().__init__(frozen, pair, scale, dropout)
-        self.magnitude = None
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():

@@ -59,6 +59,17 @@ class QuantizedWeight(FrozenWeight):
     def thaw(self, weight: Tensor) -> nn.Module:
         return module_of(self.layout, weight, self.bias)
 
+    def moved(self, change: Tensor) -> FrozenWeight:
+        """The dequantized W + change, quantized again in the same way: off by the rounding of one quantization."""
+        return pack(
+            self.dense() + change, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout
+        )
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the scales of blocks are quantized too."""
+        return False
+
 
 class DequantizedProduct(torch.autograd.Function):
     """x [..., in] -> W x [..., out], keeping neither x nor a dense W for the backward pass."""
@@ -93,6 +104,10 @@ class FourBitWeight(QuantizedWeight):
             tensors |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code, "offset": state.offset}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach(), persistent=False)
+
+    @property
+    def is_double(self) -> bool:
+        return self.nested_block is not None
 
     def state(self) -> Any:
         """bitsandbytes' `QuantState` of the tensors where they are now."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.methods.axes import Update
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.files import dump_recipe
@@ -128,6 +129,8 @@ def peft_lines(subject: Subject) -> list[str]:
 def vllm_line(config: PeftConfig) -> str:
     """Say whether vLLM can serve the adapter beside its base: it takes plain LoRA, and no modules saved whole."""
     whole = ", ".join(config.modules_to_save or ())
+    if not isinstance(config, LoraConfig):
+        return f"vLLM does not take it: it knows LoRA, and this is {config.peft_type}."
     reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
     if reason:
         return f"vLLM does not take {reason}: give it the merged model (`reflora merge RUN`)."

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from reflora_cli.adapter_io.config import pattern_value
 from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.lora import lora_config
 from reflora_cli.export.gguf_names import Layout, layout_of
-from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
-from reflora_cli.methods.axes import Scaling
 
 REMEDY = "merge it instead: reflora export RUN --format gguf"
 
@@ -27,7 +25,7 @@ REMEDY = "merge it instead: reflora export RUN --format gguf"
 def refuse_unrepresentable(files: AdapterFiles) -> None:
     """Raises InputError for what llama.cpp's adapters cannot hold."""
     where = str(files.directory)
-    if files.config.use_dora:
+    if lora_config(files).use_dora:
         raise InputError(Problem("llama.cpp's adapters have no place for DoRA's magnitudes", where, remedy=REMEDY))
     if files.config.modules_to_save:
         found = ", ".join(files.config.modules_to_save)
@@ -50,7 +48,7 @@ def write_gguf_adapter(files: AdapterFiles, base: Any, output: Path) -> int:
     writer = gguf.GGUFWriter(output, layout.architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(files.config.lora_alpha))
+    writer.add_float32("adapter.lora.alpha", lora_config(files).lora_alpha)
     for module in modules:
         A, B = (files.tensors[f"{module}.lora_{factor}.weight"].float() for factor in "AB")
         name = layout.name(f"{module}.weight")
@@ -88,14 +86,8 @@ def adapted_modules(files: AdapterFiles, base: Any, layout: Layout) -> list[str]
 
 def relative_scale(files: AdapterFiles, module: str, rank: int) -> float:
     """Return s rank / alpha, by which B is multiplied so that alpha / rank makes it s."""
-    return scale_of(files, module, rank) * rank / files.config.lora_alpha
-
-
-def scale_of(files: AdapterFiles, module: str, rank: int) -> float:
-    """Return s of one module."""
-    config = files.config
-    alpha = pattern_value(config.alpha_pattern, module, config.lora_alpha)
-    return scaling_factor(Scaling.RSLORA if config.use_rslora else Scaling.STANDARD, alpha, rank)
+    config = lora_config(files)
+    return config.scale_of(module, rank) * rank / config.lora_alpha
 
 
 def verify(files: AdapterFiles, modules: list[str], layout: Layout, output: Path) -> None:
@@ -107,8 +99,8 @@ def verify(files: AdapterFiles, modules: list[str], layout: Layout, output: Path
         name = layout.name(f"{module}.weight")
         a, b = found[f"{name}.lora_a"], found[f"{name}.lora_b"]
         A, B = (files.tensors[f"{module}.lora_{factor}.weight"].float() for factor in "AB")
-        scale = scale_of(files, module, A.shape[0])
+        scale = lora_config(files).scale_of(module, A.shape[0])
         expected = layout.arranged(f"{module}.weight", scale * B @ A)
-        update = files.config.lora_alpha / a.shape[0] * b @ a
+        update = lora_config(files).lora_alpha / a.shape[0] * b @ a
         if not torch.allclose(update, expected, atol=1e-5, rtol=1e-4):
             raise VerificationError(Problem("the adapter was not written as it is", str(output), found=module))

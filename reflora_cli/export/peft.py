@@ -74,8 +74,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
 
 def refuse_unreadable(restored: Restored, output: Path) -> None:
     assert restored.adapted is not None
-    assert restored.files is not None
-    if reason := unreadable(restored.base.model, restored.adapted.layers, is_dora=restored.files.config.use_dora):
+    if reason := unreadable(restored.base.model, restored.adapted.layers):
         raise InputError(Problem("PEFT cannot read this adapter", str(output), reason, remedy=REMEDY))
 
 

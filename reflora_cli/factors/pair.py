@@ -1,10 +1,11 @@
-"""A pair of low-rank factors: the one thing that adapter layers and update rules both know."""
+"""A pair of low-rank factors, and the roles of trained parameters: what adapter layers and optimizers both know."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 
 from torch import nn
 
@@ -29,21 +30,29 @@ class FactorPair:
         return self.A.shape[0]
 
 
+class Role(Enum):
+    """What a trained parameter of an adapter is, which decides its learning rate and whether it is decayed."""
+
+    FACTOR_A = "A of a pair"
+    FACTOR_B = "B of a pair"
+    DECAYED = "near zero where it has no effect, as a matrix of an adapter"
+    UNDECAYED = "far from zero where it has no effect, as a norm or a gain"
+
+
 class Factored(ABC):
-    """A module with a pair of factors: what an optimizer needs to know of an adapter layer.
-
-    magnitude: DoRA's [out], or None.
-    """
-
-    magnitude: nn.Parameter | None
+    """A module with pairs of factors, or with none: what an optimizer needs to know of an adapter layer."""
 
     @abstractmethod
-    def pair(self, name: str) -> FactorPair:
-        """The factors, under the module's name in the model."""
+    def pairs(self, name: str) -> list[FactorPair]:
+        """Return the pairs of the module, which is called `name` in the model; their factors have such roles too."""
+
+    @abstractmethod
+    def roles(self) -> dict[str, Role]:
+        """Return the role of every trained parameter of the module, by its name there."""
 
 
 def scaling_factor(scaling: Scaling, alpha: float, rank: int) -> float:
-    """s of `W + s B A`: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732)."""
+    """Return s of `W + s B A`: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732)."""
     match scaling:
         case Scaling.STANDARD:
             return alpha / rank

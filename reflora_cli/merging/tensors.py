@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from reflora_cli.adapter_io.tensor_files import Announced, TensorPlace
 from reflora_cli.adapters.inject import Adapted
-from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.quantize import skeleton
@@ -66,14 +65,9 @@ def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dic
         name: own for name, own in model.named_modules() if isinstance(own, QuantizedWeight) and name not in inside
     }
     return {
-        **{name: partial(merged_module, layer, dtype) for name, layer in adapted.layers.items()},
+        **{name: partial(layer.plain, dtype) for name, layer in adapted.layers.items()},
         **{name: partial(dense_module, weight, dtype) for name, weight in packed.items()},
     }
-
-
-def merged_module(layer: AdapterLayer, dtype: torch.dtype) -> nn.Module:
-    """Return the adapted module as a plain one; its weight is summed in float32 and cast once."""
-    return layer.frozen.thaw(layer.merged().to(dtype))
 
 
 def dense_module(weight: QuantizedWeight, dtype: torch.dtype) -> nn.Module:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
-
-from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.axes import Update
@@ -14,6 +12,7 @@ from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
+from reflora_cli.optim.roles import Roles
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
 
@@ -49,18 +48,15 @@ class Updating(Protocol):
 
 def build_optimizer(
     method: Updating,
-    pairs: Sequence[FactorPair],
-    magnitudes: Mapping[str, nn.Parameter],
-    others: Mapping[str, nn.Parameter],
+    roles: Roles,
     rates: Rates,
 ) -> PairOptimizer:
-    """The optimizer of the pairs, DoRA's `magnitudes` and the `others` (heads), with the method's update rule on the
-    pairs.
+    """The optimizer of all trained parameters, with the method's update rule on the pairs.
 
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
-    groups = parameter_groups(pairs, magnitudes, others, rates, method.lr_ratio)
-    rule = build_rule(method.update, pairs, method.refactor)
+    groups = parameter_groups(roles, rates, method.lr_ratio)
+    rule = build_rule(method.update, roles.pairs, method.refactor)
     if rates.optimizer == "adamw":
         return PairAdamW(groups, rule)
     if rates.optimizer == "sgd":

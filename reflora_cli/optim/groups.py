@@ -7,13 +7,12 @@ parameter's role is known from where it comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from reflora_cli.factors.pair import FactorPair
+from reflora_cli.optim.roles import Roles
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,12 @@ class Rates:
     momentum: float = 0.0
 
 
-def parameter_groups(
-    pairs: Sequence[FactorPair],
-    magnitudes: Mapping[str, nn.Parameter],
-    others: Mapping[str, nn.Parameter],
-    rates: Rates,
-    lr_ratio: float,
-) -> list[dict[str, Any]]:
+def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any]]:
     """Groups for a torch optimizer, each with `name`, `params`, `lr`, `initial_lr` and `weight_decay`; no empty ones.
 
         factors A, factors B       decayed; B at `lr_ratio` times the rate of A
-        magnitudes                 DoRA's; the rate of A, never decayed: they are norms of weights, not near zero
+        adapters                   what else adapters train near zero; the rate of A, decayed
+        adapters, undecayed        DoRA's magnitudes and their like; the rate of A: they are not near zero
         head                       matrices among the `others`, at the head's rate, decayed
         head, undecayed            vectors and scalars among them: biases and norms
 
@@ -48,12 +42,13 @@ def parameter_groups(
     """
     rate, decay = rates.learning_rate, rates.weight_decay
     head_rate = rate if rates.head_learning_rate is None else rates.head_learning_rate
-    matrices = [parameter for parameter in others.values() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in others.values() if parameter.ndim < 2]
+    matrices = [parameter for parameter in roles.others.values() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in roles.others.values() if parameter.ndim < 2]
     groups = [
-        _group("factors A", [pair.A for pair in pairs], rate, decay),
-        _group("factors B", [pair.B for pair in pairs], rate * lr_ratio, decay),
-        _group("magnitudes", list(magnitudes.values()), rate, 0.0),
+        _group("factors A", [pair.A for pair in roles.pairs], rate, decay),
+        _group("factors B", [pair.B for pair in roles.pairs], rate * lr_ratio, decay),
+        _group("adapters", list(roles.decayed.values()), rate, decay),
+        _group("adapters, undecayed", list(roles.undecayed.values()), rate, 0.0),
         _group("head", matrices, head_rate, decay),
         _group("head, undecayed", vectors, head_rate, 0.0),
     ]

@@ -135,7 +135,7 @@ def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any
     }
     for name, value in numbers.items():
         check_argument(math.isfinite(value) and value >= 0, name, value, "a number of at least 0")
-    return parameter_groups(roles.pairs, roles.magnitudes, roles.others, rates, lr_ratio)
+    return parameter_groups(roles, rates, lr_ratio)
 
 
 def checked_rule(update: str, roles: Roles, timing: Timing) -> UpdateRule:

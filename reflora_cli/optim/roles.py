@@ -1,4 +1,4 @@
-"""Which of a model's trained parameters are pairs of factors, which are DoRA's magnitudes, and which anything else.
+"""Which of a model's trained parameters are pairs of factors, which belong to adapters otherwise, and which do not.
 
 Pairs are found in the layers of this package and in those of PEFT, which are known by what they have and never
 imported: `lora_A` and `lora_B`, ModuleDicts of linear layers by the adapter's name, `r` and `scaling`, numbers by the
@@ -13,7 +13,7 @@ from typing import cast
 
 from torch import nn
 
-from reflora_cli.factors.pair import Factored, FactorPair
+from reflora_cli.factors.pair import Factored, FactorPair, Role
 from reflora_cli.ground.errors import InputError, Problem
 
 FACTOR_NAMES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -22,13 +22,15 @@ FACTOR_NAMES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 
 @dataclass(frozen=True)
 class Roles:
-    """Every trained parameter in exactly one of three places; make one by hand for layers that `roles_of` cannot know.
+    """Every trained parameter in exactly one place; make one by hand for layers that `roles_of` cannot know.
 
-    magnitudes: DoRA's, by full name.  others: heads, biases, norms, by full name.
+    undecayed: other parameters of adapters that are never decayed, as DoRA's magnitudes, by full name.  decayed: those
+    that are.  others: heads, biases, norms, by full name.
     """
 
     pairs: list[FactorPair]
-    magnitudes: dict[str, nn.Parameter] = field(default_factory=dict)
+    undecayed: dict[str, nn.Parameter] = field(default_factory=dict)
+    decayed: dict[str, nn.Parameter] = field(default_factory=dict)
     others: dict[str, nn.Parameter] = field(default_factory=dict)
 
 
@@ -39,15 +41,18 @@ def roles_of(model: nn.Module) -> Roles:
     experts (whose A and B hold a pair for each expert): such parameters are among the others. Raises InputError for a
     model without a pair.
     """
-    pairs, magnitudes, inactive = list[FactorPair](), dict[str, nn.Parameter](), set[nn.Parameter]()
+    pairs, inactive = list[FactorPair](), set[nn.Parameter]()
+    undecayed, decayed = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
     for path, module in model.named_modules():
         if isinstance(module, Factored):
-            pairs.append(module.pair(path))
-            if module.magnitude is not None:
-                magnitudes[f"{path}.magnitude"] = module.magnitude
+            pairs += module.pairs(path)
+            inside = dict(cast(nn.Module, module).named_parameters(recurse=False))
+            own = {f"{path}.{key}": (inside[key], role) for key, role in module.roles().items()}
+            undecayed |= {name: parameter for name, (parameter, role) in own.items() if role is Role.UNDECAYED}
+            decayed |= {name: parameter for name, (parameter, role) in own.items() if role is Role.DECAYED}
         elif (active := active_adapters(module)) is not None:
             pairs += peft_pairs(path, module, active)
-            magnitudes |= peft_magnitudes(path, module)
+            undecayed |= peft_magnitudes(path, module)
             inactive |= inactive_parameters(module, active)
     pairs = [pair for pair in pairs if pair.A.requires_grad and pair.B.requires_grad]
     if not pairs:
@@ -57,10 +62,12 @@ def roles_of(model: nn.Module) -> Roles:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter not in inactive
     }
-    known = {factor for pair in pairs for factor in (pair.A, pair.B)} | set(magnitudes.values())
+    known = {factor for pair in pairs for factor in (pair.A, pair.B)}
+    known |= {*undecayed.values(), *decayed.values()}
     return Roles(
         pairs,
-        {name: parameter for name, parameter in magnitudes.items() if name in trained},
+        {name: parameter for name, parameter in undecayed.items() if name in trained},
+        {name: parameter for name, parameter in decayed.items() if name in trained},
         {name: parameter for name, parameter in trained.items() if parameter not in known},
     )
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from reflora_cli.adapter_io.config import is_target
 from reflora_cli.adapter_io.files import AdapterFiles
-from reflora_cli.adapter_io.keys import FACTOR_KEY, AdapterKeys, saved_modules, sorted_keys
-from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layer
+from reflora_cli.adapter_io.formats import FORMATS
+from reflora_cli.adapter_io.keys import AdapterKeys, saved_modules, sorted_keys
+from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layers
 from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, check_rank, match_targets, refuse_shared
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
@@ -65,7 +66,7 @@ def fitting(earlier: Earlier, base: Base, task: Task, method: Method) -> Fitting
     saved = saved_modules(base.model, files.config)
     keys = sorted_keys(base.model, files, saved)
     expected = [n for n in adaptable_names(base.model) if is_target(n, files.config) and not is_inside(n, saved)]
-    check_names(files, set(expected), set(keys.factors))
+    check_names(files, set(expected), set(keys.layers))
     head = [name for name in saved if is_inside(name, base.head)]
     refused = unfit_head(files, base, task, {name: read(files, keys.whole[name]) for name in head}) if head else ""
     whole = tuple(name for name in saved if not (refused and name in head))
@@ -82,18 +83,18 @@ def without_place(files: AdapterFiles, base: Base) -> tuple[str, ...]:
     """Return the names of modules saved whole of which the model has none: heads of another kind of task."""
     paths = [path for path, _ in base.model.named_modules(remove_duplicate=False)]
     absent = [name for name in files.config.modules_to_save or () if not any(path.endswith(name) for path in paths)]
-    return tuple(name for name in absent if any(belongs(key, [name]) for key in files.tensors))
+    return tuple(name for name in absent if any(belongs(files, key, [name]) for key in files.tensors))
 
 
 def without(files: AdapterFiles, modules: Sequence[str]) -> AdapterFiles:
     """Return the adapter in memory, without the tensors of these modules saved whole."""
-    tensors = {key: files.tensors[key].clone() for key in files.tensors if not belongs(key, modules)}
+    tensors = {key: files.tensors[key].clone() for key in files.tensors if not belongs(files, key, modules)}
     return replace(files, tensors=tensors)
 
 
-def belongs(key: str, modules: Sequence[str]) -> bool:
+def belongs(files: AdapterFiles, key: str, modules: Sequence[str]) -> bool:
     """Whether a tensor is part of a module saved whole with one of these names."""
-    return not FACTOR_KEY.fullmatch(key) and any(f".{name}." in f".{key}" for name in modules)
+    return FORMATS[files.config.peft_type].part(key) is None and any(f".{name}." in f".{key}" for name in modules)
 
 
 def unfit_head(files: AdapterFiles, base: Base, task: Task, head: Mapping[str, Mapping[str, Tensor]]) -> str:
@@ -137,11 +138,8 @@ def begin(
     for module, copies in keys.copies.items():
         check_copies(fit.files, model.get_submodule(module), module, read(fit.files, copies))
     files = replace(fit.files, config=fit.files.config.model_copy(update={"lora_dropout": method.dropout}))
-    layers = {
-        name: restored_layer(files, name, model.get_submodule(name), read(files, keys.factors[name]))
-        for name in fit.adapters
-    }
-    check_factors(method, layers)
+    layers = restored_layers(model, files, {name: keys.layers[name] for name in fit.adapters})
+    check_factors(method, {name: own for name, own in layers.items() if isinstance(own, LowRankLayer)})
     load_whole(model, files, {name: read(files, keys.whole[name]) for name in fit.whole})
     return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
 
@@ -162,7 +160,7 @@ def check_targets(fit: Fitting, method: Method, wanted: set[str]) -> None:
         raise InputError(problem)
 
 
-def check_factors(method: Method, layers: Mapping[str, AdapterLayer]) -> None:
+def check_factors(method: Method, layers: Mapping[str, LowRankLayer]) -> None:
     """Raises InputError where RefLoRA has no S: factors that cannot have full rank, or B = 0 without a warm-up."""
     for name, layer in layers.items():
         own = method.model_copy(update={"rank": layer.rank})

@@ -1,6 +1,6 @@
 """Checkpoints: all that continuing a run needs, as safetensors and JSON.
 
-trained.safetensors     every trained parameter by its full name
+trained.safetensors     every trained parameter by its full name, and what the adapter layers cannot do without beside
 optimizer.safetensors   the optimizer's moments by parameter name, the update rule's counters and cached matrices
 random.safetensors      the generators of every process
 best.safetensors        the best adapter so far, as in `adapter/`
@@ -28,7 +28,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import TypedDict
 
 from reflora_cli.ground.atomic import readable_os_errors, write_directory
@@ -218,7 +218,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(trained, optimizer, generators, best, progress)
 
 
-def restore_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], where: Path) -> None:
+def trained_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the trained tensors of a whole checkpoint by full name. Raises InputError as `load_checkpoint`."""
+    return load_checkpoint(path).trained
+
+
+def restore_parameters(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy the checkpoint's tensors into the trained parameters. Raises InputError unless names and shapes agree."""
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -15,14 +15,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reflora_cli.adapter_io.config import PeftConfig, ends_with
+from reflora_cli.adapter_io.checks import tensor_problem
+from reflora_cli.adapter_io.config import ends_with
 from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
-from reflora_cli.adapter_io.keys import FACTOR_KEY, tensor_problem
+from reflora_cli.adapter_io.formats import FORMATS
+from reflora_cli.adapter_io.lora import lora_config, trained_rank
 from reflora_cli.adapters.inject import PLAIN_NAME
+from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Layer
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -104,11 +107,12 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
 
 def settings_of(files: AdapterFiles) -> dict[str, Any]:
     """Return the fields of a method that an adapter decides."""
-    config = files.config
+    config, rank = lora_config(files), trained_rank(files)
+    whole = scaling_factor(config.scaling, config.lora_alpha, config.r)
     return {
-        "rank": config.r,
-        "alpha": config.lora_alpha,
-        "scaling": Scaling.RSLORA if config.use_rslora else Scaling.STANDARD,
+        "rank": rank,
+        "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
+        "scaling": config.scaling,
         "layer": Layer.DORA if config.use_dora else Layer.LORA,
         "targets": targets_of(files),
     }
@@ -119,10 +123,11 @@ def targets_of(files: AdapterFiles) -> tuple[str, ...]:
 
     A text of PEFT's is a regular expression for the whole path; its lists hold trailing parts of paths.
     """
-    config: PeftConfig = files.config
-    modules = [match["module"] for match in map(FACTOR_KEY.fullmatch, files.tensors) if match]
+    config = files.config
+    parts = map(FORMATS[config.peft_type].part, files.tensors)
+    modules = [part[0] for part in parts if part is not None]
     if not modules:
-        raise InputError(tensor_problem(files, "no factors", []))
+        raise InputError(tensor_problem(files.weights, "no factors", []))
     parameters = [name.removesuffix(".weight") for name in config.target_parameters or ()]
     named = [config.target_modules] if isinstance(config.target_modules, str) else config.target_modules
     if isinstance(config.target_modules, str):

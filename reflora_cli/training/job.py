@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from reflora_cli.adapter_io.peft_rules import unreadable
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
+from reflora_cli.adapters.start import start, take_up
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.data.batches import StepSampler
+from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.methods.axes import Layer, Update
+from reflora_cli.methods.axes import Update
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
@@ -23,12 +28,13 @@ from reflora_cli.objectives.pick import encode_examples, load_examples, make_obj
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
+from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.environment import describe
 from reflora_cli.runs.trained_base import found_again, unchecked
 from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
-from reflora_cli.training.begin import begin, fitting
+from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import left_out, listed
 
@@ -77,7 +83,7 @@ class Job:
     @property
     def unreadable(self) -> str:
         """Why PEFT cannot read the adapter; empty if it can."""
-        return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer is Layer.DORA)
+        return unreadable(self.base.model, self.adapted.layers)
 
     def not_adapted(self) -> dict[str, str]:
         """Return the modules without an adapter that a user of the default targets would not expect."""
@@ -119,10 +125,17 @@ class Job:
         }
 
 
-def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Earlier | None = None) -> Job:
+def prepare(
+    recipe: Recipe,
+    compute: Compute,
+    section: ModelSection,
+    earlier: Earlier | None = None,
+    continued: Mapping[str, Tensor] | None = None,
+) -> Job:
     """Load, check and build all of a run.
 
-    section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins.
+    section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins. continued:
+    the trained tensors of the checkpoint that it continues from, by full name.
 
     Raises InputError for whatever the user can mend.
     """
@@ -137,16 +150,15 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Ea
     base = base if fit is None else fit.base
     refuse_foreign_head(base, task)
     check_length(base, recipe.task.max_length)
-    trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
     base.place(compute.device)
     objective = make_objective(recipe, task, base, compute)
-    unfit = left_out(objective, recipe.method, saved)
+    unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = encode_examples(recipe, task, base, examples)
-    kept_out = [name for names in unfit.values() for name in names]
-    if fit is None:
-        adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed, kept_out)
-    else:
-        adapted = begin(fit, recipe.method, trainable, saved, kept_out)
+    adapted = adapted_base(recipe, base, fit, unfit)
+    if continued is not None:
+        take_up(adapted, continued)
+    elif fit is None:
+        start(adapted, recipe.method.init, recipe.train.seed)
     lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
     sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
@@ -157,7 +169,7 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Ea
         task=task,
         base=base,
         adapted=adapted,
-        saved=saved,
+        saved=base.saved(recipe.method),
         rows=rows,
         objective=objective,
         sampler=sampler,
@@ -169,6 +181,18 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Ea
         earlier=earlier,
         beginning=fit.facts(earlier, unchecked(section, earlier.base)) if fit and earlier else {},
     )
+
+
+def adapted_base(recipe: Recipe, base: Base, fit: Fitting | None, unfit: Mapping[str, Sequence[str]]) -> Adapted:
+    """Return the base with its adapters in place: new ones, still at zero, or those of the adapter that it begins from.
+
+    unfit: the modules that `all-linear` leaves out, by reason.
+    """
+    trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
+    kept_out = [name for names in unfit.values() for name in names]
+    if fit is None:
+        return inject(base.model, recipe.method, trainable, saved, kept_out)
+    return begin(fit, recipe.method, trainable, saved, kept_out)
 
 
 def cautions(recipe: Recipe) -> list[str]:
@@ -213,9 +237,14 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
     return total
 
 
+def roles_in(adapted: Adapted) -> Roles:
+    """Return the roles of all trained parameters."""
+    return Roles(adapted.pairs, adapted.of_role(Role.UNDECAYED), adapted.of_role(Role.DECAYED), adapted.others)
+
+
 def make_optimizer(recipe: Recipe, adapted: Adapted) -> PairOptimizer:
     train = recipe.train
     rates = Rates(
         train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value, train.momentum
     )
-    return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
+    return build_optimizer(recipe.method, roles_in(adapted), rates)

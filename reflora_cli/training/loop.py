@@ -147,6 +147,7 @@ def checkpoint_of(session: Session) -> Checkpoint:
     if session.is_writer and is_file(session.run.metrics):  # a user who removed the log loses nothing else
         with readable_os_errors(session.run.metrics):
             sync(session.run.metrics)  # its lines are not written again when the run continues from here
-    trained = {name: p.detach().cpu().contiguous() for name, p in session.parameters.items()}
+    kept = {**session.parameters, **job.adapted.constants}
+    trained = {name: own.detach().cpu().contiguous() for name, own in kept.items()}
     optimizer = state_tensors(job.optimizer, session.parameters)
     return Checkpoint(trained, optimizer, named_random_states(states), session.best, session.progress)

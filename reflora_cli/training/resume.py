@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from reflora_cli.adapter_io.files import with_ties
+from reflora_cli.console import Reporter
 from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
@@ -64,13 +66,12 @@ def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def start(session: Session, resume: bool) -> None:
-    """Write the run's unchanging files, or continue from its newest checkpoint.
+def start(session: Session, resume: bool, place: Path | None) -> None:
+    """Write the run's unchanging files, or continue from the checkpoint at `place`.
 
     Raises InputError for a run that cannot be continued.
     """
     job, run = session.job, session.run
-    place = chosen_checkpoint(session) if resume else None
     known = known_environment(session, place) if resume else None
     if known is not None:
         check_environment(session, known)
@@ -93,23 +94,23 @@ def start(session: Session, resume: bool) -> None:
     session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
 
 
-def chosen_checkpoint(session: Session) -> Path | None:
+def chosen_checkpoint(run: RunDirectory, accelerator: Accelerator, reporter: Reporter) -> Path | None:
     """Return the newest checkpoint that is whole, as the first process sees it, so that all processes take the same
     one.
     """
     found: list[Any] = [None, []]
-    if session.is_writer:
+    if accelerator.is_main_process:
         try:
-            found = list(newest_whole(session.run))
+            found = list(newest_whole(run))
         except InputError as error:
             found = [None, error]
-    if session.processes > 1:
+    if accelerator.num_processes > 1:
         broadcast_object_list(found)
     place, damaged = found
     if isinstance(damaged, InputError):
         raise damaged
     for one in damaged:
-        session.reporter.note(f"not continued from: {one}")
+        reporter.note(f"not continued from: {one}")
     return place if isinstance(place, Path) else None
 
 
@@ -166,7 +167,7 @@ def restore(session: Session, place: Path) -> None:
     """Load a checkpoint into model, optimizer, generators and progress."""
     job = session.job
     checkpoint = load_checkpoint(place)
-    restore_parameters(session.parameters, checkpoint.trained, place)
+    restore_parameters({**session.parameters, **job.adapted.constants}, checkpoint.trained, place)
     try:
         load_state_tensors(job.optimizer, session.parameters, checkpoint.optimizer)
         restore_random_state(checkpoint.random, job.compute.rank)

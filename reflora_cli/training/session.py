@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.config import NamedBase, TaskType
 from reflora_cli.adapter_io.files import adapter_tensors, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.formats import adapter_config, format_of
 from reflora_cli.console import Reporter
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.interruption import Interruption
@@ -76,10 +77,10 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
     if not session.is_writer:
         return
     job, directory = session.job, session.run.adapter
-    kind: Literal["SEQ_CLS", "CAUSAL_LM"] = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
+    kind: TaskType = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
     source = job.base.source
-    base = (source.location if source.is_local else source.name), source.revision
-    config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
+    base = NamedBase(source.location if source.is_local else source.name, source.revision)
+    config = adapter_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)
 
@@ -93,4 +94,5 @@ def adapter_record(job: Job) -> dict[str, Any]:
         "label_names": list(job.base.labels),
         "dtype": job.compute.dtype_name,
         "saved_modules": list(job.saved),
+        **format_of(job.adapted).record(job.adapted),
     }

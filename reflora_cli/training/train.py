@@ -25,13 +25,13 @@ from reflora_cli.runs.directory import RunDirectory, default_output, read_result
 from reflora_cli.runs.environment import peak_memory
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.anomaly import detecting_anomalies
-from reflora_cli.training.checkpoint import Evaluation
+from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import prepare
 from reflora_cli.training.loop import run_steps
-from reflora_cli.training.resume import base_of, check_output, start
+from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
 SILENT = SilentReporter()
@@ -62,7 +62,9 @@ def train(
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier)
+        place = chosen_checkpoint(run, accelerator, reporter) if resume else None
+        continued = trained_tensors(place) if place else None
+        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier, continued)
         if job.compute.sharded:
             blocks = shard_blocks(
                 job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
@@ -74,7 +76,7 @@ def train(
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
-            start(session, resume)
+            start(session, resume, place)
             try:
                 with watching(session) if detect_anomaly else contextlib.nullcontext():
                     run_steps(session)

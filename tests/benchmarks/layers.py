@@ -27,14 +27,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig, LlamaForCausalLM
 
-from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.training.job import roles_in
 from tests.benchmarks.reflora_step import one_by_one
+from tests.models import injected
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 RANK = 16
@@ -87,12 +88,12 @@ def with_ours(base: Any, name: str, rank: int, targets: Any) -> tuple[Any, Calla
     """The adapted model, and what its update rule does in a step."""
     model = copy.deepcopy(base)
     method = Method(name=name, rank=rank, targets=targets, refactor=Refactor(warmup_steps=1))
-    adapted = inject(model, method, [], [], seed=0)
+    adapted = injected(model, method, [], [], seed=0)
     model.to(base.device)
     for pair in adapted.pairs:
         pair.B.data.normal_(std=0.02)
     rates = Rates(1e-5, None, 0.0)
-    optimizer = build_optimizer(method, adapted.pairs, adapted.magnitudes, {}, rates)
+    optimizer = build_optimizer(method, roles_in(adapted), rates)
     for _ in range(2):  # past the warm-up, with moments to transport
         for parameter in adapted.parameters.values():
             parameter.grad = torch.full_like(parameter, 1e-3)

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.methods.method import Method
 from reflora_cli.model.language import hidden_states
 from reflora_cli.objectives.language import LanguageLoss
 from tests.language_models import prompt_row
+from tests.models import injected
 
 VARIANTS = ("body", "transformers", "reflora")
 
@@ -65,7 +65,7 @@ def measure(variant: str, chosen: argparse.Namespace, first: int, queue: Any) ->
         num_hidden_layers=2, num_attention_heads=8, max_position_embeddings=chosen.length,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    adapted = inject(model, Method(name="lora", rank=8), [], [], seed=0)
+    adapted = injected(model, Method(name="lora", rank=8), [], [], seed=0)
     with torch.no_grad():
         for pair in adapted.pairs:
             pair.B.normal_(std=0.02)

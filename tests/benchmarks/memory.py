@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.formats import adapter_config
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapter_io.tensor_files import ShardedWriter
-from reflora_cli.adapters.inject import inject
 from reflora_cli.console import show_table
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.merging.merge import SHARD_SIZE
@@ -39,6 +39,7 @@ from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.recipe.sections import ModelSection, Quantization
 from tests.language_models import prompt_row
+from tests.models import injected
 
 METHOD = Method(name="lora", rank=16)
 
@@ -76,10 +77,12 @@ def make_base(chosen: argparse.Namespace, directory: Path) -> int:
     model = LlamaForCausalLM(config)
     model.save_pretrained(directory, max_shard_size="400MB")
     AutoTokenizer.from_pretrained(find_source("builtin:tiny-llama", None).location).save_pretrained(directory)
-    adapted = inject(model, METHOD, [], [], seed=0)
+    adapted = injected(model, METHOD, [], [], seed=0)
     write_adapter(directory / "adapter", adapter_tensors(model, adapted, []))
     write_adapter_config(
-        directory / "adapter", peft_config(model, adapted, METHOD, [], (str(directory), None), "CAUSAL_LM"), {}
+        directory / "adapter",
+        adapter_config(model, adapted, METHOD, [], NamedBase(str(directory), None), "CAUSAL_LM"),
+        {},
     )
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
@@ -91,7 +94,7 @@ def train(kind: str, directory: Path, queue: Any) -> None:
     before = resident()
     base = load_language_model(section, None, torch.float32)
     loaded = rise(before)
-    inject(base.model, METHOD, [], [], seed=0)
+    injected(base.model, METHOD, [], [], seed=0)
     base.model.train()
     LanguageLoss(base.model)(**collate_prompts([prompt_row(range(128), 64)], 0)).backward()
     queue.put({"loading": loaded, "step": rise(before), "bits": bits_per_weight(base.model)})

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.export.card import vllm_line
 from tests.cli.conftest import Reflora
 from tests.models import make
@@ -88,8 +88,8 @@ def test_a_card_says_whether_vllm_takes_the_adapter(trained: Path, reflora: Refl
     assert reflora("export", trained, "--format", "peft", "--output", tmp_path / "peft").status == 0
     assert "vLLM does not take modules saved whole (score)" in (tmp_path / "peft" / "README.md").read_text()
     plain: dict[str, Any] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
-    assert "--max-lora-rank 4" in vllm_line(PeftConfig(**plain))
-    assert "vLLM does not take DoRA" in vllm_line(PeftConfig(**plain, use_dora=True))
+    assert "--max-lora-rank 4" in vllm_line(LoraConfig(**plain))
+    assert "vLLM does not take DoRA" in vllm_line(LoraConfig(**plain, use_dora=True))
 
 
 @pytest.fixture(scope="module")

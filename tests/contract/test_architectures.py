@@ -9,13 +9,13 @@ import peft
 import pytest
 import torch
 
-from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.formats import adapter_config
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.adapters.inject import inject
 from reflora_cli.methods.axes import Layer
 from reflora_cli.methods.method import Method
-from tests.models import HEADS, MODELS, batch, make
+from tests.models import HEADS, MODELS, batch, injected, make
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -26,7 +26,7 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: Layer, dropout
     base = make(name)
     model = copy.deepcopy(base)
     method = Method(name="lora", rank=3, layer=layer, dropout=dropout)
-    adapted = inject(model, method, HEADS[name], HEADS[name], seed=0)
+    adapted = injected(model, method, HEADS[name], HEADS[name], seed=0)
     with torch.no_grad():
         for parameter in adapted.parameters.values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -35,7 +35,8 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: Layer, dropout
         expected = model.eval()(**inputs).logits
 
         write_adapter(tmp_path, adapter_tensors(model, adapted, HEADS[name]))
-        write_adapter_config(tmp_path, peft_config(model, adapted, method, HEADS[name], ("base", None), "SEQ_CLS"), {})
+        config = adapter_config(model, adapted, method, HEADS[name], NamedBase("base", None), "SEQ_CLS")
+        write_adapter_config(tmp_path, config, {})
         loaded = copy.deepcopy(base)
         restored = load_adapter(loaded, read_adapter(tmp_path), HEADS[name]).parameters
         assert restored.keys() == adapted.parameters.keys()
@@ -54,10 +55,10 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: Layer, dropout
 @pytest.mark.parametrize("name", list(MODELS))
 def test_factors_start_the_same_whatever_else_is_adapted(name: str) -> None:
     """A module's start depends on the seed and its own name only."""
-    everything = inject(make(name), Method(name="lora"), HEADS[name], HEADS[name], seed=5)
+    everything = injected(make(name), Method(name="lora"), HEADS[name], HEADS[name], seed=5)
     path = list(everything.layers)[-1]
-    alone = inject(make(name), Method(name="lora", targets=(path,)), HEADS[name], HEADS[name], seed=5)
-    other = inject(make(name), Method(name="lora", targets=(path,)), HEADS[name], HEADS[name], seed=6)
+    alone = injected(make(name), Method(name="lora", targets=(path,)), HEADS[name], HEADS[name], seed=5)
+    other = injected(make(name), Method(name="lora", targets=(path,)), HEADS[name], HEADS[name], seed=6)
     assert list(alone.layers) == [path]
     assert torch.equal(everything.layers[path].A, alone.layers[path].A)
     assert not torch.equal(other.layers[path].A, alone.layers[path].A)
@@ -67,7 +68,7 @@ def test_factors_start_the_same_whatever_else_is_adapted(name: str) -> None:
 def test_half_precision_base_keeps_float32_trainables(layer: Layer) -> None:
     """Forward under autocast, gradients in float32, no NaN."""
     model = make("bert").to(torch.bfloat16)
-    adapted = inject(model, Method(name="lora", rank=3, layer=layer), HEADS["bert"], HEADS["bert"], seed=0)
+    adapted = injected(model, Method(name="lora", rank=3, layer=layer), HEADS["bert"], HEADS["bert"], seed=0)
     assert {parameter.dtype for parameter in adapted.parameters.values()} == {torch.float32}
     inputs, labels = batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -83,7 +84,7 @@ def test_dora_row_of_zeros_stays_zero() -> None:
     name = "bert.encoder.layer.0.output.dense"
     with torch.no_grad():
         base.get_submodule(name).weight[3] = 0
-    adapted = inject(base, Method(name="dora", rank=2, targets=(name,)), [], [], seed=0)
+    adapted = injected(base, Method(name="dora", rank=2, targets=(name,)), [], [], seed=0)
     layer = adapted.layers[name]
     x = torch.randn(4, 32)
     assert layer(x).isfinite().all()
@@ -93,7 +94,7 @@ def test_dora_row_of_zeros_stays_zero() -> None:
 
 def test_dora_norms_are_those_of_the_dense_sum() -> None:
     base = make("bert")
-    adapted = inject(base, Method(name="dora", rank=3), HEADS["bert"], HEADS["bert"], seed=0)
+    adapted = injected(base, Method(name="dora", rank=3), HEADS["bert"], HEADS["bert"], seed=0)
     for layer in adapted.layers.values():
         with torch.no_grad():
             layer.B.normal_()

@@ -12,16 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from reflora_cli.adapter_io.config import peft_config
+from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import WEIGHTS, adapter_tensors, read_adapter, write_adapter, write_adapter_config
+from reflora_cli.adapter_io.formats import adapter_config
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.inject import Adapted
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Init, Layer, Scaling, Update
 from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
-from tests.models import HEADS, batch, make
+from reflora_cli.training.job import roles_in
+from tests.models import HEADS, batch, injected, make
 
 WARMUP = 2
 OTHER_AXES = [(Init.DEFAULT, Scaling.STANDARD, 1.0, 1), (Init.GAUSSIAN, Scaling.RSLORA, 4.0, 3)]
@@ -61,7 +63,7 @@ class Training:
         self.head = HEADS[architecture]
         self.base = make(architecture)
         self.model = copy.deepcopy(self.base)
-        self.adapted: Adapted = inject(self.model, method, self.head, self.head, seed=1)
+        self.adapted: Adapted = injected(self.model, method, self.head, self.head, seed=1)
         self.optimizer = optimizer_for(method, self.adapted, rates)
 
     def step(self) -> float:
@@ -73,7 +75,7 @@ class Training:
 
 
 def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> PairOptimizer:
-    return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
+    return build_optimizer(method, roles_in(adapted), rates)
 
 
 def loss_of(model: nn.Module) -> torch.Tensor:
@@ -136,7 +138,7 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
     for _ in range(4):
         training.step()
     tensors = adapter_tensors(training.model, training.adapted, training.head)
-    config = peft_config(training.model, training.adapted, method, training.head, ("base", None), "SEQ_CLS")
+    config = adapter_config(training.model, training.adapted, method, training.head, NamedBase("base", None), "SEQ_CLS")
     write_adapter_config(tmp_path, config, {})
     write_adapter(tmp_path, tensors)
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MambaConfig, MambaForCausalLM
 
-from reflora_cli.adapter_io.config import peft_config, read_config
+from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import (
     CONFIG,
     PREFIX,
@@ -31,9 +31,11 @@ from reflora_cli.adapter_io.files import (
     write_adapter,
     write_adapter_config,
 )
+from reflora_cli.adapter_io.formats import adapter_config, read_config
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapter_io.peft_rules import unreadable
-from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze, inject
+from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze
+from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.export.peft_view import PeftView
 from reflora_cli.ground.errors import InputError, RefloraError
 from reflora_cli.methods.axes import Layer, Scaling
@@ -47,6 +49,7 @@ from reflora_cli.objectives.pick import make_objective
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.registry import find_task
 from tests import language_models
+from tests.models import injected
 
 IDS = torch.arange(3, 23)[None]
 EMBEDDINGS = {"llama-tied": ("model.embed_tokens", "lm_head"), "gpt2": ("transformer.wte", "lm_head")}
@@ -86,10 +89,11 @@ def read_by_us(base: nn.Module, directory: Path) -> Tensor:
 def trained(base: nn.Module, directory: Path, method: Method, saved: Sequence[str]) -> tuple[nn.Module, Adapted]:
     """A model as training leaves it, its adapter in `directory`. saved: what travels; the first of them is trained."""
     model = copy.deepcopy(base)
-    adapted = inject(model, method, saved[:1], saved, seed=0)
+    adapted = injected(model, method, saved[:1], saved, seed=0)
     disturb(list(adapted.parameters.values()))
     write_adapter(directory, adapter_tensors(model, adapted, saved))
-    write_adapter_config(directory, peft_config(model, adapted, method, saved, ("base", None), "CAUSAL_LM"), {})
+    config = adapter_config(model, adapted, method, saved, NamedBase("base", None), "CAUSAL_LM")
+    write_adapter_config(directory, config, {})
     return model, adapted
 
 
@@ -156,7 +160,7 @@ def test_adapter_written_without_the_tied_module_is_still_what_was_trained(tmp_p
 
 def test_both_names_of_a_tied_weight_train_it_once() -> None:
     model = language_models.make("llama-tied")
-    adapted = inject(model, Method(name="lora", rank=2), EMBEDDINGS["llama-tied"], EMBEDDINGS["llama-tied"], seed=0)
+    adapted = injected(model, Method(name="lora", rank=2), EMBEDDINGS["llama-tied"], EMBEDDINGS["llama-tied"], seed=0)
     assert list(adapted.others) == ["model.embed_tokens.weight"]
 
 
@@ -165,8 +169,8 @@ def test_targets_that_share_a_weight_are_refused() -> None:
     first, second = (layer.self_attn for layer in model.model.layers)
     second.q_proj.weight = first.q_proj.weight
     with pytest.raises(InputError, match=r"layers\.0\.self_attn\.q_proj\.weight, model\.layers\.1"):
-        inject(model, Method(name="lora", rank=2), [], [], seed=0)
-    inject(model, Method(name="lora", rank=2, targets=("k_proj",)), [], [], seed=0)
+        injected(model, Method(name="lora", rank=2), [], [], seed=0)
+    injected(model, Method(name="lora", rank=2, targets=("k_proj",)), [], [], seed=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -314,7 +318,7 @@ def test_config_says_the_ranks_that_the_layers_have(tmp_path: Path) -> None:
     }
     adapted = attach(model, layers, [], {})
     write_adapter(tmp_path, adapter_tensors(model, adapted, []))
-    config = peft_config(model, adapted, Method(name="lora", rank=64), [], ("base", None), "CAUSAL_LM")
+    config = adapter_config(model, adapted, Method(name="lora", rank=64), [], NamedBase("base", None), "CAUSAL_LM")
     assert config["r"] == 3
     write_adapter_config(tmp_path, config, {})
     for found in (read_by_peft(base, tmp_path), read_by_us(base, tmp_path)):
@@ -346,11 +350,12 @@ def test_peft_reads_layers_with_the_names_of_experts(scaling: Scaling, targets: 
 
 def test_what_peft_cannot_read_is_known_beforehand(tmp_path: Path) -> None:
     model, adapted = trained(deepseek(), tmp_path, Method(name="dora", rank=2), [])
-    assert "drops DoRA" in unreadable(model, adapted.layers, is_dora=True)
-    assert not unreadable(model, ["model.layers.0.self_attn.o_proj"], is_dora=True)
-    assert not unreadable(language_models.make("llama"), ["model.layers.0.mlp.down_proj"], is_dora=True)
+    assert "drops DoRA" in unreadable(model, adapted.layers)
+    layer = LoRALinear(freeze(nn.Linear(2, 2)), (torch.zeros(1, 2), torch.zeros(2, 1)), 1.0, 0.0)
+    assert not unreadable(model, {"model.layers.0.self_attn.o_proj": layer})
+    assert not unreadable(language_models.make("llama"), {"model.layers.0.mlp.down_proj": layer})
     mamba = MambaForCausalLM(MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, state_size=4))
-    assert "refuses adapters on out_proj" in unreadable(mamba, ["backbone.layers.0.mixer.out_proj"], is_dora=False)
+    assert "refuses adapters on out_proj" in unreadable(mamba, {"backbone.layers.0.mixer.out_proj": layer})
     with pytest.raises(ValueError, match="incompatible with Mamba"):
         peft.get_peft_model(mamba, peft.LoraConfig(target_modules=["out_proj"]))
 

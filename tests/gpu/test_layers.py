@@ -15,7 +15,6 @@ from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
-from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import pack
@@ -25,7 +24,8 @@ from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
-from tests.models import HEADS, batch, make
+from reflora_cli.training.job import roles_in
+from tests.models import HEADS, batch, injected, make
 
 DEVICE = pick_device()
 OUT, IN, RANK, SCALE = 96, 64, 4, 1.7
@@ -93,7 +93,7 @@ class Training:
     def __init__(self, method: Method, device: torch.device, optimizer: str = "adamw") -> None:
         self.device = device
         self.model: Any = make("bert")
-        self.adapted = inject(self.model, method, HEADS["bert"], HEADS["bert"], seed=1)
+        self.adapted = injected(self.model, method, HEADS["bert"], HEADS["bert"], seed=1)
         nn.Module.to(self.model, device)
         self.method, self.kind = method, optimizer
         self.optimizer = self.fresh()
@@ -101,7 +101,7 @@ class Training:
     def fresh(self) -> PairOptimizer:
         """An optimizer that has not stepped yet."""
         adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
-        return build_optimizer(self.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
+        return build_optimizer(self.method, roles_in(adapted), rates)
 
     def step(self) -> float:
         inputs, labels = batch(seed=0, rows=8)

@@ -14,6 +14,7 @@ from torch import nn
 
 import reflora_cli
 from reflora_cli import InputError, adapt
+from reflora_cli.factors.pair import Role
 from reflora_cli.model.sources import BUILTIN
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -57,7 +58,7 @@ def test_any_module_is_adapted_in_place(layer: Any) -> None:
     assert adapted.pairs[0].scale == pytest.approx(6.0 / 3**0.5)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == adapted.parameters.keys()
-    assert trained == {"0.A", "0.B", "2.A", "2.B", "3.weight", "3.bias"} | set(adapted.magnitudes)
+    assert trained == {"0.A", "0.B", "2.A", "2.B", "3.weight", "3.bias"} | set(adapted.of_role(Role.UNDECAYED))
 
 
 def test_everything_linear_is_the_default() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reflora_cli.adapters.inject import inject, match_targets, too_small
+from reflora_cli.adapters.inject import match_targets, too_small
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
-from tests.models import make
+from tests.models import injected, make
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_all_linear_leaves_the_output_embedding_alone() -> None:
 def test_fresh_module_that_is_not_trained_is_neither_adapted_nor_trained() -> None:
     """As the reference leaves DeBERTa's pooler: frozen, yet saved."""
     model = make("deberta")
-    adapted = inject(model, Method(name="lora", rank=2), ["classifier"], ["classifier", "pooler"], seed=0)
+    adapted = injected(model, Method(name="lora", rank=2), ["classifier"], ["classifier", "pooler"], seed=0)
     assert not any(name.startswith("pooler") for name in adapted.layers)
     assert set(adapted.others) == {"classifier.weight", "classifier.bias"}
     assert not any(parameter.requires_grad for parameter in model.pooler.parameters())
@@ -66,13 +66,13 @@ def test_fresh_module_that_is_not_trained_is_neither_adapted_nor_trained() -> No
 
 def test_reflora_refuses_a_rank_beyond_the_weight() -> None:
     with pytest.raises(InputError, match="at most 16"):
-        inject(make("bert"), Method(name="reflora", rank=17), ["classifier"], ["classifier"], seed=0)
-    inject(make("bert"), Method(name="lora", rank=17), ["classifier"], ["classifier"], seed=0)
+        injected(make("bert"), Method(name="reflora", rank=17), ["classifier"], ["classifier"], seed=0)
+    injected(make("bert"), Method(name="lora", rank=17), ["classifier"], ["classifier"], seed=0)
 
 
 def test_weights_smaller_than_a_rank_are_known_before_they_are_adapted() -> None:
     model, names = make("bert"), ["bert.pooler.dense", "classifier"]
     assert too_small(model, Method(name="reflora", rank=4), names) == ["classifier"]
     assert too_small(model, Method(name="lora", rank=4), names) == []
-    adapted = inject(model, Method(name="reflora", rank=4), [], [], seed=0, left_out=["classifier"])
+    adapted = injected(model, Method(name="reflora", rank=4), [], [], seed=0, left_out=["classifier"])
     assert len(adapted.layers) == adapted.matches["all-linear"] == 13

@@ -21,8 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapter_io.files import AdapterFiles
+from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.adapter_io.tensor_files import tensor_places
 from reflora_cli.export import gguf as module
 from reflora_cli.export.gguf_adapter import write_gguf_adapter
@@ -220,7 +220,7 @@ class TestAdapter:
 
     @staticmethod
     def files(**settings: Any) -> AdapterFiles:
-        config = PeftConfig(peft_type="LORA", target_modules=["q_proj", "down_proj"], r=4, lora_alpha=8, **settings)
+        config = LoraConfig(peft_type="LORA", target_modules=["q_proj", "down_proj"], r=4, lora_alpha=8, **settings)
         tensors = {}
         for path, (out, width) in {"self_attn.q_proj": (32, 32), "mlp.down_proj": (32, 48)}.items():
             rank = config.rank_pattern.get(path, 4)

@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 from reflora_cli.adapter_io.tensor_files import TensorPlace
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.inject import Adapted
 from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.tensors import kept_ties, merged_tensors, model_name, named_alike
 from reflora_cli.methods.method import Method
 from tests import language_models
+from tests.models import injected
 
 
 def adapted(name: str, *targets: str, method: str = "lora") -> tuple[Any, Adapted]:
     """A model with adapters that are at work."""
     model = language_models.make(name)
-    found = inject(model, Method(name=method, rank=2, targets=targets), [], [], seed=0)
+    found = injected(model, Method(name=method, rank=2, targets=targets), [], [], seed=0)
     with torch.no_grad():
         for layer in found.layers.values():
             layer.B.normal_(std=0.1, generator=torch.Generator().manual_seed(1))

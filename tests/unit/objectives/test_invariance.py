@@ -12,7 +12,6 @@ import transformers as t
 from torch import nn
 from torch.nn import functional as F
 
-from reflora_cli.adapters.inject import inject
 from reflora_cli.data.batches import cut
 from reflora_cli.data.encode import encode
 from reflora_cli.data.pad import Padding
@@ -31,6 +30,7 @@ from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.registry import find_task
 from tests.architectures import TINY_IDS
 from tests.language_models import tokenizer
+from tests.models import injected
 
 SOURCE = Source("tiny", "tiny", None, is_local=True)
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -158,7 +158,7 @@ def test_rwkv_is_the_same_function_with_its_adapters_merged(tmp_path: Path) -> N
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     own: Any = load_language_model(ModelSection(name=str(tmp_path)), None, torch.float32).model
-    adapted = inject(own, Method(name="lora", rank=2, targets=("value", "output")), [], [], seed=0)
+    adapted = injected(own, Method(name="lora", rank=2, targets=("value", "output")), [], [], seed=0)
     for layer in adapted.layers.values():
         torch.nn.init.normal_(layer.B)
     ids = torch.arange(5, 15)[None]

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from reflora_cli.adapters.inject import inject
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.data.pack import first_fit, pack_prompts
 from reflora_cli.ground.errors import InputError
@@ -21,6 +20,7 @@ from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import check_packing
 from reflora_cli.objectives.language import LanguageLoss
 from tests.language_models import MODELS, base, make, prompt_row
+from tests.models import injected
 
 ROWS = [
     prompt_row(range(5, 5 + length), supervised) for length, supervised in ((24, 3), (9, 1), (8, 7), (5, 2), (3, 1))
@@ -95,7 +95,7 @@ def test_twenty_steps_are_those_of_padded_rows(name: str) -> None:
     for together in (collate_prompts, pack_prompts):
         torch.manual_seed(0)
         model = TRAINED[name]().double().train()
-        adapted = inject(model, Method(name="lora", rank=2), [], [], seed=0)
+        adapted = injected(model, Method(name="lora", rank=2), [], [], seed=0)
         factors = list(adapted.parameters.values())
         optimizer = torch.optim.AdamW(factors, lr=1e-2)
         for step in range(20):

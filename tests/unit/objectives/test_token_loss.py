@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.inject import Adapted
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Layer
@@ -21,6 +21,7 @@ from reflora_cli.objectives import token_loss as module
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.objectives.token_loss import token_log_likelihoods
 from tests.language_models import MODELS, base, make, prompt_row
+from tests.models import injected
 
 ROWS = [prompt_row([1, 5, 9, 700, 1499, 2], 3), prompt_row([1, 8, 2], 1), prompt_row([1, 7, 7, 7, 2], 2)]
 
@@ -33,7 +34,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def adapted(model: nn.Module, layer: Layer, targets: Any = "all-linear", trained: tuple[str, ...] = ()) -> Adapted:
     method = Method(name="lora", rank=3, layer=layer, targets=targets)
-    result = inject(model, method, trained, trained, seed=0)
+    result = injected(model, method, trained, trained, seed=0)
     torch.manual_seed(1)
     with torch.no_grad():
         for pair in result.pairs:

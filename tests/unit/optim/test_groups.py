@@ -14,6 +14,7 @@ from reflora_cli.optim.build import Rates, build_optimizer, build_rule, damping
 from reflora_cli.optim.groups import parameter_groups
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
+from reflora_cli.optim.roles import Roles
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
 
@@ -28,7 +29,10 @@ HEAD = {"head.weight": parameter(2, 3), "head.bias": parameter(2), "head.tempera
 
 
 def groups(rates: Rates, lr_ratio: float = 1.0) -> dict[str, dict[str, Any]]:
-    return {group.pop("name"): group for group in parameter_groups(PAIRS, MAGNITUDES, HEAD, rates, lr_ratio)}
+    return {
+        group.pop("name"): group
+        for group in parameter_groups(Roles(PAIRS, undecayed=MAGNITUDES, others=HEAD), rates, lr_ratio)
+    }
 
 
 def same(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
@@ -40,7 +44,7 @@ def test_every_parameter_is_in_the_group_of_its_role() -> None:
     expected = {
         "factors A": ([pair.A for pair in PAIRS], 1e-3, 0.1),
         "factors B": ([pair.B for pair in PAIRS], 16e-3, 0.1),
-        "magnitudes": (list(MAGNITUDES.values()), 1e-3, 0.0),
+        "adapters, undecayed": (list(MAGNITUDES.values()), 1e-3, 0.0),
         "head": ([HEAD["head.weight"]], 1e-4, 0.1),
         "head, undecayed": ([HEAD["head.bias"], HEAD["head.temperature"]], 1e-4, 0.0),
     }
@@ -58,7 +62,7 @@ def test_a_head_without_a_rate_of_its_own_has_that_of_a() -> None:
 
 
 def test_empty_groups_are_left_out() -> None:
-    assert [group["name"] for group in parameter_groups(PAIRS, {}, {}, Rates(1e-3, None, 0.0), 1.0)] == [
+    assert [group["name"] for group in parameter_groups(Roles(PAIRS), Rates(1e-3, None, 0.0), 1.0)] == [
         "factors A",
         "factors B",
     ]
@@ -66,9 +70,9 @@ def test_empty_groups_are_left_out() -> None:
 
 def test_a_parameter_in_two_roles_is_refused() -> None:
     with pytest.raises(ValueError, match="in two groups"):
-        parameter_groups(PAIRS, {}, {"layer.0.A": PAIRS[0].A}, Rates(1e-3, None, 0.0), 1.0)
+        parameter_groups(Roles(PAIRS, others={"layer.0.A": PAIRS[0].A}), Rates(1e-3, None, 0.0), 1.0)
     with pytest.raises(ValueError, match="in two groups"):
-        parameter_groups([PAIRS[0], PAIRS[0]], {}, {}, Rates(1e-3, None, 0.0), 1.0)
+        parameter_groups(Roles([PAIRS[0], PAIRS[0]]), Rates(1e-3, None, 0.0), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +88,11 @@ def test_a_parameter_in_two_roles_is_refused() -> None:
 )
 def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
     method = Method(name=name)
-    optimizer = build_optimizer(method, PAIRS, MAGNITUDES, HEAD, Rates(1e-3, None, 0.0))
+    optimizer = build_optimizer(method, Roles(PAIRS, undecayed=MAGNITUDES, others=HEAD), Rates(1e-3, None, 0.0))
     assert type(optimizer.rule) is rule
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["factors B"] == 1e-3 * method.lr_ratio
-    assert rates["magnitudes"] == rates["head"] == 1e-3
+    assert rates["adapters, undecayed"] == rates["head"] == 1e-3
 
 
 def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:

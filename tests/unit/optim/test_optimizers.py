@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
 
 from reflora_cli import FactorPair, InputError, RefLoRA, RefLoRASGD, Roles, adapt, roles_of
+from reflora_cli.adapters.dora import DoRALinear
 from tests.models import batch, make
 
 STEPS, ROWS = 20, 4
@@ -98,7 +99,7 @@ def test_peft_s_layers_in_the_trainer_step_as_ours_in_a_loop(
         assert own.B.abs().max() > 1e-3
         torch.testing.assert_close(found.lora_A["default"].weight, own.A, atol=1e-5, rtol=0)
         torch.testing.assert_close(found.lora_B["default"].weight, own.B, atol=1e-5, rtol=0)
-        if own.magnitude is not None:
+        if isinstance(own, DoRALinear):
             magnitude = found.lora_magnitude_vector["default"].weight
             torch.testing.assert_close(magnitude, own.magnitude, atol=1e-5, rtol=0)
     head = modules["classifier"].modules_to_save["default"]
@@ -141,14 +142,19 @@ def test_every_trained_parameter_of_a_peft_model_has_its_role() -> None:
     optimizer = RefLoRA(model, 1e-3, lr_ratio=16.0, head_lr=1e-4, weight_decay=0.1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {group["name"]: group for group in optimizer.param_groups}
-    kinds = {"factors A": "lora_A", "factors B": "lora_B", "magnitudes": "lora_magnitude_vector", "head": "classifier"}
+    kinds = {
+        "factors A": "lora_A",
+        "factors B": "lora_B",
+        "adapters, undecayed": "lora_magnitude_vector",
+        "head": "classifier",
+    }
     for group, part in kinds.items():
         assert {part in names[id(parameter)] for parameter in groups[group]["params"]} == {True}
     assert {names[id(p)].rpartition(".")[2] for p in groups["head, undecayed"]["params"]} == {"bias"}
     assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
         "factors A": (1e-3, 0.1),
         "factors B": (16e-3, 0.1),
-        "magnitudes": (1e-3, 0.0),
+        "adapters, undecayed": (1e-3, 0.0),
         "head": (1e-4, 0.1),
         "head, undecayed": (1e-4, 0.0),
     }

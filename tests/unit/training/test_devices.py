@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers as t
 
-from reflora_cli.adapters.inject import inject
 from reflora_cli.ground.errors import InputError
 from reflora_cli.ground.processes import RANKS, SIZES, is_first_process, number_of_processes, process_rank
 from reflora_cli.methods.method import Method
@@ -20,7 +19,7 @@ from reflora_cli.training.devices import (
     refuse_other_count,
     refuse_unreadable_variables,
 )
-from tests.models import make
+from tests.models import injected, make
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_dropout_is_found_where_it_acts() -> None:
     """Also in attention, where it is a number and no module, and in adapters."""
     model = make("bert")
     assert not draws_dropout(model)
-    inject(model, Method(name="lora", dropout=0.1), [], [], seed=0)
+    injected(model, Method(name="lora", dropout=0.1), [], [], seed=0)
     assert draws_dropout(model)
     assert dropout_note(model, 1, packing=False) == ""
     assert "the number of processes and train.packing" in dropout_note(model, 2, packing=True)

@@ -1,0 +1,120 @@
+"""The kinds of adapters whose files are read and written, by PEFT's name for each: one file and one entry here.
+
+A config is written for an adapted model, and read strictly: settings that would be misread are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import ValidationError
+from torch import nn
+
+from reflora_cli.adapter_io.checks import Parts
+from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
+from reflora_cli.adapter_io.lora import LoraFormat
+from reflora_cli.adapter_io.peft_rules import readable
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.method import Method
+
+if TYPE_CHECKING:
+    from reflora_cli.adapter_io.files import AdapterFiles
+
+
+class AdapterFormat(Protocol):
+    """What must be known of one kind of adapter.
+
+    peft_type: PEFT's name for it. config: its settings. expected: what settings may be, in words, for messages.
+    """
+
+    @property
+    def peft_type(self) -> str: ...
+    @property
+    def config(self) -> type[PeftConfig]: ...
+    @property
+    def expected(self) -> Mapping[str, str]: ...
+
+    def part(self, key: str) -> tuple[str, str] | None:
+        """Return the module and the part of its layer that a tensor's key names; None for any other key."""
+
+    def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
+        """Return the settings that change an adapter's output in a way that is not supported here."""
+
+    def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
+        """Return what the config says beside the common part."""
+
+    def record(self, adapted: Adapted) -> dict[str, Any]:
+        """Return what our record says of the layers beside PEFT's config."""
+
+    def layer(self, files: AdapterFiles, name: str, frozen: FrozenWeight, tensors: Parts) -> AdapterLayer:
+        """Return the layer of one module, made of its tensors. Raises InputError for tensors that do not fit it."""
+
+
+FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(),)}
+COMMON = {
+    "target_modules": "a list of names, or a regular expression",
+    "target_parameters": "a list of names, or null",
+    "modules_to_save": "a list of names, or null",
+    "bias": "'none'",
+}
+"""The values that settings of any adapter may have, where they are not just true or false."""
+
+
+def format_of(adapted: Adapted) -> AdapterFormat:
+    """Return the format of a model's adapter: all its layers are of one kind."""
+    return FORMATS[next(iter(adapted.layers.values())).peft_type]
+
+
+def adapter_config(
+    model: nn.Module,
+    adapted: Adapted,
+    method: Method,
+    saved: Sequence[str],
+    base: NamedBase,
+    task_type: TaskType,
+) -> dict[str, Any]:
+    """Return `adapter_config.json` for an adapter of `method`. saved: the modules that are saved whole."""
+    own = format_of(adapted)
+    config = {
+        "peft_type": own.peft_type,
+        **common_entries(model, adapted, saved, base, task_type),
+        **own.entries(adapted, method),
+    }
+    return readable(config, model, adapted.layers)
+
+
+def read_config(path: Path) -> PeftConfig:
+    """Return PEFT's config of an adapter.
+
+    Raises InputError: first for another kind of adapter, then for settings that are not supported here, then for values
+    that are not valid.
+    """
+    settings = read_json(path)
+    kind = settings.get("peft_type")
+    own = FORMATS.get(kind) if isinstance(kind, str) else None
+    if own is None:
+        known = ", ".join(map(repr, FORMATS))
+        raise InputError(Problem("unsupported kind of adapter", f"{path}, peft_type", repr(kind), known))
+    if refused := own.unsupported(settings):
+        raise InputError(*(Problem("unsupported adapter setting", str(path), found=setting) for setting in refused))
+    try:
+        return own.config.model_validate(settings)
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
+        expected = {**COMMON, **own.expected}
+        problems = (
+            Problem(
+                f"{key} is not what PEFT writes" if key in settings else f"the adapter's config has no {key}",
+                f"{path}, {key}",
+                found=json.dumps(settings.get(key))[:80],
+                expected=expected.get(key, "true or false"),
+            )
+            for key in wrong
+        )
+        raise InputError(*problems) from error

@@ -1,0 +1,118 @@
+"""What layers with one pair of factors share: A and B, where they start, and a base that may be moved beneath them.
+
+A and B are float32 whatever the base's dtype; their products run in the dtype of the activations, so no float32 copy of
+a half-precision activation is made.
+
+Some starts take a low-rank part out of W and train it (PiSSA): the frozen weight is then W + s B_off A_off, where W is
+the checkpoint's and the offset is what was taken out, with its sign. In the adapter's file the offset stands behind the
+factors, as [A; A_off] and [B, B_off]: a pair of rank r + q with the same s on the checkpoint's own weight, which any
+reader of LoRA computes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.factors.pair import FactorPair, Role
+
+FILE_A, FILE_B = "lora_A.weight", "lora_B.weight"
+
+
+class LowRankLayer(AdapterLayer):
+    """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input.
+
+    offset_A [q, in], offset_B [out, q], float32: how far the frozen weight is from the checkpoint's; None if equal.
+    """
+
+    peft_type: ClassVar[str] = "LORA"
+    offset_A: Tensor | None
+    offset_B: Tensor | None
+
+    def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
+        super().__init__(frozen)
+        self.A, self.B = (self.factor(own) for own in pair)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("offset_A", None, persistent=False)
+        self.register_buffer("offset_B", None, persistent=False)
+
+    @classmethod
+    def restored(
+        cls, frozen: FrozenWeight, tensors: Mapping[str, Tensor], scale: float, dropout: float, offset_rank: int
+    ) -> Self:
+        """Return the layer that has written these tensors, whose shapes fit; the base is moved as it was then.
+
+        frozen: the checkpoint's weight. offset_rank: q of the r + q rows of A that are the offset.
+        """
+        A, B = tensors[FILE_A], tensors[FILE_B]
+        rank = A.shape[0] - offset_rank
+        layer = cls(frozen, (A[:rank], B[:, :rank].contiguous()), scale, dropout)
+        if offset_rank:
+            layer.move(A[rank:], B[:, rank:].contiguous())
+        return layer
+
+    def factor(self, values: Tensor) -> nn.Parameter:
+        """Return a trainable float32 copy on the base's device."""
+        return nn.Parameter(self.copied(values))
+
+    def copied(self, values: Tensor) -> Tensor:
+        """Return a float32 copy on the base's device, in memory of its own.
+
+        A tensor read from a file may lie at any address, and products round differently where it is not aligned.
+        """
+        return values.detach().to(self.frozen.weight.device, torch.float32, copy=True)
+
+    def begin(self, A: Tensor, B: Tensor) -> None:
+        """Take these as the factors, whatever their rank; s stays."""
+        self.A, self.B = self.factor(A), self.factor(B)
+
+    @torch.no_grad()
+    def move(self, A: Tensor, B: Tensor) -> None:
+        """Add s B A to the frozen weight, in memory of its own, and to the offset. A: [q, in], B: [out, q]."""
+        A, B = self.copied(A), self.copied(B)
+        self.frozen = self.frozen.moved(self.scale * (B @ A))
+        self.offset_A = A if self.offset_A is None else torch.cat([self.offset_A, A])
+        self.offset_B = B if self.offset_B is None else torch.cat([self.offset_B, B], dim=1)
+        self.follow_base()
+
+    def follow_base(self) -> None:
+        """Renew what was computed from the frozen weight, which has just been moved."""
+
+    def constants(self) -> dict[str, Tensor]:
+        if self.offset_A is None or self.offset_B is None:
+            return {}
+        return {"offset_A": self.offset_A, "offset_B": self.offset_B}
+
+    def tensors(self) -> dict[str, Tensor]:
+        if self.offset_A is None or self.offset_B is None:
+            return {FILE_A: self.A, FILE_B: self.B}
+        return {FILE_A: torch.cat([self.A, self.offset_A]), FILE_B: torch.cat([self.B, self.offset_B], dim=1)}
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    @property
+    def offset_rank(self) -> int:
+        return 0 if self.offset_A is None else self.offset_A.shape[0]
+
+    def pairs(self, name: str) -> list[FactorPair]:
+        return [FactorPair(name, self.A, self.B, self.scale)]
+
+    def roles(self) -> dict[str, Role]:
+        return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
+
+    def low_rank(self, x: Tensor) -> Tensor:
+        """x [..., in] -> s B A x [..., out]."""
+        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
+
+    def dense_sum(self) -> Tensor:
+        """Return W + s B A [out, in] with the frozen W, float32 and detached."""
+        return torch.addmm(self.frozen.dense(), self.B.detach(), self.A.detach(), alpha=self.scale)

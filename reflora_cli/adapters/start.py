@@ -1,0 +1,78 @@
+"""How factors start. The adapted model equals its base at step 0, whatever start is chosen.
+
+Most starts leave B at zero. Others take the part s B A out of the frozen weight, which the layer remembers as its
+offset. Every module draws from a generator of its own, seeded by the run's seed and the module's name: the same module
+starts the same whatever else is adapted, in whatever order, on whatever device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.methods.axes import Init
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A CPU generator that depends on the run's seed and the module's name only."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def start(adapted: Adapted, init: Init, seed: int) -> None:
+    """Give the factors of all layers their first values, in place.
+
+    It is called when the model is on its device, and not for a run that continues: `take_up` does that.
+    """
+    for name, layer in low_rank_layers(adapted).items():
+        draw = generator_for(seed, name)
+        match init:
+            case Init.DEFAULT:
+                A = uniform(layer.rank, layer.frozen.in_features, draw)
+            case Init.GAUSSIAN:
+                A = gaussian(layer.rank, layer.frozen.in_features, draw)
+        layer.begin(A, torch.zeros(layer.frozen.out_features, layer.rank))
+
+
+def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
+    """The layers that have a pair to start, by module name."""
+    return {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
+
+
+def uniform(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
+    bound = 1 / math.sqrt(in_features)
+    return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
+
+
+def gaussian(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """A [r, in] ~ N(0, 1/r^2), as PEFT's "gaussian"."""
+    return torch.empty(rank, in_features).normal_(std=1 / rank, generator=generator)
+
+
+def take_up(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
+    """Give layers the ranks and offsets that they have in a checkpoint, in place; values are restored afterwards.
+
+    tensors: `Adapted.parameters` and `Adapted.constants` as they were saved, by full name.
+    """
+    for name, layer in low_rank_layers(adapted).items():
+        if pair := fitting_pair(layer, tensors.get(f"{name}.A"), tensors.get(f"{name}.B")):
+            layer.begin(*pair)
+        if offset := fitting_pair(layer, tensors.get(f"{name}.offset_A"), tensors.get(f"{name}.offset_B")):
+            known = layer.offset_rank  # an adapter from which the run began has brought its own
+            if offset[0].shape[0] > known:
+                layer.move(offset[0][known:], offset[1][:, known:])
+
+
+def fitting_pair(layer: LowRankLayer, A: Tensor | None, B: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """A [k, in] and B [out, k] if they are there and make an update of the layer's weight; None otherwise."""
+    if A is None or B is None or A.ndim != 2 or B.ndim != 2:
+        return None
+    shapes = (layer.frozen.out_features, A.shape[0]), (A.shape[0], layer.frozen.in_features)
+    return (A, B) if (tuple(B.shape), tuple(A.shape)) == shapes else None
