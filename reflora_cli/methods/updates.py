@@ -134,6 +134,7 @@ UpdateChoice = Annotated[
     PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate,
     Field(discriminator="kind"),
 ]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

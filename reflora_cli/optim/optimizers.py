@@ -17,15 +17,13 @@ from torch import nn
 
 from reflora_cli.ground.errors import InputError, Problem, check_argument
 from reflora_cli.methods.arguments import chosen_update
-from reflora_cli.methods.updates import UpdateChoice
+from reflora_cli.methods.updates import UpdateChoice, UpdateKind
 from reflora_cli.optim.build import build_rule
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.roles import Roles, roles_of, single_factors
 from reflora_cli.optim.rule import UpdateRule
-
-UpdateName = Literal["reflora", "reflora-s", "scaled-gd", "plain"]
 
 
 class RefLoRA(PairAdamW):
@@ -41,7 +39,7 @@ class RefLoRA(PairAdamW):
         model: nn.Module | Roles,
         lr: float = 1e-3,
         *,
-        update: UpdateName = "reflora",
+        update: UpdateKind = "reflora",
         warmup_steps: int = 100,
         interval: int = 1,
         damping: float | Literal["auto"] = "auto",
@@ -78,7 +76,7 @@ class RefLoRASGD(PairSGD):
         model: nn.Module | Roles,
         lr: float = 1e-3,
         *,
-        update: UpdateName = "reflora",
+        update: UpdateKind = "reflora",
         warmup_steps: int = 100,
         interval: int = 1,
         damping: float | Literal["auto"] = "auto",
