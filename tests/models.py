@@ -51,5 +51,5 @@ def injected(
 ) -> Adapted:
     """The model with its adapters in place and started."""
     adapted = inject(model, method, trainable, saved, left_out)
-    start(adapted, method.init, seed)
+    start(adapted, method.start, seed)
     return adapted

@@ -19,7 +19,8 @@ from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.patterns import matches_whole
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -33,7 +34,7 @@ class Adaptation(Protocol):
     @property
     def targets(self) -> tuple[str, ...] | Literal["all-linear"]: ...
     @property
-    def layer(self) -> Layer: ...
+    def layer(self) -> LayerChoice: ...
     @property
     def rank(self) -> int: ...
     @property
@@ -135,13 +136,13 @@ def attach(
 
 
 def build_layer(
-    layer: Layer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+    layer: LayerChoice, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
 ) -> AdapterLayer:
     """The adapter layer of one kind on one frozen weight."""
     match layer:
-        case Layer.LORA:
+        case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)
-        case Layer.DORA:
+        case DoRALayer():
             return DoRALinear(frozen, pair, scale, dropout)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
-from reflora_cli.methods.axes import Init
+from reflora_cli.methods.starts import DefaultStart, GaussianStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -25,17 +25,17 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def start(adapted: Adapted, init: Init, seed: int) -> None:
+def start(adapted: Adapted, choice: StartChoice, seed: int) -> None:
     """Give the factors of all layers their first values, in place.
 
     It is called when the model is on its device, and not for a run that continues: `take_up` does that.
     """
     for name, layer in low_rank_layers(adapted).items():
         draw = generator_for(seed, name)
-        match init:
-            case Init.DEFAULT:
+        match choice:
+            case DefaultStart():
                 A = uniform(layer.rank, layer.frozen.in_features, draw)
-            case Init.GAUSSIAN:
+            case GaussianStart():
                 A = gaussian(layer.rank, layer.frozen.in_features, draw)
         layer.begin(A, torch.zeros(layer.frozen.out_features, layer.rank))
 

@@ -25,7 +25,7 @@ from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.axes import Layer
+from reflora_cli.methods.layers import layer_of
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -113,7 +113,7 @@ def settings_of(files: AdapterFiles) -> dict[str, Any]:
         "rank": rank,
         "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
         "scaling": config.scaling,
-        "layer": Layer.DORA if config.use_dora else Layer.LORA,
+        "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
         "targets": targets_of(files),
     }
 

@@ -30,7 +30,8 @@ from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig
 from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console import show_table
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.training.job import roles_in

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.axes import Layer, Scaling, Update
-from reflora_cli.methods.method import PRESETS
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.registry import TASKS
@@ -84,7 +86,7 @@ def test_sections_merge_deeply_and_lists_are_replaced(write: Write) -> None:
     write(GOOD + "  seed: 3\n", "low.yaml")
     child = "extends: low.yaml\nmethod: {targets: [a, b], refactor: {interval: 4}}\n"
     method = load(write(child), "method.refactor.warmup_steps=9", "method.targets=[c]").method
-    assert (method.rank, method.refactor.interval, method.refactor.warmup_steps) == (8, 4, 9)
+    assert (method.rank, method.update.interval, method.update.warmup_steps) == (8, 4, 9)
     assert method.targets == ("c",)
 
 
@@ -104,15 +106,99 @@ def test_a_later_preset_drops_axes_of_earlier_layers(write: Write) -> None:
 def test_axes_of_the_same_layer_stay(write: Write) -> None:
     child = write("extends: glue/cola\nmethod: {update: reflora-s, name: dora}\n")
     method = load(child).method
-    assert (method.layer, method.update) == (Layer.DORA, Update.REFLORA_S)
+    assert (method.layer.kind, method.update.kind) == ("dora", "reflora-s")
     method = load(child, "method.scaling=rslora").method
-    assert (method.layer, method.update, method.scaling) == (Layer.DORA, Update.REFLORA_S, Scaling.RSLORA)
+    assert (method.layer.kind, method.update.kind, method.scaling) == ("dora", "reflora-s", Scaling.RSLORA)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_order_of_overrides_does_not_matter_between_preset_and_axis(order: int, write: Write) -> None:
     overrides = ["method.name=dora", "method.update=reflora"][::order]
     assert load(write(GOOD), *overrides).method.label == "dora, update reflora"
+
+
+OLD_CHOICES = """
+  layer: lora
+  init: gaussian
+  update: reflora
+  refactor:
+    warmup_steps: 3
+    interval: 1
+    damping: auto
+"""
+"""The choices of a run's recipe as they were written before choices had fields."""
+
+
+def test_a_recipe_of_an_earlier_version_is_an_equal_recipe(write: Write) -> None:
+    old = load(write(GOOD.replace("  rank: 8\n", f"  rank: 8{OLD_CHOICES}")))
+    text = dump_recipe(old)
+    assert not {"refactor:", "init:"} & set(text.split())
+    assert load(write(text)) == old
+    assert load(write(GOOD), "method.start=gaussian", "method.update.warmup_steps=3") == old
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "expected"),
+    [
+        # A field over the short form, and the other way round.
+        ("update: scaled-gd", ["update.warmup_steps=3"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("update: {warmup_steps: 3}", ["update=scaled-gd"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("update: {kind: scaled-gd, interval: 2}", ["update=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        ("update: {interval: 2}", ["update.warmup_steps=3"], {"warmup_steps": 3, "interval": 2}),
+        # Another kind comes without the fields of the one below.
+        ("update: {damping: 0.5, interval: 2}", ["update.kind=reflora"], {"damping": 0.5, "interval": 2}),
+        ("update: {kind: reflora, damping: 0.5, interval: 2}", ["update=reflora-s"], {"kind": "reflora-s"}),
+        ("update: {kind: reflora, damping: 0.5}", ["update.kind=reflora-s"], {"kind": "reflora-s"}),
+        # The two places of a rule's settings: of two layers the later one counts.
+        ("update: {warmup_steps: 3}", ["refactor.warmup_steps=4"], {"warmup_steps": 4}),
+        ("refactor: {warmup_steps: 3, interval: 2}", ["update.warmup_steps=4"], {"warmup_steps": 4, "interval": 2}),
+        ("refactor: {warmup_steps: 3}", ["update={kind: scaled-gd}"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("rank: 4", ["update.warmup_steps=3", "refactor.warmup_steps=4"], {"warmup_steps": 4}),
+        ("rank: 4", ["refactor.warmup_steps=4", "update.warmup_steps=3"], {"warmup_steps": 3}),
+        # In either order: overrides are one layer.
+        ("rank: 4", ["update=scaled-gd", "update.interval=2"], {"kind": "scaled-gd", "interval": 2}),
+        ("rank: 4", ["update.interval=2", "update=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        # A preset drops the rule below it with its settings, but not the section for whichever rule there is.
+        ("update: {kind: reflora-s, interval: 2}", ["name=scaled-gd"], {"kind": "scaled-gd"}),
+        ("update: {interval: 2}", ["name=reflora"], {}),
+        ("refactor: {interval: 2}", ["name=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        ("refactor: {interval: 2}", ["name=lora"], {"kind": "plain"}),
+    ],
+)
+def test_choices_in_layers(below: str, above: list[str], expected: dict[str, Any], write: Write) -> None:
+    path = write(GOOD.replace("  rank: 8\n", f"  {below}\n"))
+    meant = Method.model_validate({"update": {"kind": "reflora"} | expected}).update
+    assert load(path, *(f"method.{override}" for override in above)).method.update == meant
+
+
+def test_choices_in_files(write: Write) -> None:
+    write(GOOD.replace("rank: 8", "update: {kind: scaled-gd, interval: 2, damping: 0.5}"), "low.yaml")
+    middle = "extends: low.yaml\nmethod: {update: {interval: 3}, refactor: {warmup_steps: 4}}\n"
+    assert load(write(middle, "middle.yaml")).method.update.model_dump() == {
+        "kind": "scaled-gd",
+        "warmup_steps": 4,
+        "interval": 3,
+        "damping": 0.5,
+    }
+    top = load(write("extends: middle.yaml\nmethod: {update: reflora-s}\n")).method.update
+    assert top.model_dump() == {"kind": "reflora-s", "warmup_steps": 4, "interval": 1}
+
+
+def test_the_two_names_of_the_start_replace_each_other(write: Write) -> None:
+    path = write(GOOD.replace("rank: 8", "init: gaussian"))
+    assert load(path).method.start.kind == "gaussian"
+    assert load(path, "method.start=default").method.start.kind == "default"
+    path = write(GOOD.replace("rank: 8", "start: {kind: default}"))
+    assert load(path, "method.init=gaussian").method.start.kind == "gaussian"
+    assert load(path, "method.name=lora").method.start.kind == "default"
+
+
+def test_a_wrong_kind_is_blamed_on_the_layer_that_says_it(write: Write) -> None:
+    path = write(GOOD.replace("rank: 8", "update: scaled-gd"))
+    with pytest.raises(InputError, match=r"where: override method\.update=reflroa"):
+        load(path, "method.update=reflroa")
+    with pytest.raises(InputError, match=r"x\.yaml, line 5, method\.update\n"):
+        load(write(GOOD.replace("rank: 8", "update: reflroa")), "method.update.interval=2")
 
 
 def test_steps_and_epochs_replace_each_other(write: Write) -> None:
@@ -224,6 +310,8 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
         "targets": st.just("all-linear") | st.lists(TEXT, min_size=1),
         "trainable_modules": st.just("auto") | st.lists(TEXT),
         "layer": st.sampled_from(["lora", "dora"]),
+        "start": st.sampled_from(["default", "gaussian"]) | st.just({"kind": "gaussian"}),
+        "update": st.fixed_dictionaries({"kind": st.sampled_from(list(UPDATES))}),
         "refactor": st.fixed_dictionaries(
             {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
         ),
@@ -255,7 +343,7 @@ def test_dump_is_read_back_as_an_equal_recipe(write: Write, plain: dict[str, Any
 
 def test_dump_is_plain_and_whole(write: Write) -> None:
     lines = dump_recipe(load(write(GOOD), "method.targets=[a, b.c]", "train.learning_rate=1e-5")).splitlines()
-    for line in ("  targets: [a, b.c]", "  learning_rate: 1.0e-05", "  layer: lora", "  dtype: auto", "  steps: null"):
+    for line in ("  targets: [a, b.c]", "  learning_rate: 1.0e-05", "    kind: lora", "  dtype: auto", "  steps: null"):
         assert line in lines
     assert not [line for line in lines if "!!" in line]
     assert [line for line in lines if line[0] != " "] == ["model:", "method:", "task:", "train:", "eval:"]
