@@ -10,8 +10,9 @@ from torch import nn
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.axes import Update
 from reflora_cli.optim.groups import Rates, parameter_groups
-from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
+from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
+from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -53,7 +54,7 @@ def build_optimizer(
     magnitudes: Mapping[str, nn.Parameter],
     others: Mapping[str, nn.Parameter],
     rates: Rates,
-) -> PairOptimizer:
+) -> Partition:
     """The optimizer of the pairs, DoRA's `magnitudes` and the `others` (heads), with the method's update rule on the
     pairs.
 

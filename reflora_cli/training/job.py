@@ -22,7 +22,7 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairOptimizer
+from reflora_cli.optim.partition import Partition
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.environment import describe
 from reflora_cli.runs.trained_base import found_again, unchecked
@@ -50,7 +50,7 @@ class Job:
     rows: Rows
     objective: Objective[Any]
     sampler: StepSampler
-    optimizer: PairOptimizer
+    optimizer: Partition
     total_steps: int
     probes: list[Example | PromptExample]
     environment: dict[str, object]
@@ -213,7 +213,7 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
     return total
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted) -> PairOptimizer:
+def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
     train = recipe.train
     rates = Rates(
         train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value, train.momentum

@@ -20,7 +20,7 @@ from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Init, Layer, Scaling, Update
 from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
+from reflora_cli.optim.partition import Partition
 from tests.models import HEADS, batch, make
 
 WARMUP = 2
@@ -72,7 +72,7 @@ class Training:
         return loss.item()
 
 
-def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> PairOptimizer:
+def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> Partition:
     return build_optimizer(method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
 
 
@@ -167,9 +167,9 @@ def test_interrupted_training_equals_uninterrupted(method: Method, rates: Rates,
         whole.step()
     for _ in range(stop):
         part.step()
-    saved = {name: tensor.clone() for name, tensor in state_tensors(part.optimizer, part.adapted.parameters).items()}
+    saved = {name: tensor.clone() for name, tensor in part.optimizer.tensors(part.adapted.parameters).items()}
     optimizer = optimizer_for(method, part.adapted, rates)
-    load_state_tensors(optimizer, part.adapted.parameters, saved)
+    optimizer.load_tensors(part.adapted.parameters, saved)
     part.optimizer = optimizer
     for _ in range(stop, 8):
         part.step()
