@@ -21,7 +21,7 @@ from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground import strict_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.patterns import matches_whole
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.method import Method
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def peft_config(
     rank, ranks = common_and_others({name: layer.rank for name, layer in adapted.layers.items()})
     alphas = {name: alpha_of(layer, method) for name, layer in adapted.layers.items()}
     config = {
-        "peft_type": "LORA",
+        "peft_type": method.layer.peft_type,
         "task_type": task_type if heads_travel(model, saved, task_type) else None,
         "base_model_name_or_path": base[0],
         "revision": base[1],
@@ -92,7 +92,7 @@ def peft_config(
         "r": rank,
         "lora_alpha": method.alpha,
         "lora_dropout": method.dropout,
-        "use_dora": method.layer is Layer.DORA,
+        **method.layer.peft_flags,
         "use_rslora": method.scaling is Scaling.RSLORA,
         "target_modules": shortest_targets(model, list(adapted.layers)),
         "modules_to_save": list(saved),

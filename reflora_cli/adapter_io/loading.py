@@ -20,7 +20,8 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import layer_of
 
 Parts = dict[str, Tensor]
 """Tensors of one module: A, B and m of an adapted module, or those of its state for a module saved whole."""
@@ -112,7 +113,7 @@ def restored_layer(files: AdapterFiles, name: str, base: nn.Module, tensors: Par
     scaling = Scaling.RSLORA if config.use_rslora else Scaling.STANDARD
     scale = scaling_factor(scaling, alpha, rank)
     check_size(files, name, abs(scale) * rank * largest(tensors["A"]) * largest(tensors["B"]))
-    layer_kind = Layer.DORA if config.use_dora else Layer.LORA
+    layer_kind = layer_of(config.peft_type, {"use_dora": config.use_dora})
     layer = build_layer(layer_kind, frozen, (tensors["A"], tensors["B"]), scale, config.lora_dropout)
     if layer.magnitude is not None:
         check_size(files, name, largest(tensors["m"]))

@@ -11,7 +11,9 @@ from torch import nn
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
-from reflora_cli.methods.axes import Init, Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import LAYERS, LayerChoice
+from reflora_cli.methods.starts import STARTS, StartChoice
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
@@ -21,8 +23,8 @@ class LowRank:
     """How modules are adapted; what each field means is said by `adapt`. Raises InputError for values out of range."""
 
     targets: tuple[str, ...] | Literal["all-linear"]
-    layer: Layer
-    init: Init
+    layer: LayerChoice
+    start: StartChoice
     rank: int
     alpha: float
     scaling: Scaling
@@ -43,7 +45,7 @@ def adapt(
     rank: int = 8,
     alpha: float = 8.0,
     layer: Literal["lora", "dora"] = "lora",
-    init: Literal["default", "gaussian"] = "default",
+    start: Literal["default", "gaussian"] = "default",
     scaling: Literal["standard", "rslora"] = "standard",
     dropout: float = 0.0,
     trainable: Sequence[str] = (),
@@ -58,7 +60,7 @@ def adapt(
         or `all-linear`: every linear layer but the output embedding of a transformers model.
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685) or `dora` (Liu et al. 2024, arXiv 2402.09353).
-    init: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
+    start: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
     dropout: of the adapter's input, in training.
     trainable: paths of modules that are trained whole, in float32: heads. They are not adapted.
     seed: from this and its name each module draws its A.
@@ -68,8 +70,8 @@ def adapt(
     patterns = (targets,) if isinstance(targets, str) else tuple(targets)
     choices = LowRank(
         ALL_LINEAR if patterns == (ALL_LINEAR,) else patterns,
-        Layer(known(layer, Layer, "layer")),
-        Init(known(init, Init, "init")),
+        LAYERS[known(layer, LAYERS, "layer")](),
+        STARTS[known(start, STARTS, "start")](),
         rank,
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from reflora_cli.methods.axes import Init
+from reflora_cli.methods.starts import DefaultStart, GaussianStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -21,7 +21,9 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def start_factors(init: Init, rank: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def start_factors(
+    start: StartChoice, rank: int, shape: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A [r, in] and B = 0 [out, r] in float32 for a weight of `shape` (out, in).
 
     default: A ~ U(-1/sqrt(in), 1/sqrt(in)), as PEFT and loralib (kaiming uniform with a = sqrt 5).
@@ -29,10 +31,10 @@ def start_factors(init: Init, rank: int, shape: tuple[int, int], generator: torc
     """
     out_features, in_features = shape
     A = torch.empty(rank, in_features)
-    match init:
-        case Init.DEFAULT:
+    match start:
+        case DefaultStart():
             bound = 1 / math.sqrt(in_features)
             A.uniform_(-bound, bound, generator=generator)
-        case Init.GAUSSIAN:
+        case GaussianStart():
             A.normal_(std=1 / rank, generator=generator)
     return A, torch.zeros(out_features, rank)

@@ -19,7 +19,9 @@ from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.factors.pair import FactorPair, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.patterns import matches_whole
-from reflora_cli.methods.axes import Init, Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
+from reflora_cli.methods.starts import StartChoice
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -33,9 +35,9 @@ class Adaptation(Protocol):
     @property
     def targets(self) -> tuple[str, ...] | Literal["all-linear"]: ...
     @property
-    def layer(self) -> Layer: ...
+    def layer(self) -> LayerChoice: ...
     @property
-    def init(self) -> Init: ...
+    def start(self) -> StartChoice: ...
     @property
     def rank(self) -> int: ...
     @property
@@ -107,7 +109,7 @@ def inject(
         frozen = freeze(base)
         shape = (frozen.out_features, frozen.in_features)
         check_rank(method, name, shape)
-        pair = start_factors(method.init, method.rank, shape, generator_for(seed, name))
+        pair = start_factors(method.start, method.rank, shape, generator_for(seed, name))
         layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
     return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
 
@@ -123,13 +125,13 @@ def attach(
 
 
 def build_layer(
-    layer: Layer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+    layer: LayerChoice, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
 ) -> AdapterLayer:
     """The adapter layer of one kind on one frozen weight."""
     match layer:
-        case Layer.LORA:
+        case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)
-        case Layer.DORA:
+        case DoRALayer():
             return DoRALinear(frozen, pair, scale, dropout)
 
 

@@ -8,33 +8,12 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
-from reflora_cli.methods.axes import Update
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Optimizer, Recipe
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task
-
-SOURCES = {
-    "lora": "Hu et al. 2021, LoRA, arXiv 2106.09685",
-    "dora": "Liu et al. 2024, DoRA, arXiv 2402.09353",
-    "reflora": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
-    "reflora-s": "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877",
-    "scaled-gd": "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347",
-}
-"""The papers of layers and update rules."""
-ACTS = {
-    Update.REFLORA: "RefLoRA acts on the steps of training: the factors are used as LoRA's",
-    Update.REFLORA_S: "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's",
-    Update.SCALED_GD: "ScaledGD acts on the steps of training: the factors are used as LoRA's",
-}
-"""What each update rule means for those who only use the result; an entry for every rule but the plain one."""
-UNDER_ADAMW = {
-    Update.REFLORA: ", under which LoRA mostly does as well",
-    Update.REFLORA_S: ", under which LoRA mostly does as well",
-}
-"""What was measured of an update rule under AdamW."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +31,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
     a fenced block.
     """
     recipe, task, source, method = subject.recipe, subject.task, subject.source, subject.recipe.method
-    sources = [SOURCES[axis] for axis in (str(method.layer), str(method.update)) if axis in SOURCES]
+    sources = [choice.source for choice in (method.layer, method.start, method.update) if choice.source]
     lines = [
         "---",
         *([] if source.is_local else [f"base_model: {source.name}"]),
@@ -85,10 +64,10 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
 def rule_lines(recipe: Recipe) -> list[str]:
     """Say what the update rule did to this adapter; nothing for plain steps."""
     update, optimizer = recipe.method.update, recipe.train.optimizer
-    if update is Update.PLAIN:
+    if update.is_plain:
         return []
-    means = "gradient descent" if optimizer is Optimizer.SGD else f"AdamW{UNDER_ADAMW.get(update, '')}"
-    return [f"{ACTS[update]}. What its paper proves holds for gradient descent. This run used {means}."]
+    means = "gradient descent" if optimizer is Optimizer.SGD else f"AdamW{update.under_adamw}"
+    return [f"{update.acts}. What its paper proves holds for gradient descent. This run used {means}."]
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
-from reflora_cli.methods.axes import Update
+from reflora_cli.ground.errors import InputError, Problem, check_argument
+from reflora_cli.methods.arguments import chosen_update
+from reflora_cli.methods.updates import UpdateChoice
 from reflora_cli.optim.build import build_rule
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW
@@ -26,22 +26,6 @@ from reflora_cli.optim.roles import Roles, roles_of, single_factors
 from reflora_cli.optim.rule import UpdateRule
 
 UpdateName = Literal["reflora", "reflora-s", "scaled-gd", "plain"]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """When and how a rule acts, checked; what each field means is said by `RefLoRA`. Raises InputError."""
-
-    warmup_steps: int
-    interval: int
-    damping: float | Literal["auto"]
-
-    def __post_init__(self) -> None:
-        check_argument(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        check_argument(self.interval >= 1, "interval", self.interval, "at least 1")
-        check_argument(
-            self.damping == "auto" or 0 <= self.damping < 1, "damping", self.damping, "auto, or from 0 to below 1"
-        )
 
 
 class RefLoRA(PairAdamW):
@@ -80,7 +64,8 @@ class RefLoRA(PairAdamW):
         betas, eps: AdamW's.
         """
         roles = found(model)
-        rule = checked_rule(update, roles, Timing(warmup_steps, interval, damping))
+        settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
+        rule = checked_rule(roles, chosen_update(update, settings))
         super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, betas, eps)
 
 
@@ -104,7 +89,8 @@ class RefLoRASGD(PairSGD):
     ) -> None:
         """Arguments and errors are those of `RefLoRA`; weight decay is decoupled here too. momentum: 0 for none."""
         roles = found(model)
-        rule = checked_rule(update, roles, Timing(warmup_steps, interval, damping))
+        settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
+        rule = checked_rule(roles, chosen_update(update, settings))
         super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, momentum)
 
 
@@ -138,18 +124,14 @@ def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any
     return parameter_groups(roles.pairs, roles.magnitudes, roles.others, rates, lr_ratio)
 
 
-def checked_rule(update: str, roles: Roles, timing: Timing) -> UpdateRule:
-    """The rule of that name for the pairs. Raises InputError for an unknown name, and for `reflora` and `scaled-gd`
-    where a pair's rank is larger than its weight, whose factors have no full rank. Warns of factors on which the rule
-    cannot act."""
-    names = [own.value for own in Update]
-    if update not in names:
-        raise InputError(Problem("there is no such update rule", "update", repr(update), remedy=nearest(update, names)))
-    if update != Update.PLAIN and (single := single_factors(roles)):
+def checked_rule(roles: Roles, update: UpdateChoice) -> UpdateRule:
+    """The rule for the pairs. Raises InputError for a rule that needs factors of full rank, where a pair's rank is
+    larger than its weight. Warns of factors on which the rule cannot act."""
+    if not update.is_plain and (single := single_factors(roles)):
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
         warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=3)
     for pair in roles.pairs:
-        if Update(update).is_preconditioning and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
+        if update.needs_full_rank and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
             what = f"the rank is larger than the adapted weight allows: {update} needs A and B of full rank"
             raise InputError(Problem(what, pair.name, f"rank {pair.rank}", f"at most {most}"))
-    return build_rule(Update(update), roles.pairs, timing)
+    return build_rule(update, roles.pairs)

@@ -2,9 +2,10 @@
 
 Layers are merged from the bottom up: the recipe named by `extends` (a path relative to the file, or a bundled name),
 the file itself, then all `KEY=VALUE` together, of which the last one counts where two set the same key. Sections merge
-key by key. Two keys replace others when a later layer sets them: `method.name` drops the axes that earlier layers set,
-because a preset stands for all of them; and of `train.epochs` and `train.steps` the later value replaces the other,
-also among overrides. All keys of one layer count: `method.name=dora method.update=reflora` is both, in either order.
+key by key; a choice of another kind (`method.update`) replaces the one below it with all its fields. Some keys replace
+others when a later layer sets them: `method.name` drops the axes that earlier layers set, because a preset stands for
+all of them; and of `ALTERNATIVES`, such as `train.epochs` and `train.steps`, the later one replaces the other, also
+among overrides. All keys of one layer count: `method.name=dora method.update=reflora` is both, in either order.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pydantic import ValidationError
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import AXES
+from reflora_cli.methods.spelling import DEFAULTS, OLDER_KEYS
+from reflora_cli.methods.updates import Refactor
 from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml
@@ -29,7 +32,15 @@ PLACES = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "r
 """The places of bundled recipes: in an installed package, and in the repository."""
 LARGEST = 200_000
 """The most bytes of a recipe file: a wrong path should not read a model into memory."""
+ALTERNATIVES: tuple[tuple[KeyPath, KeyPath], ...] = (
+    (("train", "steps"), ("train", "epochs")),
+    *((("method", older), ("method", key)) for older, key in OLDER_KEYS.items()),
+    *((("method", "refactor", key), ("method", "update", key)) for key in Refactor.model_fields),
+)
+"""Pairs of keys that say the same thing, or contradict each other."""
 DOTTED_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
+MISSING = object()
+"""What stands where there is no key: null is a value."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,7 @@ def read_layer(path: Path) -> Settings:
         expected = "sections: model, method, task, train, eval"
         found = "nothing" if values is None else shown(values)
         raise InputError(Problem("the recipe has no sections", str(path), found, expected))
-    return Settings(values, {key: f"{path}, line {line}" for key, line in lines.items()})
+    return with_kinds(Settings(values, {key: f"{path}, line {line}" for key, line in lines.items()}))
 
 
 def check_task(settings: Settings, source: str) -> list[Problem]:
@@ -169,23 +180,24 @@ def parse_override(text: str) -> Settings:
     nested: Any = parsed
     for part in reversed(path):
         nested = {part: nested}
-    return Settings(nested, {path[:length]: where for length in range(1, len(path) + 1)})
+    return with_kinds(Settings(nested, {path[:length]: where for length in range(1, len(path) + 1)}))
 
 
 def merge(below: Settings, above: Settings) -> Settings:
     """Return the layer `above` over the layers `below`."""
-    method = above.values.get("method")
-    named = isinstance(method, dict) and "name" in method
-    values = without(below.values, "method", AXES) if named else below.values
+    values = below.values
+    if value_at(above.values, ("method", "name"), MISSING) is not MISSING:
+        for key in (*AXES, *OLDER_KEYS):
+            values = without(values, ("method", key))
     return combined(Settings(values, below.origins), above)
 
 
 def combined(below: Settings, above: Settings) -> Settings:
     """Combine both, key by key. A section keeps the place where it was opened; any other value has that of `above`."""
-    values, train = below.values, above.values.get("train")
-    for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        if isinstance(train, dict) and train.get(key) is not None:
-            values = without(values, "train", (other,))
+    values = below.values
+    for one, other in (pair for keys in ALTERNATIVES for pair in (keys, keys[::-1])):
+        if value_at(above.values, one) is not None:
+            values = without(values, other)
     origins = dict(below.origins)
     for path, origin in above.origins.items():
         if not (is_section(below, path) and is_section(above, path)):
@@ -193,26 +205,52 @@ def combined(below: Settings, above: Settings) -> Settings:
     return Settings(merged(values, above.values), origins)
 
 
+def with_kinds(settings: Settings) -> Settings:
+    """Return the settings with every choice that is given by its kind alone as a mapping, so that layers merge."""
+    values, origins = settings.values, dict(settings.origins)
+    for key in (*DEFAULTS, *OLDER_KEYS):
+        path = ("method", key)
+        if isinstance(kind := value_at(values, path), str):
+            values = {**values, "method": {**values["method"], key: {"kind": kind}}}
+            origins[(*path, "kind")] = origins.get(path, "")
+    return Settings(values, origins)
+
+
+def value_at(values: Any, path: KeyPath, default: Any = None) -> Any:
+    """Return what stands at `path`; the default if nothing does."""
+    for key in path:
+        if not isinstance(values, dict) or key not in values:
+            return default
+        values = values[key]
+    return values
+
+
 def is_section(settings: Settings, path: KeyPath) -> bool:
     """Whether there is a mapping at `path`."""
-    value: Any = settings.values
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return isinstance(value, dict)
+    return isinstance(value_at(settings.values, path), dict)
 
 
-def without(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return `values` less some keys of a section, if it is one."""
-    inner = values.get(section)
-    if not isinstance(inner, dict):
+def without(values: Any, path: KeyPath) -> Any:
+    """Return nested mappings less the key at `path`, if it is there."""
+    if value_at(values, path, MISSING) is MISSING:
         return values
-    return {**values, section: {key: value for key, value in inner.items() if key not in keys}}
+    key, *rest = path
+    kept = {name: value for name, value in values.items() if name != key}
+    return {**values, key: without(values[key], tuple(rest))} if rest else kept
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge mappings key by key, and replace anything else."""
+    """Merge mappings key by key, unless they are choices of different kinds, and replace anything else."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict) and is_same_kind(old, value):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
     return result
+
+
+def is_same_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    """Whether the mappings may be of one choice: at most one of them has a kind, or both have the same."""
+    return "kind" not in below or "kind" not in above or bool(below["kind"] == above["kind"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reflora_cli.ground.errors import Problem, nearest
+from reflora_cli.methods.spelling import OLDER_KEYS
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, shortened
 
@@ -41,42 +43,99 @@ BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 KINDS = {bool: "boolean", int: "whole number", float: "number", str: "text", list: "list", dict: "section"}
 
 
+@dataclass(frozen=True)
+class Spot:
+    """What an error is about. path: its keys, without branches of unions and places in lists. schema: of the last key,
+    empty if there is no such key. section: the schema in which that key stands. choice: of which discriminated union
+    that section is a branch; empty for other sections.
+    """
+
+    path: KeyPath
+    schema: Schema
+    section: Schema
+    choice: Schema
+
+
 def problems_of(error: ValidationError, values: Any, origins: Origins, source: str) -> list[Problem]:
     """Return one problem per wrong key; the branches of a union are joined into one."""
-    first = {key_path(detail["loc"]): detail for detail in reversed(error.errors(include_url=False))}
-    return [describe(path, first[path], values, origins, source) for path in reversed(first)]
+    found: dict[KeyPath, Problem] = {}
+    for detail in error.errors(include_url=False):
+        spot = spot_of(detail["loc"])
+        path = as_written(spot.path, values)
+        if path not in found:
+            found[path] = describe(replace(spot, path=path), detail, values, origins, source)
+    return list(found.values())
 
 
-def key_path(location: tuple[int | str, ...]) -> KeyPath:
-    """Return the part of pydantic's location that consists of keys; branches of unions and places in lists follow
-    it.
-    """
+def spot_of(location: tuple[int | str, ...]) -> Spot:
+    """Return what pydantic's location is about."""
     path: list[str] = []
-    schema = recipe_schema()
+    schema, section, choice, tagged = recipe_schema(), Schema(), Schema(), Schema()
     for part in location:
-        if "properties" not in schema:
+        if "discriminator" in schema:
+            tagged, schema = schema, branches_of(schema)[str(part)]
+        elif "properties" in schema:
+            path.append(str(part))
+            section, choice, tagged = schema, tagged, {}
+            schema = resolved(schema["properties"].get(part, {}))
+        else:
             break
-        path.append(str(part))
-        schema = resolved(schema["properties"].get(part, {}))
-    return tuple(path)
+    return Spot(tuple(path), schema, section, choice)
 
 
-def describe(path: KeyPath, detail: ErrorDetails, values: Any, origins: Origins, source: str) -> Problem:
+def as_written(path: KeyPath, values: Any) -> KeyPath:
+    """Return the key under which the user gave a value: pydantic saw a method that was spelled out."""
+    section = values.get("method") if isinstance(values, dict) else None
+    if path[:1] != ("method",) or not isinstance(section, dict):
+        return path
+    for older, key in OLDER_KEYS.items():
+        if path[1:2] == (key,) and key not in section and older in section:
+            return ("method", older, *path[2:])
+    refactor, update = section.get("refactor"), section.get("update")
+    is_elsewhere = not (isinstance(update, dict) and path[-1] in update)
+    if path[1:2] == ("update",) and is_elsewhere and isinstance(refactor, dict) and path[-1] in refactor:
+        return ("method", "refactor", *path[2:])
+    return path
+
+
+def describe(spot: Spot, detail: ErrorDetails, values: Any, origins: Origins, source: str) -> Problem:
     """Return one problem. values: what was validated. source: the recipe's name, for a value without a line."""
-    if detail["type"] == "refused":
-        context = detail["ctx"]
-        where = place((*path, *context["key"].split(".")), origins, source)
-        return Problem(context["reason"], where, remedy=context["remedy"])
+    path, kind = spot.path, detail["type"]
+    if kind == "refused":
+        return refused(path, detail["ctx"], values, origins, source)
     where, dotted = place(path, origins, source), ".".join(path)
-    if detail["type"] == "extra_forbidden":
-        return Problem(f"unknown key {path[-1]!r}", where, remedy=nearest_key(path))
-    expected = in_words(schema_of(path))
-    if detail["type"] == "missing":
+    if kind == "extra_forbidden":
+        return unknown_key(spot, where)
+    expected = in_words(spot.schema)
+    if kind == "missing":
         return Problem(f"{dotted} is missing", source, expected=expected)
-    if detail["type"] == "finite_number":
+    if kind == "finite_number":
         expected = expected.replace("a number", "a finite number")
     value = lookup(values, path)
-    return Problem(f"wrong value for {dotted}", where, shown(value), expected, value_remedy(value, schema_of(path)))
+    if kind == "union_tag_invalid":
+        value, where = value["kind"], place((*path, "kind"), origins, source).removesuffix(".kind")
+    return Problem(f"wrong value for {dotted}", where, shown(value), expected, value_remedy(value, spot.schema))
+
+
+def refused(path: KeyPath, context: dict[str, Any], values: Any, origins: Origins, source: str) -> Problem:
+    """Return the problem of values that do not go together; where they are two, with both places."""
+    places = [
+        place(as_written((*path, *key.split(".")), values), origins, source)
+        for key in (context["key"], context["also"])
+        if key
+    ]
+    return Problem(context["reason"], " and ".join(dict.fromkeys(places)), remedy=context["remedy"])
+
+
+def unknown_key(spot: Spot, where: str) -> Problem:
+    """Return the problem of a key that its section does not have; other kinds of a choice may have it."""
+    what, key = f"unknown key {spot.path[-1]!r}", spot.path[-1]
+    own, *_ = choices(spot.section["properties"].get("kind", {})) or [""]
+    kinds = [kind for kind, branch in branches_of(spot.choice).items() if key in branch["properties"]]
+    if kinds:
+        chosen = ".".join(spot.path[:-1])
+        return Problem(what, where, f"{chosen} is {own}", f"kinds that have it: {', '.join(kinds)}")
+    return Problem(what, where, remedy=nearest_key(spot))
 
 
 def place(path: KeyPath, origins: Origins, source: str) -> str:
@@ -119,17 +178,19 @@ def value_remedy(value: Any, schema: Schema) -> str:
     return "put it in quotes to make it text" if is_text and is_single else ""
 
 
-def nearest_key(path: KeyPath) -> str:
-    """Return the valid key most like the last of `path`, by its full path if it is in another section."""
-    key, section = path[-1], recipe_schema()
-    for part in path[:-1]:
-        section = resolved(section["properties"][part])
-    everywhere = list(all_keys(recipe_schema()))
+def nearest_key(spot: Spot) -> str:
+    """Return the valid key most like the spot's, by its full path if it is in another section or in a choice."""
+    key, section = spot.path[-1], spot.section
+    everywhere = list(dict.fromkeys(all_keys(recipe_schema())))
     same = [full for full in everywhere if full.rpartition(".")[2] == key or full == ELSEWHERE.get(key)]
     if same:
         return f"did you mean {' or '.join(map(repr, same))}?"
+    if spot.choice:
+        near = difflib.get_close_matches(key, section["properties"], n=1, cutoff=0.5)
+        if near:
+            return f"did you mean {'.'.join((*spot.path[:-1], *near))!r}?"
     # A slip of the pen in a key of another section is nearer than what merely looks like it here.
-    leaves = {full.rpartition(".")[2]: full for full in everywhere}
+    leaves = {full.rpartition(".")[2]: full for full in reversed(everywhere)}
     slip = next(iter(difflib.get_close_matches(key, leaves, n=1, cutoff=0.8)), None)
     if slip is not None and slip not in section["properties"]:
         return f"did you mean {leaves[slip]!r}?"
@@ -137,25 +198,24 @@ def nearest_key(path: KeyPath) -> str:
 
 
 def all_keys(section: Schema, prefix: str = "") -> Iterator[str]:
-    """Return the dotted paths of all keys of a recipe."""
+    """Return the dotted paths of all keys of a recipe; those of several kinds of one choice more than once."""
     for name, value in section["properties"].items():
         yield prefix + name
         inner = resolved(value)
-        if "properties" in inner:
-            yield from all_keys(inner, f"{prefix}{name}.")
+        for part in (inner, *branches_of(inner).values()):
+            if "properties" in part:
+                yield from all_keys(part, f"{prefix}{name}.")
+
+
+def branches_of(schema: Schema) -> dict[str, Schema]:
+    """Return the schemas of a discriminated union by kind; none for any other schema."""
+    branches = map(resolved, schema["oneOf"] if "discriminator" in schema else ())
+    return {branch["properties"]["kind"]["const"]: branch for branch in branches}
 
 
 @cache
 def recipe_schema() -> Schema:
     return Recipe.model_json_schema()
-
-
-def schema_of(path: KeyPath) -> Schema:
-    """Return the schema of a valid key."""
-    schema = recipe_schema()
-    for part in path:
-        schema = resolved(schema["properties"][part])
-    return schema
 
 
 def resolved(schema: Schema) -> Schema:
@@ -166,8 +226,8 @@ def resolved(schema: Schema) -> Schema:
 
 
 def choices(schema: Schema) -> list[str]:
-    """Return the words that a schema allows."""
-    return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
+    """Return the words that a schema allows; those of a discriminated union are its kinds."""
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", branches_of(schema)))
 
 
 def in_words(schema: Schema) -> str:

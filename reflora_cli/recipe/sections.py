@@ -1,7 +1,7 @@
 """Define a recipe, everything that makes a run, as frozen, validated sections.
 
 Unknown keys are errors and numbers must be numbers: a misspelt or misread setting would otherwise train something else.
-How files, `extends` and overrides become a Recipe is in `recipe_file.py`.
+How files, `extends` and overrides become a Recipe is in `files.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reflora_cli.methods.axes import Update
-from reflora_cli.methods.method import Choice, Method, refusal
+from reflora_cli.methods.choice import Named, refusal
+from reflora_cli.methods.method import Method
 from reflora_cli.recipe.schedules import Schedule
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
@@ -71,8 +71,8 @@ class ModelSection(Section):
 
     name: str = Field(description="hub id (or hub:ID), local directory, builtin:NAME, or pkg:PACKAGE/PATH")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    dtype: Annotated[Dtype, Choice] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
-    quantization: Annotated[Quantization, Choice] = Field(
+    dtype: Annotated[Dtype, Named] = Field(Dtype.AUTO, description="of the frozen base and the forward pass")
+    quantization: Annotated[Quantization, Named] = Field(
         Quantization.NONE, description="of the base's linear layers, but not of its output head"
     )
     double_quant: bool = Field(True, description="nf4 and fp4: the scales of blocks are quantized too")
@@ -117,11 +117,11 @@ class TrainSection(Section):
     head_learning_rate: float | None = Field(
         None, gt=0, le=1e30, description="of modules trained whole; null: learning_rate"
     )
-    optimizer: Annotated[Optimizer, Choice] = Field(
+    optimizer: Annotated[Optimizer, Named] = Field(
         Optimizer.ADAMW, description="AdamW and the size of its moments, or sgd, whose rates are many times larger"
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
-    schedule: Annotated[Schedule, Choice] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
+    schedule: Annotated[Schedule, Named] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
@@ -162,7 +162,7 @@ class EvalSection(Section):
     )
     at_start: bool = Field(False, description="also score before the first step")
     batch_size: int = Field(64, ge=1, description="rows per forward pass")
-    protocol: Annotated[EvalProtocol, Choice] = Field(
+    protocol: Annotated[EvalProtocol, Named] = Field(
         EvalProtocol.LLM_ADAPTERS,
         description="language models: llm-adapters generates and parses, choices compares log-likelihoods",
     )
@@ -195,8 +195,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _moments_that_can_be_transported(self) -> Recipe:
-        if self.method.update is Update.REFLORA_S and self.train.optimizer.has_small_moments:
-            reason = f"reflora-s carries AdamW's moments over to the rebalanced factors, and {self.train.optimizer} "
-            remedy = "use adamw or sgd, or method.update=reflora"
+        update, optimizer = self.method.update, self.train.optimizer
+        if update.transports_moments and optimizer.has_small_moments:
+            reason = f"{update} carries AdamW's moments over to the rebalanced factors, and {optimizer} "
+            remedy = "use adamw or sgd, or another update rule"
             raise refusal("train.optimizer", reason + "keeps them in 8 bits", remedy)
         return self

@@ -163,12 +163,13 @@ def check_targets(fit: Fitting, method: Method, wanted: set[str]) -> None:
 
 
 def check_factors(method: Method, layers: Mapping[str, AdapterLayer]) -> None:
-    """Raises InputError where RefLoRA has no S: factors that cannot have full rank, or B = 0 without a warm-up."""
+    """Raises InputError where the update rule cannot act: factors that cannot have full rank, or B = 0 at once."""
     for name, layer in layers.items():
         own = method.model_copy(update={"rank": layer.rank})
         check_rank(own, name, (layer.frozen.out_features, layer.frozen.in_features))
     zero = [name for name, layer in layers.items() if not layer.B.any()]
-    if zero and method.needs_full_rank and method.refactor.warmup_steps == 0:
-        what = "RefLoRA cannot start without a warm-up: the adapter's B is 0, where nothing would move"
-        remedy = "set method.refactor.warmup_steps to at least 1"
-        raise InputError(Problem(what, "method.refactor.warmup_steps", listed(zero), remedy=remedy))
+    update = method.update
+    if zero and update.needs_warmup_at_zero and update.warmup_steps == 0:
+        what = f"{update} cannot start without a warm-up: the adapter's B is 0, and there {update.stuck_at_zero}"
+        remedy = "set method.update.warmup_steps to at least 1"
+        raise InputError(Problem(what, "method.update.warmup_steps", listed(zero), remedy=remedy))

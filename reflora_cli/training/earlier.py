@@ -22,7 +22,8 @@ from reflora_cli.adapters.inject import PLAIN_NAME
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import layer_of
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -109,7 +110,7 @@ def settings_of(files: AdapterFiles) -> dict[str, Any]:
         "rank": config.r,
         "alpha": config.lora_alpha,
         "scaling": Scaling.RSLORA if config.use_rslora else Scaling.STANDARD,
-        "layer": Layer.DORA if config.use_dora else Layer.LORA,
+        "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
         "targets": targets_of(files),
     }
 

@@ -11,7 +11,6 @@ from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.methods.axes import Layer, Update
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
@@ -77,7 +76,7 @@ class Job:
     @property
     def unreadable(self) -> str:
         """Why PEFT cannot read the adapter; empty if it can."""
-        return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer is Layer.DORA)
+        return unreadable(self.base.model, self.adapted.layers, is_dora=self.recipe.method.layer.peft_flags["use_dora"])
 
     def not_adapted(self) -> dict[str, str]:
         """Return the modules without an adapter that a user of the default targets would not expect."""
@@ -180,7 +179,7 @@ def cautions(recipe: Recipe) -> list[str]:
             f"B learns at {rate * method.lr_ratio:g}: with method.lr_ratio={method.lr_ratio:g} (LoRA+) the best "
             "train.learning_rate was 2 to 57 times below LoRA's"
         )
-    if method.lr_ratio != 1 and method.update is not Update.PLAIN:
+    if method.lr_ratio != 1 and method.update.corrects_balance:
         found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
     return found
 
@@ -201,13 +200,13 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
             remedy="lower train.warmup_steps or train longer",
         )
         raise InputError(problem)
-    if method.update is not Update.PLAIN and method.refactor.warmup_steps >= total:
+    if not method.update.is_plain and method.update.warmup_steps >= total:
         problem = Problem(
             f"the run ends before {method.update} begins: it would be plain training under another name",
-            where="method.refactor.warmup_steps",
-            found=f"{method.refactor.warmup_steps} warm-up steps in a run of {total}",
+            where="method.update.warmup_steps",
+            found=f"{method.update.warmup_steps} warm-up steps in a run of {total}",
             expected=f"fewer than {total}",
-            remedy="lower method.refactor.warmup_steps or train longer",
+            remedy="lower method.update.warmup_steps or train longer",
         )
         raise InputError(problem)
     return total

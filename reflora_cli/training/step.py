@@ -14,10 +14,8 @@ from torch import Tensor
 from reflora_cli.console import StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.ground.errors import DivergedError, Problem
-from reflora_cli.methods.axes import Update
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.reach import place
-from reflora_cli.optim.build import damping
 from reflora_cli.optim.health import pair_health, unreached
 from reflora_cli.recipe.schedules import learning_rate_multiplier
 from reflora_cli.training.checkpoint import Window
@@ -178,8 +176,8 @@ def log_step(session: Session, rate: float, norm: float) -> None:
 
 def log_health(session: Session) -> None:
     """Log the state of every adapter and which of them stepped plainly; report a change in the number of those."""
-    job, step, method = session.job, session.progress.step, session.job.recipe.method
-    share = damping(method.refactor) if method.update is Update.REFLORA else None
+    job, step = session.job, session.progress.step
+    share = job.recipe.method.update.damping_share
     plain = job.optimizer.rule.stepped_plainly()
     if len(plain) != session.plain:
         session.plain = len(plain)

@@ -31,7 +31,8 @@ from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console import show_table
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
 from tests.benchmarks.reflora_step import one_by_one

@@ -10,7 +10,7 @@ import pytest
 
 from reflora_cli.cli import app
 from reflora_cli.cli.export import Format
-from reflora_cli.methods.method import PRESETS
+from reflora_cli.methods.presets import PRESETS
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS

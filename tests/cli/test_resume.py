@@ -45,8 +45,8 @@ def test_a_changed_recipe_is_told_key_by_key(run: Path, recipe: Path, reflora: R
     changes = ("train.batch_size=64", "eval.batch_size=32", "method.refactor.interval=2")
     outcome = reflora("train", recipe, *changes, "--output", run, "--resume")
     assert outcome.status == 2
-    assert "found: method.refactor.interval: 2; train.batch_size: 64; eval.batch_size: 32" in outcome.err
-    assert "expected: method.refactor.interval: 1; train.batch_size: 32; eval.batch_size: 64" in outcome.err
+    assert "found: method.update.interval: 2; train.batch_size: 64; eval.batch_size: 32" in outcome.err
+    assert "expected: method.update.interval: 1; train.batch_size: 32; eval.batch_size: 64" in outcome.err
 
 
 def test_curves_that_cannot_be_written_are_drawn_when_the_run_is_continued(

@@ -17,39 +17,41 @@ from reflora_cli.adapter_io.files import WEIGHTS, adapter_tensors, read_adapter,
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.axes import Init, Layer, Scaling, Update
-from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import LAYERS
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from tests.models import HEADS, batch, make
 
 WARMUP = 2
-OTHER_AXES = [(Init.DEFAULT, Scaling.STANDARD, 1.0, 1), (Init.GAUSSIAN, Scaling.RSLORA, 4.0, 3)]
-"""init, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
+OTHER_AXES = [("default", Scaling.STANDARD, 1.0, 1), ("gaussian", Scaling.RSLORA, 4.0, 3)]
+"""start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
     Method(
         name="lora",
         rank=3,
         alpha=6.0,
         layer=layer,
-        init=init,
+        start=start,
         update=update,
         scaling=scaling,
         lr_ratio=ratio,
         refactor=Refactor(warmup_steps=WARMUP, interval=interval),
     )
-    for layer, update, (init, scaling, ratio, interval) in itertools.product(Layer, Update, OTHER_AXES)
+    for layer, update, (start, scaling, ratio, interval) in itertools.product(LAYERS, UPDATES, OTHER_AXES)
 ]
-every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.label}, every {m.refactor.interval}")
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, "sgd", 0.9)
-SLOWER = {Update.SCALED_GD: Rates(0.005, None, 0.01, "sgd", 0.9)}
+SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, "sgd", 0.9)}
 """Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
-     *((method, SLOWER.get(method.update, SGD)) for method in METHODS
-       if (method.layer, method.scaling) == (Layer.LORA, Scaling.STANDARD))],
-    ids=lambda one: one.optimizer if isinstance(one, Rates) else f"{one.label}, every {one.refactor.interval}",
+     *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
+       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD))],
+    ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
 )  # fmt: skip
 """What an optimizer has a part in."""
 
@@ -95,7 +97,7 @@ def test_adapted_model_starts_as_its_base(method: Method) -> None:
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    kinds = {"A", "B", "magnitude"} if method.layer is Layer.DORA else {"A", "B"}
+    kinds = {"A", "B", "magnitude"} if method.layer.kind == "dora" else {"A", "B"}
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     expected |= {"classifier.weight", "classifier.bias"}
     with_gradient = {name for name, p in training.model.named_parameters() if p.requires_grad}

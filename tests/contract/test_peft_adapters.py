@@ -36,7 +36,8 @@ from reflora_cli.adapter_io.peft_rules import unreadable
 from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze, inject
 from reflora_cli.export.peft_view import PeftView
 from reflora_cli.ground.errors import InputError, RefloraError
-from reflora_cli.methods.axes import Layer, Scaling
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import LoRALayer
 from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
@@ -304,7 +305,7 @@ def test_config_says_the_ranks_that_the_layers_have(tmp_path: Path) -> None:
     ranks["model.layers.1.mlp.up_proj"] = 3
     layers = {
         name: build_layer(
-            Layer.LORA,
+            LoRALayer(),
             freeze(model.get_submodule(name)),
             (torch.randn(rank, 32), torch.randn(model.get_submodule(name).out_features, rank)),
             8 / rank,

@@ -31,9 +31,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import reflora_cli; reflora_cli.InputError") == set()
 
 
-def test_layers_and_optimizers_need_torch_alone() -> None:
+def test_layers_and_optimizers_need_torch_and_pydantic_alone() -> None:
     statement = "from reflora_cli import RefLoRA, adapt\nfrom torch import nn\nm = nn.Sequential(nn.Linear(4, 4))\n"
-    assert loaded_after(f"{statement}adapt(m, rank=2)\nRefLoRA(m)") <= {"torch", "numpy"}
+    assert loaded_after(f"{statement}adapt(m, rank=2)\nRefLoRA(m)") <= {"torch", "numpy", "pydantic"}
 
 
 def test_every_name_is_there_and_no_other() -> None:
@@ -74,7 +74,7 @@ def test_everything_linear_is_the_default() -> None:
         ({"alpha": 0.0}, "alpha(.|\n)*above 0"),
         ({"dropout": 1.0}, "dropout(.|\n)*below 1"),
         ({"layer": "adalora"}, "layer(.|\n)*did you mean 'lora' or 'dora'"),
-        ({"init": "gausian"}, "did you mean 'gaussian'"),
+        ({"start": "gausian"}, "did you mean 'gaussian'"),
         ({"scaling": "rs"}, "scaling"),
         ({"trainable": ["head"]}, "trainable(.|\n)*'head'"),
     ],

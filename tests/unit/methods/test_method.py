@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reflora_cli.methods.axes import Layer, Update
-from reflora_cli.methods.method import AXES, PRESETS, Method, Refactor
+from reflora_cli.methods.layers import DoRALayer
+from reflora_cli.methods.method import AXES, Method
+from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.updates import Refactor, RefLoRAUpdate
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -29,12 +31,12 @@ def test_presets_are_different_methods() -> None:
 
 def test_default_is_reflora() -> None:
     assert Method() == Method(name="reflora")
-    assert Method().update is Update.REFLORA
+    assert Method().update == RefLoRAUpdate()
 
 
 def test_axis_by_hand_wins_over_the_preset_and_shows_in_the_label() -> None:
     method = Method.model_validate({"name": "dora", "update": "reflora"})
-    assert (method.layer, method.update) == (Layer.DORA, Update.REFLORA)
+    assert (method.layer, method.update) == (DoRALayer(), RefLoRAUpdate())
     assert method.label == "dora, update reflora"
     assert Method.model_validate({"name": "lora+", "lr_ratio": 4}).label == "lora+, lr_ratio 4.0"
 
@@ -57,7 +59,7 @@ def test_damping(damping: Any) -> None:
     [
         ({"name": "reflroa"}, "unknown method 'reflroa'; presets: lora,"),
         ({"targets": []}, "targets is empty.*name modules, or write all-linear"),
-        ({"update": "reflora", "refactor": {"warmup_steps": 0}}, "at B = 0 .*; set refactor.warmup_steps"),
+        ({"update": "reflora", "refactor": {"warmup_steps": 0}}, "at B = 0 .*; set method.update.warmup_steps"),
         ({"name": "reflora", "refactor": {"warmup_steps": 0}}, "warmup_steps 0 cannot start"),
         ({"targets": "query_proj"}, "valid tuple"),
         ({"targets": [""]}, "at least 1 character"),
@@ -70,7 +72,7 @@ def test_damping(damping: Any) -> None:
         ({"alpha": float("nan")}, "finite"),
         ({"dropout": 1.0}, "less than 1"),
         ({"lr_ratio": float("inf")}, "finite"),
-        ({"layer": "adalora"}, "'lora' or 'dora'"),
+        ({"layer": "adalora"}, "'lora', 'dora'"),
         ({"refactor": {"interval": 0}}, "greater than or equal to 1"),
         ({"refactor": {"damping": 1}}, "less than 1"),
         ({"refactor": {"damping": "atuo"}}, "'auto'"),
@@ -87,4 +89,4 @@ def test_refused(values: Any, words: str) -> None:
 
 def test_warmup_zero_is_fine_where_it_can_start() -> None:
     for name in set(PRESETS) - {"reflora", "scaled-gd"}:
-        assert Method(name=name, refactor=Refactor(warmup_steps=0)).refactor.warmup_steps == 0
+        assert Method(name=name, refactor=Refactor(warmup_steps=0)).update.warmup_steps == 0

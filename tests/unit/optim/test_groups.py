@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.methods.method import Method, Refactor
-from reflora_cli.optim.build import Rates, build_optimizer, build_rule, damping
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import Refactor
+from reflora_cli.optim.build import Rates, build_optimizer, build_rule
 from reflora_cli.optim.groups import parameter_groups
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
@@ -94,15 +95,10 @@ def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
 def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
     """The first S is computed after two plain steps and is still in use, hence saved, after the third."""
     method = Method(name="reflora", refactor=Refactor(warmup_steps=2, interval=5))
-    rule = build_rule(method.update, PAIRS, method.refactor)
+    rule = build_rule(method.update, PAIRS)
     saved = []
     for _ in range(7):
         rule.before_step()
         rule.after_step({})
         saved.append(len(rule.tensors()) > 1)
     assert saved == [False, False, True, True, True, True, False]
-
-
-def test_damping_is_the_measured_one_unless_it_is_given() -> None:
-    assert damping(Refactor()) == damping(Refactor(damping="auto")) == 1e-3
-    assert damping(Refactor(damping=0.0)) == 0.0

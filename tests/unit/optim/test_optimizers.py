@@ -240,9 +240,9 @@ def test_a_model_without_pairs_is_refused(arguments: Any) -> None:
     ("arguments", "words"),
     [
         ({"update": "refloras"}, "no such update rule(.|\n)*did you mean 'reflora-s'"),
-        ({"warmup_steps": -1}, "warmup_steps(.|\n)*at least 0"),
-        ({"interval": 0}, "interval(.|\n)*at least 1"),
-        ({"damping": 1.0}, "damping(.|\n)*below 1"),
+        ({"warmup_steps": -1}, "warmup_steps(.|\n)*greater than or equal to 0"),
+        ({"interval": 0}, "interval(.|\n)*greater than or equal to 1"),
+        ({"damping": 1.0}, "damping(.|\n)*less than 1 or 'auto'"),
         ({"lr": float("nan")}, "where: lr\n"),
         ({"head_lr": -1.0}, "where: head_lr\n"),
         ({"lr_ratio": -1.0}, "where: lr_ratio\n"),

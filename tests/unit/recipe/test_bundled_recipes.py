@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from reflora_cli.methods.axes import Update
-from reflora_cli.methods.method import PRESETS, Method
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.updates import Refactor
 from reflora_cli.recipe import files as recipe_file
 from reflora_cli.recipe.files import bundled_recipes, dump_recipe, load_recipe
 from reflora_cli.recipe.sections import Recipe
@@ -40,8 +41,9 @@ def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> Non
 def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
     default, changed = load_recipe(name, []), load_recipe(name, [f"method.name={method}"])
     assert changed.method.label == method
-    kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets", "refactor")}
-    assert changed.method == Method(name=method, **kept)
+    kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
+    timing = Refactor(**default.method.update.model_dump(exclude={"kind"}))
+    assert changed.method == Method(name=method, **kept, refactor=timing)
     assert changed.model_copy(update={"method": default.method}) == default
 
 
@@ -79,7 +81,7 @@ def test_cola_is_as_published() -> None:
     assert (train.learning_rate, train.head_learning_rate, train.batch_size, train.epochs) == (1e-3, None, 32, 5.0)
     assert (train.warmup_steps, train.weight_decay, train.schedule, train.max_grad_norm) == (100, 0.0, "linear", 1.0)
     assert (recipe.task.max_length, recipe.model.classifier_dropout) == (64, 0.15)
-    assert (recipe.method.refactor.warmup_steps, recipe.method.refactor.interval) == (100, 1)
+    assert (recipe.method.update.warmup_steps, recipe.method.update.interval) == (100, 1)
     assert (recipe.eval.every, recipe.eval.select, train.seed) == ("epoch", "last", 0)
 
 
@@ -110,8 +112,8 @@ def test_commonsense_is_as_published(name: str) -> None:
     """Batch 16 in micro-batches of 8, 2 epochs, 256 tokens, loss on the prompt too, 120 rows held out, 4 beams."""
     recipe = load_recipe(f"commonsense/{name}", [])
     method, train = recipe.method, recipe.train
-    assert (train.learning_rate, method.refactor.warmup_steps) == COMMONSENSE[name]
-    assert (method.update, method.rank, method.alpha, method.dropout) == (Update.REFLORA, 32, 64.0, 0.05)
+    assert (train.learning_rate, method.update.warmup_steps) == COMMONSENSE[name]
+    assert (method.update.kind, method.rank, method.alpha, method.dropout) == ("reflora", 32, 64.0, 0.05)
     assert method.targets == ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
     assert (train.batch_size, train.micro_batch_size, train.epochs, train.warmup_steps) == (16, 8, 2.0, 100)
     assert (train.schedule, train.weight_decay, train.seed, recipe.model.dtype) == ("linear", 0.0, 42, "float16")

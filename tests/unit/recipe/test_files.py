@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.axes import Layer, Scaling, Update
-from reflora_cli.methods.method import PRESETS
+from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.presets import PRESETS
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.registry import TASKS
@@ -84,7 +84,7 @@ def test_sections_merge_deeply_and_lists_are_replaced(write: Write) -> None:
     write(GOOD + "  seed: 3\n", "low.yaml")
     child = "extends: low.yaml\nmethod: {targets: [a, b], refactor: {interval: 4}}\n"
     method = load(write(child), "method.refactor.warmup_steps=9", "method.targets=[c]").method
-    assert (method.rank, method.refactor.interval, method.refactor.warmup_steps) == (8, 4, 9)
+    assert (method.rank, method.update.interval, method.update.warmup_steps) == (8, 4, 9)
     assert method.targets == ("c",)
 
 
@@ -104,9 +104,9 @@ def test_a_later_preset_drops_axes_of_earlier_layers(write: Write) -> None:
 def test_axes_of_the_same_layer_stay(write: Write) -> None:
     child = write("extends: glue/cola\nmethod: {update: reflora-s, name: dora}\n")
     method = load(child).method
-    assert (method.layer, method.update) == (Layer.DORA, Update.REFLORA_S)
+    assert (method.layer.kind, method.update.kind) == ("dora", "reflora-s")
     method = load(child, "method.scaling=rslora").method
-    assert (method.layer, method.update, method.scaling) == (Layer.DORA, Update.REFLORA_S, Scaling.RSLORA)
+    assert (method.layer.kind, method.update.kind, method.scaling) == ("dora", "reflora-s", Scaling.RSLORA)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -255,7 +255,7 @@ def test_dump_is_read_back_as_an_equal_recipe(write: Write, plain: dict[str, Any
 
 def test_dump_is_plain_and_whole(write: Write) -> None:
     lines = dump_recipe(load(write(GOOD), "method.targets=[a, b.c]", "train.learning_rate=1e-5")).splitlines()
-    for line in ("  targets: [a, b.c]", "  learning_rate: 1.0e-05", "  layer: lora", "  dtype: auto", "  steps: null"):
+    for line in ("  targets: [a, b.c]", "  learning_rate: 1.0e-05", "    kind: lora", "  dtype: auto", "  steps: null"):
         assert line in lines
     assert not [line for line in lines if "!!" in line]
     assert [line for line in lines if line[0] != " "] == ["model:", "method:", "task:", "train:", "eval:"]

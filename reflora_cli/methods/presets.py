@@ -1,0 +1,33 @@
+"""Named methods: which choices and numbers each of them stands for, and who proposed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reflora_cli.methods.axes import Scaling
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named method. settings: the fields of a method that it fills in, choices in their short form."""
+
+    settings: Mapping[str, Any]
+    source: str
+
+
+PRESETS: dict[str, Preset] = {
+    "lora": Preset({}, "Hu et al. 2021, arXiv 2106.09685"),
+    "rslora": Preset({"scaling": Scaling.RSLORA}, "Kalajdzievski 2023, arXiv 2312.03732"),
+    # B learns faster than A.
+    "lora+": Preset({"lr_ratio": 16.0}, "Hayou et al. 2024, arXiv 2402.12354"),
+    "dora": Preset({"layer": "dora"}, "Liu et al. 2024, arXiv 2402.09353"),
+    "reflora": Preset({"update": "reflora"}, "Zhang, Li, Giannakis 2025, arXiv 2505.18877"),
+    # The scalar variant.
+    "reflora-s": Preset({"update": "reflora-s"}, "Zhang, Li, Giannakis 2025, arXiv 2505.18877"),
+    # Inverse Gram matrices.
+    "scaled-gd": Preset(
+        {"update": "scaled-gd"}, "Tong, Ma, Chi 2020, arXiv 2005.08898; Zhang, Pilanci 2024, arXiv 2402.02347"
+    ),
+}

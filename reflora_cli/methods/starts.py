@@ -1,0 +1,37 @@
+"""The choices of `start`: where the factors of a pair begin."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from reflora_cli.methods.choice import Choice, by_kind
+
+
+class StartRecord(Choice):
+    """What the rest of the program asks of a start instead of its name.
+
+    moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
+    B A is not zero at the start. sees_data: whether it looks at training rows.
+    """
+
+    moves_base: ClassVar[bool] = False
+    is_nonzero: ClassVar[bool] = False
+    sees_data: ClassVar[bool] = False
+
+
+class DefaultStart(StartRecord):
+    """A uniform between -1/sqrt(in) and 1/sqrt(in), and B at zero, as in PEFT and loralib."""
+
+    kind: Literal["default"] = Field("default", description="A uniform up to 1/sqrt(in), B at zero, as in PEFT")
+
+
+class GaussianStart(StartRecord):
+    """A normal with deviation 1/r, and B at zero, as PEFT's `gaussian`."""
+
+    kind: Literal["gaussian"] = Field("gaussian", description="A normal with deviation 1/r, B at zero")
+
+
+StartChoice = Annotated[DefaultStart | GaussianStart, Field(discriminator="kind")]
+STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

@@ -1,0 +1,85 @@
+"""What choices say of themselves: every record of every union, found by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reflora_cli.methods.layers import LAYERS, DoRALayer, LoRALayer, layer_of
+from reflora_cli.methods.method import Method
+from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.starts import STARTS
+from reflora_cli.methods.updates import AUTO_DAMPING, UPDATES, Refactor, RefLoRAUpdate, ScaledGDUpdate
+
+RECORDS = [*LAYERS.values(), *STARTS.values(), *UPDATES.values()]
+PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}")
+
+
+def test_kinds_are_those_of_the_unions() -> None:
+    assert list(LAYERS) == ["lora", "dora"]
+    assert list(STARTS) == ["default", "gaussian"]
+    assert list(UPDATES) == ["plain", "reflora", "reflora-s", "scaled-gd"]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_a_record_is_frozen_closed_and_described(record: Any) -> None:
+    own = record()
+    assert str(own) == own.kind
+    assert [key for key, field in record.model_fields.items() if key != "kind" and not field.description] == []
+    assert next(iter(record.model_fields)) == "kind"
+    with pytest.raises(ValidationError, match="frozen"):
+        own.kind = "other"
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        record.model_validate({"kind": own.kind, "unknown_key": 1})
+
+
+def test_layers_rules_and_presets_name_their_papers() -> None:
+    acting = [record for record in UPDATES.values() if not record.is_plain]
+    assert len(acting) == len(UPDATES) - 1
+    assert [own for own in (*LAYERS.values(), *acting, *PRESETS.values()) if not PAPER.search(own.source)] == []
+    assert [record for record in acting if not record.acts] == []
+
+
+@pytest.mark.parametrize("layer", LAYERS.values())
+def test_peft_s_settings_tell_layers_apart(layer: Any) -> None:
+    assert layer_of(layer.peft_type, layer.peft_flags) == layer()
+
+
+def test_a_layer_that_peft_has_and_we_have_not() -> None:
+    assert layer_of("LORA", {"use_dora": False, "use_rslora": True}) == LoRALayer()
+    assert layer_of("LORA", {"use_dora": True, "use_rslora": True}) == DoRALayer()
+    with pytest.raises(KeyError, match="VERA"):
+        layer_of("VERA", {"use_dora": False})
+
+
+@pytest.mark.parametrize("record", [RefLoRAUpdate, ScaledGDUpdate])
+def test_damping_is_the_measured_one_unless_it_is_given(record: Any) -> None:
+    assert record().damping_share == record(damping="auto").damping_share == AUTO_DAMPING == 1e-3
+    assert record(damping=0.0).damping_share == 0.0
+    assert record(damping=0.25).damping_share == 0.25
+
+
+def test_rules_without_damping_have_no_share() -> None:
+    assert {kind for kind, record in UPDATES.items() if record().damping_share is None} == {"plain", "reflora-s"}
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+def test_warm_up_zero_is_refused_exactly_where_a_rule_is_stuck_at_zero(kind: str) -> None:
+    values = {"update": kind, "refactor": {"warmup_steps": 0}}
+    if not UPDATES[kind]().needs_warmup_at_zero:
+        assert Method.model_validate(values).update.warmup_steps == 0
+        return
+    with pytest.raises(ValidationError, match=f"update {kind} with warmup_steps 0 cannot start: at B = 0"):
+        Method.model_validate(values)
+    # The factors of an earlier adapter are not zero, or are refused when they are read.
+    assert Method.model_validate({**values, "after": "runs/earlier"}).update.warmup_steps == 0
+
+
+def test_the_section_refactor_has_the_fields_and_defaults_of_the_rules() -> None:
+    everything: dict[str, Any] = {}
+    for record in UPDATES.values():
+        everything |= record().model_dump(exclude={"kind"})
+    assert Refactor().model_dump() == everything
