@@ -63,5 +63,17 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+def split_groups(
+    groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups that hold factors of the pairs alone, and all others, in their order."""
+    factors = {factor for pair in pairs for factor in (pair.A, pair.B)}
+    of_pairs = [factors.issuperset(group["params"]) for group in groups]
+    return (
+        [group for group, is_theirs in zip(groups, of_pairs, strict=True) if is_theirs],
+        [group for group, is_theirs in zip(groups, of_pairs, strict=True) if not is_theirs],
+    )
+
+
 def _group(name: str, parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
     return {"name": name, "params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}

@@ -50,7 +50,7 @@ trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
-       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD))],
+       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD) and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
 )  # fmt: skip
 """What an optimizer has a part in."""
