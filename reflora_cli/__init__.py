@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # a type checker takes it as true; typing itself would be
 if TYPE_CHECKING:
     from reflora_cli.adapters import Adapted, adapt
     from reflora_cli.ground.errors import InputError
-    from reflora_cli.optim import FactorPair, RefLoRA, RefLoRASGD, Roles, roles_of
+    from reflora_cli.optim import FactorPair, LoRARITE, RefLoRA, RefLoRASGD, Roles, roles_of
     from reflora_cli.recipe.files import load_recipe
     from reflora_cli.training.train import train
 
@@ -20,6 +20,7 @@ __all__ = [
     "Adapted",
     "FactorPair",
     "InputError",
+    "LoRARITE",
     "RefLoRA",
     "RefLoRASGD",
     "Roles",
@@ -34,6 +35,7 @@ HOMES = {
     "Adapted": "adapters",
     "FactorPair": "optim",
     "InputError": "ground.errors",
+    "LoRARITE": "optim",
     "RefLoRA": "optim",
     "RefLoRASGD": "optim",
     "Roles": "optim",

@@ -98,16 +98,16 @@ def _made_by(
     way: Way, gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the two matrices [N, r, r] of each pair and which pairs are valid [N]: see `balancing_metric`."""
-    usable = _finite(gram_a, gram_b)
+    usable = finite(gram_a, gram_b)
     if damping**2 < LEAST_PIVOT:
         least_pivot = max(least_pivot, LEAST_PIVOT)
-        usable = usable & _without_zero_rows(gram_a) & _without_zero_rows(gram_b)
-    La, pivot_a = _cholesky(_or_identity(usable, gram_a))
-    Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
+        usable = usable & without_zero_rows(gram_a) & without_zero_rows(gram_b)
+    La, pivot_a = cholesky(or_identity(usable, gram_a))
+    Lb, pivot_b = cholesky(or_identity(usable, gram_b))
     for_b, for_a = way(La, Lb, damping)
     trusted = torch.minimum(pivot_a, pivot_b) >= least_pivot
     valid = usable & trusted & _bounded(for_b) & _bounded(for_a)
-    return _or_identity(valid, for_b), _or_identity(valid, for_a), valid
+    return or_identity(valid, for_b), or_identity(valid, for_a), valid
 
 
 def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     A Gram squares a condition number, and JITTER puts a floor under it: a value below NOISE times the largest singular
     value cannot be told from zero, and is returned as zero.
     """
-    usable = _finite(gram_a, gram_b)
-    La, pivot_a = _cholesky(_or_identity(usable, gram_a))
-    Lb, pivot_b = _cholesky(_or_identity(usable, gram_b))
+    usable = finite(gram_a, gram_b)
+    La, pivot_a = cholesky(or_identity(usable, gram_a))
+    Lb, pivot_b = cholesky(or_identity(usable, gram_b))
     K = Lb.mT @ La
     sigma: Tensor = torch.linalg.eigvalsh(K.mT @ K).clamp(min=0).sqrt().flip(-1)
     known = (usable & (torch.minimum(pivot_a, pivot_b) >= 0))[:, None] & (sigma > NOISE * sigma[:, :1])
@@ -210,9 +210,9 @@ def _outer(F: Tensor, weights: Tensor) -> Tensor:
     return (F * weights[:, None, :]) @ F.mT
 
 
-def _cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
-    """L [N, r, r] with L L^T = G, for positive semidefinite G without NaN, and the least pivot [N] of G scaled to a
-    unit diagonal; where no L was found, that is NaN and L the identity.
+def cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
+    """Return L [N, r, r] with L L^T = G, for positive semidefinite G without NaN, and the least pivot [N] of G scaled
+    to a unit diagonal; where no L was found, that is NaN and L the identity.
 
     JITTER is added only where G is numerically singular, as a share of each row's norm: so badly scaled rows of a
     factor stay as accurate as the others. A zero row of G gives a zero row of L.
@@ -229,7 +229,7 @@ def _cholesky(grams: Tensor) -> tuple[Tensor, Tensor]:
     L = torch.where((failed == 0)[:, None, None], exact, deviations[:, :, None] * jittered)
     found = (failed == 0) | (failed_again == 0)
     pivot = torch.where(failed == 0, _least_pivot(exact, norms), _least_pivot(jittered, torch.ones_like(norms)))
-    return _or_identity(found, L), torch.where(found, pivot, torch.nan)
+    return or_identity(found, L), torch.where(found, pivot, torch.nan)
 
 
 def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _least_pivot(L: Tensor, norms: Tensor) -> Tensor:
     return (L.diagonal(dim1=-2, dim2=-1).square() / norms).amin(-1)
 
 
-def _finite(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+def finite(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     """Return for which pairs A A^T, B^T B [N, r, r] and K K^T are finite; ||A||^2 ||B||^2 bounds the entries of K
     K^T.
     """
@@ -250,12 +250,12 @@ def _bounded(matrices: Tensor) -> Tensor:
     return (matrices.diagonal(dim1=-2, dim2=-1) <= LARGEST).all(-1)
 
 
-def _without_zero_rows(grams: Tensor) -> Tensor:
+def without_zero_rows(grams: Tensor) -> Tensor:
     """Return for which products F F^T [N, r, r] F has no row of zeros, which has no pivot to be judged by."""
     return (grams.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
 
 
-def _or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:
+def or_identity(chosen: Tensor, matrices: Tensor) -> Tensor:
     """Return the matrices where `chosen` [N], else the identity; eigh raises on NaN, so none may reach it."""
     if chosen.device.type == "cpu" and chosen.all():  # elsewhere, asking would be a synchronization
         return matrices

@@ -30,4 +30,6 @@ PRESETS: dict[str, Preset] = {
     "scaled-gd": Preset(
         {"update": "scaled-gd"}, "Tong, Ma, Chi 2020, arXiv 2005.08898; Zhang, Pilanci 2024, arXiv 2402.02347"
     ),
+    # An optimizer of its own.
+    "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
 }

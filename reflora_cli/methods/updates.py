@@ -48,7 +48,8 @@ class UpdateRecord(Choice):
     it under AdamW, to follow that word. is_plain: whether nothing surrounds the step. needs_full_rank: whether it is
     defined only for factors of full rank, r of at most min(out, in). stuck_at_zero: why it cannot act while B = 0,
     empty where it can. transports_moments: whether it changes AdamW's moments, which must not be in 8 bits.
-    corrects_balance: whether it evens out the speeds of A and B.
+    corrects_balance: whether it evens out the speeds of A and B. is_optimizer: whether it steps A and B itself, in
+    AdamW's place, instead of acting around that step.
     """
 
     acts: ClassVar[str] = ""
@@ -58,6 +59,7 @@ class UpdateRecord(Choice):
     stuck_at_zero: ClassVar[str] = ""
     transports_moments: ClassVar[bool] = False
     corrects_balance: ClassVar[bool] = True
+    is_optimizer: ClassVar[bool] = False
 
     @property
     def needs_warmup_at_zero(self) -> bool:
@@ -130,11 +132,35 @@ class ScaledGDUpdate(UpdateRecord):
         return AUTO_DAMPING if self.damping == "auto" else self.damping
 
 
+class LoRARITEUpdate(UpdateRecord):
+    """An optimizer of pairs with moments in frames of BA, whose steps do not depend on how BA is factored."""
+
+    kind: Literal["lora-rite"] = Field("lora-rite", description="A and B stepped by LoRA-RITE, all else by AdamW")
+    damping: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
+        Field(
+            description="steps of A in directions in which BA is weaker than this share of its largest singular value "
+            "are shortened, and second moments are smoothed by it; auto: 1e-3"
+        ),
+    ] = "auto"
+
+    source: ClassVar[str] = "Yen et al. 2024, LoRA-RITE, arXiv 2410.20625"
+    acts: ClassVar[str] = "LoRA-RITE stepped A and B in training, and AdamW all else: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    is_optimizer: ClassVar[bool] = True
+    warmup_steps: ClassVar[int] = 0
+
+    @property
+    def damping_share(self) -> float:
+        """The share of BA's largest singular value below which directions are damped."""
+        return AUTO_DAMPING if self.damping == "auto" else self.damping
+
+
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate,
+    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

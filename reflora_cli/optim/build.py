@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.updates import PlainUpdate, RefLoRASUpdate, RefLoRAUpdate, ScaledGDUpdate, UpdateChoice
-from reflora_cli.optim.groups import Rates, parameter_groups
-from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
-from reflora_cli.optim.pair_sgd import PairSGD
+from reflora_cli.methods.updates import (
+    LoRARITEUpdate,
+    PlainUpdate,
+    RefLoRASUpdate,
+    RefLoRAUpdate,
+    ScaledGDUpdate,
+    UpdateChoice,
+)
+from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_rite import LoRARITEMember
+from reflora_cli.optim.member import Member
+from reflora_cli.optim.pair_adamw import AdamWMember
+from reflora_cli.optim.pair_sgd import SGDMember
+from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.roles import Roles
@@ -23,26 +34,36 @@ def build_optimizer(
     method: Method,
     roles: Roles,
     rates: Rates,
-) -> PairOptimizer:
-    """The optimizer of all trained parameters, with the method's update rule on the pairs.
+) -> Partition:
+    """Return the optimizer of all trained parameters, with the method's update rule on the pairs.
 
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
     groups = parameter_groups(roles, rates, method.lr_ratio)
-    rule = build_rule(method.update, roles.pairs)
-    if rates.optimizer == "adamw":
-        return PairAdamW(groups, rule)
-    if rates.optimizer == "sgd":
-        return PairSGD(groups, rule, rates.momentum)
-    from reflora_cli.optim.pair_adamw_8bit import PairAdamW8bit
+    members: list[Member] = []
+    if isinstance(method.update, LoRARITEUpdate):
+        of_pairs, groups = split_groups(groups, roles.pairs)
+        members.append(LoRARITEMember(of_pairs, roles.pairs, method.update.damping_share))
+    if groups:
+        members.append(build_member(groups, rates))
+    return Partition(members, build_rule(method.update, roles.pairs))
 
-    return PairAdamW8bit(groups, rule, is_paged=rates.optimizer == "paged_adamw_8bit")
+
+def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
+    """Return the optimizer of any parameters."""
+    if rates.optimizer == "adamw":
+        return AdamWMember(groups)
+    if rates.optimizer == "sgd":
+        return SGDMember(groups, rates.momentum)
+    from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
+
+    return AdamW8bitMember(groups, is_paged=rates.optimizer == "paged_adamw_8bit")
 
 
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
-    """The update rule for these pairs."""
+    """Return the update rule for these pairs."""
     match update:
-        case PlainUpdate():
+        case PlainUpdate() | LoRARITEUpdate():
             return PlainRule()
         case RefLoRAUpdate():
             return RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)

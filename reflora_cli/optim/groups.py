@@ -7,11 +7,13 @@ parameter's role is known from where it comes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.roles import Roles
 
 
@@ -56,6 +58,18 @@ def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[s
     if len(members) > len(set(members)):
         raise ValueError("a parameter is in two groups: it is shared between modules, or both a factor and a head")
     return [group for group in groups if group["params"]]
+
+
+def split_groups(
+    groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups that hold factors of the pairs alone, and all others, in their order."""
+    factors = {factor for pair in pairs for factor in (pair.A, pair.B)}
+    of_pairs = [factors.issuperset(group["params"]) for group in groups]
+    return (
+        [group for group, is_theirs in zip(groups, of_pairs, strict=True) if is_theirs],
+        [group for group, is_theirs in zip(groups, of_pairs, strict=True) if not is_theirs],
+    )
 
 
 def _group(name: str, parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""RefLoRA as ordinary torch optimizers over a model's own layers or PEFT's: `RefLoRA` on AdamW, `RefLoRASGD` on SGD.
+"""Ordinary torch optimizers over a model's own layers or PEFT's: `RefLoRA` on AdamW, `RefLoRASGD` on SGD, `LoRARITE`.
 
 They find the pairs of factors in the model and train everything else that requires a gradient plainly beside them.
 They work in any loop, with torch's schedulers, gradient clipping and gradient scalers, and in the Hugging Face Trainer
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -19,11 +20,14 @@ from reflora_cli.ground.errors import InputError, Problem, check_argument
 from reflora_cli.methods.arguments import chosen_update
 from reflora_cli.methods.updates import UpdateChoice, UpdateKind
 from reflora_cli.optim.build import build_rule
-from reflora_cli.optim.groups import Rates, parameter_groups
-from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_rite import LoRARITEMember
+from reflora_cli.optim.member import Member
+from reflora_cli.optim.pair_adamw import AdamWMember, PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
+from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles, roles_of, single_factors
-from reflora_cli.optim.rule import UpdateRule
+from reflora_cli.optim.rule import PlainRule
 
 
 class RefLoRA(PairAdamW):
@@ -63,8 +67,11 @@ class RefLoRA(PairAdamW):
         """
         roles = found(model)
         settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
-        rule = checked_rule(roles, chosen_update(update, settings))
-        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, betas, eps)
+        rule = chosen_rule(update, settings)
+        check_pairs(roles, rule)
+        super().__init__(
+            groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), build_rule(rule, roles.pairs), betas, eps
+        )
 
 
 class RefLoRASGD(PairSGD):
@@ -88,8 +95,47 @@ class RefLoRASGD(PairSGD):
         """Arguments and errors are those of `RefLoRA`; weight decay is decoupled here too. momentum: 0 for none."""
         roles = found(model)
         settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
-        rule = checked_rule(roles, chosen_update(update, settings))
-        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, momentum)
+        rule = chosen_rule(update, settings)
+        check_pairs(roles, rule)
+        super().__init__(
+            groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), build_rule(rule, roles.pairs), momentum
+        )
+
+
+class LoRARITE(Partition):
+    """LoRA-RITE for the pairs (Yen et al. 2024, arXiv 2410.20625) and AdamW for all else.
+
+    The path of BA depends neither on how it is factored nor on the scale of the loss, if gradients are not clipped.
+
+    Rates are like AdamW's. The factors are kept balanced. There is no warm-up: at B = 0, A waits for one step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Roles,
+        lr: float = 1e-3,
+        *,
+        damping: float | Literal["auto"] = "auto",
+        lr_ratio: float = 1.0,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        """Raises InputError for a model without trained pairs and for values out of range.
+
+        damping: steps of A in directions weaker than this share of BA's largest singular value are shortened, and
+        second moments are smoothed by it; auto: 1e-3. eps: that of AdamW. All other arguments are those of `RefLoRA`.
+        """
+        roles = found(model)
+        update = chosen_update("lora-rite", {"damping": damping})
+        check_pairs(roles, update)
+        groups = groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio)
+        of_pairs, of_others = split_groups(groups, roles.pairs)
+        members: list[Member] = [LoRARITEMember(of_pairs, roles.pairs, update.damping_share or 0.0, betas)]
+        if of_others:
+            members.append(AdamWMember(of_others, betas, eps))
+        super().__init__(members, PlainRule())
 
 
 def found(model: nn.Module | Roles) -> Roles:
@@ -101,7 +147,7 @@ def found(model: nn.Module | Roles) -> Roles:
     raise InputError(
         Problem(
             "parameters alone do not say which of them are the A and B of one pair",
-            where="RefLoRA's first argument",
+            where="the optimizer's first argument",
             found=type(model).__name__,
             expected="the model, or Roles",
             remedy="pass the model itself instead of model.parameters()",
@@ -122,9 +168,18 @@ def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any
     return parameter_groups(roles, rates, lr_ratio)
 
 
-def checked_rule(roles: Roles, update: UpdateChoice) -> UpdateRule:
-    """The rule for the pairs. Raises InputError for a rule that needs factors of full rank, where a pair's rank is
-    larger than its weight. Warns of factors on which the rule cannot act."""
+def chosen_rule(kind: str, settings: Mapping[str, Any]) -> UpdateChoice:
+    """Return the update rule of that kind. Raises InputError as `chosen_update`, and for what is no rule."""
+    update = chosen_update(kind, settings)
+    if update.is_optimizer:
+        what = "it is an optimizer of its own, and no rule around another one"
+        raise InputError(Problem(what, "update", repr(kind), remedy="use LoRARITE(model, ...)"))
+    return update
+
+
+def check_pairs(roles: Roles, update: UpdateChoice) -> None:
+    """Raises InputError for an update that needs factors of full rank, where a pair's rank is larger than its weight.
+    Warns of factors on which it cannot act."""
     if not update.is_plain and (single := single_factors(roles)):
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
         warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=3)
@@ -132,4 +187,3 @@ def checked_rule(roles: Roles, update: UpdateChoice) -> UpdateRule:
         if update.needs_full_rank and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
             what = f"the rank is larger than the adapted weight allows: {update} needs A and B of full rank"
             raise InputError(Problem(what, pair.name, f"rank {pair.rank}", f"at most {most}"))
-    return build_rule(update, roles.pairs)

@@ -12,33 +12,28 @@ import torch
 from bitsandbytes.optim.adamw import AdamW
 from torch import Tensor, nn
 
+from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.rule import UpdateRule
-from reflora_cli.optim.ruled import Ruled, evaluated
 
 KEPT = ("state1", "state2", "absmax1", "absmax2")
 """Of what bitsandbytes remembers: codes and scales. Parameters of fewer than 4096 elements have float32 moments."""
 
 
-class PairAdamW8bit(Ruled, AdamW):  # type: ignore[misc]  # bitsandbytes' load_state_dict has one argument more
-    """bitsandbytes' AdamW in 8 bits between `rule.before_step` and `rule.after_step`."""
+class AdamW8bitMember(AdamW):
+    """bitsandbytes' AdamW in 8 bits, which says what it remembers."""
 
-    def __init__(self, groups: Sequence[dict[str, Any]], rule: UpdateRule, *, is_paged: bool) -> None:
+    def __init__(self, groups: Sequence[dict[str, Any]], *, is_paged: bool) -> None:
         """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing."""
         super().__init__(list(groups), weight_decay=0.0, optim_bits=8, is_paged=is_paged)
-        self.rule = rule
 
-    def step(self, closure: Any = None) -> Any:
-        """One optimizer step; a closure computes loss and gradients first, and its loss is returned."""
-        loss = evaluated(closure)
-        self.rule.before_step()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step with the gradients at hand."""
         super().step()
         # bitsandbytes writes past autograd, and DoRA's layers see by the version that their factors have changed.
         torch.autograd.graph.increment_version([p for group in self.param_groups for p in group["params"]])
-        self.rule.after_step(self.state)
-        return loss
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Codes and scales as bitsandbytes begins them."""
+        """Return codes and scales as bitsandbytes begins them."""
         kept = self.state.pop(parameter, None)
         self.begin(parameter)
         fresh = self.state.pop(parameter)
@@ -59,3 +54,11 @@ class PairAdamW8bit(Ruled, AdamW):  # type: ignore[misc]  # bitsandbytes' load_s
             for place, own in enumerate(members["params"]):
                 if own is parameter:
                     self.init_state(members, parameter, group, place)
+
+
+class PairAdamW8bit(Partition):
+    """AdamW in 8 bits over all parameters, between `rule.before_step` and `rule.after_step`."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]], rule: UpdateRule, *, is_paged: bool) -> None:
+        """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing."""
+        super().__init__([AdamW8bitMember(groups, is_paged=is_paged)], rule)

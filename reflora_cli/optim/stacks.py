@@ -160,3 +160,21 @@ def _map_gradients(
         matrices = matrices[present]
     mapped = product(torch.stack(gradients).to(matrices.dtype), matrices).to(gradients[0].dtype)
     torch._foreach_copy_(gradients, mapped.unbind())
+
+
+def mapped(product: Callable[..., Tensor], *arguments: Sequence[Tensor] | Tensor) -> list[Tensor]:
+    """Return `product` of the n-th of all arguments for every n, where a tensor [N, ...] stands for its N parts.
+
+    product: made of matrix products and sums, so that it does to stacks [n, ...] what it does to their parts.
+    """
+    lists = [list(own.unbind()) if isinstance(own, Tensor) else list(own) for own in arguments]
+    if one_by_one(lists[0][0].device):
+        return [product(*own) for own in zip(*lists, strict=True)]
+    found: dict[int, Tensor] = {}
+    for alike in _partition(range(len(lists[0])), lambda n: tuple(own[n].shape for own in lists)):
+        size = max(1, STACK_ELEMENTS // max(own[alike[0]].numel() for own in lists))
+        for start in range(0, len(alike), size):
+            chosen = alike[start : start + size]
+            stacks = [torch.stack([own[n] for n in chosen]) for own in lists]
+            found |= zip(chosen, product(*stacks).unbind(), strict=True)
+    return [found[n] for n in range(len(lists[0]))]

@@ -26,7 +26,7 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairOptimizer
+from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.environment import describe
@@ -55,7 +55,7 @@ class Job:
     rows: Rows
     objective: Objective[Any]
     sampler: StepSampler
-    optimizer: PairOptimizer
+    optimizer: Partition
     total_steps: int
     probes: list[Example | PromptExample]
     environment: dict[str, object]
@@ -241,7 +241,7 @@ def roles_in(adapted: Adapted) -> Roles:
     return Roles(adapted.pairs, adapted.of_role(Role.UNDECAYED), adapted.of_role(Role.DECAYED), adapted.others)
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted) -> PairOptimizer:
+def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
     train = recipe.train
     rates = Rates(
         train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value, train.momentum

@@ -15,7 +15,6 @@ from reflora_cli.ground.errors import DivergedError, Problem, StoppedError
 from reflora_cli.ground.interruption import Aborted
 from reflora_cli.ground.paths import is_file
 from reflora_cli.objectives.objective import Scores
-from reflora_cli.optim.pair_adamw import state_tensors
 from reflora_cli.training.checkpoint import Checkpoint, named_random_states, random_state, save_checkpoint, save_stopped
 from reflora_cli.training.session import Session, append, current_adapter, save_adapter
 from reflora_cli.training.step import train_step
@@ -149,5 +148,5 @@ def checkpoint_of(session: Session) -> Checkpoint:
             sync(session.run.metrics)  # its lines are not written again when the run continues from here
     kept = {**session.parameters, **job.adapted.constants}
     trained = {name: own.detach().cpu().contiguous() for name, own in kept.items()}
-    optimizer = state_tensors(job.optimizer, session.parameters)
+    optimizer = job.optimizer.tensors(session.parameters)
     return Checkpoint(trained, optimizer, named_random_states(states), session.best, session.progress)

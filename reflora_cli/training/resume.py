@@ -21,7 +21,6 @@ from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.objectives.rows import rows_text
-from reflora_cli.optim.pair_adamw import load_state_tensors
 from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
@@ -169,7 +168,7 @@ def restore(session: Session, place: Path) -> None:
     checkpoint = load_checkpoint(place)
     restore_parameters({**session.parameters, **job.adapted.constants}, checkpoint.trained, place)
     try:
-        load_state_tensors(job.optimizer, session.parameters, checkpoint.optimizer)
+        job.optimizer.load_tensors(session.parameters, checkpoint.optimizer)
         restore_random_state(checkpoint.random, job.compute.rank)
     except (ValueError, RuntimeError) as error:
         raise InputError(Problem("the checkpoint does not belong to this recipe", str(place), str(error))) from error

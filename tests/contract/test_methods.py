@@ -23,7 +23,7 @@ from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
+from reflora_cli.optim.partition import Partition
 from reflora_cli.training.job import roles_in
 from tests.models import HEADS, batch, injected, make
 
@@ -52,7 +52,7 @@ trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
-       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD))],
+       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD) and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
 )  # fmt: skip
 """What an optimizer has a part in."""
@@ -76,7 +76,7 @@ class Training:
         return loss.item()
 
 
-def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> PairOptimizer:
+def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> Partition:
     return build_optimizer(method, roles_in(adapted), rates)
 
 
@@ -171,9 +171,9 @@ def test_interrupted_training_equals_uninterrupted(method: Method, rates: Rates,
         whole.step()
     for _ in range(stop):
         part.step()
-    saved = {name: tensor.clone() for name, tensor in state_tensors(part.optimizer, part.adapted.parameters).items()}
+    saved = {name: tensor.clone() for name, tensor in part.optimizer.tensors(part.adapted.parameters).items()}
     optimizer = optimizer_for(method, part.adapted, rates)
-    load_state_tensors(optimizer, part.adapted.parameters, saved)
+    optimizer.load_tensors(part.adapted.parameters, saved)
     part.optimizer = optimizer
     for _ in range(stop, 8):
         part.step()

@@ -24,7 +24,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
+from reflora_cli.optim.partition import Partition
 from reflora_cli.training.job import roles_in
 from tests.models import HEADS, batch, injected, make
 
@@ -99,7 +99,7 @@ class Training:
         self.method, self.kind = method, optimizer
         self.optimizer = self.fresh()
 
-    def fresh(self) -> PairOptimizer:
+    def fresh(self) -> Partition:
         """An optimizer that has not stepped yet."""
         adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
         return build_optimizer(self.method, roles_in(adapted), rates)
@@ -144,9 +144,9 @@ def test_a_resumed_run_on_the_device_equals_one_that_was_not_interrupted(method:
         whole.step()
     for _ in range(3):
         part.step()
-    saved = copy.deepcopy(state_tensors(part.optimizer, part.adapted.parameters))
+    saved = copy.deepcopy(part.optimizer.tensors(part.adapted.parameters))
     part.optimizer = part.fresh()
-    load_state_tensors(part.optimizer, part.adapted.parameters, saved)
+    part.optimizer.load_tensors(part.adapted.parameters, saved)
     for _ in range(3):
         part.step()
     for name, parameter in whole.adapted.parameters.items():

@@ -12,7 +12,7 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import Refactor
 from reflora_cli.optim.build import Rates, build_optimizer, build_rule
-from reflora_cli.optim.groups import parameter_groups
+from reflora_cli.optim.groups import parameter_groups, split_groups
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.roles import Roles
@@ -38,6 +38,35 @@ def groups(rates: Rates, lr_ratio: float = 1.0) -> dict[str, dict[str, Any]]:
 
 def same(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
     return [id(one) for one in parameters] == [id(other) for other in others]
+
+
+def test_groups_of_pairs_are_told_from_all_others() -> None:
+    every = parameter_groups(Roles(PAIRS, undecayed=MAGNITUDES, others=HEAD), Rates(1e-3, None, 0.1), 1.0)
+    of_pairs, of_others = split_groups(every, PAIRS)
+    assert [group["name"] for group in of_pairs] == ["factors A", "factors B"]
+    assert [group["name"] for group in of_others] == ["adapters, undecayed", "head", "head, undecayed"]
+    assert split_groups(of_others, PAIRS) == ([], of_others)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("head", [HEAD, {}])
+def test_lora_rite_steps_the_pairs_and_the_chosen_optimizer_all_else(optimizer: str, head: dict[str, Any]) -> None:
+    pairs = [FactorPair("layer", parameter(2, 4), nn.Parameter(torch.zeros(3, 2)), 1.0)]
+    own = nn.Parameter(torch.ones(64, 64))
+    others = {**head, "own": own} if head else {}
+    made = build_optimizer(
+        Method(name="lora-rite", lr_ratio=4.0), Roles(pairs, others=others), Rates(1e-3, 1e-4, 0.1, optimizer)
+    )
+    for group in made.param_groups:
+        for member in group["params"]:
+            member.grad = torch.ones_like(member)
+    made.step()
+    assert made.param_groups[0]["name"] == "factors A"
+    assert made.param_groups[1]["lr"] == 4e-3
+    assert "second_moment" in made.state[pairs[0].A]
+    if head:
+        assert ("exp_avg" if optimizer == "adamw" else "state1") in made.state[own]
+    assert (len(made.param_groups) > 2) == bool(head)
 
 
 def test_every_parameter_is_in_the_group_of_its_role() -> None:

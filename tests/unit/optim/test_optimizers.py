@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
 
-from reflora_cli import FactorPair, InputError, RefLoRA, RefLoRASGD, Roles, adapt, roles_of
+from reflora_cli import FactorPair, InputError, LoRARITE, RefLoRA, RefLoRASGD, Roles, adapt, roles_of
 from reflora_cli.adapters.dora import DoRALinear
 from tests.models import batch, make
 
@@ -137,6 +137,92 @@ def test_a_run_that_the_trainer_resumes_equals_one_that_was_not_stopped(
     assert all(torch.equal(parameter, expected[name]) for name, parameter in trained(resumed).items())
 
 
+@pytest.mark.parametrize("layer", ["lora", "dora"])
+def test_lora_rite_in_the_trainer_steps_peft_s_layers_as_ours_in_a_loop(layer: Any, tmp_path: Path) -> None:
+    """Ten steps with a schedule, without clipping, from other factors of the same B = 0: products agree."""
+    base = make("bert").eval()
+    ours, theirs = copy.deepcopy(base), with_peft(base, use_dora=layer == "dora")
+    adapted = adapt(ours, ["query", "value"], rank=4, layer=layer, trainable=["classifier"])
+    modules = dict(theirs.base_model.model.named_modules())
+    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    for path, own in adapted.layers.items():
+        modules[path].lora_A["default"].weight.data.copy_(mix @ own.A.data)
+    settings: Any = {"weight_decay": 0.1, "head_lr": 5e-3, "lr_ratio": 2.0}
+    trainer(theirs, LoRARITE(theirs, 1e-2, **settings), tmp_path, max_steps=10, max_grad_norm=0.0).train()
+
+    optimizer = LoRARITE(ours, 1e-2, **settings)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 0, 10)
+    data = rows(STEPS * ROWS)
+    ours.train()
+    for step in range(10):
+        chosen = data[step * ROWS : (step + 1) * ROWS]
+        ours(**{key: torch.stack([row[key] for row in chosen]) for key in chosen[0]}).loss.backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    for path, own in adapted.layers.items():
+        found = modules[path].lora_B["default"].weight @ modules[path].lora_A["default"].weight
+        assert (own.B @ own.A).norm() > 1e-2
+        assert (found - own.B @ own.A).norm() < 1e-3 * (own.B @ own.A).norm()
+        if own.magnitude is not None:
+            magnitude = modules[path].lora_magnitude_vector["default"].weight
+            torch.testing.assert_close(magnitude, own.magnitude, atol=1e-4, rtol=0)
+    for group in optimizer.param_groups:
+        key = "second_moment" if group["name"].startswith("factors") else "exp_avg_sq"
+        assert all(key in optimizer.state[parameter] for parameter in group["params"])
+    names = {group["name"] for group in optimizer.param_groups}
+    assert names == {
+        "factors A",
+        "factors B",
+        "head",
+        "head, undecayed",
+        *(["adapters, undecayed"] if layer == "dora" else []),
+    }
+
+
+def test_a_run_of_lora_rite_that_the_trainer_resumes_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
+    base = make("bert")
+
+    def fresh() -> Any:
+        torch.manual_seed(1)
+        model = with_peft(copy.deepcopy(base), lora_dropout=0.1, use_dora=True)
+        return model, LoRARITE(model, 1e-2, weight_decay=0.1)
+
+    saving = {"save_strategy": "steps", "save_steps": 5, "train_sampling_strategy": "random", "max_steps": 12}
+    model, optimizer = fresh()
+    trainer(model, optimizer, tmp_path, **saving).train()
+    resumed, optimizer = fresh()
+    trainer(resumed, optimizer, tmp_path, **saving).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    expected = trained(model)
+    assert all(torch.equal(parameter, expected[name]) for name, parameter in trained(resumed).items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"damping": 1.0}, "where: damping\n"),
+        ({"lr": -1.0}, "where: lr\n"),
+        ({"lr_ratio": -1.0}, "where: lr_ratio\n"),
+    ],
+)
+def test_arguments_of_lora_rite_out_of_range_are_refused(arguments: Any, words: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    adapt(model, rank=2)
+    with pytest.raises(InputError, match=words):
+        LoRARITE(model, **arguments)
+
+
+def test_lora_rite_is_refused_without_pairs_and_with_ranks_too_large() -> None:
+    with pytest.raises(InputError, match="no pair of low-rank factors"):
+        LoRARITE(nn.Linear(3, 3))
+    model = nn.Sequential(nn.Linear(4, 3))
+    adapt(model, rank=4)
+    with pytest.raises(InputError, match=r"rank 4(.|\n)*at most 3"):
+        LoRARITE(model)
+    pair = FactorPair("mine", nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(3, 2)), 1.0)
+    assert [group["name"] for group in LoRARITE(Roles([pair])).param_groups] == ["factors A", "factors B"]
+
+
 def test_every_trained_parameter_of_a_peft_model_has_its_role() -> None:
     model = with_peft(make("bert"), use_dora=True, bias="lora_only")
     optimizer = RefLoRA(model, 1e-3, lr_ratio=16.0, head_lr=1e-4, weight_decay=0.1)
@@ -245,6 +331,7 @@ def test_a_model_without_pairs_is_refused(arguments: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"update": "lora-rite"}, r"an optimizer of its own(.|\n)*use LoRARITE\(model"),
         ({"update": "refloras"}, "no such update rule(.|\n)*did you mean 'reflora-s'"),
         ({"warmup_steps": -1}, "warmup_steps(.|\n)*greater than or equal to 0"),
         ({"interval": 0}, "interval(.|\n)*greater than or equal to 1"),

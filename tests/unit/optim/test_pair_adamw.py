@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
+from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -190,9 +190,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(rule: str, st
     straight, before, after = Toy(rule), Toy(rule), Toy(rule)
     straight.train(12)
     before.train(stop)
-    save_file(state_tensors(before.optimizer, before.parameters), tmp_path / "optimizer.safetensors")
+    save_file(before.optimizer.tensors(before.parameters), tmp_path / "optimizer.safetensors")
     after.copy_parameters(before)
-    load_state_tensors(after.optimizer, after.parameters, load_file(tmp_path / "optimizer.safetensors"))
+    after.optimizer.load_tensors(after.parameters, load_file(tmp_path / "optimizer.safetensors"))
     after.train(12 - stop)
     assert_equal(after, straight)
 
@@ -219,7 +219,7 @@ def test_the_state_of_another_optimizer_is_refused_and_changes_nothing() -> None
     with pytest.raises(ValueError, match="missing steps"):
         toy.optimizer.load_state_dict(adamw.state_dict())
     fewer = torch.optim.AdamW([toy.head])
-    with pytest.raises(ValueError, match="size of optimizer's group"):
+    with pytest.raises(ValueError, match="the saved groups have"):
         toy.optimizer.load_state_dict(fewer.state_dict() | {"rule": {"steps": torch.tensor(1)}})
     toy.optimizer.load_state_dict(toy.optimizer.state_dict())
     assert toy.optimizer.rule.tensors()["steps"] == 5
@@ -231,11 +231,11 @@ def test_a_state_is_loaded_over_another_one(steps: int) -> None:
     """Whatever the optimizer did before is forgotten; tensors saved once do not change with further training."""
     toy, other = Toy(), Toy()
     toy.train(steps)
-    saved = state_tensors(toy.optimizer, toy.parameters)
+    saved = toy.optimizer.tensors(toy.parameters)
     copies = {key: tensor.clone() for key, tensor in saved.items()}
     other.train(9)
     other.copy_parameters(toy)
-    load_state_tensors(other.optimizer, other.parameters, saved)
+    other.optimizer.load_tensors(other.parameters, saved)
     toy.train(3)
     other.train(3)
     assert_equal(toy, other)
@@ -245,13 +245,13 @@ def test_a_state_is_loaded_over_another_one(steps: int) -> None:
 def test_names_and_not_places_decide_what_is_restored() -> None:
     toy, other = Toy(), Toy()
     toy.train(5)
-    saved = state_tensors(toy.optimizer, toy.parameters)
+    saved = toy.optimizer.tensors(toy.parameters)
     shuffled = list(other.parameters.values())[::-1]
     other.optimizer = PairAdamW(
         [{"params": shuffled, "lr": 1e-2, "weight_decay": 0.1}], RefLoRARule(other.pairs, 3, 1, 1e-3)
     )
     other.copy_parameters(toy)
-    load_state_tensors(other.optimizer, dict(reversed(other.parameters.items())), saved)
+    other.optimizer.load_tensors(dict(reversed(other.parameters.items())), saved)
     toy.train(3)
     other.train(3)
     assert_equal(toy, other)
@@ -260,7 +260,7 @@ def test_names_and_not_places_decide_what_is_restored() -> None:
 def test_what_is_saved() -> None:
     toy = Toy()
     toy.train(4)
-    saved = state_tensors(toy.optimizer, toy.parameters)
+    saved = toy.optimizer.tensors(toy.parameters)
     trained = [name for name in toy.parameters if name != "unused"]
     moments = {f"{key}.{name}" for key in ("exp_avg", "exp_avg_sq") for name in trained}
     assert saved.keys() == {"rule.steps"} | {f"step.{name}" for name in toy.parameters} | moments
@@ -289,12 +289,12 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 ) -> None:
     toy = Toy()
     toy.train(5)
-    before = state_tensors(toy.optimizer, toy.parameters)
+    before = toy.optimizer.tensors(toy.parameters)
     tensors = dict(before)
     change(tensors)
     with pytest.raises(ValueError, match=complaint):
-        load_state_tensors(toy.optimizer, toy.parameters, tensors)
-    after = state_tensors(toy.optimizer, toy.parameters)
+        toy.optimizer.load_tensors(toy.parameters, tensors)
+    after = toy.optimizer.tensors(toy.parameters)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
 
@@ -303,6 +303,6 @@ def test_parameters_without_a_name_are_refused() -> None:
     toy = Toy()
     partial = {name: parameter for name, parameter in toy.parameters.items() if name != "head"}
     with pytest.raises(ValueError, match="1 parameters of the optimizer have no name"):
-        state_tensors(toy.optimizer, partial)
+        toy.optimizer.tensors(partial)
     with pytest.raises(ValueError, match="1 named parameters are not in the optimizer"):
-        load_state_tensors(toy.optimizer, {**toy.parameters, "other": nn.Parameter(torch.ones(1))}, {})
+        toy.optimizer.load_tensors({**toy.parameters, "other": nn.Parameter(torch.ones(1))}, {})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.pair_adamw import PairAdamW, load_state_tensors, state_tensors
+from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.preconditioned import PreconditionedRule
 from reflora_cli.optim.reflora import RefLoRARule
@@ -144,12 +144,12 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(before.A.sum() * torch.inf).backward()
     scaler.step(optimizer)
-    save_file(state_tensors(optimizer, {"A": before.A, "B": before.B}), tmp_path / "optimizer.safetensors")
+    save_file(optimizer.tensors({"A": before.A, "B": before.B}), tmp_path / "optimizer.safetensors")
     with torch.no_grad():
         after.A.copy_(before.A)
         after.B.copy_(before.B)
     optimizer = sgd(after, RULES[rule](after), momentum)
-    load_state_tensors(optimizer, {"A": after.A, "B": after.B}, load_file(tmp_path / "optimizer.safetensors"))
+    optimizer.load_tensors({"A": after.A, "B": after.B}, load_file(tmp_path / "optimizer.safetensors"))
     train(after, optimizer, 9 - stop)
     assert torch.equal(after.A, straight.A)
     assert torch.equal(after.B, straight.B)

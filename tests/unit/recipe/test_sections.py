@@ -160,6 +160,16 @@ def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kin
         recipe(method={"update": kind}, train={"optimizer": optimizer})
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"])
+def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> None:
+    values: dict[str, Any] = {"method": {"name": "lora-rite"}, "train": {"optimizer": optimizer}}
+    if optimizer != "sgd":
+        assert recipe(**values).method.update.is_optimizer
+        return
+    with pytest.raises(ValidationError, match=r"lora-rite steps A and B at rates like AdamW's, and sgd would"):
+        recipe(**values)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
     with pytest.raises(ValidationError, match=r"has its own; set train\.momentum=0, or train\.optimizer=sgd"):
