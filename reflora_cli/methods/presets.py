@@ -31,3 +31,5 @@ PRESETS: dict[str, Preset] = {
         {"update": "scaled-gd"}, "Tong, Ma, Chi 2020, arXiv 2005.08898; Zhang, Pilanci 2024, arXiv 2402.02347"
     ),
 }
+DEFAULT = "reflora"
+"""The preset of a recipe that names none."""
