@@ -294,13 +294,27 @@ def test_any_override(write: Write, key: str, value: str) -> None:
 KEYS = ["kind", "warmup_steps", "interval", "damping", "warmup_step", "dampin"]
 LEAVES = st.sampled_from([*UPDATES, "auto", "dora", "gaussian", 0, 1, 3, 0.5, True, None, "x", [], [{}]])
 MAPPINGS = st.dictionaries(st.sampled_from(KEYS), LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=2))
-SECTIONS = st.dictionaries(
+TIMING = {"warmup_steps": st.integers(1, 3), "interval": st.integers(1, 3), "damping": st.just("auto") | st.just(0.5)}
+RULES = st.sampled_from(list(UPDATES)) | st.fixed_dictionaries(
+    {}, optional={"kind": st.sampled_from(["reflora", "scaled-gd"]), **TIMING}
+)
+SOUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["reflora", "scaled-gd", "lora"]),
+        "layer": st.sampled_from(["lora", "dora", {"kind": "dora"}]),
+        "init": st.sampled_from(["default", "gaussian"]),
+        "update": RULES,
+        "refactor": st.fixed_dictionaries({}, optional=TIMING),
+    },
+)
+WILD = st.dictionaries(
     st.sampled_from(["layer", "start", "init", "update", "refactor", "name"]), LEAVES | MAPPINGS, max_size=4
 )
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(SECTIONS, SECTIONS)
+@given(SOUND | WILD, SOUND | WILD)
 def test_any_choices_in_two_layers(write: Write, below: dict[str, Any], above: dict[str, Any]) -> None:
     """A recipe that is read back as an equal one, or problems that say where and what."""
     section = write_yaml({"method": below}) if below else ""
