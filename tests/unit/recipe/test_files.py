@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.updates import UPDATES
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.yaml_lines import write_yaml
 from reflora_cli.tasks.registry import TASKS
 from tests.unit.recipe_texts import GOOD, load, put
 
@@ -287,6 +289,42 @@ def test_any_override(write: Write, key: str, value: str) -> None:
             assert isinstance(load(write(GOOD), override), Recipe)
         except InputError as error:
             assert str(error)
+
+
+KEYS = ["kind", "warmup_steps", "interval", "damping", "warmup_step", "dampin"]
+LEAVES = st.sampled_from([*UPDATES, "auto", "dora", "gaussian", 0, 1, 3, 0.5, True, None, "x", [], [{}]])
+MAPPINGS = st.dictionaries(st.sampled_from(KEYS), LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=2))
+TIMING = {"warmup_steps": st.integers(1, 3), "interval": st.integers(1, 3), "damping": st.just("auto") | st.just(0.5)}
+RULES = st.sampled_from(list(UPDATES)) | st.fixed_dictionaries(
+    {}, optional={"kind": st.sampled_from(["reflora", "scaled-gd"]), **TIMING}
+)
+SOUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["reflora", "scaled-gd", "lora"]),
+        "layer": st.sampled_from(["lora", "dora", {"kind": "dora"}]),
+        "init": st.sampled_from(["default", "gaussian"]),
+        "update": RULES,
+        "refactor": st.fixed_dictionaries({}, optional=TIMING),
+    },
+)
+WILD = st.dictionaries(
+    st.sampled_from(["layer", "start", "init", "update", "refactor", "name"]), LEAVES | MAPPINGS, max_size=4
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SOUND | WILD, SOUND | WILD)
+def test_any_choices_in_two_layers(write: Write, below: dict[str, Any], above: dict[str, Any]) -> None:
+    """A recipe that is read back as an equal one, or problems that say where and what."""
+    section = write_yaml({"method": below}) if below else ""
+    path = write(GOOD.replace("method:\n  name: reflora\n  rank: 8\n", section))
+    try:
+        recipe = load(path, *(f"method.{key}={json.dumps(value)}" for key, value in above.items()))
+    except InputError as error:
+        assert all(problem.what and problem.where for problem in error.problems)
+    else:
+        assert load(write(dump_recipe(recipe), "again.yaml")) == recipe
 
 
 # And back
