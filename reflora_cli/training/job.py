@@ -15,11 +15,10 @@ from reflora_cli.methods.axes import Layer, Update
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.objectives.objective import Objective
-from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer
@@ -127,9 +126,10 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Ea
     Raises InputError for whatever the user can mend.
     """
     task = find_task(recipe.task.name)
-    examples = load_examples(recipe, task)
+    kind = kind_of(task)
+    examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
-    base = load_base(section, section.revision, task, compute.dtype, recipe.train.seed)
+    base = kind.load_base(section, section.revision, compute.dtype, recipe.train.seed)
     # A run is known by what its recipe says, wherever that was found this time.
     name = recipe.model.name if base.source.is_local else base.source.name
     base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
@@ -139,9 +139,9 @@ def prepare(recipe: Recipe, compute: Compute, section: ModelSection, earlier: Ea
     check_length(base, recipe.task.max_length)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
     base.place(compute.device)
-    objective = make_objective(recipe, task, base, compute)
+    objective = kind.make_objective(recipe, base, compute)
     unfit = left_out(objective, recipe.method, saved)
-    rows = encode_examples(recipe, task, base, examples)
+    rows = kind.encode(recipe, base, examples)
     kept_out = [name for names in unfit.values() for name in names]
     if fit is None:
         adapted = inject(base.model, recipe.method, trainable, saved, recipe.train.seed, kept_out)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from reflora_cli.adapter_io.files import adapter_tensors, write_adapter, write_a
 from reflora_cli.console import Reporter
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.interruption import Interruption
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job
 
@@ -76,10 +76,9 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
     if not session.is_writer:
         return
     job, directory = session.job, session.run.adapter
-    kind: Literal["SEQ_CLS", "CAUSAL_LM"] = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
     source = job.base.source
     base = (source.location if source.is_local else source.name), source.revision
-    config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
+    config = peft_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind_of(job.task).peft_type)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)
 
