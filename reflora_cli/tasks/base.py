@@ -140,6 +140,7 @@ class PromptTask(Named):
     template: the text around what is asked, as rows are trained; it tells a trained model's users how to ask.
     pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
         loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
+    has_candidates: whether a protocol finds answers; without them only the loss is scored.
     tally: makes an empty tally of the answers that a protocol finds.
     evaluation: splits that are scored.
     """
