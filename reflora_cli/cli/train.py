@@ -73,11 +73,11 @@ def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     """Return the result and the next commands. run: where the run is now."""
     from reflora_cli.runs.directory import RunDirectory
 
-    metric = results["main_metric"]
     facts: dict[str, str] = {}
     for split, scores in (results["scores"] or {}).items():
+        metric, score = next(iter(scores.items()))  # the main one
         before = f", {results['before'][split][metric]:.4f} before" if results["before"] else ""
-        facts[f"{metric}, {split}"] = f"{scores[metric]:.4f}{before} (step {results['selected_step']})"
+        facts[f"{metric}, {split}"] = f"{score:.4f}{before} (step {results['selected_step']})"
     facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
     facts["adapter"] = f"{run}/adapter"
     if is_file(curves := RunDirectory(Path(run)).curves):

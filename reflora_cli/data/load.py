@@ -18,7 +18,6 @@ from reflora_cli.tasks.base import (
     DataTask,
     Example,
     LanguageTask,
-    Mixture,
     PromptExample,
     PromptTask,
     SequenceTask,
@@ -51,16 +50,15 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
 
     If a mixture may have one file with the rows of all its parts, and the file exists, it is read instead.
     """
-    if isinstance(task, Mixture):
-        path = expanded(data)
-        joint = joint_file(task, path) if task.joint is not None and data not in OWN else None
-        if joint is not None and task.joint is not None:
+    if task.joint is not None and data not in OWN:
+        joint = joint_file(task, expanded(data))
+        if joint is not None:
             return load_prompts(task.joint, str(joint), task.train, limit)
-        refuse_undivided(task, data)
+    refuse_undivided(task, data)
     return [example for part in task.parts for example in load_prompts(part, data, part.train, limit)]
 
 
-def joint_file(task: Mixture, path: Path) -> Path | None:
+def joint_file(task: LanguageTask, path: Path) -> Path | None:
     """Return the file with the training rows of all parts of a mixture, if there is one."""
     if is_file(path):
         return path
@@ -70,7 +68,7 @@ def joint_file(task: Mixture, path: Path) -> Path | None:
 
 def refuse_undivided(task: LanguageTask, data: str) -> None:
     """Raises InputError where one file would be taken for each part's own file."""
-    if isinstance(task, Mixture) and data not in OWN and is_file(expanded(data)):
+    if len(task.parts) > 1 and data not in OWN and is_file(expanded(data)):
         what = f"one file cannot be divided among the tasks of {task.name}"
         raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 

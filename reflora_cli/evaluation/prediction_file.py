@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
-from reflora_cli.objectives.prediction import Prediction, Tally
+from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.tally import Tally
 
 FIELDS = tuple(Prediction.__dataclass_fields__)
 
@@ -40,12 +41,11 @@ class Line(BaseModel):
 
 
 class PredictionFile:
-    """Predictions of one task's rows, kept on disk; only their counts are held in memory."""
+    """Predictions of one task's rows, kept on disk; in memory is only what the tally keeps of them."""
 
-    def __init__(self, path: Path, examples: Sequence[PromptExample]) -> None:
-        """Read what is there already. Raises InputError when it belongs to other rows."""
-        self.path, self.examples = path, examples
-        self.tally = Tally()
+    def __init__(self, path: Path, examples: Sequence[PromptExample], tally: Tally[Prediction]) -> None:
+        """Read what is there already into an empty tally. Raises InputError when it belongs to other rows."""
+        self.path, self.examples, self.tally = path, examples, tally
         self.done: set[int] = set()
         if path.is_symlink() or (exists(path) and not is_file(path)):
             what = "predictions are written to a file, and this is none"

@@ -10,10 +10,11 @@ from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.model.sources import Source, find_source
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Optimizer, Recipe
 from reflora_cli.runs.directory import RunDirectory, read_results
-from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task
 
 
@@ -92,11 +93,10 @@ def python(*lines: str) -> list[str]:
 
 def base_lines(task: Task, location: str) -> list[str]:
     """Return Python that loads the base model."""
-    if isinstance(task, SequenceTask):
-        kind, arguments = "AutoModelForSequenceClassification", f", num_labels={max(1, len(task.label_names))}"
-    else:
-        kind, arguments = "AutoModelForCausalLM", ""
-    return [f"from transformers import {kind}", "", f"base = {kind}.from_pretrained({location!r}{arguments})"]
+    kind = kind_of(task)
+    arguments = [repr(location), *(f"{name}={value!r}" for name, value in kind.base_arguments.items())]
+    load = f"base = {kind.auto_class}.from_pretrained({', '.join(arguments)})"
+    return [f"from transformers import {kind.auto_class}", "", load]
 
 
 def peft_lines(subject: Subject) -> list[str]:
@@ -120,11 +120,11 @@ def vllm_line(config: PeftConfig) -> str:
 
 def transformers_lines(subject: Subject) -> list[str]:
     """Return Python that loads the merged model with transformers."""
-    auto = "SequenceClassification" if isinstance(subject.task, SequenceTask) else "CausalLM"
+    auto = kind_of(subject.task).auto_class
     return python(
-        f"from transformers import AutoModelFor{auto}, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        f'model = AutoModelFor{auto}.from_pretrained("path/to/this/directory")',
+        f'model = {auto}.from_pretrained("path/to/this/directory")',
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
     )
 

@@ -23,6 +23,7 @@ from reflora_cli.export.gguf_config import rope_of, write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.auto import load_config
 
 GgufKind = Literal["f32", "f16", "bf16", "q8_0"]
 LARGEST_HALF = 65504.0
@@ -68,10 +69,9 @@ class GgufRequest:
 def write_gguf(request: GgufRequest) -> GgufFile:
     """Convert a merged transformers directory. Raises InputError for a model that llama.cpp would compute otherwise."""
     import gguf
-    from transformers import AutoConfig
 
     kind = request.kind
-    config: Any = AutoConfig.from_pretrained(request.directory)
+    config: Any = load_config(request.directory)
     layout = layout_of(config, config.architectures[0])
     places = weights(request.directory, config)
     writer = gguf.GGUFWriter(request.output, layout.architecture)

@@ -22,12 +22,13 @@ from reflora_cli.export.prompting import Asking, asking, chat_template, modelfil
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.merge import MergeRequest, merge
+from reflora_cli.model.auto import load_config
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.model.sources import find_source
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import kept_rows, restore
-from reflora_cli.tasks.base import LanguageTask, SequenceTask
+from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.registry import find_task
 
 UNCOMPARED = (
@@ -68,10 +69,10 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     is left at `output` then.
     """
     require_gguf()
-    task = language_task(recipe)
+    tasks = asked_tasks(recipe)
     with quiet_transformers():
         converted = convertible(recipe)
-    asked = asking(task, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
+    asked = asking(tasks, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
         merge(MergeRequest(recipe, run.adapter, merged, dtype="float32", rows=kept_rows(recipe, run)))
@@ -92,13 +93,13 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:
     """Write `adapter.gguf`, a `Modelfile` and a card to `output`. Raises as `export_gguf`."""
     require_gguf()
-    task = language_task(recipe)
+    tasks = asked_tasks(recipe)
     files = read_adapter(run.adapter)
     refuse_unrepresentable(files)
     with quiet_transformers():
         lead, notes = reading(recipe)
     restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
-    asked = asking(task, restored.base.tokenizer.eos_token, lead)
+    asked = asking(tasks, restored.base.tokenizer.eos_token, lead)
     with write_directory(output) as directory:
         modules = write_gguf_adapter(files, restored.base.model, directory / "adapter.gguf")
         write_file(directory / "Modelfile", modelfile("base.gguf", asked, adapter="adapter.gguf"))
@@ -107,13 +108,13 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
     return GgufAdapterReport(str(output), "gguf-adapter", modules)
 
 
-def language_task(recipe: Recipe) -> LanguageTask:
-    """Return the recipe's task. Raises InputError for a classifier."""
+def asked_tasks(recipe: Recipe) -> tuple[PromptTask, ...]:
+    """Return the tasks that the model was asked. Raises InputError for a classifier."""
     task = find_task(recipe.task.name)
-    if isinstance(task, SequenceTask):
+    if not task.parts:
         remedy = "export a classifier with --format onnx or safetensors"
         raise InputError(Problem("only language models are exported to GGUF", "--format", task.name, remedy=remedy))
-    return task
+    return task.parts
 
 
 def convertible(recipe: Recipe) -> Converted:
@@ -129,10 +130,8 @@ def convertible(recipe: Recipe) -> Converted:
 
 def computable(recipe: Recipe) -> Any:
     """Return the base's config. Raises InputError for one that llama.cpp would compute differently."""
-    from transformers import AutoConfig
-
     source = find_source(recipe.model.name, recipe.model.revision)
-    config: Any = AutoConfig.from_pretrained(source.location, revision=source.revision)
+    config: Any = load_config(source.location, source.revision)
     layout_of(config, (config.architectures or ["unknown"])[0])
     return config
 

@@ -19,6 +19,7 @@ from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import read_tokenizer
 from reflora_cli.ground.errors import Problem, VerificationError
 from reflora_cli.merging.verify import difference, refuse, tolerance
+from reflora_cli.model.auto import load_config, load_plain
 
 TOLERANCE: dict[str, float] = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 2.0**-7}
 """The largest error of a stored weight, as a share of the largest weight of its tensor."""
@@ -36,14 +37,12 @@ def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
     Raises VerificationError for a tensor or a tokenizer that is not what it should be, and for logits that differ by
     more than 1e-4 of the largest from those of the weights that the file holds.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config: Any = AutoConfig.from_pretrained(request.directory)
+    config: Any = load_config(request.directory)
     file = GgufModel(written.path)
     if read_tokenizer(file.fields) != request.tokenizer.tokenizer:
         raise VerificationError(Problem("the tokenizer was not written as it is", str(written.path)))
     ids, positions = text_of(config)
-    own: Any = AutoModelForCausalLM.from_pretrained(request.directory, dtype=torch.float32)
+    own: Any = load_plain("AutoModelForCausalLM", request.directory, torch.float32)
     merged = logits(own, ids, positions)
     check_tensors(written, request, file, own)
     stored = logits(own, ids, positions) if written.kind != "f32" else merged

@@ -17,7 +17,7 @@ from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.load import load_tokenizer
-from reflora_cli.objectives.pick import probe_rows
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -51,14 +51,14 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
     """
     require_libraries()
     restored = restore(recipe, run.adapter, torch.device("cpu"))
-    task, objective = restored.task, restored.objective
-    if not isinstance(task, SequenceTask) or not isinstance(objective, SequenceObjective):
+    objective = restored.objective
+    if not isinstance(objective, SequenceObjective):
         remedy = "export a language model with --format gguf or safetensors"
         raise InputError(Problem("only classifiers are exported to ONNX", "--format", "onnx", remedy=remedy))
     if parameter_count(restored.base.model) > MOST_PARAMETERS:
         found = f"{parameter_count(restored.base.model):,} parameters"
         raise InputError(Problem("the model is too large for one ONNX file", found=found, expected="at most 2 GB"))
-    rows = probe_rows(recipe, task, restored.base, kept_rows(recipe, run))
+    rows = kind_of(restored.task).probe_rows(recipe, restored.base, kept_rows(recipe, run))
     before = objective.probe(rows)
     with write_directory(output) as directory:
         make_plain(restored, torch.float32)
@@ -68,7 +68,9 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
         accepted = tolerance(before, torch.float32, objective.compute.dtype)
         refuse(apart := difference(before, after), accepted, str(output), "the graph in onnxruntime")
         load_tokenizer(restored.base.source).save_pretrained(directory)
-        card = model_card(subject_of(recipe, run), "ONNX", "onnxruntime", usage(graph, task, recipe.task.max_length))
+        card = model_card(
+            subject_of(recipe, run), "ONNX", "onnxruntime", usage(graph, objective.task, recipe.task.max_length)
+        )
         write_file(directory / "README.md", card)
     return OnnxReport(
         str(output),

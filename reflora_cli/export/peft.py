@@ -23,7 +23,7 @@ from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
-from reflora_cli.model.pick import load_base
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Quantization, Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, restore
@@ -66,7 +66,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         load = [*peft_lines(subject), "", vllm_line(files.config)]
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
         check_tensors(files, directory)
-        base = load_base(section, source.revision, task, dtype, recipe.train.seed)
+        base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
     return ExportReport(str(output), "peft", len(files.tensors), parameters, reader)

@@ -20,24 +20,14 @@ from torch import Tensor
 from reflora_cli.adapter_io.config import PEFT_HEADS
 from reflora_cli.adapter_io.files import PREFIX, read_adapter
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.data.encode import encode
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import Base
-from reflora_cli.model.language import vocabulary
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.objective import Objective
-from reflora_cli.objectives.sequence import SequenceObjective
-from reflora_cli.tasks.base import Example
 
 REMEDY = "merge it instead: reflora merge RUN"
-TEXTS = (
-    ("a small red cup", "The cup is red and small."),
-    ("two boxes on the table", "Nothing is on the floor."),
-)
-TOKENS = 12
-"""The number of tokens in each of the two rows on which language models are compared."""
 
 
 class PeftView:
@@ -45,7 +35,7 @@ class PeftView:
 
     def __init__(self, objective: Objective[Any]) -> None:
         """Compute our logits. objective: that of the model with the adapter, on the CPU; it is not kept."""
-        self.inputs = sample_inputs(objective)
+        self.inputs = objective.made_up_inputs()
         self.dtype = objective.compute.dtype
         self.expected = self.logits(objective.base.model)
 
@@ -65,17 +55,6 @@ class PeftView:
         apart = difference(self.expected, self.logits(base.model.eval()))
         refuse(apart, tolerance(self.expected, self.dtype), output, f"the adapter as {reader} reads it")
         return reader
-
-
-def sample_inputs(objective: Objective[Any]) -> dict[str, Tensor]:
-    """Return a model's keyword arguments for two made-up rows, so that the task's data need not be there."""
-    base = objective.base
-    if isinstance(objective, SequenceObjective):
-        width = len(objective.task.text)
-        return objective.inputs(encode(base.tokenizer, [Example(texts[:width], 0) for texts in TEXTS], 64))
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary(base.model), (len(TEXTS), TOKENS), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def by_peft(base: Base, directory: Path, output: str) -> str:

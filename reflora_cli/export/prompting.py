@@ -5,9 +5,10 @@ A base's own chat template is left out: training never used it, and programs tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reflora_cli.tasks.base import LanguageTask
+from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.prompts import Template
 
 PLACE = "{instruction}"
@@ -31,13 +32,13 @@ class Asking:
         return self.head + PLACE + self.tail
 
 
-def asking(task: LanguageTask, end: str | None, lead: str = "") -> Asking:
-    """Return how a task's model is asked: without any text around the question if the parts of a mixture ask in several
+def asking(tasks: Sequence[PromptTask], end: str | None, lead: str = "") -> Asking:
+    """Return how the model of some tasks is asked: without any text around the question if the tasks ask in several
     ways.
 
     lead: what a prompt must begin with if the tokenizer that reads it puts nothing before a text.
     """
-    templates = {part.template for part in task.parts}
+    templates = {task.template for task in tasks}
     template = templates.pop() if len(templates) == 1 else Template(PLACE, PLACE)
     head, _, tail = template.alone.partition(PLACE)
     other = template.with_input if template.with_input != template.alone else ""

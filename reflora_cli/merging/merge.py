@@ -26,10 +26,9 @@ from reflora_cli.merging.requantize import requantize
 from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
 from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
 from reflora_cli.model.load import load_tokenizer
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
 from reflora_cli.model.sources import Source, find_source, local_directory
-from reflora_cli.objectives.pick import make_objective, probe_rows
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Dtype, ModelSection, Quantization, Recipe
 from reflora_cli.runs.restore import Restored, restore, trained_dtype
 from reflora_cli.tasks.base import Task
@@ -91,7 +90,7 @@ def merge(request: MergeRequest) -> MergeReport:
     with write_directory(request.output) as directory:
         trained = probe(request.recipe, request) if recipe != request.recipe else None
         restored = restore(recipe, request.adapter, CPU)
-        rows = probe_rows(recipe, restored.task, restored.base, request.rows)
+        rows = kind_of(restored.task).probe_rows(recipe, restored.base, request.rows)
         before = restored.objective.probe(rows)
         dtype = DTYPES[request.dtype] if request.dtype else dtype_of_training(request.recipe, restored)
         streamed, task = write_merged(restored, dtype, directory), restored.task
@@ -149,7 +148,7 @@ def dtype_of_training(recipe: Recipe, restored: Restored) -> torch.dtype:
 def probe(recipe: Recipe, request: MergeRequest) -> Tensor:
     """Return the logits of a recipe's adapter model on the request's rows."""
     restored = restore(recipe, request.adapter, CPU)
-    return restored.objective.probe(probe_rows(recipe, restored.task, restored.base, request.rows))
+    return restored.objective.probe(kind_of(restored.task).probe_rows(recipe, restored.base, request.rows))
 
 
 def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
@@ -157,14 +156,14 @@ def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype
     incomplete.
     """
     try:
-        merged = load_base(ModelSection(name=str(directory)), None, task, dtype, seed=0)
+        merged = kind_of(task).load_base(ModelSection(name=str(directory)), None, dtype, seed=0)
     except InputError as error:
         raise VerificationError(*error.problems) from error
     if merged.fresh:
         problem = Problem("the merged model lacks weights", str(directory), found=", ".join(merged.fresh))
         raise VerificationError(problem)
     merged.model.eval()
-    return make_objective(recipe, task, merged, Compute(CPU, dtype)).probe(rows)
+    return kind_of(task).make_objective(recipe, merged, Compute(CPU, dtype)).probe(rows)
 
 
 def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> bool:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reflora_cli.model.auto import auto_class, load_config, load_plain
 from reflora_cli.model.load import quiet_transformers
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.quantize import bitsandbytes_config, skeleton, unquantized
-from reflora_cli.objectives.pick import make_objective
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import ModelSection, Quantization, Recipe
-from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.base import Task
 
 
 def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
@@ -24,17 +24,14 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
 
     Returns the logits of that checkpoint, as loaded back, on `rows`.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    auto = AutoModelForSequenceClassification if isinstance(task, SequenceTask) else AutoModelForCausalLM
+    kind = kind_of(task)
     section = ModelSection(name=str(directory), quantization=Quantization.NF4)
     with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".packed-") as packed:
-        from transformers import AutoConfig
-
-        skipped = unquantized(skeleton(auto.from_config, AutoConfig.from_pretrained(directory)))
-        model: Any = auto.from_pretrained(
+        skipped = unquantized(skeleton(auto_class(kind.auto_class).from_config, load_config(directory)))
+        model = load_plain(
+            kind.auto_class,
             directory,
-            dtype=dtype,
+            dtype,
             device_map={"": "cpu"},
             quantization_config=bitsandbytes_config(section, skipped, dtype),
         )
@@ -43,6 +40,6 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
             file.unlink()
         for file in Path(packed).iterdir():
             shutil.move(file, directory / file.name)
-    base = load_base(ModelSection(name=str(directory)), None, task, dtype, seed=0)
+    base = kind.load_base(ModelSection(name=str(directory)), None, dtype, seed=0)
     base.model.eval()
-    return make_objective(recipe, task, base, Compute(torch.device("cpu"), dtype)).probe(rows)
+    return kind.make_objective(recipe, base, Compute(torch.device("cpu"), dtype)).probe(rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.auto import auto_class, load_config
 from reflora_cli.model.base import Base, outermost
 from reflora_cli.model.labels import labelled, name_outputs, said_labels
 from reflora_cli.model.load import load_pretrained
@@ -36,8 +37,6 @@ def load_classifier(
 
     Fresh parameters are drawn under `seed`. Raises InputError for a model that cannot be found, read or used.
     """
-    from transformers import AutoModelForSequenceClassification
-
     said: tuple[str, ...] = ()
 
     def configure(source: Source) -> Any:
@@ -50,7 +49,7 @@ def load_classifier(
         return config
 
     source = find_source(section.name, revision)
-    base, report = load_pretrained(AutoModelForSequenceClassification, section, source, dtype, configure)
+    base, report = load_pretrained(auto_class("AutoModelForSequenceClassification"), section, source, dtype, configure)
     head = head_modules(base.model)
     missing = {*report["missing_keys"], *resized(source, report, head)}
     fresh = outermost({parameter.rpartition(".")[0] for parameter in missing})
@@ -60,11 +59,7 @@ def load_classifier(
 
 def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
     """Return the base's config with the dropout of the head set."""
-    from transformers import AutoConfig
-
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        source.location, revision=source.revision, trust_remote_code=False
-    )
+    config = load_config(source.location, source.revision)
     if dropout is not None:
         listed = next((field for field in DROPOUT_FIELDS if hasattr(config, field)), None)
         field = listed or UNLISTED_DROPOUT.get(config.model_type)

@@ -14,7 +14,7 @@ from typing import Any
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
-from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.base import Task
 
 GENERIC = re.compile(r"(label|class)?[\W_]*[0-9]+", re.IGNORECASE)
 """Names of outputs that say nothing about their meaning, as LABEL_0."""
@@ -45,7 +45,7 @@ def name_outputs(config: Any, labels: Sequence[str]) -> None:
     config.label2id = {name: index for index, name in config.id2label.items()}
 
 
-def labelled(base: Base, task: SequenceTask, said: Sequence[str]) -> Base:
+def labelled(base: Base, task: Task, said: Sequence[str]) -> Base:
     """Return the base with its outputs named. said: the checkpoint's names for the outputs of its own head, or none."""
     order = ordered_as(task.label_names, said) if said and task.label_names else task.label_names
     labels = task.label_names if order is None else order
@@ -57,7 +57,7 @@ def as_recorded(base: Base, task: Task, recorded: Sequence[str], where: str) -> 
     """Return the base with its outputs named as the adapter records. Raises InputError for names other than the
     task's.
     """
-    if not isinstance(task, SequenceTask) or not task.label_names:
+    if not task.label_names:
         return base
     named = labelled(base, task, recorded)
     if named.foreign_labels:
@@ -68,7 +68,7 @@ def as_recorded(base: Base, task: Task, recorded: Sequence[str], where: str) -> 
 
 def refuse_foreign_head(base: Base, task: Task) -> None:
     """Raises InputError for a trained head whose outputs mean something other than the task's labels."""
-    if base.foreign_labels and isinstance(task, SequenceTask):
+    if base.foreign_labels:
         what = "the base model brings a head whose outputs are not the task's labels"
         found, expected = (", ".join(own) for own in (base.foreign_labels, task.label_names))
         remedy = "take a base without a head, or correct id2label in its config.json if its outputs do mean these"

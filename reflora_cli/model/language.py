@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.auto import auto_class, load_config
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_pretrained
 from reflora_cli.model.precision import Compute, precision
@@ -33,13 +34,12 @@ def load_language_model(section: ModelSection, revision: str | None, dtype: torc
     No weight may be missing: unlike a classifier's head, a random language-model head is never wanted. Raises
     InputError for a model that cannot be found, read or used, and for a tokenizer that cannot end an answer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     def configure(source: Source) -> Any:
-        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        return load_config(source.location, source.revision)
 
     source = find_source(section.name, revision)
-    base, report = load_pretrained(AutoModelForCausalLM, section, source, dtype, configure)
+    base, report = load_pretrained(auto_class("AutoModelForCausalLM"), section, source, dtype, configure)
     check_complete(source, report)
     check_end(base)
     return base

@@ -27,7 +27,6 @@ from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import FOREIGN, LONG, SHORT, agree, evaluating, readable
-from reflora_cli.objectives.prediction import Prediction, Scorer
 from reflora_cli.objectives.reading import (
     SHORTEST_PREFIX,
     WAYS,
@@ -39,7 +38,9 @@ from reflora_cli.objectives.reading import (
     tokens_asked,
     whole_texts,
 )
+from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_log_likelihoods
+from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")

@@ -23,7 +23,8 @@ from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, Trial, evaluating, pick_padding
-from reflora_cli.objectives.prediction import Prediction, Scorer
+from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptExample, PromptTask
 
 if TYPE_CHECKING:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from reflora_cli.data.batches import cut
@@ -15,16 +14,20 @@ from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.data.pad import Padding
 from reflora_cli.model.base import Base, pad_multiple
-from reflora_cli.model.language import hidden_states, logits_of
+from reflora_cli.model.language import hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, evaluating
-from reflora_cli.objectives.objective import Objective, Scores, Split
-from reflora_cli.objectives.prediction import Scorer, Tally
+from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
 from reflora_cli.objectives.reach import unused_modules
+from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.tally import Tally
+from reflora_cli.tasks.token_losses import BatchLoss, TokenLosses
 
+MADE_UP = (2, 12)
+"""The rows and tokens of made-up inputs."""
 MOST_PROBED = 256
 """The number of positions at which two forms of a model are compared: enough to show a difference, few enough to
 hold."""
@@ -50,10 +53,12 @@ def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """by_loss: the loss alone tells a better model from a worse one. packing: training rows share sequences."""
+    """What the recipe decides. main_metric: the score by which models are compared, or `loss` where there is no other.
+    packing: training rows share sequences.
+    """
 
     train_on_prompt: bool
-    by_loss: bool
+    main_metric: str
     packing: bool
     padding: Padding
 
@@ -62,13 +67,15 @@ class LanguageSettings:
 class LanguageObjective(Objective[PromptRow]):
     """Causal language modelling of answers, or of prompts and answers."""
 
+    scorer: Scorer
+
     def __init__(self, base: Base, compute: Compute, scorer: Scorer, settings: LanguageSettings) -> None:
         self.base, self.compute, self.scorer = base, compute, scorer
         self.train_on_prompt, self.padding = settings.train_on_prompt, settings.padding
         self.together = pack_prompts if settings.packing else collate_prompts
         self.loss_module = LanguageLoss(base.model)
         self.multiple = 1 if self.padding is Padding.NONE else pad_multiple(base, compute)
-        self.main_metric = "loss" if settings.by_loss else "accuracy"
+        self.main_metric = settings.main_metric
 
     def weight(self, row: PromptRow) -> int:
         return row.weight
@@ -104,46 +111,50 @@ class LanguageObjective(Objective[PromptRow]):
         """Return indices of rows, in order, in batches of at most `size`."""
         return cut(order, size, lambda index: self.kind(rows[index]))
 
-    def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """Return a protocol's accuracy for a split with a task, or the mean `loss` per supervised token for one
-        without.
-        """
+    def tally(self, split: Split, batch_size: int) -> Tally[Any]:
+        """Return the answers of a split with a task, or the losses of supervised tokens of one without."""
         was_training = self.base.model.training
         self.base.model.eval()
         if split.task is None:
-            scores = {"loss": self.mean_loss(split.rows, batch_size)}
+            found = self.losses(split.rows, batch_size)
         else:
-            scores = self.tally(split.task, split.rows, batch_size).scores()
+            found = self.answers(split.task, split.rows, batch_size)
         self.base.model.train(was_training)
-        return scores
+        return found
 
-    def tally(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally:
-        """Return the counts over all examples; processes share the work and all get the counts."""
-        own = Tally()
+    def answers(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally[Any]:
+        own = task.tally()
         for batch in mine(cut(by_length(examples), batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
-        return Tally.total(gather_object([own]) if self.compute.scoring[1] > 1 else [own])
+        return joined(own, self.compute)
 
     @torch.no_grad()
-    def mean_loss(self, rows: Sequence[PromptRow], batch_size: int) -> float:
+    def losses(self, rows: Sequence[PromptRow], batch_size: int) -> Tally[Any]:
+        own = TokenLosses()
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
-        losses = []
-        for batch in mine(self.cut(order, rows, batch_size), self.compute):
+        for indices in mine(self.cut(order, rows, batch_size), self.compute):
+            batch = [rows[index] for index in indices]
             with precision(self.compute.device, self.compute.dtype):
-                losses.append(float(self.loss_module(**self.padded([rows[index] for index in batch]))))
-        total = sum(gather_object(losses) if self.compute.scoring[1] > 1 else losses)
-        return total / sum(row.weight for row in rows)
+                loss = float(self.loss_module(**self.padded(batch)))
+            own.add(BatchLoss(loss, len(batch), sum(row.weight for row in batch)))
+        return joined(own, self.compute)
 
     def merit(self, scores: Scores) -> float:
-        """Return the mean accuracy of the splits that have one, or else minus the mean loss."""
-        accuracies = [own["accuracy"] for own in scores.values() if "accuracy" in own]
-        losses = [own["loss"] for own in scores.values() if "loss" in own]
-        return sum(accuracies) / len(accuracies) if accuracies else -sum(losses) / len(losses)
+        """Return the mean of the splits' main scores, or minus the mean loss where no split has another one."""
+        main = [next(iter(own.items())) for own in scores.values()]
+        losses = [value for name, value in main if name == "loss"]
+        found = [value for name, value in main if name != "loss"]
+        return sum(found) / len(found) if found else -sum(losses) / len(losses)
 
     def settings(self) -> dict[str, object]:
-        own = self.scorer.settings() if self.main_metric == "accuracy" else {}
+        own = self.scorer.settings() if self.main_metric != "loss" else {}
         return {"train_on_prompt": self.train_on_prompt, **own}
+
+    def made_up_inputs(self) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(vocabulary(self.base.model), MADE_UP, generator=generator).to(self.compute.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     @torch.no_grad()
     def probe(self, rows: Sequence[PromptRow]) -> Tensor:
@@ -167,9 +178,3 @@ def by_length(examples: Sequence[PromptExample]) -> list[int]:
     once.
     """
     return sorted(range(len(examples)), key=lambda index: (-len(examples[index].prompt), index))
-
-
-def mine(batches: list[list[int]], compute: Compute) -> list[list[int]]:
-    """Return this process's share of the batches."""
-    rank, processes = compute.scoring
-    return batches[rank::processes]

@@ -7,6 +7,7 @@ task's evaluation splits are scored: by the recipe's protocol if there are candi
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
@@ -66,6 +67,24 @@ def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample]
     return hold_out(load_mixture(task, section.data, section.max_train_rows), section.validation_rows)[1]
 
 
+def language_splits(
+    recipe: Recipe, task: LanguageTask, base: Base, split: str | None, limit: int | None
+) -> Iterator[Split]:
+    """Yield what an evaluation scores, part by part: examples for a protocol, encoded rows where there is only a loss.
+
+    Free text is scored on the rows that training held out, if no split is asked for: there may be no other rows at all.
+    """
+    section, limit = recipe.task, limit or recipe.task.max_eval_rows
+    for name, part, own in parts_to_score(task, split):
+        if part.has_candidates:
+            yield Split(name, load_prompts(part, section.data, own, limit), part, own)
+            continue
+        held_out = held_out_examples(recipe, part) if split is None else None
+        examples = (held_out or load_prompts(part, section.data, own, limit))[:limit]
+        encoded = encode_prompts(base.tokenizer, examples, section.max_length, train_on_prompt=section.train_on_prompt)
+        yield Split(name, encoded.rows, data_split=own, dropped=encoded.dropped)
+
+
 def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
     """Return the examples, encoded if their loss is wanted, and as they are for the protocols."""
     section = recipe.task
@@ -99,6 +118,7 @@ def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | 
     return encode_prompts(base.tokenizer, examples, positions(base), train_on_prompt=False).rows
 
 
-def scored_by_loss(recipe: Recipe, task: LanguageTask) -> bool:
-    """Whether in training the loss alone tells a better model from a worse one."""
-    return recipe.task.validation_rows is not None or not any(part.has_candidates for part in task.parts)
+def main_metric(recipe: Recipe, task: LanguageTask) -> str:
+    """Return the score that in training tells a better model from a worse one: `loss` where there is no other."""
+    answering = [part for part in task.parts if part.has_candidates]
+    return answering[0].main_metric if answering and recipe.task.validation_rows is None else "loss"

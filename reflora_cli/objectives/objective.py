@@ -11,26 +11,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.tally import Tally
 
 RowT = TypeVar("RowT")
+TallyT = TypeVar("TallyT", bound=Tally[Any])
 Scores = Mapping[str, Mapping[str, float]]
 """Scores by split name, then by score name."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to be scored. task: the task whose answers are looked for, if the rows are scored by a protocol."""
+    """Rows to be scored.
+
+    name: what the scores are called by. task: the task whose answers are looked for, if the rows are scored by a
+    protocol. data_split: the name of the rows in the data. dropped: the number of rows that lost their whole answer.
+    """
 
     name: str
     rows: Sequence[Any]
     task: PromptTask | None = None
+    data_split: str = ""
+    dropped: int = 0
 
 
 def refuse_infinite(losses: Mapping[str, float]) -> None:
@@ -50,6 +60,8 @@ class Objective(ABC, Generic[RowT]):
     """The module that training calls with `arguments` for the rows' summed loss, a scalar. It holds the model and
     can be wrapped."""
     main_metric: str
+    scorer: Scorer | None = None
+    """The protocol by which answers are found; None where the model's outputs are labels or numbers."""
     padding: Padding
     """How rows of unequal length go through the model together."""
 
@@ -87,9 +99,13 @@ class Objective(ABC, Generic[RowT]):
     def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
         """Return padded tensors on the device."""
 
-    @abstractmethod
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
         """Return the split's scores, the main one first; processes share the rows and all get the same scores."""
+        return self.tally(split, batch_size).scores()
+
+    @abstractmethod
+    def tally(self, split: Split, batch_size: int) -> Tally[Any]:
+        """Return the outcomes of the split's rows; processes share the rows and all get the whole tally."""
 
     @abstractmethod
     def merit(self, scores: Scores) -> float:
@@ -100,5 +116,20 @@ class Objective(ABC, Generic[RowT]):
         """Return what else must be known to read the scores; it is part of every results file."""
 
     @abstractmethod
+    def made_up_inputs(self) -> dict[str, Tensor]:
+        """Return the model's keyword arguments for two made-up rows, so that the task's data need not be there."""
+
+    @abstractmethod
     def probe(self, rows: Sequence[RowT]) -> Tensor:
         """Return logits [n, k] on some rows, float32 on the CPU, to compare two forms of one model."""
+
+
+def mine(batches: list[list[int]], compute: Compute) -> list[list[int]]:
+    """Return this process's share of the batches."""
+    rank, processes = compute.scoring
+    return batches[rank::processes]
+
+
+def joined(own: TallyT, compute: Compute) -> TallyT:
+    """Return the tally of all processes that share the rows."""
+    return own.total(gather_object([own]) if compute.scoring[1] > 1 else [own])

@@ -14,7 +14,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.objectives.objective import Split
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Example, PromptExample, SequenceTask, Task
+from reflora_cli.tasks.base import Example, PromptExample
 
 E = TypeVar("E", Example, PromptExample)
 
@@ -69,22 +69,6 @@ def refuse_one_file(recipe: Recipe, remedy: str) -> None:
         what = "one file cannot be trained on and scored too: the score would be of rows that were learned"
         expected = "a directory with a file for each split"
         raise InputError(Problem(what, "task.data", recipe.task.data, expected, remedy))
-
-
-def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str | None) -> None:
-    """Raises InputError if the one file that a run was trained on would be scored as if it were another split.
-
-    recipe: the recipe of the scoring. trained: the run's recipe. Rows that the run held out may be scored.
-    """
-    file = data_file(recipe)
-    if file is None or file != data_file(trained) or split == task.train:
-        return
-    of_free_text = not isinstance(task, SequenceTask) and not any(part.has_candidates for part in task.parts)
-    if of_free_text and split is None and recipe.task.validation_rows is not None:
-        return
-    what = "the run was trained on these rows: their score would say nothing of new ones"
-    remedy = f"task.data=another file, or --split {task.train} to score what was learned"
-    raise InputError(Problem(what, "task.data", recipe.task.data, "rows that were not trained on", remedy))
 
 
 def data_file(recipe: Recipe) -> Path | None:

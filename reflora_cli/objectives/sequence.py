@@ -7,9 +7,7 @@ from dataclasses import replace
 from typing import final
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reflora_cli.data.batches import collate, cut
 from reflora_cli.data.encode import EncodedRow, encode
@@ -27,9 +25,16 @@ from reflora_cli.objectives.invariance import (
     pick_padding,
     twin,
 )
-from reflora_cli.objectives.objective import Objective, Scores, Split
+from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
 from reflora_cli.objectives.reach import unused_modules
+from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
 from reflora_cli.tasks.base import Example, SequenceTask
+
+MADE_UP = (
+    ("a small red cup", "The cup is red and small."),
+    ("two boxes on the table", "Nothing is on the floor."),
+)
+"""The texts of two rows, for tasks of one text and of two."""
 
 
 @final
@@ -95,12 +100,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return logits.float().cpu().flatten()
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        return {**self.inputs(rows), "labels": self.targets(rows).to(self.compute.device)}
-
-    def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
-        """Return what logits are compared with: real values, or the outputs [n] that belong to the rows' labels."""
-        labels = torch.tensor([row.label for row in rows])
-        return self.outputs[labels.long()] if len(self.outputs) else labels
+        return {**self.inputs(rows), "labels": targets(labels_of(rows), self.outputs).to(self.compute.device)}
 
     def inputs(self, rows: Sequence[EncodedRow], padding: Padding | None = None) -> dict[str, Tensor]:
         """Return keyword arguments of the model. padding: a way to pad other than the one that was found."""
@@ -110,37 +110,27 @@ class SequenceObjective(Objective[EncodedRow]):
         )
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """Return the task's metrics, then the mean `loss`."""
-        logits = self.predict(split.rows, batch_size)
-        labels = torch.tensor([row.label for row in split.rows])
-        predictions = logits[:, 0] if self.task.is_regression else self.outputs.argsort()[logits.argmax(dim=1)]
-        loss = loss_sum(logits, self.targets(split.rows)) / len(split.rows)
-        return {**self.task.score(predictions.tolist(), labels.tolist()), "loss": float(loss)}
-
     @torch.no_grad()
-    def predict(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
-        """Return logits [rows, labels], float32 on the CPU, in the order of `rows`; processes share the rows.
+    def tally(self, split: Split, batch_size: int) -> SequenceTally:
+        """Return the outputs for the split's rows.
 
         Rows are batched by length, which changes padding but, as a trial has shown, scores only by rounding.
         """
+        rows, own = split.rows, SequenceTally(self.task, self.outputs)
         model, compute = self.base.model, self.compute
         was_training = model.training
         model.eval()
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
-        batches = cut(by_length, batch_size, lambda index: self.kind(rows[index]))
-        found: list[tuple[list[int], Tensor]] = []
-        rank, processes = compute.scoring
-        for batch in batches[rank::processes]:
+        for batch in mine(cut(by_length, batch_size, lambda index: self.kind(rows[index])), compute):
             with precision(compute.device, compute.dtype):
                 logits = model(**self.inputs([rows[index] for index in batch])).logits
-            found.append((batch, logits.float().cpu()))
+            own.add(Outputs(batch, logits.float().cpu(), labels_of([rows[index] for index in batch])))
         model.train(was_training)
-        gathered: list[tuple[list[int], Tensor]] = gather_object(found) if processes > 1 else found
-        result = torch.empty(len(rows), gathered[0][1].shape[1])
-        for batch, part in gathered:
-            result[batch] = part
-        return result
+        return joined(own, compute)
+
+    def predict(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
+        """Return logits [rows, labels], float32 on the CPU, in the order of `rows`; processes share the rows."""
+        return self.tally(Split("", rows), batch_size).logits()
 
     def merit(self, scores: Scores) -> float:
         """Return the main metric of the first split."""
@@ -149,15 +139,14 @@ class SequenceObjective(Objective[EncodedRow]):
     def settings(self) -> dict[str, object]:
         return {}
 
+    def made_up_inputs(self) -> dict[str, Tensor]:
+        examples = [Example(texts[: len(self.task.text)], 0) for texts in MADE_UP]
+        return self.inputs(encode(self.base.tokenizer, examples, 64))
+
     def probe(self, rows: Sequence[EncodedRow]) -> Tensor:
         return self.predict(rows, 32)
 
 
-def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed loss over rows, in float32: squared error for one logit, cross-entropy for several.
-
-    logits: [n, k]. labels: [n], real values or class ids.
-    """
-    if logits.shape[1] == 1:
-        return F.mse_loss(logits[:, 0].float(), labels.float(), reduction="sum")
-    return F.cross_entropy(logits.float(), labels.long(), reduction="sum")
+def labels_of(rows: Sequence[EncodedRow]) -> Tensor:
+    """Return the rows' labels [n]: class ids or real values, float32."""
+    return torch.tensor([row.label for row in rows])

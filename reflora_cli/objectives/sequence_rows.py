@@ -41,6 +41,7 @@ def sequence_splits(
         Split(
             name,
             encode(tokenizer, load_split(task, section.data, name, limit or section.max_eval_rows), section.max_length),
+            data_split=name,
         )
         for name in names
     ]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.schedules import Schedule
+from reflora_cli.tasks.protocol import EvalProtocol
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
 
@@ -51,13 +52,6 @@ class Optimizer(StrEnum):
     @property
     def has_small_moments(self) -> bool:
         return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
-
-
-class EvalProtocol(StrEnum):
-    """The ways to score a language model's answers; scores of different protocols are never comparable."""
-
-    LLM_ADAPTERS = "llm-adapters"
-    CHOICES = "choices"
 
 
 class Section(BaseModel):

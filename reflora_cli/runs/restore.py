@@ -17,10 +17,9 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import as_recorded, refuse_foreign_head
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype
 from reflora_cli.objectives.objective import Objective
-from reflora_cli.objectives.pick import make_objective
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -57,12 +56,13 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     adapter was trained on, and for everything that does not fit.
     """
     task = find_task(recipe.task.name)
+    kind = kind_of(task)
     files = read_adapter(adapter) if adapter is not None else None
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
     known = trained_on(files.record, (files.config.model_extra or {}).get(PEFT_BASE)) if files is not None else None
     section = found_again(recipe.model, known) if known is not None else recipe.model
-    base = load_base(section, section.revision, task, dtype, recipe.train.seed)
+    base = kind.load_base(section, section.revision, dtype, recipe.train.seed)
     check_length(base, recipe.task.max_length)
     adapted = None
     if files is None or known is None:
@@ -74,7 +74,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
         adapted = load_adapter(base.model, files, base.fresh)
     base.place(device)
     base.model.eval()
-    return Restored(recipe, task, base, files, adapted, make_objective(recipe, task, base, Compute(device, dtype)))
+    return Restored(recipe, task, base, files, adapted, kind.make_objective(recipe, base, Compute(device, dtype)))
 
 
 def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:

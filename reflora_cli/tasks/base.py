@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reflora_cli.tasks.answers import AnswerCounts, Prediction
 from reflora_cli.tasks.prompts import Template
+from reflora_cli.tasks.tally import Tally
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 """(predictions [n], labels [n]) -> score; class ids or real values, as float64."""
@@ -53,9 +55,14 @@ class BuiltinSource:
 
 
 class Named:
-    """Something that recipes call by a name, `family/short` or one word."""
+    """Something that recipes call by a name, `family/short` or one word.
+
+    label_names: the meanings of a classifier's outputs, in the order of class ids; empty for a task without a
+    classifier and for a number.
+    """
 
     name: str
+    label_names: tuple[str, ...] = ()
 
     @property
     def short(self) -> str:
@@ -85,6 +92,11 @@ class SequenceTask(Named):
     @property
     def columns(self) -> tuple[str, ...]:
         return (*self.text, self.label)
+
+    @property
+    def parts(self) -> tuple[PromptTask, ...]:
+        """The tasks that share one model with this one: none, since its head is of no use to another task."""
+        return ()
 
     @property
     def is_regression(self) -> bool:
@@ -128,6 +140,8 @@ class PromptTask(Named):
     template: the text around what is asked, as rows are trained; it tells a trained model's users how to ask.
     pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
         loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
+    has_candidates: whether a protocol finds answers; without them only the loss is scored.
+    tally: makes an empty tally of the answers that a protocol finds.
     evaluation: splits that are scored.
     """
 
@@ -139,6 +153,7 @@ class PromptTask(Named):
     pattern: str = ""
     optional: tuple[str, ...] = ()
     has_candidates: bool = True
+    tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
 
@@ -149,6 +164,20 @@ class PromptTask(Named):
     @property
     def parts(self) -> tuple[PromptTask, ...]:
         return (self,)
+
+    @property
+    def joint(self) -> None:
+        """How to read a file with the rows of several tasks: there is none for a single one."""
+        return None
+
+    @property
+    def joint_files(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def main_metric(self) -> str:
+        """The first score of the task's tally."""
+        return next(iter(self.tally().scores()))
 
     def parse(self, text: str, labels: Sequence[str]) -> str | None:
         """Return the answer that a generated text gives: the first match of the pattern, or None."""

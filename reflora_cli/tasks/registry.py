@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.tasks import builtin, commonsense, glue, instruct
-from reflora_cli.tasks.base import Mixture, PromptTask, Task
+from reflora_cli.tasks.base import Mixture, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -23,11 +23,11 @@ def find_task(name: str | Sequence[str]) -> Task:
     if len(name) == 1:
         return named(name[0])
     tasks = [named(one) for one in name]
-    parts = [part for task in tasks if isinstance(task, PromptTask | Mixture) for part in task.parts]
+    parts = [part for task in tasks for part in task.parts]
     problems = [
         Problem("only tasks for language models can be mixed", "task.name", repr(task.name))
         for task in tasks
-        if not isinstance(task, PromptTask | Mixture)
+        if not task.parts
     ]
     if len(set(names := [part.name for part in parts])) < len(names):
         repeated = next(one for one in names if names.count(one) > 1)

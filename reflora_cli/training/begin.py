@@ -24,7 +24,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.labels import as_recorded, ordered_as
 from reflora_cli.runs.trained_base import check_same
-from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.base import Task
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import listed
 
@@ -103,7 +103,7 @@ def unfit_head(files: AdapterFiles, base: Base, task: Task, head: Mapping[str, M
     PEFT's adapters do not name their outputs: a head of the right shape is then taken, as in an evaluation.
     """
     recorded = files.record.get("label_names")
-    if isinstance(task, SequenceTask) and isinstance(recorded, list):
+    if isinstance(recorded, list):
         names = [str(name) for name in recorded]
         if ordered_as(task.label_names, names) is None:
             return f"the adapter's is for other labels ({', '.join(names) or 'a number'})"

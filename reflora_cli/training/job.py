@@ -19,11 +19,10 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight, packed_kind
 from reflora_cli.objectives.objective import Objective
-from reflora_cli.objectives.pick import encode_examples, load_examples, make_objective
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
@@ -139,9 +138,10 @@ def prepare(
     Raises InputError for whatever the user can mend.
     """
     task = find_task(recipe.task.name)
-    examples = load_examples(recipe, task)
+    kind = kind_of(task)
+    examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
-    base = load_base(section, section.revision, task, compute.dtype, recipe.train.seed)
+    base = kind.load_base(section, section.revision, compute.dtype, recipe.train.seed)
     # A run is known by what its recipe says, wherever that was found this time.
     name = recipe.model.name if base.source.is_local else base.source.name
     base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
@@ -150,9 +150,9 @@ def prepare(
     refuse_foreign_head(base, task)
     check_length(base, recipe.task.max_length)
     base.place(compute.device)
-    objective = make_objective(recipe, task, base, compute)
+    objective = kind.make_objective(recipe, base, compute)
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
-    rows = encode_examples(recipe, task, base, examples)
+    rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)
     if continued is not None:
         take_up(adapted, continued)

@@ -25,7 +25,6 @@ from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
 from reflora_cli.runs.trained_base import found_again, trained_on
-from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
 
@@ -152,8 +151,7 @@ def check_environment(session: Session, known: Mapping[str, Any]) -> None:
         before = known.get(key)
         if key == "base" and isinstance(before, dict):
             # Where it lies may change. Older runs tell neither that, nor the commit, nor what outputs mean: the labels.
-            labels = list(job.task.label_names) if isinstance(job.task, SequenceTask) else []
-            before = {"labels": labels, **before, "path": now[key]["path"]}
+            before = {"labels": list(job.task.label_names), **before, "path": now[key]["path"]}
             before["commit"] = before.get("commit") or now[key]["commit"]
         if before != now.get(key):
             found, expected = json.dumps(now.get(key)), json.dumps(before)

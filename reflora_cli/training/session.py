@@ -11,14 +11,14 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from reflora_cli.adapter_io.config import NamedBase, TaskType
+from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import adapter_tensors, write_adapter, write_adapter_config
 from reflora_cli.adapter_io.formats import adapter_config, format_of
 from reflora_cli.console import Reporter
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.interruption import Interruption
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job
 
@@ -77,9 +77,9 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
     if not session.is_writer:
         return
     job, directory = session.job, session.run.adapter
-    kind: TaskType = "SEQ_CLS" if isinstance(job.task, SequenceTask) else "CAUSAL_LM"
     source = job.base.source
     base = NamedBase(source.location if source.is_local else source.name, source.revision)
+    kind = kind_of(job.task).peft_type
     config = adapter_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)

@@ -25,7 +25,7 @@ from reflora_cli.merging.memory import merged_modules
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.language import by_length
-from reflora_cli.objectives.prediction import Scorer
+from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.directory import open_run
 from reflora_cli.runs.restore import Restored, restore

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.sources import find_source
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.restore import restore
@@ -67,7 +67,7 @@ def by_peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def base() -> Any:
     section = ModelSection(name="builtin:tiny-llama")
-    return load_base(section, None, find_task("builtin/entailment"), torch.float32, 0).model
+    return kind_of(find_task("builtin/entailment")).load_base(section, None, torch.float32, 0).model
 
 
 def job_of(recipe: Recipe) -> Job:

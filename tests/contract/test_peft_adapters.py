@@ -43,10 +43,9 @@ from reflora_cli.methods.layers import LoRALayer
 from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
-from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.sources import find_source
-from reflora_cli.objectives.pick import make_objective
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.registry import find_task
 from tests import language_models
@@ -373,7 +372,7 @@ def test_export_is_compared_with_what_peft_makes_of_it(
     recipe = Recipe.model_validate({**sections, "train": {"steps": 1, "learning_rate": 1e-3}})
     model, _ = trained(base.model, tmp_path, Method(name="lora", rank=2), ["model.embed_tokens", "lm_head"])
     compute = Compute(torch.device("cpu"), torch.float32)
-    view = PeftView(make_objective(recipe, find_task("builtin/questions"), replace(base, model=model), compute))
+    view = PeftView(kind_of(find_task("builtin/questions")).make_objective(recipe, replace(base, model=model), compute))
     reader = view.verify(language_models.base("llama-tied"), tmp_path, "here")
     assert ("PEFT's rules" in reader) is not installed
     tensors = load_file(tmp_path / WEIGHTS)
@@ -389,11 +388,11 @@ def test_an_adapter_beside_a_base_is_left_there(tmp_path: Path) -> None:
     source = find_source("builtin:tiny-llama", None)
     shutil.copytree(source.location, tmp_path, dirs_exist_ok=True)
     task = find_task("builtin/questions")
-    plain: Base = load_base(ModelSection(name=str(tmp_path)), None, task, torch.float32, seed=0)
+    plain: Base = kind_of(task).load_base(ModelSection(name=str(tmp_path)), None, torch.float32, seed=0)
     made_by_peft(plain.model, tmp_path / "adapter", target_modules=["q_proj"])
     for name in (CONFIG, WEIGHTS):
         shutil.copy(tmp_path / "adapter" / name, tmp_path)
-    beside = load_base(ModelSection(name=str(tmp_path)), None, task, torch.float32, seed=0)
+    beside = kind_of(task).load_base(ModelSection(name=str(tmp_path)), None, torch.float32, seed=0)
     assert beside.model.state_dict().keys() == plain.model.state_dict().keys()
     assert torch.equal(logits(beside.model), logits(plain.model))
     assert load_tokenizer(find_source(str(tmp_path), None)).eos_token

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from reflora_cli.console import SilentReporter
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts
-from reflora_cli.evaluation.languages import Request, evaluate_language
+from reflora_cli.evaluation.answers import evaluate_answers
+from reflora_cli.evaluation.request import Request
 from reflora_cli.export.peft import export_peft
 from reflora_cli.ground.errors import InputError
 from reflora_cli.merging.merge import MergeRequest, merge
@@ -226,9 +227,10 @@ def predictions(setting: Setting, protocol: str) -> str:
     found = []
     for size in SIZES:
         restored = restore(setting.recipe(protocol=protocol, batch_size=size), setting.run.adapter)
-        assert isinstance(restored.task, PromptTask)
+        assert restored.objective.scorer is not None
         place = setting.place / f"{protocol}-{size}"
-        evaluate_language(restored, Request(restored.task, None, None, place, place), SilentReporter())
+        request = Request("", output=place)
+        evaluate_answers(restored, restored.objective.scorer, request, place, SilentReporter())
         lines = [json.loads(line) for line in next(place.glob("*.jsonl")).read_text().splitlines()]
         found.append(sorted(lines, key=lambda line: int(line["id"])))
     for key in ("output", "parsed"):

@@ -14,7 +14,7 @@ from reflora_cli.tasks.registry import find_task
 
 def ask(name: Any, lead: str = "") -> Any:
     task = find_task(name)
-    return asking(task, "</s>", lead)  # type: ignore[arg-type]
+    return asking(task.parts, "</s>", lead)
 
 
 @pytest.mark.parametrize(

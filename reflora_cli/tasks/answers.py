@@ -1,13 +1,13 @@
-"""Hold what a protocol says about one row, and count it for many rows."""
+"""Hold what a protocol says about the answer to one row, and count it for many rows."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Self, final
 
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.tally import Tally
 
 CONFIDENCE = 0.95
 
@@ -33,25 +33,10 @@ class Prediction:
         return self.parsed == self.label
 
 
-class Scorer(ABC):
-    """A protocol with a model: it turns a batch of examples into predictions."""
-
-    @abstractmethod
-    def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
-        """Return one prediction for each example, in their order; all of them go through the model in one batch."""
-
-    def notes(self) -> list[str]:
-        """Say what a user should know of how rows are read; nothing where that is as fast as it can be."""
-        return []
-
-    @abstractmethod
-    def settings(self) -> dict[str, object]:
-        """Return all that decides the outcomes beside model and data."""
-
-
+@final
 @dataclass
-class Tally:
-    """Counts of predictions; its size does not depend on their number."""
+class AnswerCounts(Tally[Prediction]):
+    """Counts of right and wrong answers; its size does not depend on their number."""
 
     rows: int = 0
     correct: int = 0
@@ -60,17 +45,16 @@ class Tally:
     scored: int = 0
     correct_by_character: int = 0
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, outcome: Prediction) -> None:
         self.rows += 1
-        self.correct += prediction.correct
-        self.unparsed += prediction.parsed is None
-        self.cut += prediction.cut
-        self.scored += prediction.scores is not None
-        self.correct_by_character += prediction.by_character == prediction.label
+        self.correct += outcome.correct
+        self.unparsed += outcome.parsed is None
+        self.cut += outcome.cut
+        self.scored += outcome.scores is not None
+        self.correct_by_character += outcome.by_character == outcome.label
 
     @classmethod
-    def total(cls, tallies: Sequence[Tally]) -> Tally:
-        """Return the counts of several tallies together."""
+    def total(cls, tallies: Sequence[Self]) -> Self:
         return cls(*(sum(counts) for counts in zip(*map(astuple, tallies), strict=True)))
 
     def scores(self) -> dict[str, float]:
@@ -82,6 +66,10 @@ class Tally:
             else {"unparsed": self.unparsed / count}
         )
         return {"accuracy": self.correct / count, **own, "cut": self.cut / count}
+
+    def interval(self) -> tuple[float, float]:
+        """Return Wilson's interval of the accuracy."""
+        return wilson(self.correct, self.rows)
 
 
 def wilson(correct: int, rows: int) -> tuple[float, float]:
@@ -96,7 +84,7 @@ def wilson(correct: int, rows: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def mean_interval(tallies: Sequence[Tally]) -> tuple[float, float]:
+def mean_interval(tallies: Sequence[AnswerCounts]) -> tuple[float, float]:
     """Return the 95% interval of the mean of the tasks' accuracies, each task counting the same; for one task, its own.
 
     The distances from the rates to the ends of their Wilson intervals are added in squares, separately below and above:

@@ -1,0 +1,73 @@
+"""Score a trained adapter, or any model as it is: the one function that `reflora eval` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reflora_cli.console import Reporter
+from reflora_cli.evaluation.answers import evaluate_answers
+from reflora_cli.evaluation.labels import evaluate_labels
+from reflora_cli.evaluation.learned import refuse_learned_file
+from reflora_cli.evaluation.request import Evaluation, Request
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.paths import is_file
+from reflora_cli.objectives.pick import kind_of
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.restore import restore
+from reflora_cli.runs.trained_base import adapter_base, unchecked
+from reflora_cli.tasks.registry import find_task
+
+
+def evaluate(request: Request, reporter: Reporter) -> Iterator[Evaluation]:
+    """Score model after model: one for each classifier's task, and one for all tasks of a language model.
+
+    Yields each evaluation when it is complete. Raises InputError for what cannot be scored.
+    """
+    run = RunDirectory(Path(request.source))
+    is_run = is_file(run.recipe)
+    source = str(run.recipe) if is_run else request.source
+    adapter = request.adapter or (run.adapter if is_run else None)
+    below = (run.path if is_run else Path("runs")) / "evaluations"
+    protocol = [f"eval.protocol={request.protocol.value}"] if request.protocol else []
+    for named in task_overrides(request.tasks):
+        recipe = load_recipe(source, [*request.overrides, *protocol, *named])
+        task = find_task(recipe.task.name)
+        if is_run and request.adapter is None:
+            refuse_learned_file(recipe, load_recipe(source, []), task, request.split)
+        if not kind_of(task).protocols:
+            refuse_protocol(request)
+        yield evaluate_model(recipe, adapter, request, below, reporter)
+
+
+def evaluate_model(
+    recipe: Recipe, adapter: Path | None, request: Request, below: Path, reporter: Reporter
+) -> Evaluation:
+    """Score one model. below: where directories with predictions go."""
+    restored = restore(recipe, adapter)
+    if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):
+        reporter.note(doubt)
+    if restored.objective.scorer is None:
+        return evaluate_labels(restored, request)
+    return evaluate_answers(restored, restored.objective.scorer, request, below, reporter)
+
+
+def task_overrides(names: Sequence[str]) -> list[list[str]]:
+    """Return recipe overrides for the tasks asked for: language models' tasks are scored together, on one loaded model.
+
+    Every sequence-level task has a head, and so a model, of its own.
+    """
+    if not names:
+        return [[]]
+    if all(find_task(name).parts for name in names):
+        return [[f"task.name=[{', '.join(names)}]"]]
+    return [[f"task.name={name}"] for name in names]
+
+
+def refuse_protocol(request: Request) -> None:
+    """Raises InputError for what only a model that answers can be asked."""
+    for value, option in ((request.protocol, "--protocol"), (request.output, "--output")):
+        if value:
+            raise InputError(Problem("only language models' answers are written down and scored by protocols", option))

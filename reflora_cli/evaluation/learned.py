@@ -1,0 +1,24 @@
+"""Refuse to score the rows that a run was trained on as if they were new to it."""
+
+from __future__ import annotations
+
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.objectives.pick import kind_of
+from reflora_cli.objectives.rows import data_file
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.tasks.base import Task
+
+
+def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str | None) -> None:
+    """Raises InputError if the one file that a run was trained on would be scored as if it were another split.
+
+    recipe: the recipe of the scoring. trained: the run's recipe. Rows that the run held out may be scored.
+    """
+    file = data_file(recipe)
+    if file is None or file != data_file(trained) or split == task.train:
+        return
+    if split is None and kind_of(task).scores_held_out(recipe):
+        return
+    what = "the run was trained on these rows: their score would say nothing of new ones"
+    remedy = f"task.data=another file, or --split {task.train} to score what was learned"
+    raise InputError(Problem(what, "task.data", recipe.task.data, "rows that were not trained on", remedy))

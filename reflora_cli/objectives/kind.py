@@ -1,0 +1,71 @@
+"""Define a kind of task: all that the rest of the program must know to train and score its model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from reflora_cli.model.auto import AutoName
+from reflora_cli.model.base import Base
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.objective import Objective, Split
+from reflora_cli.objectives.rows import Examples, Rows
+from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.tasks.protocol import EvalProtocol
+
+
+class Kind(ABC):
+    """A task with everything that its kind decides.
+
+    auto_class: the class by which transformers loads its model. peft_type: PEFT's name for the kind. protocols: the
+    ways in which its model's answers can be found; none where the model's outputs are labels or numbers.
+    """
+
+    auto_class: ClassVar[AutoName]
+    peft_type: ClassVar[Literal["SEQ_CLS", "CAUSAL_LM"]]
+    protocols: ClassVar[tuple[EvalProtocol, ...]] = ()
+
+    @property
+    def base_arguments(self) -> Mapping[str, object]:
+        """The arguments, beside a location, with which the class loads a base that has no head for the task yet."""
+        return {}
+
+    @abstractmethod
+    def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
+        """Load the base model, on the CPU, with the head that the task needs. Raises InputError.
+
+        seed: that of parameters which the checkpoint lacks.
+        """
+
+    @abstractmethod
+    def load_examples(self, recipe: Recipe) -> Examples:
+        """Return the rows that a training run needs, as read. Raises InputError."""
+
+    @abstractmethod
+    def encode(self, recipe: Recipe, base: Base, examples: Examples) -> Rows:
+        """Return the rows that a training run needs, encoded. Raises InputError."""
+
+    @abstractmethod
+    def make_objective(self, recipe: Recipe, base: Base, compute: Compute) -> Objective[Any]:
+        """Return what is minimized and how it is scored. The base must be on its device. Raises InputError."""
+
+    @abstractmethod
+    def probe_rows(self, recipe: Recipe, base: Base, kept: Path | None) -> list[Any]:
+        """Return some encoded rows on which two forms of a model can be compared. Raises InputError.
+
+        kept: the file in which a run keeps such rows; without it they are read from the recipe's data.
+        """
+
+    @abstractmethod
+    def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
+        """Yield what an evaluation scores, each with its own tally: at most `limit` rows of the split, or of the task's
+        own splits for None. Raises InputError.
+        """
+
+    def scores_held_out(self, recipe: Recipe) -> bool:
+        """Whether an evaluation without a split scores training rows that the run held out."""
+        return False

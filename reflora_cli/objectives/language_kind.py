@@ -1,0 +1,93 @@
+"""The kind of tasks for which a language model answers after a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from reflora_cli.data.encode_prompts import PromptRow
+from reflora_cli.data.load import refuse_undivided
+from reflora_cli.data.pad import Padding
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.language import check_parts, load_language_model
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.causal import causal_padding, check_packing
+from reflora_cli.objectives.choices import Choices
+from reflora_cli.objectives.generation import Generation
+from reflora_cli.objectives.kind import Kind
+from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
+from reflora_cli.objectives.language_rows import (
+    language_examples,
+    language_probe,
+    language_rows,
+    language_splits,
+    main_metric,
+)
+from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.rows import Examples, Rows
+from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
+from reflora_cli.tasks.base import LanguageTask
+from reflora_cli.tasks.protocol import EvalProtocol
+
+
+@final
+@dataclass(frozen=True)
+class LanguageKind(Kind):
+    """A task whose model predicts the tokens of an answer; a mixture of tasks is one too."""
+
+    task: LanguageTask
+    auto_class = "AutoModelForCausalLM"
+    peft_type = "CAUSAL_LM"
+    protocols = tuple(EvalProtocol)
+
+    def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
+        if section.classifier_dropout is not None:
+            what = f"task {self.task.name} has no classifier to put dropout before"
+            where, found = "model.classifier_dropout", str(section.classifier_dropout)
+            raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
+        return load_language_model(section, revision, dtype)
+
+    def load_examples(self, recipe: Recipe) -> Examples:
+        return language_examples(recipe, self.task)
+
+    def encode(self, recipe: Recipe, base: Base, examples: Examples) -> Rows:
+        return language_rows(recipe, self.task, base, examples)
+
+    def make_objective(self, recipe: Recipe, base: Base, compute: Compute) -> LanguageObjective:
+        padding = causal_padding(base, compute)
+        check_parts(base, compute)
+        if recipe.train.packing:
+            check_packing(base, compute)
+        settings = LanguageSettings(
+            train_on_prompt=recipe.task.train_on_prompt,
+            main_metric=main_metric(recipe, self.task),
+            packing=recipe.train.packing,
+            padding=padding,
+        )
+        return LanguageObjective(base, compute, make_scorer(recipe.eval, base, compute, padding), settings)
+
+    def probe_rows(self, recipe: Recipe, base: Base, kept: Path | None) -> list[PromptRow]:
+        return language_probe(recipe, self.task, base, kept)
+
+    def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
+        refuse_undivided(self.task, recipe.task.data)
+        return language_splits(recipe, self.task, base, split, limit)
+
+    def scores_held_out(self, recipe: Recipe) -> bool:
+        free = not any(part.has_candidates for part in self.task.parts)
+        return free and recipe.task.validation_rows is not None
+
+
+def make_scorer(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
+    """Return the recipe's protocol, ready to score with the model."""
+    match section.protocol:
+        case EvalProtocol.LLM_ADAPTERS:
+            return Generation(base, compute, section.num_beams, section.max_new_tokens)
+        case EvalProtocol.CHOICES:
+            return Choices(base, compute, padding)

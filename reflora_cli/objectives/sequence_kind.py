@@ -1,0 +1,70 @@
+"""The kind of tasks that label texts: a classifier or a regression, with a head of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from reflora_cli.data.encode import EncodedRow
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.base import Base
+from reflora_cli.model.classifier import load_classifier
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.kind import Kind
+from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.rows import Examples, Rows
+from reflora_cli.objectives.sequence import SequenceObjective
+from reflora_cli.objectives.sequence_rows import sequence_examples, sequence_probe, sequence_rows, sequence_splits
+from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.tasks.base import SequenceTask
+
+
+@final
+@dataclass(frozen=True)
+class SequenceKind(Kind):
+    """A task whose model has one output for each label, or a single one for a number."""
+
+    task: SequenceTask
+    auto_class = "AutoModelForSequenceClassification"
+    peft_type = "SEQ_CLS"
+
+    @property
+    def base_arguments(self) -> Mapping[str, object]:
+        return {"num_labels": max(1, len(self.task.label_names))}
+
+    def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
+        return load_classifier(section, revision, self.task, dtype=dtype, seed=seed)
+
+    def load_examples(self, recipe: Recipe) -> Examples:
+        self.refuse_idle(recipe)
+        return sequence_examples(recipe, self.task)
+
+    def encode(self, recipe: Recipe, base: Base, examples: Examples) -> Rows:
+        return sequence_rows(recipe, self.task, base, examples)
+
+    def make_objective(self, recipe: Recipe, base: Base, compute: Compute) -> SequenceObjective:
+        return SequenceObjective(self.task, base, compute)
+
+    def probe_rows(self, recipe: Recipe, base: Base, kept: Path | None) -> list[EncodedRow]:
+        return sequence_probe(recipe, self.task, base, kept)
+
+    def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
+        names = (split,) if split else self.task.evaluation
+        return iter(sequence_splits(recipe, self.task, base, names, limit))
+
+    def refuse_idle(self, recipe: Recipe) -> None:
+        """Raises InputError for settings of language models, which would have no effect here."""
+        section = recipe.task
+        idle = [
+            ("task.train_on_prompt", section.train_on_prompt),
+            ("task.validation_rows", section.validation_rows),
+            ("train.packing", recipe.train.packing),
+        ]
+        what = f"{self.task.name} has labels, no prompts: the setting would do nothing"
+        problems = [Problem(what, key, str(value)) for key, value in idle if value]
+        if problems:
+            raise InputError(*problems)

@@ -1,0 +1,41 @@
+"""The loss per supervised token, which is the only score of free text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self, final
+
+from reflora_cli.tasks.tally import Tally
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The summed loss of a batch. tokens: the number of its supervised tokens."""
+
+    loss: float
+    rows: int
+    tokens: int
+
+
+@final
+@dataclass
+class TokenLosses(Tally[BatchLoss]):
+    """The losses of batches, kept apart: the last bits of their sum depend on the order, which is that of the rows."""
+
+    losses: list[float] = field(default_factory=list)
+    rows: int = 0
+    tokens: int = 0
+
+    def add(self, outcome: BatchLoss) -> None:
+        self.losses.append(outcome.loss)
+        self.rows += outcome.rows
+        self.tokens += outcome.tokens
+
+    @classmethod
+    def total(cls, tallies: Sequence[Self]) -> Self:
+        losses = [loss for tally in tallies for loss in tally.losses]
+        return cls(losses, sum(tally.rows for tally in tallies), sum(tally.tokens for tally in tallies))
+
+    def scores(self) -> dict[str, float]:
+        return {"loss": sum(self.losses) / self.tokens}

@@ -1,0 +1,85 @@
+"""Every tally: divided among processes and put together it has the same scores, to the bit."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally
+from reflora_cli.tasks.answers import AnswerCounts, Prediction
+from reflora_cli.tasks.base import PromptTask, SequenceTask
+from reflora_cli.tasks.registry import TASKS, find_task
+from reflora_cli.tasks.tally import Tally
+from reflora_cli.tasks.token_losses import BatchLoss, TokenLosses
+
+LOSSES = [BatchLoss(10 ** random.Random(seed).uniform(-6, 6), 3, 7 + seed) for seed in range(12)]
+
+
+def labels() -> SequenceTally:
+    task = find_task("glue/mrpc")
+    assert isinstance(task, SequenceTask)
+    return SequenceTally(task, torch.tensor([1, 0]))
+
+
+def outputs() -> list[Outputs]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Outputs(list(rows), torch.randn(len(rows), 2, generator=generator), torch.tensor([row % 2 for row in rows]))
+        for rows in ([5, 0, 7], [1, 2], [6, 4, 3])
+    ]
+
+
+ANSWERS = [Prediction(label, parsed, "x") for label, parsed in (("a", "a"), ("a", None), ("b", "a"), ("b", "b"))]
+CASES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "answers": (AnswerCounts, ANSWERS),
+    "losses": (TokenLosses, LOSSES),
+    "labels": (labels, outputs()),
+}
+
+
+def filled(empty: Tally[Any], outcomes: Sequence[Any]) -> Tally[Any]:
+    for outcome in outcomes:
+        empty.add(outcome)
+    return empty
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_parts_are_scored_as_the_whole(case: str, processes: int) -> None:
+    make, outcomes = CASES[case]
+    whole = filled(make(), outcomes)
+    ends = [len(outcomes) * part // processes for part in range(processes + 1)]
+    parts = [filled(make(), outcomes[begin:end]) for begin, end in pairwise(ends)]
+    assert all(part.rows for part in parts)
+    total = type(whole).total([pickle.loads(pickle.dumps(part)) for part in parts])
+    assert (total.rows, total.scores(), total.interval()) == (whole.rows, whole.scores(), whole.interval())
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if isinstance(task, SequenceTask)])
+def test_the_tally_of_every_labelled_task_can_be_sent_to_another_process(name: str) -> None:
+    task = find_task(name)
+    assert isinstance(task, SequenceTask)
+    own = SequenceTally(task, torch.arange(len(task.label_names)))
+    assert pickle.loads(pickle.dumps(own)).task == task
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if isinstance(task, PromptTask)])
+def test_the_main_metric_of_every_prompt_task_is_its_tally_s_first_score(name: str) -> None:
+    task = find_task(name)
+    assert isinstance(task, PromptTask)
+    assert task.main_metric == next(iter(filled(task.tally(), ANSWERS).scores())) == "accuracy"
+
+
+def test_the_loss_is_that_of_all_tokens() -> None:
+    """Batches of unequal size count by their tokens."""
+    found = filled(TokenLosses(), LOSSES)
+    expected = np.sum([own.loss for own in LOSSES], dtype=np.float64) / sum(own.tokens for own in LOSSES)
+    assert found.scores() == {"loss": pytest.approx(expected, rel=1e-12)}
+    assert (found.rows, found.interval()) == (36, None)
