@@ -40,7 +40,7 @@ def eval_command(
     """
     with guarded():
         refuse_several_processes("reflora eval")
-        from reflora_cli.console import print_json
+        from reflora_cli.console.output import print_json
         from reflora_cli.ground.paths import is_file
         from reflora_cli.recipe.files import load_recipe
         from reflora_cli.runs.directory import RunDirectory
@@ -88,7 +88,7 @@ def score_sequence(
     recipe: Any, adapter: Path | None, split: str | None, limit: int | None, refused: tuple[Any, Path | None]
 ) -> dict[str, Any]:
     """Score the splits of one sequence-level task, show the scores, and return what --json prints."""
-    from reflora_cli.console import show_table
+    from reflora_cli.console.output import show_table
     from reflora_cli.ground.errors import InputError, Problem
     from reflora_cli.objectives.objective import refuse_infinite
     from reflora_cli.objectives.sequence_rows import sequence_splits
@@ -128,7 +128,7 @@ def score_language(
     places: tuple[Path, Path | None],
 ) -> dict[str, Any]:
     """Score a language model's tasks, show the scores, and return what --json prints."""
-    from reflora_cli.console import make_reporter, show_table
+    from reflora_cli.console.output import make_reporter, show_table
     from reflora_cli.evaluation.languages import Request, evaluate_language
     from reflora_cli.runs.restore import restore
     from reflora_cli.tasks.base import SequenceTask
@@ -148,7 +148,7 @@ def score_language(
 
 def tell_doubt(recipe: Any, adapter: Path | None) -> None:
     """Say what could not be checked about an adapter's base."""
-    from reflora_cli.console import make_reporter
+    from reflora_cli.console.output import make_reporter
     from reflora_cli.runs.trained_base import adapter_base, unchecked
 
     if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):

@@ -50,7 +50,7 @@ def export_command(
     """
     with guarded():
         refuse_several_processes("reflora export")
-        from reflora_cli.console import make_reporter, print_json
+        from reflora_cli.console.output import make_reporter, print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)

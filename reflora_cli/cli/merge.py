@@ -54,7 +54,7 @@ def merge_command(
     """
     with guarded():
         refuse_several_processes("reflora merge")
-        from reflora_cli.console import make_reporter, print_json
+        from reflora_cli.console.output import make_reporter, print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)

@@ -15,7 +15,7 @@ PLACES = ("model.name", "task.data")
 
 def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
     """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
-    from reflora_cli.console import make_reporter
+    from reflora_cli.console.output import make_reporter
     from reflora_cli.ground.errors import InputError, Problem
     from reflora_cli.recipe.files import load_recipe
     from reflora_cli.runs.restore import at_its_base

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from reflora_cli.console import is_terminal
+from reflora_cli.console.stream import is_terminal
 from reflora_cli.data.check import check_columns
 from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of

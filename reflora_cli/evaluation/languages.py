@@ -16,7 +16,7 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
-from reflora_cli.console import Reporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts, refuse_undivided
 from reflora_cli.evaluation.prediction_file import PredictionFile

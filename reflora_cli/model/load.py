@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reflora_cli.console import is_terminal
+from reflora_cli.console.stream import is_terminal
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.model.base import Base

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from reflora_cli.console import Reporter, SilentReporter
+from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count

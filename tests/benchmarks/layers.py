@@ -29,7 +29,7 @@ from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig
 
 from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.quantized import from_bitsandbytes
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method, Refactor
 from reflora_cli.model.sources import find_source

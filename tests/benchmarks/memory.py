@@ -28,7 +28,7 @@ from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_ad
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapter_io.tensor_files import ShardedWriter
 from reflora_cli.adapters.inject import inject
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.merging.merge import SHARD_SIZE
 from reflora_cli.merging.tensors import merged_tensors
