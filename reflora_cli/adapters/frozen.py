@@ -59,7 +59,7 @@ class FrozenWeight(nn.Module, ABC):
         return torch.cat([rows @ A.T for rows in self.float_rows()])
 
     def float_rows(self) -> Iterator[Tensor]:
-        """W in float32, some rows [n, in] at a time where they are cast; one that is unpacked, as a whole."""
+        """Yield the rows of W in float32, [n, in] at a time; a weight that has to be made first comes as a whole."""
         yield self.dense()
 
 

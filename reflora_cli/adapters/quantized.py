@@ -20,7 +20,7 @@ from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
 
 
 class QuantizedWeight(FrozenWeight):
-    """W [out, in] in few bits. `weight` is the packed storage, of no use to arithmetic. kind: nf4, fp4 or int8."""
+    """W [out, in] in few bits. `weight` holds codes, on which nothing can be computed. kind: nf4, fp4 or int8."""
 
     kind: str
 
@@ -82,12 +82,12 @@ class FourBitWeight(QuantizedWeight):
     absmax: Tensor
     code: Tensor
 
-    def __init__(self, packed: Tensor, state: Any, bias: Tensor | None, layout: type[nn.Module]) -> None:
-        """packed: two codes in each byte; state: bitsandbytes' `QuantState`."""
+    def __init__(self, codes: Tensor, state: Any, bias: Tensor | None, layout: type[nn.Module]) -> None:
+        """codes: two in each byte; state: bitsandbytes' `QuantState`."""
         super().__init__((state.shape[0], state.shape[1]), bias, state.dtype, layout)
         self.kind, self.block = state.quant_type, state.blocksize
         self.nested_block = state.state2.blocksize if state.nested else None
-        self.register_buffer("weight", packed.detach(), persistent=False)
+        self.register_buffer("weight", codes.detach(), persistent=False)
         tensors = {"absmax": state.absmax, "code": state.code}
         if state.nested:
             tensors |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code, "offset": state.offset}
@@ -116,7 +116,7 @@ class FourBitWeight(QuantizedWeight):
     def product(self, x: Tensor) -> Tensor:
         if not x.is_cuda:
             return super().product(x)
-        from bitsandbytes.autograd._functions import matmul_4bit
+        from bitsandbytes import matmul_4bit
 
         fused: Tensor = matmul_4bit(x.to(autocast_dtype(x)), self.weight.t(), quant_state=self.state())
         return fused
@@ -137,11 +137,11 @@ class Int8Weight(QuantizedWeight):
     row_scale: Tensor
 
     def __init__(
-        self, packed: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
+        self, codes: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
     ) -> None:
-        """packed: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
-        super().__init__((packed.shape[0], packed.shape[1]), bias, dtype, layout)
-        self.register_buffer("weight", packed.detach(), persistent=False)
+        """codes: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
+        super().__init__((codes.shape[0], codes.shape[1]), bias, dtype, layout)
+        self.register_buffer("weight", codes.detach(), persistent=False)
         self.register_buffer("row_scale", row_scale.detach().float(), persistent=False)
 
     def dequantized(self) -> Tensor:
@@ -151,15 +151,15 @@ class Int8Weight(QuantizedWeight):
         return 8 * (self.weight.nbytes + self.row_scale.nbytes)
 
 
-def pack(
+def quantize(
     weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, layout: type[nn.Module]
 ) -> QuantizedWeight:
     """Quantize W [out, in], on the CPU, to the bits that loading a model gives it. kind: nf4, fp4 or int8."""
     from bitsandbytes import functional
 
     if kind == "int8":
-        packed, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
-        return Int8Weight(packed, scale, bias, dtype, layout)
+        codes, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
+        return Int8Weight(codes, scale, bias, dtype, layout)
     codes, state = functional.quantize_4bit(weight.to(dtype).contiguous(), quant_type=kind, compress_statistics=double)
     return FourBitWeight(codes, state, bias, layout)
 

@@ -90,7 +90,7 @@ def facts_of(report: Any) -> dict[str, str]:
         "mean logit difference": f"{report.mean_difference:.2e}",
         "changed predictions": f"{report.changed_predictions} ({report.changed_rate:.2%})",
     }
-    costs = {"to the quantized model": report.quantization_difference, "of packing": report.rounding_difference}
+    costs = {"to the quantized model": report.quantization_difference, "of requantization": report.rounding_difference}
     for name, cost in costs.items():
         if cost is not None:
             facts[f"difference {name}"] = f"{cost['largest']:.2e}, {cost['changed_rate']:.2%} of predictions changed"

@@ -28,7 +28,7 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
 
     auto = AutoModelForSequenceClassification if isinstance(task, SequenceTask) else AutoModelForCausalLM
     section = ModelSection(name=str(directory), quantization=Quantization.NF4)
-    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".packed-") as packed:
+    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".requantized-") as requantized:
         from transformers import AutoConfig
 
         skipped = unquantized(skeleton(auto.from_config, AutoConfig.from_pretrained(directory)))
@@ -38,10 +38,10 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
             device_map={"": "cpu"},
             quantization_config=bitsandbytes_config(section, skipped, dtype),
         )
-        model.save_pretrained(packed, safe_serialization=True)
+        model.save_pretrained(requantized, safe_serialization=True)
         for file in directory.glob("model*.safetensors*"):
             file.unlink()
-        for file in Path(packed).iterdir():
+        for file in Path(requantized).iterdir():
             shutil.move(file, directory / file.name)
     base = load_base(ModelSection(name=str(directory)), None, task, dtype, seed=0)
     base.model.eval()

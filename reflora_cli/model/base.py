@@ -110,5 +110,5 @@ def pad_multiple(base: Base, compute: Compute) -> int:
 
 def parameter_count(module: nn.Module) -> int:
     """Return the number of parameters; a quantized weight counts as the matrix that it represents."""
-    packed = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
-    return packed + sum(parameter.numel() for parameter in module.parameters())
+    quantized = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
+    return quantized + sum(parameter.numel() for parameter in module.parameters())

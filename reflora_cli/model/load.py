@@ -17,7 +17,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_tokens, leave_out_types
-from reflora_cli.model.quantize import adopt, loading_arguments, refuse_packed
+from reflora_cli.model.quantize import adopt, loading_arguments, refuse_quantized
 from reflora_cli.model.sources import Source, commit_of
 from reflora_cli.recipe.sections import ModelSection
 
@@ -54,13 +54,13 @@ def load_pretrained(
         refuse_endless(config, source)
         check_tokens(config, tokenizer, source)
         config.pad_token_id = tokenizer.pad_token_id
-        refuse_packed(section, config)
+        refuse_quantized(section, config)
         if hasattr(config, "rescale_every"):
             # In evaluation RWKV halves later blocks' weights, against overflow in float16, but not their adapters.
             config.rescale_every = 0
-        packing = loading_arguments(section, config, auto_class, dtype)
+        quantization = loading_arguments(section, config, auto_class, dtype)
         model, report = auto_class.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
+            source.location, config=config, revision=source.revision, dtype=dtype, **quantization, **SAFE,
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)

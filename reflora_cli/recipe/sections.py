@@ -82,7 +82,7 @@ class ModelSection(Section):
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
     @model_validator(mode="after")
-    def _packed_weights_stay_whole(self) -> ModelSection:
+    def _quantized_weights_stay_whole(self) -> ModelSection:
         if self.sharded and self.quantization is not Quantization.NONE:
             raise refusal(
                 "sharded", "quantized weights are not sharded", "use one of model.sharded, model.quantization"

@@ -18,7 +18,7 @@ from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, resolve_dtype
-from reflora_cli.model.quantize import bits_per_weight, packed_kind
+from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
@@ -173,7 +173,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
         "total_parameters": parameter_count(job.base.model),
         "dtype": job.compute.dtype_name,
-        "quantization": packed_kind(job.base.model),
+        "quantization": quantized_kind(job.base.model),
         "bits_per_weight": bits_per_weight(job.base.model),
         "processes": job.compute.processes,
     }

@@ -18,7 +18,7 @@ from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.quantized import pack
+from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
 from reflora_cli.methods.axes import Layer, Update
 from reflora_cli.methods.method import Method, Refactor
@@ -43,7 +43,7 @@ def frozen_of(kind: str) -> FrozenWeight:
     linear = nn.Linear(IN, OUT)
     if kind == "linear":
         return freeze(linear)
-    return pack(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, layout=torch.nn.Linear)
+    return quantize(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, layout=torch.nn.Linear)
 
 
 def apart(found: Tensor, right: Tensor) -> float:
