@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 
 from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
@@ -29,7 +26,7 @@ from reflora_cli.training.checkpoint import Evaluation
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
-from reflora_cli.training.job import prepare
+from reflora_cli.training.job import Job, prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import base_of, check_output, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -63,14 +60,7 @@ def train(
             return finished
         refuse_links(run)
         job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier)
-        if job.compute.sharded:
-            blocks = shard_blocks(
-                job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
-            )
-            reporter.note(f"{blocks} blocks of the base are shared among {accelerator.num_processes} processes")
-        if drawn := dropout_note(job.base.model, accelerator.num_processes, recipe.train.packing):
-            reporter.note(drawn)
-        seed_everything(recipe.train.seed + accelerator.process_index)
+        make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
@@ -107,11 +97,18 @@ def compute_of(recipe: Recipe, accelerator: Accelerator) -> Compute:
     return Compute(accelerator.device, dtype, accelerator.process_index, processes, sharded)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators that dropout or a library may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
+    """Share the base among the processes if the recipe asks for it, and seed the generators that dropout and libraries
+    draw from.
+    """
+    processes, train = accelerator.num_processes, job.recipe.train
+    if job.compute.sharded:
+        blocks = shard_blocks(job.base.model, job.objective.loss_module, accelerator.device, processes)
+        reporter.note(f"{blocks} blocks of the base are shared among {processes} processes")
+    if drawn := dropout_note(job.base.model, processes, train.packing):
+        reporter.note(drawn)
+    # A recipe's seed has 32 bits, and numpy takes no more: the sum with the process's number may have 33.
+    set_seed((train.seed + accelerator.process_index) % 2**32)
 
 
 def shared_default(recipe: Recipe) -> Path:
