@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Overrides
-
-
-class Protocol(StrEnum):
-    """How a language model's answers are scored."""
-
-    LLM_ADAPTERS = "llm-adapters"
-    CHOICES = "choices"
+from reflora_cli.methods.settings import EvalProtocol
 
 
 def eval_command(
@@ -27,7 +20,7 @@ def eval_command(
     split: Annotated[str | None, typer.Option("--split", help="Score this split [default: the task's own].")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows.")] = None,
     protocol: Annotated[
-        Protocol | None, typer.Option("--protocol", help="For language models [default: the recipe's].")
+        EvalProtocol | None, typer.Option("--protocol", help="For language models [default: the recipe's].")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where predictions go [default: RUN/evaluations/...].")

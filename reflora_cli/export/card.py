@@ -9,9 +9,10 @@ from typing import Any
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.methods.axes import Update
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.files import dump_recipe
-from reflora_cli.recipe.sections import Optimizer, Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import SequenceTask, Task
 from reflora_cli.tasks.registry import find_task

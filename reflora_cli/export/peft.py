@@ -21,10 +21,11 @@ from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_lin
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.pick import load_base
-from reflora_cli.recipe.sections import Quantization, Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, restore
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.pick import load_base
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.quantize import bitsandbytes_config, skeleton, unquantized
 from reflora_cli.objectives.pick import make_objective
-from reflora_cli.recipe.sections import ModelSection, Quantization, Recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.base import SequenceTask, Task
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.recipe.sections import ModelSection, Quantization
+from reflora_cli.methods.settings import Quantization
+from reflora_cli.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig

@@ -7,6 +7,7 @@ from typing import Any
 
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import EvalProtocol
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import check_parts
 from reflora_cli.model.precision import Compute
@@ -20,7 +21,7 @@ from reflora_cli.objectives.prediction import Scorer
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.objectives.sequence_rows import sequence_examples, sequence_probe, sequence_rows
-from reflora_cli.recipe.sections import EvalProtocol, EvalSection, Recipe
+from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask, Task
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.axes import Update
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.optim.groups import Rates, parameter_groups
 from reflora_cli.optim.pair_adamw import PairAdamW, PairOptimizer
 from reflora_cli.optim.pair_sgd import PairSGD
@@ -61,13 +62,13 @@ def build_optimizer(
     """
     groups = parameter_groups(pairs, magnitudes, others, rates, method.lr_ratio)
     rule = build_rule(method.update, pairs, method.refactor)
-    if rates.optimizer == "adamw":
+    if rates.optimizer is Optimizer.ADAMW:
         return PairAdamW(groups, rule)
-    if rates.optimizer == "sgd":
+    if rates.optimizer is Optimizer.SGD:
         return PairSGD(groups, rule, rates.momentum)
     from reflora_cli.optim.pair_adamw_8bit import PairAdamW8bit
 
-    return PairAdamW8bit(groups, rule, is_paged=rates.optimizer == "paged_adamw_8bit")
+    return PairAdamW8bit(groups, rule, is_paged=rates.optimizer is Optimizer.PAGED_ADAMW_8BIT)
 
 
 def build_rule(update: Update, pairs: Sequence[FactorPair], refactor: Refactoring) -> UpdateRule:

@@ -215,7 +215,5 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
 
 def make_optimizer(recipe: Recipe, adapted: Adapted) -> PairOptimizer:
     train = recipe.train
-    rates = Rates(
-        train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value, train.momentum
-    )
+    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer, train.momentum)
     return build_optimizer(recipe.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)

@@ -19,6 +19,7 @@ from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Init, Layer, Scaling, Update
 from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
 from tests.models import HEADS, batch, make
@@ -41,8 +42,8 @@ METHODS = [
     for layer, update, (init, scaling, ratio, interval) in itertools.product(Layer, Update, OTHER_AXES)
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.label}, every {m.refactor.interval}")
-ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, "sgd", 0.9)
-SLOWER = {Update.SCALED_GD: Rates(0.005, None, 0.01, "sgd", 0.9)}
+ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
+SLOWER = {Update.SCALED_GD: Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
 """Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),

@@ -22,6 +22,7 @@ from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
 from reflora_cli.methods.axes import Layer, Update
 from reflora_cli.methods.method import Method, Refactor
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.pair_adamw import PairOptimizer, load_state_tensors, state_tensors
@@ -100,7 +101,7 @@ class Training:
 
     def fresh(self) -> PairOptimizer:
         """An optimizer that has not stepped yet."""
-        adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
+        adapted, rates = self.adapted, Rates(3e-3, None, 0.01, Optimizer(self.kind))
         return build_optimizer(self.method, adapted.pairs, adapted.magnitudes, adapted.others, rates)
 
     def step(self) -> float:
