@@ -21,15 +21,15 @@ from reflora_cli.adapters.frozen import FrozenWeight
 
 
 class ScaledSum(NamedTuple):
-    """What W + s B A has beside its factors: the scale s and the frozen weight W."""
+    """What W + s B A has besides its factors: the scale s and the frozen weight W."""
 
     scale: float
     frozen: FrozenWeight
 
 
 class NormedSum(NamedTuple):
-    """What diag(m / n) (W + s B A) has beside what is trained: the norms n [out] of the rows of W + s B A, float32; the
-    scale s; the frozen weight W.
+    """What diag(m / n) (W + s B A) has besides what is trained: the norms n [out], float32, of the rows of W + s B A;
+    the scale s; the frozen weight W.
     """
 
     norms: Tensor
@@ -71,9 +71,9 @@ class LoRAFunction(torch.autograd.Function):
 class DoRAFunction(torch.autograd.Function):
     """x [n, in] -> c (W x + s B A x) + b [n, out] with c = m / n [out], n constant (section 4.3 of the paper).
 
-    The gradient of m needs v = V x = W x + s B A x. In float32, and wherever there is no bias, it is had from the
-    output, v = (y - b) / c, so that no second tensor of its size is kept; a row whose c is zero then gives m no
-    gradient. In half precision a large bias would take all digits of v with it, and v is kept itself.
+    The gradient of m needs v = V x = W x + s B A x. In float32, and wherever there is no bias, it is computed from
+    the output, v = (y - b) / c, so that no second tensor of its size is kept; a row whose c is zero then gives m no
+    gradient. In half precision a large bias would cancel all digits of v, so v is kept itself.
     """
 
     @staticmethod
@@ -118,7 +118,7 @@ class DoRAFunction(torch.autograd.Function):
 
 
 class Witness:
-    """Tells whether a tensor was changed in place since, without keeping its memory.
+    """A record of a tensor that tells whether the tensor was changed in place since, without keeping its memory.
 
     Autograd would refuse the backward pass of a function whose saved output was changed. An empty tensor that shares
     the output's version counter sees the change, and what it would have told is computed again.
@@ -134,7 +134,7 @@ class Witness:
 
 
 def column_sums(g: Tensor, v: Tensor) -> Tensor:
-    """sum over n of g_nj v_nj; float32 [out]. g, v: [n, out]."""
+    """Return the sum over n of g_nj v_nj, float32 [out]. g, v: [n, out]."""
     return (g * v).sum(dim=0, dtype=torch.float32)
 
 
@@ -155,10 +155,10 @@ def factor_gradients(
 
 
 def few_columns(g: Tensor, B: Tensor) -> Tensor:
-    """g B [n, r], for g [n, out] and B [out, r]."""
+    """Return g B [n, r], for g [n, out] and B [out, r]."""
     return g @ B.T.contiguous().T if g.device.type == "cpu" else g @ B
 
 
 def tall(g: Tensor, h: Tensor) -> Tensor:
-    """g^T h [out, r], for g [n, out] and h [n, r]."""
+    """Return g^T h [out, r], for g [n, out] and h [n, r]."""
     return (h.T @ g).T.contiguous() if g.device.type == "cpu" else g.T @ h

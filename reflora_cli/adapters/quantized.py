@@ -35,11 +35,11 @@ class QuantizedWeight(FrozenWeight):
 
     @abstractmethod
     def dequantized(self) -> Tensor:
-        """W [out, in] in the dtype of products, newly made."""
+        """Return W [out, in] in the dtype of products, in new memory."""
 
     @abstractmethod
     def stored_bits(self) -> int:
-        """All bits kept for W."""
+        """Return the number of bits that are stored for W, scales included."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x)
@@ -95,7 +95,7 @@ class FourBitWeight(QuantizedWeight):
             self.register_buffer(name, tensor.detach(), persistent=False)
 
     def state(self) -> Any:
-        """bitsandbytes' `QuantState` of the tensors where they are now."""
+        """Return bitsandbytes' `QuantState`, made of the tensors where they are now."""
         from bitsandbytes import functional
 
         make: Callable[..., Any] = functional.QuantState
@@ -154,7 +154,7 @@ class Int8Weight(QuantizedWeight):
 def quantize(
     weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, layout: type[nn.Module]
 ) -> QuantizedWeight:
-    """Quantize W [out, in], on the CPU, to the bits that loading a model gives it. kind: nf4, fp4 or int8."""
+    """Return W [out, in], quantized on the CPU to the same bits as when a model is loaded. kind: nf4, fp4 or int8."""
     from bitsandbytes import functional
 
     if kind == "int8":
@@ -165,14 +165,14 @@ def quantize(
 
 
 def from_bitsandbytes(module: Any, dtype: torch.dtype, layout: type[nn.Module]) -> QuantizedWeight:
-    """The frozen weight of a loaded `Linear4bit` or `Linear8bitLt`; shares its storage."""
+    """Return the frozen weight of a loaded `Linear4bit` or `Linear8bitLt`, on the same storage."""
     if type(module).__name__ == "Linear4bit":
         return FourBitWeight(module.weight.data, module.weight.quant_state, module.bias, layout)
     return Int8Weight(module.weight.data, module.weight.SCB, module.bias, dtype, layout)
 
 
 def is_bitsandbytes(module: nn.Module) -> bool:
-    """Whether a module holds a quantized weight of bitsandbytes."""
+    """Return whether a module holds a quantized weight of bitsandbytes."""
     return type(module).__module__.startswith("bitsandbytes.") and type(module).__name__ in (
         "Linear4bit",
         "Linear8bitLt",

@@ -63,7 +63,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def unused_stdout() -> Iterator[None]:
-    """Drop what libraries print on stdout, those in other languages too: stdout is for a command's JSON."""
+    """Discard what libraries print on stdout, compiled ones included, because stdout is for a command's JSON."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)

@@ -9,7 +9,7 @@ from typing import Protocol, final
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One logged step. `loss` is the mean since the last record, `rate` the learning rate of A."""
+    """One logged step. loss: the mean since the last record. rate: the learning rate of A."""
 
     step: int
     epoch: float
@@ -21,7 +21,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The scores of one split after `step` steps; `best` when the main score is the best so far."""
+    """The scores of one split after `step` steps. best: whether the main score is the best so far."""
 
     step: int
     split: str
@@ -36,19 +36,19 @@ class Reporter(Protocol):
         """Show a titled list of names and values."""
 
     def begin(self, done: int, total: int) -> None:
-        """Training starts at step `done` of `total`."""
+        """Show that training starts at step `done` of `total`."""
 
     def step(self, record: StepRecord) -> None:
-        """A step was logged."""
+        """Show a logged step."""
 
     def evaluations(self, records: Sequence[EvaluationRecord]) -> None:
-        """The evaluation splits were scored."""
+        """Show the scores of the evaluation splits."""
 
     def note(self, text: str) -> None:
         """Show a line about something notable."""
 
     def end(self) -> None:
-        """Training is over, successfully or not."""
+        """End the display, because training has ended, successfully or not."""
 
 
 @final

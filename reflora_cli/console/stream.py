@@ -9,7 +9,9 @@ from typing import Any
 
 
 class LastingStream:
-    """Standard error that may fail: a run goes on when its terminal was closed or its reader has ended."""
+    """A stream that writes to standard error and ignores failures, so that a run goes on when its terminal was closed
+    or the program that reads its output has ended.
+    """
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -25,9 +27,10 @@ class LastingStream:
 
 
 def say(text: str) -> None:
-    """Write plain lines on standard error."""
+    """Write a text on standard error, as plain lines."""
     print(text, file=LastingStream(), flush=True)
 
 
 def is_terminal() -> bool:
+    """Return whether standard error is a terminal that shows colours and moves its cursor."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -33,7 +33,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What was written. kind: the type of the matrices."""
+    """A written file. kind: the type of its matrices."""
 
     path: Path
     kind: GgufType
@@ -52,7 +52,7 @@ def require_gguf() -> None:
 
 @dataclass(frozen=True)
 class GgufRequest:
-    """What to write. directory: the merged model. output: the file. name: the name that llama.cpp shows.
+    """A conversion to make. directory: the merged model. output: the file. name: the name that llama.cpp shows.
 
     The file must not be seen before it is verified: write it into a directory that is not yet in place.
     """
@@ -130,7 +130,7 @@ def type_of(shape: tuple[int, ...], kind: GgufType) -> tuple[str, bool]:
 
 
 def stored_bytes(shape: tuple[int, ...], stored: str) -> int:
-    """Return the bytes of one row."""
+    """Return the number of bytes of one row."""
     return {"BF16": 2 * shape[-1], "Q8_0": shape[-1] // 32 * 34}.get(stored, 0)
 
 

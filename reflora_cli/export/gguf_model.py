@@ -39,8 +39,8 @@ UNCOMPARED = (
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written. largest_difference: between the logits that llama.cpp computes from the file and the merged
-    model's.
+    """The report of an exported model. largest_difference: between the logits that llama.cpp computes from the file and
+    those of the merged model.
 
     tokenizer: llama.cpp's kind, and how it cuts words. notes: what llama.cpp does differently from transformers.
     """
@@ -56,7 +56,7 @@ class GgufReport:
 
 @dataclass(frozen=True)
 class GgufAdapterReport:
-    """What was written."""
+    """The report of an exported adapter."""
 
     output: str
     format: str

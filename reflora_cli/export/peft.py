@@ -32,7 +32,7 @@ from reflora_cli.runs.restore import Restored, restore
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. checked_by: what read it back and computed the same logits."""
+    """The report of an exported adapter. checked_by: the reader that computed the same logits with it."""
 
     output: str
     format: str
@@ -81,7 +81,7 @@ def refuse_unreadable(restored: Restored, output: Path) -> None:
 
 
 def completed(restored: Restored) -> AdapterFiles:
-    """Return the run's adapter with every module whose weight trained with it because it is shared."""
+    """Return the run's adapter with, in addition, every module that shares a trained weight."""
     files, model = restored.files, restored.base.model
     assert files is not None
     saved = saved_modules(model, files.config)

@@ -30,8 +30,8 @@ SAFE: dict[str, Any] = {
     "ignore_mismatched_sizes": True,
     "adapter_kwargs": {"subfolder": "no-adapter-beside-the-base"},
 }
-"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers sort out sizes that do
-not fit, from the report.
+"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers
+handle sizes that do not fit, which the report lists.
 
 Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base. It is told to look
 for one in a folder that does not exist, so that a base is the same everywhere.
@@ -72,7 +72,10 @@ def refuse_endless(config: Any, source: Source) -> None:
     """Raises InputError for a config so large that building its model would take hours before any other error."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        what, where = "the base model's config cannot be true", f"model.name: {source.name}, num_hidden_layers"
+        what, where = (
+            "the base model's config names an impossible number of layers",
+            f"model.name: {source.name}, num_hidden_layers",
+        )
         raise InputError(Problem(what, where, f"{layers:,}", f"at most {MOST_LAYERS:,}"))
 
 
