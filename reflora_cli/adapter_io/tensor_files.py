@@ -1,9 +1,8 @@
 """Read and write safetensors files one tensor at a time.
 
-The library maps a whole file into memory, and writes only tensors that all exist at once. Here a tensor is read when it
-is asked for and is gone when its caller lets go of it; a file is written behind a header that is known beforehand. The
-format: eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor), the tensors'
-bytes.
+The library writes only tensors that all exist at once. Here a file is written behind a header that is known beforehand;
+and a tensor is read when it is asked for and is gone when its caller lets go of it. The format: eight bytes with the
+header's length, the header (JSON: dtype, shape and place of every tensor), the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reflora_cli.ground.errors import InputError, Problem
@@ -25,30 +25,24 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LARGEST_HEADER = 100_000_000
-"""The most bytes of a header, as in the library: a damaged length must not fill the memory."""
 
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor is: its file, dtype, shape, and the place `begin` of its first byte."""
+    """Where a tensor is: its file and its name there, with its dtype and shape."""
 
     file: Path
+    name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    begin: int
-    size: int
 
     def read(self) -> Tensor:
-        """Return the tensor, in memory of its own."""
-        buffer = bytearray(self.size)
-        with self.file.open("rb") as stream:
-            stream.seek(self.begin)
-            if stream.readinto(buffer) != self.size:
-                raise damaged(self.file, "the file ends within a tensor")
-        if not self.size:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(buffer, dtype=self.dtype).reshape(self.shape)
+        """Return the tensor, which lies in the mapped file. The file is open for this tensor alone: what was read of it
+        is given back with the tensor, where one handle for all would keep all that it has read.
+        """
+        with safe_open(self.file, "pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(self.name)
+        return tensor
 
 
 def tensor_places(directory: Path) -> dict[str, TensorPlace]:
@@ -66,25 +60,13 @@ def tensor_places(directory: Path) -> dict[str, TensorPlace]:
 def places_in(file: Path) -> Iterator[tuple[str, TensorPlace]]:
     """Return the tensors of one file, in the order of their places."""
     try:
-        total = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > min(LARGEST_HEADER, total - 8):
-                raise damaged(file, f"a header of {length} bytes in a file of {total}")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        start = 8 + length
-        for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
-            begin, end = entry["data_offsets"]
-            if not 0 <= begin <= end <= total - start:
-                raise damaged(file, f"{name} lies outside of the file")
-            yield name, TensorPlace(file, DTYPES[entry["dtype"]], tuple(entry["shape"]), start + begin, end - begin)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(file, str(error)) from error
-
-
-def damaged(file: Path, found: str) -> InputError:
-    return InputError(Problem("the base model's weights are damaged", str(file), found))
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.offset_keys():
+                entry = tensors.get_slice(name)
+                yield name, TensorPlace(file, name, DTYPES[entry.get_dtype()], tuple(entry.get_shape()))
+    except (OSError, SafetensorError, KeyError) as error:
+        problem = Problem("the base model's weights are damaged", str(file), str(error))
+        raise InputError(problem) from error
 
 
 @dataclass(frozen=True)

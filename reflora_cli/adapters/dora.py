@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
-from reflora_cli.adapters.fused import DoRAFunction
+from reflora_cli.adapters.fused import DoRAFunction, NormedSum
 from reflora_cli.adapters.layer import flat
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.factors.pair import Role
@@ -93,8 +93,8 @@ class DoRALinear(LowRankLayer):
         x = x.to(autocast_dtype(x))
         if not torch.compiler.is_compiling() and not (self.training and self.dropout.p > 0):
             apply: Callable[..., Tensor] = DoRAFunction.apply
-            layer = (self.current_norms(), self.scale, self.frozen)
-            return apply(flat(x), self.A, self.B, self.magnitude, layer).view(*x.shape[:-1], -1)
+            weight = NormedSum(self.current_norms(), self.scale, self.frozen)
+            return apply(flat(x), self.A, self.B, self.magnitude, weight).view(*x.shape[:-1], -1)
         gain = self.magnitude / (self.row_norms() if torch.compiler.is_compiling() else self.current_norms())
         if self.dropout.p > 0 and self.training:
             dropped = self.dropout(x)

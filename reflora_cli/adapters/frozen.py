@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CAST_ELEMENTS = 2**23
-"""Of a half-precision W that are cast to float32 at a time: 32 MiB."""
+"""The number of elements of a half-precision W that are cast to float32 at a time: 32 MiB."""
 PLAIN_SUBCLASSES = ("FalconLinear",)
-"""Of nn.Linear, in transformers, that compute what it does."""
+"""Subclasses of nn.Linear in transformers that compute what nn.Linear does."""
 TRANSPOSED_CLASSES = ("transformers.pytorch_utils.Conv1D",)
 """Linear layers that store their weight [in, out]. They are known by name, so that transformers is not imported here;
 each is made by `cls(out, in)` and has a `weight` and a `bias`."""
@@ -32,38 +32,38 @@ class FrozenWeight(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> W x + bias [..., out], in x's dtype."""
+        """Return W x + bias [..., out] in x's dtype, for x [..., in]."""
 
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
-        """x [..., in] -> W x [..., out], without the bias."""
+        """Return W x [..., out] without the bias, for x [..., in]."""
 
     @abstractmethod
     def transposed_product(self, g: Tensor) -> Tensor:
-        """g [n, out] -> g W [n, in], newly made, without gradients: the backward pass of `product`."""
+        """Return g W [n, in] for g [n, out], in new memory and without gradients: the backward pass of `product`."""
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """A float32 copy of W [out, in]."""
+        """Return a float32 copy of W [out, in]."""
 
     @abstractmethod
     def thaw(self, weight: Tensor) -> nn.Module:
-        """An ordinary module of the kind this was made from, holding `weight` [out, in] and the same bias."""
+        """Return an ordinary module of the kind this was made from, with `weight` [out, in] and the same bias."""
 
     def moved(self, change: Tensor) -> FrozenWeight:
         """The frozen weight of W + change, in the same dtype and memory of its own. change: [out, in], float32."""
         return freeze(self.thaw((self.dense() + change).to(self.weight.dtype)))
 
     def row_square_sums(self) -> Tensor:
-        """The squared norm of every row of W [out], float32."""
+        """Return the squared norm of every row of W [out], float32."""
         return torch.cat([rows.square().sum(dim=1) for rows in self.float_rows()])
 
     def row_products(self, A: Tensor) -> Tensor:
-        """W A^T [out, r] in float32, for A [r, in] float32."""
+        """Return W A^T [out, r] in float32, for A [r, in] float32."""
         return torch.cat([rows @ A.T for rows in self.float_rows()])
 
     def float_rows(self) -> Iterator[Tensor]:
-        """W in float32, some rows [n, in] at a time where they are cast; one that is unpacked, as a whole."""
+        """Yield the rows of W in float32, [n, in] at a time; a weight that has to be made first comes as a whole."""
         yield self.dense()
 
 
@@ -128,7 +128,7 @@ class TransposedWeight(FrozenWeight):
 
 
 def float_slices(W: Tensor) -> Iterator[Tensor]:
-    """Rows of W [out, in] in float32: all of them where W is, else as many as CAST_ELEMENTS allows."""
+    """Yield rows of W [out, in] in float32: all at once if W is float32, else as many as CAST_ELEMENTS allows."""
     if W.dtype is torch.float32:
         yield W
     else:
@@ -136,8 +136,8 @@ def float_slices(W: Tensor) -> Iterator[Tensor]:
 
 
 def module_of(layout: type[nn.Module], weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """A frozen linear layer with this weight [out, in]: of the class `layout` where that stores its weight transposed,
-    an `nn.Linear` otherwise."""
+    """Return a frozen linear layer with this weight [out, in]: one of the class `layout` if that stores its weight
+    transposed, an `nn.Linear` otherwise."""
     out_features, in_features = weight.shape
     if is_transposed(layout):
         module = layout(out_features, in_features)
@@ -150,35 +150,37 @@ def module_of(layout: type[nn.Module], weight: Tensor, bias: Tensor | None) -> n
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs."""
+    """Return the dtype in which a product with x runs."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """In another dtype; the same tensor where it already has it."""
+    """Return the tensor in this dtype, which is the tensor itself if it has the dtype already."""
     return None if tensor is None else tensor.to(dtype)
 
 
 def as_parameter(tensor: Tensor | None) -> nn.Parameter | None:
-    """A frozen parameter on the same storage."""
+    """Return a frozen parameter on the same storage."""
     return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def is_transposed(layout: type[nn.Module]) -> bool:
-    """Whether modules of this class store their weight [in, out]."""
+    """Return whether modules of this class store their weight [in, out]."""
     return f"{layout.__module__}.{layout.__qualname__}" in TRANSPOSED_CLASSES
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Whether `freeze` takes the module. Most subclasses of nn.Linear are left alone: they compute something else."""
+    """Return whether `freeze` takes the module. Most subclasses of nn.Linear compute something else and are
+    refused.
+    """
     if isinstance(module, FrozenWeight) or type(module) is nn.Linear or is_transposed(type(module)):
         return True
     return isinstance(module, nn.Linear) and type(module).__name__ in PLAIN_SUBCLASSES
 
 
 def freeze(module: nn.Module) -> FrozenWeight:
-    """The frozen weight of an adaptable module; shares its storage. Raises TypeError for any other module.
+    """Return the frozen weight of an adaptable module, on the same storage. Raises TypeError for any other module.
 
     A base that was quantized when it was loaded already holds frozen weights.
     """

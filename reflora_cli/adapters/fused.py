@@ -11,7 +11,7 @@ place what is a view made inside a function, and some models change what their l
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +19,30 @@ from torch.autograd.function import once_differentiable
 
 from reflora_cli.adapters.frozen import FrozenWeight
 
-FrozenPart = tuple[float, FrozenWeight]
-"""The scale s and W."""
-NormedPart = tuple[Tensor, float, FrozenWeight]
-"""The row norms n [out] of W + s B A, float32; s; W."""
+
+class ScaledSum(NamedTuple):
+    """What W + s B A has besides its factors: the scale s and the frozen weight W."""
+
+    scale: float
+    frozen: FrozenWeight
+
+
+class NormedSum(NamedTuple):
+    """What diag(m / n) (W + s B A) has besides what is trained: the norms n [out], float32, of the rows of W + s B A;
+    the scale s; the frozen weight W.
+    """
+
+    norms: Tensor
+    scale: float
+    frozen: FrozenWeight
 
 
 class LoRAFunction(torch.autograd.Function):
     """x [n, in], d [n, in] -> W x + b + s B A d [n, out]; d is x itself (None), or x after dropout."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d: Tensor | None, A: Tensor, B: Tensor, layer: FrozenPart) -> Tensor:
-        scale, frozen = layer
+    def forward(ctx: Any, x: Tensor, d: Tensor | None, A: Tensor, B: Tensor, weight: ScaledSum) -> Tensor:
+        scale, frozen = weight
         kept = x if d is None else d
         with torch.autocast(x.device.type, enabled=False):
             y: Tensor = frozen(x)
@@ -46,7 +58,7 @@ class LoRAFunction(torch.autograd.Function):
         kept, h, A, B = ctx.saved_tensors
         (g,) = upstream
         gh = few_columns(g, B.to(g.dtype)).mul_(ctx.scale)
-        gA, gB = factor_gradients(ctx.needs_input_grad[2:4], g, gh, (kept, h), ctx.scale)
+        gA, gB = factor_gradients(ctx.needs_input_grad[2:4], g, gh, kept, h, ctx.scale)
         gx = ctx.frozen.transposed_product(g) if ctx.needs_input_grad[0] else None
         gd = None
         if ctx.shared and gx is not None:
@@ -59,14 +71,14 @@ class LoRAFunction(torch.autograd.Function):
 class DoRAFunction(torch.autograd.Function):
     """x [n, in] -> c (W x + s B A x) + b [n, out] with c = m / n [out], n constant (section 4.3 of the paper).
 
-    The gradient of m needs v = V x = W x + s B A x. In float32, and wherever there is no bias, it is had from the
-    output, v = (y - b) / c, so that no second tensor of its size is kept; a row whose c is zero then gives m no
-    gradient. In half precision a large bias would take all digits of v with it, and v is kept itself.
+    The gradient of m needs v = V x = W x + s B A x. In float32, and wherever there is no bias, it is computed from
+    the output, v = (y - b) / c, so that no second tensor of its size is kept; a row whose c is zero then gives m no
+    gradient. In half precision a large bias would cancel all digits of v, so v is kept itself.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, m: Tensor, layer: NormedPart) -> Tensor:
-        norms, scale, frozen = layer
+    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, m: Tensor, weight: NormedSum) -> Tensor:
+        norms, scale, frozen = weight
         with torch.autocast(x.device.type, enabled=False):
             h = x @ A.to(x.dtype).T
             v = frozen.product(x).addmm_(h, B.to(x.dtype).T, alpha=scale)
@@ -100,13 +112,13 @@ class DoRAFunction(torch.autograd.Function):
             gm = torch.where(gain == 0, 0.0, total / torch.where(gain == 0, 1.0, gain)) / norms
         g = g * gain.to(g.dtype)
         gh = few_columns(g, B.to(g.dtype)).mul_(ctx.scale)
-        gA, gB = factor_gradients(ctx.needs_input_grad[1:3], g, gh, (x, h), ctx.scale)
+        gA, gB = factor_gradients(ctx.needs_input_grad[1:3], g, gh, x, h, ctx.scale)
         gx = ctx.frozen.transposed_product(g).addmm_(gh, A.to(g.dtype)) if ctx.needs_input_grad[0] else None
         return gx, gA, gB, gm, None
 
 
 class Witness:
-    """Tells whether a tensor was changed in place since, without keeping its memory.
+    """A record of a tensor that tells whether the tensor was changed in place since, without keeping its memory.
 
     Autograd would refuse the backward pass of a function whose saved output was changed. An empty tensor that shares
     the output's version counter sees the change, and what it would have told is computed again.
@@ -122,15 +134,17 @@ class Witness:
 
 
 def column_sums(g: Tensor, v: Tensor) -> Tensor:
-    """sum over n of g_nj v_nj; float32 [out]. g, v: [n, out]."""
+    """Return the sum over n of g_nj v_nj, float32 [out]. g, v: [n, out]."""
     return (g * v).sum(dim=0, dtype=torch.float32)
 
 
 def factor_gradients(
-    needed: tuple[bool, bool], g: Tensor, gh: Tensor, kept: tuple[Tensor, Tensor], scale: float
+    needed: tuple[bool, bool], g: Tensor, gh: Tensor, seen: Tensor, h: Tensor, scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of A and B in float32. g: [n, out]; gh: s B^T g [n, r]; kept: what A saw [n, in], and its product."""
-    seen, h = kept
+    """Return the gradients of A and B in float32, None for one that is not needed.
+
+    g: [n, out]; gh: s g B [n, r]; seen: the rows that A multiplied [n, in]; h: their products with A [n, r].
+    """
     gA = (gh.T @ seen).float() if needed[0] else None
     gB = tall(g, h).float().mul_(scale) if needed[1] else None
     return gA, gB
@@ -141,10 +155,10 @@ def factor_gradients(
 
 
 def few_columns(g: Tensor, B: Tensor) -> Tensor:
-    """g B [n, r], for g [n, out] and B [out, r]."""
+    """Return g B [n, r], for g [n, out] and B [out, r]."""
     return g @ B.T.contiguous().T if g.device.type == "cpu" else g @ B
 
 
 def tall(g: Tensor, h: Tensor) -> Tensor:
-    """g^T h [out, r], for g [n, out] and h [n, r]."""
+    """Return g^T h [out, r], for g [n, out] and h [n, r]."""
     return (h.T @ g).T.contiguous() if g.device.type == "cpu" else g.T @ h

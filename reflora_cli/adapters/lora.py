@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.adapters.frozen import autocast_dtype
-from reflora_cli.adapters.fused import LoRAFunction
+from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
 from reflora_cli.adapters.layer import flat
 from reflora_cli.adapters.low_rank import LowRankLayer
 
@@ -28,7 +28,7 @@ class LoRALinear(LowRankLayer):
         rows = flat(x.to(autocast_dtype(x)))
         dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
         apply: Callable[..., Tensor] = LoRAFunction.apply
-        y = apply(rows, dropped, self.A, self.B, (self.scale, self.frozen))
+        y = apply(rows, dropped, self.A, self.B, ScaledSum(self.scale, self.frozen))
         return y.view(*x.shape[:-1], -1)
 
     def merged(self) -> Tensor:

@@ -20,7 +20,7 @@ from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
 
 
 class QuantizedWeight(FrozenWeight):
-    """W [out, in] in few bits. `weight` is the packed storage, of no use to arithmetic. kind: nf4, fp4 or int8."""
+    """W [out, in] in few bits. `weight` holds codes, on which nothing can be computed. kind: nf4, fp4 or int8."""
 
     kind: str
 
@@ -35,11 +35,11 @@ class QuantizedWeight(FrozenWeight):
 
     @abstractmethod
     def dequantized(self) -> Tensor:
-        """W [out, in] in the dtype of products, newly made."""
+        """Return W [out, in] in the dtype of products, in new memory."""
 
     @abstractmethod
     def stored_bits(self) -> int:
-        """All bits kept for W."""
+        """Return the number of bits that are stored for W, scales included."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x)
@@ -61,7 +61,7 @@ class QuantizedWeight(FrozenWeight):
 
     def moved(self, change: Tensor) -> FrozenWeight:
         """The dequantized W + change, quantized again in the same way: off by the rounding of one quantization."""
-        return pack(
+        return quantize(
             self.dense() + change, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout
         )
 
@@ -93,12 +93,12 @@ class FourBitWeight(QuantizedWeight):
     absmax: Tensor
     code: Tensor
 
-    def __init__(self, packed: Tensor, state: Any, bias: Tensor | None, layout: type[nn.Module]) -> None:
-        """packed: two codes in each byte; state: bitsandbytes' `QuantState`."""
+    def __init__(self, codes: Tensor, state: Any, bias: Tensor | None, layout: type[nn.Module]) -> None:
+        """codes: two in each byte; state: bitsandbytes' `QuantState`."""
         super().__init__((state.shape[0], state.shape[1]), bias, state.dtype, layout)
         self.kind, self.block = state.quant_type, state.blocksize
         self.nested_block = state.state2.blocksize if state.nested else None
-        self.register_buffer("weight", packed.detach(), persistent=False)
+        self.register_buffer("weight", codes.detach(), persistent=False)
         tensors = {"absmax": state.absmax, "code": state.code}
         if state.nested:
             tensors |= {"nested_absmax": state.state2.absmax, "nested_code": state.state2.code, "offset": state.offset}
@@ -110,7 +110,7 @@ class FourBitWeight(QuantizedWeight):
         return self.nested_block is not None
 
     def state(self) -> Any:
-        """bitsandbytes' `QuantState` of the tensors where they are now."""
+        """Return bitsandbytes' `QuantState`, made of the tensors where they are now."""
         from bitsandbytes import functional
 
         make: Callable[..., Any] = functional.QuantState
@@ -131,7 +131,7 @@ class FourBitWeight(QuantizedWeight):
     def product(self, x: Tensor) -> Tensor:
         if not x.is_cuda:
             return super().product(x)
-        from bitsandbytes.autograd._functions import matmul_4bit
+        from bitsandbytes import matmul_4bit
 
         fused: Tensor = matmul_4bit(x.to(autocast_dtype(x)), self.weight.t(), quant_state=self.state())
         return fused
@@ -152,11 +152,11 @@ class Int8Weight(QuantizedWeight):
     row_scale: Tensor
 
     def __init__(
-        self, packed: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
+        self, codes: Tensor, row_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
     ) -> None:
-        """packed: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
-        super().__init__((packed.shape[0], packed.shape[1]), bias, dtype, layout)
-        self.register_buffer("weight", packed.detach(), persistent=False)
+        """codes: int8 [out, in]; row_scale: the largest size in each row, float32 [out]."""
+        super().__init__((codes.shape[0], codes.shape[1]), bias, dtype, layout)
+        self.register_buffer("weight", codes.detach(), persistent=False)
         self.register_buffer("row_scale", row_scale.detach().float(), persistent=False)
 
     def dequantized(self) -> Tensor:
@@ -166,28 +166,28 @@ class Int8Weight(QuantizedWeight):
         return 8 * (self.weight.nbytes + self.row_scale.nbytes)
 
 
-def pack(
+def quantize(
     weight: Tensor, bias: Tensor | None, kind: str, *, double: bool, dtype: torch.dtype, layout: type[nn.Module]
 ) -> QuantizedWeight:
-    """Quantize W [out, in], on the CPU, to the bits that loading a model gives it. kind: nf4, fp4 or int8."""
+    """Return W [out, in], quantized on the CPU to the same bits as when a model is loaded. kind: nf4, fp4 or int8."""
     from bitsandbytes import functional
 
     if kind == "int8":
-        packed, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
-        return Int8Weight(packed, scale, bias, dtype, layout)
+        codes, scale, _ = functional.int8_vectorwise_quant(weight.to(dtype).to(torch.float16))
+        return Int8Weight(codes, scale, bias, dtype, layout)
     codes, state = functional.quantize_4bit(weight.to(dtype).contiguous(), quant_type=kind, compress_statistics=double)
     return FourBitWeight(codes, state, bias, layout)
 
 
 def from_bitsandbytes(module: Any, dtype: torch.dtype, layout: type[nn.Module]) -> QuantizedWeight:
-    """The frozen weight of a loaded `Linear4bit` or `Linear8bitLt`; shares its storage."""
+    """Return the frozen weight of a loaded `Linear4bit` or `Linear8bitLt`, on the same storage."""
     if type(module).__name__ == "Linear4bit":
         return FourBitWeight(module.weight.data, module.weight.quant_state, module.bias, layout)
     return Int8Weight(module.weight.data, module.weight.SCB, module.bias, dtype, layout)
 
 
 def is_bitsandbytes(module: nn.Module) -> bool:
-    """Whether a module holds a quantized weight of bitsandbytes."""
+    """Return whether a module holds a quantized weight of bitsandbytes."""
     return type(module).__module__.startswith("bitsandbytes.") and type(module).__name__ in (
         "Linear4bit",
         "Linear8bitLt",

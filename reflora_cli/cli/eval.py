@@ -9,7 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Overrides
-from reflora_cli.tasks.protocol import EvalProtocol
+from reflora_cli.methods.settings import EvalProtocol
 
 
 def eval_command(
@@ -33,7 +33,7 @@ def eval_command(
     """
     with guarded():
         refuse_several_processes("reflora eval")
-        from reflora_cli.console import make_reporter, print_json, show_table
+        from reflora_cli.console.output import make_reporter, print_json, show_table
         from reflora_cli.evaluation.evaluate import evaluate
         from reflora_cli.evaluation.request import Request
 

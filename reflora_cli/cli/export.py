@@ -11,7 +11,8 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Places, Run
-from reflora_cli.cli.trained import trained_recipe
+from reflora_cli.cli.trained import merge_request, trained_recipe
+from reflora_cli.export.gguf_types import GgufType
 
 
 class Format(StrEnum):
@@ -22,15 +23,6 @@ class Format(StrEnum):
     GGUF = "gguf"
     GGUF_ADAPTER = "gguf-adapter"
     ONNX = "onnx"
-
-
-class GgufType(StrEnum):
-    """The types in which a GGUF file stores its matrices."""
-
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
 
 
 def export_command(
@@ -50,7 +42,7 @@ def export_command(
     """
     with guarded():
         refuse_several_processes("reflora export")
-        from reflora_cli.console import make_reporter, print_json
+        from reflora_cli.console.output import make_reporter, print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
@@ -75,16 +67,13 @@ def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufTyp
 
             return export_peft(recipe, run, place)
         case Format.SAFETENSORS:
-            from reflora_cli.export.card import merged_card
-            from reflora_cli.merging.merge import MergeRequest, merge
-            from reflora_cli.runs.restore import kept_rows
+            from reflora_cli.merging.merge import merge
 
-            rows = kept_rows(recipe, run)
-            return merge(MergeRequest(recipe, run.adapter, place, card=merged_card(recipe, run), rows=rows))
+            return merge(merge_request(recipe, run, place))
         case Format.GGUF:
             from reflora_cli.export.gguf_model import export_gguf
 
-            return export_gguf(recipe, run, place, gguf_type.value)
+            return export_gguf(recipe, run, place, gguf_type)
         case Format.GGUF_ADAPTER:
             from reflora_cli.export.gguf_model import export_gguf_adapter
 

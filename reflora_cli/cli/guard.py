@@ -60,7 +60,7 @@ def tell(error: RefloraError) -> None:
     An error that all processes agree on is shown by the first one. For other errors, the first process may have none,
     or the same: then the launcher ends the others while they wait.
     """
-    from reflora_cli.console import show_error
+    from reflora_cli.console.output import show_error
 
     if is_first_process():
         show_error(error.title, str(error))
@@ -78,7 +78,7 @@ def out_of_memory(error: Exception) -> InputError:
 
 
 def say(text: str) -> None:
-    from reflora_cli.console import say
+    from reflora_cli.console.stream import say
 
     say(text)
 
@@ -129,7 +129,7 @@ def keep_libraries_quiet() -> None:
     """Silence advice and deprecations of libraries, which are not for this command's user, and bars without a
     terminal.
     """
-    from reflora_cli.console import is_terminal
+    from reflora_cli.console.stream import is_terminal
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not is_terminal() or not is_first_process():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,28 +11,14 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Places, Run
-from reflora_cli.cli.trained import trained_recipe
+from reflora_cli.cli.trained import merge_request, trained_recipe
+from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
 
 
-class Dtype(StrEnum):
-    """The dtypes that weights can be written in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class BaseWeights(StrEnum):
-    """The weights of the base to which the adapter is added."""
-
-    DEQUANTIZED = "dequantized"
-    ORIGINAL = "original"
-
-
-class Packed(StrEnum):
+class Requantization(StrEnum):
     """The ways in which merged weights can be quantized again."""
 
-    NF4 = "nf4"
+    NF4 = Quantization.NF4.value
 
 
 def merge_command(
@@ -42,9 +28,10 @@ def merge_command(
     base_weights: Annotated[
         BaseWeights, typer.Option("--base-weights", help="Those that training saw, or the checkpoint's own.")
     ] = BaseWeights.DEQUANTIZED,
-    dtype: Annotated[Dtype | None, typer.Option("--dtype", help="Of the written weights [default: the run's].")] = None,
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the written weights; auto: the run's.")] = Dtype.AUTO,
     requantize: Annotated[
-        Packed | None, typer.Option("--requantize", help="Write a bitsandbytes checkpoint, and say what it costs.")
+        Requantization | None,
+        typer.Option("--requantize", help="Write a bitsandbytes checkpoint; say what it costs."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -54,25 +41,19 @@ def merge_command(
     """
     with guarded():
         refuse_several_processes("reflora merge")
-        from reflora_cli.console import make_reporter, print_json
+        from reflora_cli.console.output import make_reporter, print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
         recipe = trained_recipe(directory, places)
-        from reflora_cli.export.card import merged_card
-        from reflora_cli.merging.merge import MergeRequest, merge
-        from reflora_cli.runs.restore import kept_rows
+        from reflora_cli.merging.merge import merge
 
         report = merge(
-            MergeRequest(
-                recipe,
-                directory.adapter,
-                output or run / "merged",
-                dtype.value if dtype else None,
-                base_weights.value,
-                requantize.value if requantize else None,
-                merged_card(recipe, directory),
-                kept_rows(recipe, directory),
+            replace(
+                merge_request(recipe, directory, output or run / "merged"),
+                dtype=None if dtype is Dtype.AUTO else dtype,
+                base_weights=base_weights,
+                requantize=Quantization.NF4 if requantize else None,
             )
         )
         make_reporter().facts("merged and verified", facts_of(report))
@@ -90,7 +71,7 @@ def facts_of(report: Any) -> dict[str, str]:
         "mean logit difference": f"{report.mean_difference:.2e}",
         "changed predictions": f"{report.changed_predictions} ({report.changed_rate:.2%})",
     }
-    costs = {"to the quantized model": report.quantization_difference, "of packing": report.rounding_difference}
+    costs = {"to the quantized model": report.quantization_difference, "of requantization": report.rounding_difference}
     for name, cost in costs.items():
         if cost is not None:
             facts[f"difference {name}"] = f"{cost['largest']:.2e}, {cost['changed_rate']:.2%} of predictions changed"

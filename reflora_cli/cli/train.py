@@ -41,7 +41,8 @@ def train_command(
             if is_first_process():
                 plan(loaded, as_json)
             return
-        from reflora_cli.console import SilentReporter, make_reporter, print_json
+        from reflora_cli.console.output import make_reporter, print_json
+        from reflora_cli.console.reporter import SilentReporter
         from reflora_cli.training.train import train
 
         reporter = make_reporter() if is_first_process() else SilentReporter()
@@ -55,7 +56,7 @@ def train_command(
 
 def plan(recipe: Any, as_json: bool) -> None:
     """Prepare the run without writing anything and show what it would do."""
-    from reflora_cli.console import make_reporter, print_json
+    from reflora_cli.console.output import make_reporter, print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.job import prepare

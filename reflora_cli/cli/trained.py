@@ -1,11 +1,13 @@
-"""Find the recipe of a run, which `merge` and `export` begin with."""
+"""Find the recipe of a run and what to merge of it, with which `merge` and `export` begin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reflora_cli.merging.merge import MergeRequest
     from reflora_cli.recipe.sections import Recipe
     from reflora_cli.runs.directory import RunDirectory
 
@@ -15,7 +17,7 @@ PLACES = ("model.name", "task.data")
 
 def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
     """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
-    from reflora_cli.console import make_reporter
+    from reflora_cli.console.output import make_reporter
     from reflora_cli.ground.errors import InputError, Problem
     from reflora_cli.recipe.files import load_recipe
     from reflora_cli.runs.restore import at_its_base
@@ -29,3 +31,12 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
         make_reporter().note(doubt)
     return at_its_base(recipe, run.adapter)
+
+
+def merge_request(recipe: Recipe, run: RunDirectory, output: Path) -> MergeRequest:
+    """Return the request that merges a run as it was trained, in its own dtype, with a model card."""
+    from reflora_cli.export.card import merged_card
+    from reflora_cli.merging.merge import MergeRequest
+    from reflora_cli.runs.restore import kept_rows
+
+    return MergeRequest(recipe, run.adapter, output, card=merged_card(recipe, run), rows=kept_rows(recipe, run))

@@ -23,7 +23,7 @@ class StepSampler:
     """A seeded shuffle of the rows for each epoch, cut into steps of `batch_size`; an epoch's last step may be smaller.
 
     lengths: the number of tokens of every row. With them a step has rows of similar length, and the order of the steps
-    is still shuffled; without them the shuffle is plain. Either way every row comes once in each epoch.
+    is still shuffled; without them the shuffle is plain. In both cases every row comes once in each epoch.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, lengths: Sequence[int] = ()) -> None:

@@ -38,7 +38,7 @@ def text_of(path: Path) -> str:
 
 def decoded(path: Path) -> tuple[str, bool]:
     """Return the text, and whether it was in UTF-16."""
-    data = unpacked(path)
+    data = decompressed(path)
     wide = data.startswith(UTF16) and not data.startswith(WIDER)
     if not wide and b"\0" in data[:2]:  # every second byte of Latin letters in UTF-16
         refuse_encoding(path, data, data.index(b"\0"))
@@ -54,7 +54,7 @@ def refuse_encoding(path: Path, data: bytes, place: int) -> NoReturn:
     refuse("the file is not UTF-8 text", f"{path}, line {line}", f"byte 0x{data[place]:02x}", "UTF-8", remedy)
 
 
-def unpacked(path: Path) -> bytes:
+def decompressed(path: Path) -> bytes:
     """Return the file's bytes, decompressed where they are compressed, whatever the file's name says."""
     try:
         data = path.read_bytes()

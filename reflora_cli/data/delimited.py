@@ -3,7 +3,7 @@
 A comma separates the cells of a csv and a tab those of a tsv. Where the header has none of them, but has semicolons,
 for example, semicolons separate the cells. Cells of a csv are quoted where they need it. Cells of a tsv are not: in
 GLUE's own tsv files a quote is a letter. The exception is a tsv whose header is quoted, or which is in UTF-16, as
-spreadsheets save it. Every cell is the text that it is: "null" and "NA" are words.
+spreadsheets save it. Cells are not converted: "null" and "NA" stay text.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from reflora_cli.data.refusal import check_once, refuse
 
 SEPARATORS = (",", "\t", ";", "|")
 LONGEST_CELL = 2**31 - 1
-"""The most letters of a cell; Python's own limit is 128 KiB, which documents exceed."""
+"""The largest number of characters in a cell; Python's own limit is 128 KiB, which documents exceed."""
 HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-"""The first line by which spreadsheets tell each other the separator."""
+"""The first line in which spreadsheets may name the separator."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Turn PromptExamples into token ids, and find the place where the answer begins.
 
 Prompt and answer are tokenized together, as one text: a token may reach across the border, and what is trained on must
-be what the model reads when it is asked. The answer begins with the first token that the prompt alone does not have.
+be what the model reads when it is asked. The answer begins with the first token in which the whole differs from
+the prompt alone.
 """
 
 from __future__ import annotations
@@ -120,10 +121,10 @@ def collate_prompts(rows: Sequence[PromptRow], pad_token: int, multiple: int = 1
 
 
 def supervision(sequences: Sequence[Sequence[PromptRow]], length: int) -> dict[str, Tensor]:
-    """Say what is to be learned of sequences, each of one or several rows, that are padded to `length`.
+    """Return the tokens to learn from sequences, each of one or several rows, that are padded to `length`.
 
     supervised: the places [k], in the flattened batch, of the tokens whose next token is to be predicted. targets: the
-    next tokens [k]. They are computed here, since to look for them on a device would make the host wait.
+    next tokens [k]. They are computed here, because finding them on a GPU would make the host wait.
     """
     places, targets = [], []
     for index, rows in enumerate(sequences):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from reflora_cli.console import is_terminal
+from reflora_cli.console.stream import is_terminal
 from reflora_cli.data.check import check_columns
 from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of
@@ -28,7 +28,9 @@ def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -
             from datasets import load_dataset
 
             splits = load_dataset(source.repository, source.config)
-    except Exception as error:  # unreachable, offline, gone, private, disk full: the user's to mend, in no common type
+    except (
+        Exception
+    ) as error:  # unreachable, offline, gone, private, disk full: the user can correct it, and no type is common to all
         instead = f"a directory or file with the {split} rows: task.data=DIR"
         reason = hub_reason(error, f"datasets/{source.repository}", instead)
         found = reason.found if reason else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -57,7 +59,9 @@ def converted(table: Table, source: HubSource, convert: Callable[[Row], Row], ta
             rows.append(dict(convert(row)))
         except (ValueError, TypeError, KeyError) as error:
             where = f"{table.where}, row {number}"
-            raise InputError(Problem("the row is not what the data set's rows were", where, str(error))) from error
+            raise InputError(
+                Problem("the row does not have the fields that this data set's rows had", where, str(error))
+            ) from error
     return table_of(rows, table.where, task.columns)
 
 
@@ -67,8 +71,8 @@ def unknown_split(split: str, where: str, known: tuple[str, ...]) -> InputError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep `datasets` and the hub's client from logging their retries: one error says it all. Bars are shown on a
-    terminal.
+    """Keep `datasets` and the hub's client from logging their retries; the error at the end is enough. Bars are shown
+    on a terminal.
     """
     import datasets
 

@@ -24,7 +24,7 @@ from reflora_cli.tasks.base import (
 )
 
 OWN = ("hub", "builtin")
-"""The values of `task.data` that mean the task's own source; a folder of such a name is reached as `./hub`."""
+"""The values of `task.data` that mean the task's own source; a folder with such a name is written `./hub`."""
 TASKS_FOLDER, JOINT_FOLDER = "dataset", "ft-training_set"
 """The folders of LLM-Adapters' repository with the rows of each task, and with those of all tasks together."""
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
@@ -35,7 +35,7 @@ def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> 
     folder or a file.
 
     A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as that of LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its
-    family). A file is taken for whatever split is asked for.
+    family). A file is read for any split.
     """
     return examples_of(load_table(task, data, split, limit), task)
 

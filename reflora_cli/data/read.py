@@ -24,9 +24,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by column.
+    """The rows of a file or data set, stored by column.
 
-    where: how messages call their source. names: all columns that were found. columns: the cells of the columns that
+    where: the source as messages name it. names: all columns that were found. columns: the cells of the columns that
     were asked for. first: all cells of the first row.
     """
 
@@ -57,7 +57,7 @@ def table_of(rows: list[Row], where: str, wanted: tuple[str, ...]) -> Table:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Return a list of objects, or one object for each line, whichever the file holds: its suffix does not tell."""
+    """Return the objects of a file that holds a list of them, or one on each line; its suffix does not tell which."""
     text = text_of(path)
     if text.lstrip().startswith("["):
         for index, row in enumerate(parsed(text, str(path)), start=1):

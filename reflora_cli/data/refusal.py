@@ -1,4 +1,4 @@
-"""Refuse a file that cannot be read."""
+"""Make the errors for files that cannot be read."""
 
 from __future__ import annotations
 

@@ -27,20 +27,20 @@ from reflora_cli.ground.atomic import write_file
 from reflora_cli.ground.errors import InputError
 
 Columns = dict[str, NDArray[Any]]
-"""Encoded rows as flat arrays."""
+"""Encoded rows, stored as flat arrays by name."""
 SETTINGS = ("truncation_side", "split_special_tokens", "model_input_names")
 """Settings of a tokenizer that change its output, though its backend does not know them."""
 WORTHWHILE = 2000
 """The least number of rows for which a file is faster than a tokenizer."""
 LARGEST = 2**30
-"""The most bytes of all files together; when there are more, those that were used longest ago are removed."""
+"""The largest size of all files together, in bytes; beyond it, the files that were used longest ago are removed."""
 
 
 def remembered(
     tokenizer: Any, settings: Sequence[object], examples: Sequence[object], encode: Callable[[], Columns]
 ) -> Columns:
-    """Return what `encode` returns, from disk if it is there. settings and examples: everything else that decides the
-    result.
+    """Return the result of `encode`, read from disk if it is there. settings and examples: everything else that decides
+    the result.
     """
     state = tokenizer_state(tokenizer) if len(examples) >= WORTHWHILE else None
     if state is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
-from reflora_cli.console import Reporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.atomic import locked, write_json

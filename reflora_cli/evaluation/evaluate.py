@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reflora_cli.console import Reporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import evaluate_answers
 from reflora_cli.evaluation.labels import evaluate_labels
 from reflora_cli.evaluation.learned import refuse_learned_file

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflora_cli.tasks.protocol import EvalProtocol
+from reflora_cli.methods.settings import EvalProtocol
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapter_io.lora import LoraConfig
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import dump_recipe
-from reflora_cli.recipe.sections import Optimizer, Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.registry import find_task

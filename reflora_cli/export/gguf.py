@@ -11,7 +11,7 @@ import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from reflora_cli.adapter_io.tensor_files import TensorPlace, tensor_places
 from reflora_cli.export.gguf_config import rope_of, write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
+from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.auto import load_config
 
-GgufKind = Literal["f32", "f16", "bf16", "q8_0"]
 LARGEST_HALF = 65504.0
 TELLING_NAMES = ("phi-3", "phi3", "modern-bert")
 """Parts of a model's name from which llama.cpp concludes that special tokens swallow spaces."""
@@ -34,10 +34,10 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What was written. kind: the type of the matrices."""
+    """A written file. kind: the type of its matrices."""
 
     path: Path
-    kind: GgufKind
+    kind: GgufType
     tensors: int
     parameters: int
 
@@ -53,14 +53,14 @@ def require_gguf() -> None:
 
 @dataclass(frozen=True)
 class GgufRequest:
-    """What to write. directory: the merged model. output: the file. name: the name that llama.cpp shows.
+    """A conversion to make. directory: the merged model. output: the file. name: the name that llama.cpp shows.
 
     The file must not be seen before it is verified: write it into a directory that is not yet in place.
     """
 
     directory: Path
     output: Path
-    kind: GgufKind
+    kind: GgufType
     tokenizer: Converted
     chat_template: str
     name: str = ""
@@ -87,7 +87,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
 
 
 def write_tensors(
-    writer: Any, places: dict[str, TensorPlace], layout: Layout, kind: GgufKind, divisors: NDArray[np.float32] | None
+    writer: Any, places: dict[str, TensorPlace], layout: Layout, kind: GgufType, divisors: NDArray[np.float32] | None
 ) -> None:
     """Announce all tensors, then write them one at a time. divisors: those of rotary frequencies, if there are any."""
     import gguf
@@ -120,7 +120,7 @@ def weights(directory: Path, config: Any) -> dict[str, TensorPlace]:
     return places
 
 
-def type_of(shape: tuple[int, ...], kind: GgufKind) -> tuple[str, bool]:
+def type_of(shape: tuple[int, ...], kind: GgufType) -> tuple[str, bool]:
     """Return ggml's type of a tensor, and whether it is handed over as bytes."""
     if len(shape) == 1 or kind == "f32":
         return "F32", False
@@ -130,7 +130,7 @@ def type_of(shape: tuple[int, ...], kind: GgufKind) -> tuple[str, bool]:
 
 
 def stored_bytes(shape: tuple[int, ...], stored: str) -> int:
-    """Return the bytes of one row."""
+    """Return the number of bytes of one row."""
     return {"BF16": 2 * shape[-1], "Q8_0": shape[-1] // 32 * 34}.get(stored, 0)
 
 
@@ -143,7 +143,7 @@ def refuse_overflow(key: str, tensor: Tensor, stored: str) -> None:
         raise InputError(Problem(what, f"--gguf-type, {key}", f"{largest:.3g}", f"at most {limit:,.0f}", remedy))
 
 
-def encoded(tensor: Tensor, kind: GgufKind) -> NDArray[Any]:
+def encoded(tensor: Tensor, kind: GgufType) -> NDArray[Any]:
     """Return a float32 tensor in the type that `type_of` says."""
     import gguf
 

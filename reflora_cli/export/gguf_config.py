@@ -73,7 +73,7 @@ def head_width(config: Any) -> int:
 
 def unlike(what: str, where: str, found: object, expected: str, remedy: str = REMEDY) -> InputError:
     """Return the refusal of a config that llama.cpp would compute differently."""
-    what = f"llama.cpp computes this architecture otherwise: {what}"
+    what = f"llama.cpp computes this architecture differently: {what}"
     return InputError(Problem(what, f"the model's config.json, {where}", str(found), expected, remedy))
 
 

@@ -12,16 +12,18 @@ import torch
 
 from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.export.card import model_card, subject_of
-from reflora_cli.export.gguf import GgufKind, GgufRequest, require_gguf, write_gguf
+from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
 from reflora_cli.export.gguf_agreement import refuse_disagreement
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
+from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.export.prompting import Asking, asking, chat_template, modelfile, prompt_lines
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.merge import MergeRequest, merge
+from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.auto import load_config
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.model.sources import find_source
@@ -38,8 +40,8 @@ UNCOMPARED = (
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written. largest_difference: between the logits that llama.cpp computes from the file and the merged
-    model's.
+    """The report of an exported model. largest_difference: between the logits that llama.cpp computes from the file and
+    those of the merged model.
 
     tokenizer: llama.cpp's kind, and how it cuts words. notes: what llama.cpp does differently from transformers.
     """
@@ -55,14 +57,14 @@ class GgufReport:
 
 @dataclass(frozen=True)
 class GgufAdapterReport:
-    """What was written."""
+    """The report of an exported adapter."""
 
     output: str
     format: str
     modules: int
 
 
-def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind) -> GgufReport:
+def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType) -> GgufReport:
     """Write `model.gguf`, a `Modelfile` and a card to `output`.
 
     Raises InputError for what cannot be converted, VerificationError when what was written is something else; nothing
@@ -75,7 +77,7 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufKind)
     asked = asking(tasks, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
-        merge(MergeRequest(recipe, run.adapter, merged, dtype="float32", rows=kept_rows(recipe, run)))
+        merge(MergeRequest(recipe, run.adapter, merged, dtype=Dtype.FLOAT32, rows=kept_rows(recipe, run)))
         name = Path(recipe.model.name).name
         request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
         with quiet_transformers():

@@ -70,7 +70,7 @@ def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
 
 def unlike(what: str, found: str, expected: str = "") -> InputError:
     """Return the refusal of a tokenizer with something that llama.cpp does not have."""
-    what = f"llama.cpp does not have this of the model's tokenizer: {what}"
+    what = f"llama.cpp has no equivalent for a part of the model's tokenizer: {what}"
     return InputError(Problem(what, "tokenizer.json", found, expected, REMEDY))
 
 
@@ -130,7 +130,7 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
         raise unlike("byte fallback without a token for every byte", f"no <0x{lacking[0]:02X}>")
     merges = [pair(merge) for merge in model["merges"]]
     if not is_joined_by_score(pieces, merges):
-        raise unlike("merges that no order of its pieces stands for", f"{len(merges):,} merges")
+        raise unlike("merges that follow from no order of its pieces", f"{len(merges):,} merges")
     built = assemble(tokenizer, parts, size, model="llama", pre="default", merges=tuple(merges))
     if pre and scheme != "never":
         notes += [LEADING] if scheme == "always" else [LEADING, AFTER_SPECIAL]

@@ -61,8 +61,8 @@ def text_of(config: Any) -> tuple[Tensor, Tensor]:
 
 
 def logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    """Return transformers' logits [length, vocabulary]. The mask keeps it from taking gaps for borders of packed
-    texts.
+    """Return transformers' logits [length, vocabulary]. With a mask, transformers does not take gaps between
+    positions for borders of packed texts.
     """
     found: Tensor = model(ids[None], position_ids=positions[None], attention_mask=torch.ones_like(ids)[None]).logits[0]
     return found

@@ -30,7 +30,7 @@ MOST_PARAMETERS = 500_000_000
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What was written, and how far onnxruntime's logits are from the adapter model's.
+    """The report of an exported graph, with the distance of onnxruntime's logits from the adapter model's.
 
     length: the length of rows, `free` or a number of tokens to which they are padded.
     """

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.console import unused_stdout
+from reflora_cli.console.output import unused_stdout
 from reflora_cli.export.onnx_rows import batches_of_shapes, described
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.verify import tolerance

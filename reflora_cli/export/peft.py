@@ -21,17 +21,18 @@ from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_lin
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.sections import Quantization, Recipe
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, restore
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. checked_by: what read it back and computed the same logits."""
+    """The report of an exported adapter. checked_by: the reader that computed the same logits with it."""
 
     output: str
     format: str
@@ -79,7 +80,7 @@ def refuse_unreadable(restored: Restored, output: Path) -> None:
 
 
 def completed(restored: Restored) -> AdapterFiles:
-    """Return the run's adapter with every module whose weight trained with it because it is shared."""
+    """Return the run's adapter with, in addition, every module that shares a trained weight."""
     files, model = restored.files, restored.base.model
     assert files is not None
     saved = saved_modules(model, files.config)

@@ -70,7 +70,7 @@ def by_peft(base: Base, directory: Path, output: str) -> str:
             warnings.simplefilter("ignore")
             theirs = peft.PeftModel.from_pretrained(base.model, str(directory), torch_device="cpu")
             held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
-    except Exception as error:  # whatever it is, it is PEFT's answer
+    except Exception as error:  # any error of PEFT's means that it cannot read the adapter
         first = str(error).strip().partition("\n")[0]
         what, found = "PEFT cannot read this adapter", f"PEFT {peft.__version__}: {type(error).__name__}: {first}"
         raise InputError(Problem(what, output, found, remedy=REMEDY)) from error

@@ -25,7 +25,7 @@ from reflora_cli.ground.errors import InputError, Problem, RefloraError
 from reflora_cli.ground.paths import exists
 
 LOCK = ".lock"
-"""The file in a directory that is held by the process that writes there."""
+"""The file that is locked by the process that writes to its directory."""
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space, or choose another --output"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another --output, or change the permissions"),
@@ -33,14 +33,16 @@ REMEDIES = {
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """The system's error number in messages of libraries written in Rust, whose exceptions are not Python's."""
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK)
-"""Errors of a file system without locks, on which nothing keeps two processes apart."""
+"""Error numbers of a file system without locks, on which two processes cannot be kept apart."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a directory, made where it is missing; the system releases it when the process ends, however it ends.
+    """Lock a directory for this process and create it if it does not exist. The system releases the lock when the
+    process ends, however it ends.
 
-    A directory in which nothing was left is removed again. Raises InputError when another process holds it.
+    A new directory that is still empty at the end is removed again. Raises InputError when another process has the
+    lock.
     """
     made = [place for place in (path, *path.parents) if not exists(place)]
     with readable_os_errors(path):
@@ -72,7 +74,7 @@ def hold(descriptor: int, path: Path) -> None:
         held = error.errno in UNLOCKABLE
     if not held:
         holder = os.pread(descriptor, 100, 0).decode(errors="replace") or "a process that does not say which"
-        what = "another process is at work in the directory"
+        what = "another process is writing to the directory"
         raise InputError(Problem(what, str(path), found=holder, remedy="wait for it, or stop it"))
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)

@@ -1,6 +1,6 @@
 """The errors a user can meet, each with its exit status.
 
-An error carries one or more `Problem`s: what is wrong, where, what was found, what was expected, and how to mend it.
+An error carries one or more `Problem`s: what is wrong, where, what was found, what was expected, and how to correct it.
 The command line prints them in one panel; nothing else in the package prints or exits.
 """
 
@@ -38,7 +38,7 @@ class RefloraError(Exception):
 
 
 class InputError(RefloraError):
-    """The recipe, a path, the data or an adapter is wrong: something the user can mend."""
+    """The recipe, a path, the data or an adapter is wrong: something the user can correct."""
 
     exit_status = 2
     title = "Wrong input"

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError")
-"""Exceptions of the libraries through which the hub's client speaks; which one it uses depends on its version."""
+"""Names of exceptions that mean that the hub was not reached. They belong to the HTTP library of the hub's client, and
+vary with its version."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something cannot be had from the hub, and what to do."""
+    """The reason why something cannot be downloaded from the hub, and what the user can do."""
 
     found: str
     remedy: str
 
 
 def hub_reason(error: BaseException, page: str, instead: str) -> Reason | None:
-    """Return the reason if the hub, or the way to it, caused the error, else None.
+    """Return the reason if the hub or the network caused the error, else None.
 
     page: the path of the thing's page, `owner/name` or `datasets/owner/name`. instead: what to name instead of it.
     """

@@ -1,4 +1,4 @@
-"""Note SIGINT, SIGTERM and SIGHUP during training, and obey them where the run can be continued.
+"""Note SIGINT, SIGTERM and SIGHUP during training, and act on them at a place from which the run can be continued.
 
 The first signal lets the step under way end; what is interruptible, such as an evaluation, ends at once. A second
 signal ends the process immediately.
@@ -28,12 +28,12 @@ MOMENT = 0.01
 
 
 class Aborted(BaseException):
-    """Unwinds what is interruptible; it is no Exception, so that only its own handler catches it."""
+    """Raised to end interruptible work; it is not an Exception, so that only its own handler catches it."""
 
 
 @dataclass
 class Interruption:
-    """Whether the user asked to stop. signal: the signal's number, 0 as long as there was none."""
+    """Whether the user asked to stop. signal: the number of the signal that asked for it, or 0."""
 
     signal: int = 0
     _since: float = 0.0

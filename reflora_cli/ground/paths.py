@@ -1,6 +1,6 @@
-"""Ask what lies at a path so that every name has an answer.
+"""Find out what is at a path without raising errors.
 
-A name that no file can have, or a place that may not be looked at, holds nothing.
+A name that no file can have, and a place that may not be read, count as empty.
 """
 
 from __future__ import annotations

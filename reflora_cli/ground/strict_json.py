@@ -10,7 +10,7 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}:]')
 
 
 class RepeatedKeyError(ValueError):
-    """An object has a key twice. line: where it stands for the second time, from 1."""
+    """Raised for an object that has a key twice. line: the line of its second occurrence, counted from 1."""
 
     def __init__(self, key: str, line: int) -> None:
         super().__init__(f"the key {key!r} stands twice in one object")
@@ -18,7 +18,7 @@ class RepeatedKeyError(ValueError):
 
 
 class _RepeatedError(Exception):
-    """Some object has some key twice."""
+    """Raised while parsing when any object has a key twice; it does not say where."""
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -33,17 +33,17 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 def loads(text: str) -> Any:
-    """Return what the JSON says. Raises RepeatedKeyError, or what `json.loads` raises."""
+    """Return the parsed value. Raises RepeatedKeyError, or what `json.loads` raises."""
     try:
         return DECODER.decode(text)
     except _RepeatedError:
-        json.loads(text)  # first of all it must be JSON
+        json.loads(text)  # text that is not JSON raises its own error
         raise RepeatedKeyError(*first_repeated(text)) from None
 
 
 def first_repeated(text: str) -> tuple[str, int]:
-    """Return the first key that stands twice in one object of valid JSON, and the line of its second place."""
-    keys: list[set[str]] = []  # of the objects and lists around a place
+    """Return the first key that stands twice in one object of valid JSON, and the line of its second occurrence."""
+    keys: list[set[str]] = []  # those of each object and list that is still open
     last = None
     for token in TOKEN.finditer(text):
         match token[0]:

@@ -1,7 +1,4 @@
-"""Merge a model in memory.
-
-This is for bases whose tensors have other names or arrangements in their files than in transformers.
-"""
+"""Merge a model in memory, for bases whose files name or arrange their tensors differently than transformers does."""
 
 from __future__ import annotations
 

@@ -25,11 +25,12 @@ from reflora_cli.merging.memory import write_from_memory
 from reflora_cli.merging.requantize import requantize
 from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
 from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
+from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
 from reflora_cli.model.sources import Source, find_source, local_directory
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.sections import Dtype, ModelSection, Quantization, Recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.restore import Restored, restore, trained_dtype
 from reflora_cli.tasks.base import Task
 
@@ -51,9 +52,9 @@ class MergeRequest:
     recipe: Recipe
     adapter: Path
     output: Path
-    dtype: str | None = None
-    base_weights: Literal["dequantized", "original"] = "dequantized"
-    requantize: Literal["nf4"] | None = None
+    dtype: Dtype | None = None
+    base_weights: BaseWeights = BaseWeights.DEQUANTIZED
+    requantize: Literal[Quantization.NF4] | None = None
     card: str = ""
     rows: Path | None = None
 
@@ -128,7 +129,7 @@ def merged_recipe(request: MergeRequest) -> Recipe:
     checkpoint.
     """
     section = request.recipe.model
-    if request.base_weights == "dequantized":
+    if request.base_weights is BaseWeights.DEQUANTIZED:
         return request.recipe
     own = own_dtype(find_source(section.name, section.revision))
     original = section.model_copy(update={"quantization": Quantization.NONE, "dtype": Dtype(own)})

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.auto import auto_class, load_config, load_plain
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.quantize import bitsandbytes_config, skeleton, unquantized
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.sections import ModelSection, Quantization, Recipe
+from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.base import Task
 
 
@@ -26,7 +27,7 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
     """
     kind = kind_of(task)
     section = ModelSection(name=str(directory), quantization=Quantization.NF4)
-    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".packed-") as packed:
+    with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".requantized-") as requantized:
         skipped = unquantized(skeleton(auto_class(kind.auto_class).from_config, load_config(directory)))
         model = load_plain(
             kind.auto_class,
@@ -35,10 +36,10 @@ def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, 
             device_map={"": "cpu"},
             quantization_config=bitsandbytes_config(section, skipped, dtype),
         )
-        model.save_pretrained(packed, safe_serialization=True)
+        model.save_pretrained(requantized, safe_serialization=True)
         for file in directory.glob("model*.safetensors*"):
             file.unlink()
-        for file in Path(packed).iterdir():
+        for file in Path(requantized).iterdir():
             shutil.move(file, directory / file.name)
     base = kind.load_base(ModelSection(name=str(directory)), None, dtype, seed=0)
     base.model.eval()

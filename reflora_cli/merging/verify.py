@@ -12,7 +12,7 @@ from reflora_cli.ground.errors import Problem, VerificationError
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
 """The largest accepted logit difference by dtype of the written weights, as a share of the largest logit (at least 1).
 
-float32 only reorders sums. The half precisions round every weight once, to 2^-11 and 2^-8 of its size.
+In float32 only the order of sums differs. The half precisions round every weight once, to 2^-11 and 2^-8 of its size.
 """
 
 
@@ -48,7 +48,7 @@ def refuse(found: Difference, accepted: float, output: str, model: str = "the me
     """
     if not found.largest <= accepted:
         problem = Problem(
-            f"{model} does not compute what it stands for; nothing was written",
+            f"{model} does not compute what its source does; nothing was written",
             where=output,
             found=f"largest logit difference {found.largest:.2e} on {found.rows} rows",
             expected=f"at most {accepted:.2e}",

@@ -74,7 +74,7 @@ class Base:
 
 
 def outermost(names: set[str]) -> tuple[str, ...]:
-    """Return the names that lie inside no other of the names, sorted."""
+    """Return the names that are not inside another one of the names, sorted."""
     return tuple(sorted(n for n in names if not any(n.startswith(f"{other}.") for other in names)))
 
 
@@ -88,8 +88,8 @@ def positions(base: Base) -> int:
 
 
 def counted_from_padding(model: nn.Module) -> list[int]:
-    """Return the number of positions in tables that begin behind the padding index, as RoBERTa's; there are more
-    embeddings.
+    """Return the numbers of positions in tables whose first positions are padding, as RoBERTa's are; such a table has
+    more embeddings than positions.
     """
     return [
         module.num_embeddings - module.padding_idx - 1
@@ -110,5 +110,5 @@ def pad_multiple(base: Base, compute: Compute) -> int:
 
 def parameter_count(module: nn.Module) -> int:
     """Return the number of parameters; a quantized weight counts as the matrix that it represents."""
-    packed = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
-    return packed + sum(parameter.numel() for parameter in module.parameters())
+    quantized = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
+    return quantized + sum(parameter.numel() for parameter in module.parameters())

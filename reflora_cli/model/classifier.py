@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 DROPOUT_FIELDS = ("classifier_dropout", "cls_dropout", "seq_classif_dropout", "classifier_dropout_prob")
-"""The fields of configs with the dropout before the classification head."""
+"""Config fields with the dropout before the classification head."""
 UNLISTED_DROPOUT = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
 """Fields that architectures read although their configuration does not list them."""
 

@@ -1,4 +1,4 @@
-"""Check that a model and its tokenizer fit each other, before anything long begins.
+"""Check that a model and its tokenizer fit each other, before anything that takes long.
 
 Everything that happens to a row before the model's first block is checked on the CPU, where an index out of range is an
 ordinary error: on a GPU it would end the process. A pass up to that block costs next to nothing, however large the

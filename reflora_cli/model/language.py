@@ -22,7 +22,7 @@ from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.sections import ModelSection
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""Fields of configs with the size to which logits are squashed."""
+"""Config fields with the bound to which logits are squashed."""
 PARTS_TOLERANCE = 2e-2
 """The largest accepted difference as a share of the largest logit: a forgotten factor or cap is far outside, a half
 precision's rounding inside."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reflora_cli.console import is_terminal
+from reflora_cli.console.stream import is_terminal
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_tokens, leave_out_types
-from reflora_cli.model.quantize import adopt, loading_arguments, refuse_packed
+from reflora_cli.model.quantize import adopt, loading_arguments, refuse_quantized
 from reflora_cli.model.sources import Source, commit_of
 from reflora_cli.recipe.sections import ModelSection
 
@@ -30,8 +30,8 @@ SAFE: dict[str, Any] = {
     "ignore_mismatched_sizes": True,
     "adapter_kwargs": {"subfolder": "no-adapter-beside-the-base"},
 }
-"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers sort out sizes that do
-not fit, from the report.
+"""Arguments with which transformers loads no pickle and runs no code from a checkpoint. Callers
+handle sizes that do not fit, which the report lists.
 
 Where peft is installed, transformers puts an adapter that lies beside a base's weights on the base. It is told to look
 for one in a folder that does not exist, so that a base is the same everywhere.
@@ -54,13 +54,13 @@ def load_pretrained(
         refuse_endless(config, source)
         check_tokens(config, tokenizer, source)
         config.pad_token_id = tokenizer.pad_token_id
-        refuse_packed(section, config)
+        refuse_quantized(section, config)
         if hasattr(config, "rescale_every"):
             # In evaluation RWKV halves later blocks' weights, against overflow in float16, but not their adapters.
             config.rescale_every = 0
-        packing = loading_arguments(section, config, auto_class, dtype)
+        quantization = loading_arguments(section, config, auto_class, dtype)
         model, report = auto_class.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **packing, **SAFE,
+            source.location, config=config, revision=source.revision, dtype=dtype, **quantization, **SAFE,
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)
@@ -72,7 +72,10 @@ def refuse_endless(config: Any, source: Source) -> None:
     """Raises InputError for a config so large that building its model would take hours before any other error."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        what, where = "the base model's config cannot be true", f"model.name: {source.name}, num_hidden_layers"
+        what, where = (
+            "the base model's config names an impossible number of layers",
+            f"model.name: {source.name}, num_hidden_layers",
+        )
         raise InputError(Problem(what, where, f"{layers:,}", f"at most {MOST_LAYERS:,}"))
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from reflora_cli.methods.settings import Dtype
+
+DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def pick_device() -> torch.device:
     return torch.device("cpu") if accelerator is None else accelerator
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32."""
-    if name != "auto":
-        return DTYPES[name]
+    if dtype is not Dtype.AUTO:
+        return DTYPES[dtype]
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 

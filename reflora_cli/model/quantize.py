@@ -15,33 +15,34 @@ from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.recipe.sections import ModelSection, Quantization
+from reflora_cli.methods.settings import Quantization
+from reflora_cli.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 
-def refuse_packed(section: ModelSection, config: Any) -> None:
+def refuse_quantized(section: ModelSection, config: Any) -> None:
     """Raises InputError for a checkpoint that is quantized already, if it cannot be used or is not quantized as
     asked for.
     """
-    packing = checkpoint_packing(config)
-    if packing is None:
+    kind = checkpoint_quantization(config)
+    if kind is None:
         return
     where = f"model.name: {section.name}"
-    if packing not in tuple(Quantization):
-        what = f"the base model is quantized by {packing}"
+    if kind not in tuple(Quantization):
+        what = f"the base model is quantized by {kind}"
         expected = "float32, bfloat16 or float16 weights, or nf4, fp4 or int8 by bitsandbytes"
         remedy = "take the model that it was made from, with model.quantization=nf4 to save memory"
-        raise InputError(Problem(what, where, packing, expected, remedy))
-    if section.quantization not in (Quantization.NONE, packing):
-        what, remedy = f"the base model is quantized already, as {packing}", "model.quantization=none"
-        raise InputError(Problem(what, "model.quantization", section.quantization, packing, remedy))
+        raise InputError(Problem(what, where, kind, expected, remedy))
+    if section.quantization not in (Quantization.NONE, kind):
+        what, remedy = f"the base model is quantized already, as {kind}", "model.quantization=none"
+        raise InputError(Problem(what, "model.quantization", section.quantization, kind, remedy))
 
 
-def checkpoint_packing(config: Any) -> str | None:
+def checkpoint_quantization(config: Any) -> str | None:
     """Return how a checkpoint is quantized: a `Quantization` by bitsandbytes, another method's name, or None."""
-    found = next((own for part in (config, config.get_text_config()) if (own := packing_of(part))), None)
+    found = next((own for part in (config, config.get_text_config()) if (own := quantization_of(part))), None)
     if found is None:
         return None
     said: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
@@ -52,13 +53,13 @@ def checkpoint_packing(config: Any) -> str | None:
     return str(said.get("quant_method", "an unknown method"))
 
 
-def packing_of(config: Any) -> Any:
+def quantization_of(config: Any) -> Any:
     return getattr(config, "quantization_config", None)
 
 
 def loading_arguments(section: ModelSection, config: Any, auto_class: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Return the arguments of `from_pretrained`; none for a base that is not quantized and is not to be."""
-    if checkpoint_packing(config) is not None:
+    if checkpoint_quantization(config) is not None:
         return {"device_map": {"": "cpu"}}
     if section.quantization is Quantization.NONE:
         return {}
@@ -131,7 +132,7 @@ def kept_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if any(part in name for part in kept) else dtype
 
 
-def packed_kind(model: nn.Module) -> str:
+def quantized_kind(model: nn.Module) -> str:
     """Return how the model's weights are quantized, whether on loading or in the checkpoint already."""
     kinds = sorted({module.kind for module in model.modules() if isinstance(module, QuantizedWeight)})
     return " and ".join(kinds) or Quantization.NONE.value

@@ -23,7 +23,7 @@ BUILTIN = {"tiny-llama": Path(__file__).parents[1] / "builtin" / "tiny_llama"}
 HUB = "hub"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WANTED = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
-"""Files of a hub model that hold its weights, and all others that are ever read of it."""
+"""Patterns of the files of a hub model: those with its weights, and all others that are read."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

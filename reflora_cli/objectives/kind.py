@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from reflora_cli.methods.settings import EvalProtocol
 from reflora_cli.model.auto import AutoName
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.objective import Objective, Split
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.recipe.sections import ModelSection, Recipe
-from reflora_cli.tasks.protocol import EvalProtocol
 
 
 class Kind(ABC):

@@ -13,6 +13,7 @@ from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import refuse_undivided
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import EvalProtocol
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import check_parts, load_language_model
 from reflora_cli.model.precision import Compute
@@ -33,7 +34,6 @@ from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
 from reflora_cli.tasks.base import LanguageTask
-from reflora_cli.tasks.protocol import EvalProtocol
 
 
 @final

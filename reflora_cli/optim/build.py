@@ -7,6 +7,7 @@ from typing import Any
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
     LoRARITEUpdate,
     PlainUpdate,
@@ -51,13 +52,13 @@ def build_optimizer(
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
     """Return the optimizer of any parameters."""
-    if rates.optimizer == "adamw":
+    if rates.optimizer is Optimizer.ADAMW:
         return AdamWMember(groups)
-    if rates.optimizer == "sgd":
+    if rates.optimizer is Optimizer.SGD:
         return SGDMember(groups, rates.momentum)
     from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
 
-    return AdamW8bitMember(groups, is_paged=rates.optimizer == "paged_adamw_8bit")
+    return AdamW8bitMember(groups, is_paged=rates.optimizer is Optimizer.PAGED_ADAMW_8BIT)
 
 
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:

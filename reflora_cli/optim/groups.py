@@ -14,12 +14,13 @@ from typing import Any
 from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.optim.roles import Roles
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates, weight decay, and which optimizer they are for: adamw, adamw_8bit, paged_adamw_8bit or sgd.
+    """Peak learning rates, weight decay, and the optimizer that they are for.
 
     A head without a rate of its own has that of the adapters. momentum: that of sgd.
     """
@@ -27,7 +28,7 @@ class Rates:
     learning_rate: float
     head_learning_rate: float | None
     weight_decay: float
-    optimizer: str = "adamw"
+    optimizer: Optimizer = Optimizer.ADAMW
     momentum: float = 0.0
 
 

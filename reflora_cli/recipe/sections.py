@@ -7,51 +7,16 @@ How files, `extends` and overrides become a Recipe is in `files.py`.
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization
 from reflora_cli.recipe.schedules import Schedule
-from reflora_cli.tasks.protocol import EvalProtocol
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
-
-
-class Dtype(StrEnum):
-    """The dtype of the frozen base; auto is bfloat16 on a GPU that computes in it, else float32."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Quantization(StrEnum):
-    """The precision of the frozen linear layers, through bitsandbytes; heads, embeddings and norms keep their dtype."""
-
-    NONE = "none"
-    NF4 = "nf4"
-    FP4 = "fp4"
-    INT8 = "int8"
-
-
-class Optimizer(StrEnum):
-    """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
-
-    The `paged_` form moves its moments out of a GPU that is full.
-    """
-
-    ADAMW = "adamw"
-    ADAMW_8BIT = "adamw_8bit"
-    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
-    SGD = "sgd"
-
-    @property
-    def has_small_moments(self) -> bool:
-        return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
 
 
 class Section(BaseModel):
@@ -76,7 +41,7 @@ class ModelSection(Section):
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
     @model_validator(mode="after")
-    def _packed_weights_stay_whole(self) -> ModelSection:
+    def _quantized_weights_stay_whole(self) -> ModelSection:
         if self.sharded and self.quantization is not Quantization.NONE:
             raise refusal(
                 "sharded", "quantized weights are not sharded", "use one of model.sharded, model.quantization"

@@ -1,8 +1,8 @@
 """Read YAML safely and remember the line of every key.
 
 The loader is PyYAML's SafeLoader, so that recipes cannot run code, with these changes: `1e-3` is a number, as in YAML
-1.2; a key that stands twice in one mapping is an error; keys are text; numbers that no setting could mean are errors
-with their line.
+1.2; a key that stands twice in one mapping is an error; keys are text; numbers too large for any setting are
+errors that name their line.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from reflora_cli.ground.errors import InputError, Problem
 
 KeyPath = tuple[str, ...]
 MOST_NODES = 20_000
-"""The most nodes of a recipe, far more than any has; an alias bomb reaches it at once."""
+"""The largest number of nodes in a recipe, far more than any recipe has. Aliases that multiply each other exceed it."""
 DEEPEST = 20
-"""The most levels; a recipe has four. An alias that contains itself is found here, before anything else follows it."""
+"""The deepest nesting; recipes have four levels. This limit also finds an alias that contains itself."""
 FLOAT, INT, STR, SET, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", "int", "str", "set", "merge"))
 EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
@@ -50,7 +50,7 @@ class Loader(yaml.SafeLoader):
         raise yaml.constructor.ConstructorError(None, None, "a recipe holds no sets", node.start_mark)
 
     def text(self, node: yaml.ScalarNode) -> str:
-        """Text that can be written to a file: the escape of half a surrogate pair cannot."""
+        """Read text. Raises UnicodeEncodeError for the escape of half a surrogate pair, which no file can hold."""
         value: str = self.construct_yaml_str(node)
         value.encode()
         return value
@@ -60,7 +60,7 @@ class Dumper(yaml.SafeDumper):
     """SafeDumper that quotes text which Loader would read as a number, and writes lists in one line."""
 
     def text(self, value: str) -> yaml.ScalarNode:
-        """Line breaks are escaped: folded into quotes, not all of them would be read back."""
+        """Represent text, with escaped line breaks: folded into quotes, some of them would not be read back."""
         return self.represent_scalar(STR, value, style='"' if UNFOLDABLE.search(value) else None)
 
     def flow_list(self, values: list[Any]) -> yaml.SequenceNode:
@@ -77,8 +77,8 @@ Dumper.add_representer(list, Dumper.flow_list)
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Return the value, and the 1-based line of every key by its path. Raises InputError for all that is not safe
-    YAML.
+    """Return the value, and the line of every key by its path, counted from 1. Raises InputError for YAML that is
+    broken or not safe.
     """
     try:
         loader = Loader(text)

@@ -14,6 +14,7 @@ from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import as_recorded, refuse_foreign_head
@@ -77,12 +78,12 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     return Restored(recipe, task, base, files, adapted, kind.make_objective(recipe, base, Compute(device, dtype)))
 
 
-def trained_dtype(files: AdapterFiles | None, dtype: str) -> str:
+def trained_dtype(files: AdapterFiles | None, dtype: Dtype) -> Dtype:
     """Return the dtype that `auto` meant where the adapter was trained, if it says so: another device would choose
     another.
     """
     recorded = files.record.get("dtype") if files is not None else None
-    return recorded if dtype == "auto" and isinstance(recorded, str) and recorded in DTYPES else dtype
+    return Dtype(recorded) if dtype is Dtype.AUTO and recorded in [*DTYPES] else dtype
 
 
 def refuse_random_head(base: Base) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.interruption import ending_at_once
 from reflora_cli.ground.processes import RANKS, SIZES, number_of_processes, process_rank
+from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.precision import pick_device
 from reflora_cli.recipe.sections import Recipe
 
@@ -31,7 +32,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     overruled or refused. Buffers are quantized weights and norms, equal in all processes, which DDP would send around
     at every step. Raises InputError.
     """
-    half, device = recipe.model.dtype == "float16", pick_device().type
+    half, device = recipe.model.dtype is Dtype.FLOAT16, pick_device().type
     if half and device == "cpu":
         problem = Problem(
             "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"

@@ -20,7 +20,7 @@ from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute, is_emulated
-from reflora_cli.model.quantize import bits_per_weight, packed_kind
+from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
@@ -74,9 +74,9 @@ class Job:
         """Return the value that all training rows of one batch must share, for the row with this index."""
         return self.objective.kind(self.rows.training[row])
 
-    def packing(self) -> str:
+    def quantization(self) -> str:
         bits = bits_per_weight(self.base.model)
-        return "" if bits is None else f", {packed_kind(self.base.model)} ({bits:.2f} bits per weight)"
+        return "" if bits is None else f", {quantized_kind(self.base.model)} ({bits:.2f} bits per weight)"
 
     @property
     def unreadable(self) -> str:
@@ -104,7 +104,7 @@ class Job:
         matches = ", ".join(f"{pattern} ({count})" for pattern, count in self.adapted.matches.items())
         method = self.recipe.method
         return {
-            "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.packing()}",
+            "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
@@ -243,7 +243,5 @@ def roles_in(adapted: Adapted) -> Roles:
 
 def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
     train = recipe.train
-    rates = Rates(
-        train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer.value, train.momentum
-    )
+    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer, train.momentum)
     return build_optimizer(recipe.method, roles_in(adapted), rates)

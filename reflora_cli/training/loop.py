@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from accelerate.utils import gather_object
 
-from reflora_cli.console import EvaluationRecord
+from reflora_cli.console.reporter import EvaluationRecord
 from reflora_cli.ground.atomic import readable_os_errors, sync
 from reflora_cli.ground.errors import DivergedError, Problem, StoppedError
 from reflora_cli.ground.interruption import Aborted

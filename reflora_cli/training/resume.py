@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from reflora_cli.adapter_io.files import with_ties
-from reflora_cli.console import Reporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file

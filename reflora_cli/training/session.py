@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import adapter_tensors, write_adapter, write_adapter_config
 from reflora_cli.adapter_io.formats import adapter_config, format_of
-from reflora_cli.console import Reporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.interruption import Interruption
 from reflora_cli.objectives.pick import kind_of

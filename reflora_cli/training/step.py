@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from reflora_cli.console import StepRecord
+from reflora_cli.console.reporter import StepRecord
 from reflora_cli.data.batches import micro_batches
 from reflora_cli.ground.errors import DivergedError, Problem
 from reflora_cli.model.precision import precision

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 
-from reflora_cli.console import Reporter, SilentReporter
+from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.precision import Compute, resolve_dtype
-from reflora_cli.model.quantize import bits_per_weight, packed_kind
+from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
@@ -29,7 +26,7 @@ from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
-from reflora_cli.training.job import prepare
+from reflora_cli.training.job import Job, prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -65,14 +62,7 @@ def train(
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         continued = trained_tensors(place) if place else None
         job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier, continued)
-        if job.compute.sharded:
-            blocks = shard_blocks(
-                job.base.model, job.objective.loss_module, accelerator.device, accelerator.num_processes
-            )
-            reporter.note(f"{blocks} blocks of the base are shared among {accelerator.num_processes} processes")
-        if drawn := dropout_note(job.base.model, accelerator.num_processes, recipe.train.packing):
-            reporter.note(drawn)
-        seed_everything(recipe.train.seed + accelerator.process_index)
+        make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
@@ -109,11 +99,18 @@ def compute_of(recipe: Recipe, accelerator: Accelerator) -> Compute:
     return Compute(accelerator.device, dtype, accelerator.process_index, processes, sharded)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators that dropout or a library may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
+    """Share the base among the processes if the recipe asks for it, and seed the generators that dropout and libraries
+    draw from.
+    """
+    processes, train = accelerator.num_processes, job.recipe.train
+    if job.compute.sharded:
+        blocks = shard_blocks(job.base.model, job.objective.loss_module, accelerator.device, processes)
+        reporter.note(f"{blocks} blocks of the base are shared among {processes} processes")
+    if drawn := dropout_note(job.base.model, processes, train.packing):
+        reporter.note(drawn)
+    # A recipe's seed has 32 bits, and numpy takes no more: the sum with the process's number may have 33.
+    set_seed((train.seed + accelerator.process_index) % 2**32)
 
 
 def shared_default(recipe: Recipe) -> Path:
@@ -175,7 +172,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
         "total_parameters": parameter_count(job.base.model),
         "dtype": job.compute.dtype_name,
-        "quantization": packed_kind(job.base.model),
+        "quantization": quantized_kind(job.base.model),
         "bits_per_weight": bits_per_weight(job.base.model),
         "processes": job.compute.processes,
     }

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.tasks.registry import find_task
 from tests.benchmarks import ours, peft_trainer
 from tests.benchmarks.setting import Outcome, Setting

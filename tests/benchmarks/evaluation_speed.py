@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.data.load import load_prompts
 from reflora_cli.merging.memory import merged_modules
 from reflora_cli.objectives.choices import Choices

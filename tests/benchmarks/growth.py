@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from tests.benchmarks import layers
 
 SERIES: dict[str, list[int]] = {

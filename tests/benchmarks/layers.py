@@ -8,7 +8,7 @@ DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's 
 authors compute it too, module by module. The floor is the frozen base with gradients through the activations only. The
 rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved` are the activations that the graph
 keeps for the backward pass, without weights; `peak`, on a GPU, is what a step takes beside what was there before it.
-`--quantization nf4` packs the targets, ours as the product does, PEFT's as bitsandbytes' own modules.
+`--quantization nf4` quantizes the targets, ours as the product does, PEFT's as bitsandbytes' own modules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.quantized import from_bitsandbytes
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import Refactor
@@ -126,7 +126,7 @@ def with_their_reflora(base: Any, targets: Any) -> tuple[Any, Callable[[], None]
 
 
 def variants(ours: Any, theirs: Any, targets: Any) -> dict[str, tuple[Any, Callable[[], None]]]:
-    """Every way by its name; ours and theirs are the same base, packed in each one's way where it is packed."""
+    """Every way by its name; ours and theirs are the same base, quantized in each one's way where it is quantized."""
     own = {f"reflora {name}": with_ours(ours, name, RANK, targets) for name in OURS}
     return {
         "frozen floor": (copy.deepcopy(ours), nothing),
@@ -137,7 +137,7 @@ def variants(ours: Any, theirs: Any, targets: Any) -> dict[str, tuple[Any, Calla
     }
 
 
-def packed(base: Any, targets: Any) -> tuple[Any, Any]:
+def quantized(base: Any, targets: Any) -> tuple[Any, Any]:
     """Two copies of the base with its targets in NF4: our frozen weights, and bitsandbytes' modules with equal bits."""
     ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
     names = [name for name, module in base.named_modules() if type(module) is nn.Linear and name.endswith(targets)]
@@ -217,7 +217,7 @@ def main() -> None:
     ids = torch.randint(0, 1000, (chosen.batch, chosen.length), generator=generator).to(chosen.device)
     embedded = (base.embeddings.word_embeddings if chosen.base else base.get_input_embeddings())(ids)
     targets = "all-linear" if chosen.base else TARGETS
-    bases = packed(base, targets) if chosen.quantization == "nf4" else (base, base)
+    bases = quantized(base, targets) if chosen.quantization == "nf4" else (base, base)
     built = variants(*bases, targets)
     models = {name: model for name, (model, _) in built.items()}
     forwards = {name: stepper(model, embedded) for name, model in models.items()}

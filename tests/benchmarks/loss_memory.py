@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.methods.method import Method
 from reflora_cli.model.language import hidden_states

@@ -28,16 +28,17 @@ from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_ad
 from reflora_cli.adapter_io.formats import adapter_config
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapter_io.tensor_files import ShardedWriter
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.merging.merge import SHARD_SIZE
 from reflora_cli.merging.tensors import merged_tensors
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.quantize import bits_per_weight
 from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.language import LanguageLoss
-from reflora_cli.recipe.sections import ModelSection, Quantization
+from reflora_cli.recipe.sections import ModelSection
 from tests.language_models import prompt_row
 from tests.models import injected
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reflora_cli.console import SilentReporter
+from reflora_cli.console.reporter import SilentReporter
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.train import train
 from tests.benchmarks.setting import Outcome, Setting

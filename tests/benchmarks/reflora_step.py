@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.reflora import RefLoRARule
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 
 REFLORA = ("-m", "reflora_cli")
 ONE_STEP = ("train.steps=1", "train.epochs=null", "train.warmup_steps=0", "eval.every=never", "eval.select=last",

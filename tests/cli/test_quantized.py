@@ -31,14 +31,14 @@ KINDS = ("nf4", "fp4", "int8")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "packed.yaml"
+    path = tmp_path_factory.mktemp("recipe") / "quantized.yaml"
     path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def packed(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs") / "packed"
+def quantized(reflora: Reflora, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "quantized"
     outcome = reflora("train", recipe, "--output", output)
     assert outcome.status == 0, outcome.err
     return output
@@ -50,8 +50,8 @@ def trained(reflora: Reflora, recipe: Path, output: Path, *overrides: str) -> Ou
     return outcome
 
 
-def test_linear_layers_are_packed_and_the_rest_is_not(packed: Path) -> None:
-    restored = restore(load_recipe(str(packed / "recipe.yaml"), []), packed / "adapter")
+def test_linear_layers_are_quantized_and_the_rest_is_not(quantized: Path) -> None:
+    restored = restore(load_recipe(str(quantized / "recipe.yaml"), []), quantized / "adapter")
     kinds = {name: type(module) for name, module in restored.base.model.named_modules()}
     weights = [name for name, kind in kinds.items() if issubclass(kind, QuantizedWeight)]
     assert len(weights) == 35
@@ -60,8 +60,8 @@ def test_linear_layers_are_packed_and_the_rest_is_not(packed: Path) -> None:
     assert dense == {torch.float32}
 
 
-def test_results_tell_the_bits(packed: Path) -> None:
-    results = json.loads((packed / "results.json").read_text())
+def test_results_tell_the_bits(quantized: Path) -> None:
+    results = json.loads((quantized / "results.json").read_text())
     assert results["quantization"] == "nf4"
     assert results["bits_per_weight"] == pytest.approx(4.13, abs=0.02)
     assert results["total_parameters"] > 1_176_448
@@ -110,8 +110,8 @@ def test_other_architectures(name: str, recipe: Path, reflora: Reflora, tmp_path
     assert merged.json["largest_difference"] <= 1e-4
 
 
-def test_original_weights_are_a_choice_whose_price_is_told(packed: Path, reflora: Reflora, tmp_path: Path) -> None:
-    merged = reflora("merge", packed, "--base-weights", "original", "--output", tmp_path / "merged", "--json")
+def test_original_weights_are_a_choice_whose_price_is_told(quantized: Path, reflora: Reflora, tmp_path: Path) -> None:
+    merged = reflora("merge", quantized, "--base-weights", "original", "--output", tmp_path / "merged", "--json")
     assert merged.status == 0, merged.err
     assert merged.json["largest_difference"] <= 1e-4
     assert merged.json["quantization_difference"]["largest"] > 0.01
@@ -121,16 +121,16 @@ def test_original_weights_are_a_choice_whose_price_is_told(packed: Path, reflora
     torch.testing.assert_close(weights[name], base[name])
 
 
-def test_requantized_checkpoint_loads_packed(packed: Path, reflora: Reflora, tmp_path: Path) -> None:
-    merged = reflora("merge", packed, "--requantize", "nf4", "--output", tmp_path / "merged", "--json")
+def test_requantized_checkpoint_loads_quantized(quantized: Path, reflora: Reflora, tmp_path: Path) -> None:
+    merged = reflora("merge", quantized, "--requantize", "nf4", "--output", tmp_path / "merged", "--json")
     assert merged.status == 0, merged.err
     assert merged.json["rounding_difference"]["largest"] > 0.01
-    assert not list(tmp_path.glob(".packed-*"))
+    assert not list(tmp_path.glob(".requantized-*"))
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config["quantization_config"]["bnb_4bit_quant_type"] == "nf4"
     size = (tmp_path / "merged" / "model.safetensors").stat().st_size
     assert size < 0.45 * Path("reflora_cli/builtin/tiny_llama/model.safetensors").stat().st_size
-    recipe = packed / "recipe.yaml"
+    recipe = quantized / "recipe.yaml"
     scored = reflora("eval", recipe, f"model.name={tmp_path / 'merged'}", "model.quantization=none", "--output",
                      tmp_path / "scores", "--json")  # fmt: skip
     assert scored.status == 0, scored.err
@@ -168,10 +168,10 @@ def test_moments_that_cannot_be_transported_are_refused(recipe: Path, reflora: R
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
-def test_adapter_on_a_checkpoint_that_is_packed_already(
-    method: str, packed: Path, recipe: Path, reflora: Reflora, tmp_path: Path
+def test_adapter_on_a_checkpoint_that_is_quantized_already(
+    method: str, quantized: Path, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    assert reflora("merge", packed, "--requantize", "nf4", "--output", tmp_path / "base").status == 0
+    assert reflora("merge", quantized, "--requantize", "nf4", "--output", tmp_path / "base").status == 0
     settings = (f"model.name={tmp_path / 'base'}", "model.quantization=none", f"method.name={method}")
     trained(reflora, recipe, tmp_path / "run", *settings)
     merged = reflora("merge", tmp_path / "run", "--json")
@@ -188,8 +188,8 @@ BITS: dict[str, dict[str, Any]] = {
 }
 
 
-def packed_by_transformers(kind: str, dtype: torch.dtype, base: Path, directory: Path) -> dict[str, torch.Tensor]:
-    """Write a checkpoint as bitsandbytes makes it; its weights as bitsandbytes unpacks them, float64."""
+def quantized_by_transformers(kind: str, dtype: torch.dtype, base: Path, directory: Path) -> dict[str, torch.Tensor]:
+    """Write a checkpoint as bitsandbytes makes it; its weights as bitsandbytes dequantizes them, float64."""
     from bitsandbytes.functional import dequantize_4bit
 
     config = transformers.BitsAndBytesConfig(**BITS[kind], llm_int8_skip_modules=["lm_head"])
@@ -214,9 +214,9 @@ def packed_by_transformers(kind: str, dtype: torch.dtype, base: Path, directory:
 def test_checkpoints_of_bitsandbytes_are_merged_as_they_were_trained_on(
     kind: str, rest: str, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    """Codes are no weights, and what is not packed is trained in the dtype that is shown, whatever the file's."""
+    """Codes are no weights, and what is not quantized is trained in the dtype that is shown, whatever the file's."""
     base = tmp_path / "base"
-    expected = packed_by_transformers(kind, getattr(torch, rest), saved("llama", tmp_path / "dense"), base)
+    expected = quantized_by_transformers(kind, getattr(torch, rest), saved("llama", tmp_path / "dense"), base)
     settings = (f"model.name={base}", "model.quantization=none", "method.name=lora", "train.steps=4")
     results = trained(reflora, recipe, tmp_path / "run", *settings).json
     assert (results["dtype"], results["quantization"]) == ("float32", kind)
@@ -236,19 +236,19 @@ def test_checkpoints_of_bitsandbytes_are_merged_as_they_were_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("packing", "override", "words"),
+    ("settings", "override", "words"),
     [
         ({"quant_method": "gptq", "bits": 4}, "none", ("gptq", "model.name", "nf4, fp4 or int8")),
         ({"quant_method": "fp8"}, "none", ("fp8", "model.quantization=nf4")),
         ({"load_in_8bit": True}, "nf4", ("int8", "model.quantization=none")),
     ],
 )
-def test_packing_that_cannot_be_trained_on_is_refused_at_the_start(
-    packing: dict[str, Any], override: str, words: tuple[str, ...], recipe: Path, reflora: Reflora, tmp_path: Path
+def test_quantization_that_cannot_be_trained_on_is_refused_at_the_start(
+    settings: dict[str, Any], override: str, words: tuple[str, ...], recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     base = saved("llama", tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"quantization_config": packing}))
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
     outcome = reflora("train", recipe, f"model.name={base}", f"model.quantization={override}", "--dry-run")
     assert outcome.status == 2
     assert not [word for word in words if word not in outcome.err], outcome.err

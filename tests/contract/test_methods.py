@@ -21,6 +21,7 @@ from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
@@ -45,8 +46,8 @@ METHODS = [
     for layer, update, (start, scaling, ratio, interval) in itertools.product(LAYERS, UPDATES, OTHER_AXES)
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
-ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, "sgd", 0.9)
-SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, "sgd", 0.9)}
+ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
+SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
 """Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),

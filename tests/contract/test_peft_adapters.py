@@ -380,7 +380,7 @@ def test_export_is_compared_with_what_peft_makes_of_it(
     save_file(tensors, tmp_path / WEIGHTS)
     config = json.loads((tmp_path / CONFIG).read_text()) | {"modules_to_save": ["model.embed_tokens"]}
     (tmp_path / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(RefloraError, match="does not compute what it stands for"):
+    with pytest.raises(RefloraError, match="does not compute what its source does"):
         view.verify(language_models.base("llama-tied"), tmp_path, "here")
 
 

@@ -14,7 +14,7 @@ import json
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from tests.benchmarks.layers import TARGETS, make_base, stepper, timed_step, variants
 
 WAYS = ("frozen floor", "reflora lora", "reflora reflora", "reflora dora", "PEFT lora", "PEFT dora")

@@ -17,10 +17,11 @@ from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.quantized import pack
+from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
@@ -44,7 +45,7 @@ def frozen_of(kind: str) -> FrozenWeight:
     linear = nn.Linear(IN, OUT)
     if kind == "linear":
         return freeze(linear)
-    return pack(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, layout=torch.nn.Linear)
+    return quantize(linear.weight.data, linear.bias, kind, double=True, dtype=torch.float32, layout=torch.nn.Linear)
 
 
 def apart(found: Tensor, right: Tensor) -> float:
@@ -101,7 +102,7 @@ class Training:
 
     def fresh(self) -> Partition:
         """An optimizer that has not stepped yet."""
-        adapted, rates = self.adapted, Rates(3e-3, None, 0.01, self.kind)
+        adapted, rates = self.adapted, Rates(3e-3, None, 0.01, Optimizer(self.kind))
         return build_optimizer(self.method, roles_in(adapted), rates)
 
     def step(self) -> float:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from reflora_cli.console import SilentReporter
+from reflora_cli.console.reporter import SilentReporter
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.data.load import load_prompts
 from reflora_cli.evaluation.answers import evaluate_answers

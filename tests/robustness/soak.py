@@ -46,7 +46,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     os.environ["OMP_NUM_THREADS"] = "1"
     preload()
-    from reflora_cli.console import SilentReporter
+    from reflora_cli.console.reporter import SilentReporter
     from reflora_cli.recipe.files import load_recipe
     from reflora_cli.training.train import train
 

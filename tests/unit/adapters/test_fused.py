@@ -16,7 +16,7 @@ from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.quantized import pack
+from reflora_cli.adapters.quantized import quantize
 
 OUT, IN, RANK, SCALE = 24, 64, 4, 1.7
 LAYERS = pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
@@ -29,7 +29,7 @@ def frozen_of(base: str) -> FrozenWeight:
         return freeze(Conv1D(OUT, IN))
     linear = nn.Linear(IN, OUT, bias=base != "linear without bias")
     if base in ("nf4", "int8"):
-        return pack(linear.weight.data, linear.bias, base, double=True, dtype=torch.float32, layout=torch.nn.Linear)
+        return quantize(linear.weight.data, linear.bias, base, double=True, dtype=torch.float32, layout=torch.nn.Linear)
     return freeze(linear)
 
 

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.quantized import FourBitWeight, QuantizedWeight, pack
+from reflora_cli.adapters.quantized import FourBitWeight, QuantizedWeight, quantize
 
 KINDS = ("nf4", "fp4", "int8")
 # The NF4 levels of QLoRA (Dettmers et al. 2023, appendix E): quantiles of a normal distribution, 0 among them.
@@ -29,8 +29,8 @@ def weight(shape: tuple[int, int] = (48, 128), seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-def packed(kind: str, W: Tensor, bias: Tensor | None = None, *, double: bool = True) -> QuantizedWeight:
-    return pack(W, bias, kind, double=double, dtype=W.dtype, layout=torch.nn.Linear)
+def quantized(kind: str, W: Tensor, bias: Tensor | None = None, *, double: bool = True) -> QuantizedWeight:
+    return quantize(W, bias, kind, double=double, dtype=W.dtype, layout=torch.nn.Linear)
 
 
 def test_nf4_is_the_nearest_of_sixteen_levels_in_each_block() -> None:
@@ -41,15 +41,15 @@ def test_nf4_is_the_nearest_of_sixteen_levels_in_each_block() -> None:
     scale = np.abs(blocks).max(axis=1, keepdims=True)
     nearest = np.abs(blocks[:, :, None] / scale[:, :, None] - levels).argmin(axis=2)
     expected = torch.from_numpy(levels[nearest] * scale).reshape(W.shape)
-    torch.testing.assert_close(packed("nf4", W, double=False).dense().double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(quantized("nf4", W, double=False).dense().double(), expected, atol=1e-6, rtol=0)
     # Double quantization rounds every block's scale to 8 bits.
-    torch.testing.assert_close(packed("nf4", W).dense().double(), expected, atol=1e-2 * float(scale.max()), rtol=0)
+    torch.testing.assert_close(quantized("nf4", W).dense().double(), expected, atol=1e-2 * float(scale.max()), rtol=0)
 
 
 def test_int8_is_rounded_to_127ths_of_a_rows_largest() -> None:
     W = weight().half().float()
     scale = W.abs().max(dim=1, keepdim=True).values
-    dense = packed("int8", W).dense()
+    dense = quantized("int8", W).dense()
     steps = dense / scale * 127
     torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
     assert bool(((dense - W).abs() <= 0.5001 * scale / 127).all())
@@ -60,12 +60,12 @@ def test_int8_is_rounded_to_127ths_of_a_rows_largest() -> None:
 def test_dequantized_as_bitsandbytes_does(kind: str, double: bool) -> None:
     W = weight()
     codes, state = functional.quantize_4bit(W, quant_type=kind, compress_statistics=double)
-    assert torch.equal(packed(kind, W, double=double).dequantized(), functional.dequantize_4bit(codes, state))
+    assert torch.equal(quantized(kind, W, double=double).dequantized(), functional.dequantize_4bit(codes, state))
 
 
 def test_bits_for_each_weight() -> None:
     W = weight((1024, 512))
-    bits = {(kind, double): packed(kind, W, double=double).stored_bits() / W.numel() for kind in KINDS
+    bits = {(kind, double): quantized(kind, W, double=double).stored_bits() / W.numel() for kind in KINDS
             for double in (True, False)}  # fmt: skip
     # 4 bits, and for each block of 64 a scale of 8 bits plus 1/256 of a float32; or a float32 scale.
     assert bits["nf4", True] == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=1e-3)
@@ -78,7 +78,7 @@ def test_bits_for_each_weight() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_are_those_of_the_dequantized_dense_layer(kind: str, dtype: torch.dtype) -> None:
     W, bias = weight().to(dtype), torch.randn(48, dtype=dtype)
-    frozen = packed(kind, W, bias)
+    frozen = quantized(kind, W, bias)
     dense = nn.Parameter(frozen.dequantized())
     x = torch.randn(2, 5, 128, dtype=dtype, requires_grad=True)
     y, expected = frozen(x), F.linear(x, dense, bias)
@@ -93,7 +93,7 @@ def test_products_are_those_of_the_dequantized_dense_layer(kind: str, dtype: tor
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_decides_the_dtype(kind: str) -> None:
-    frozen = packed(kind, weight())
+    frozen = quantized(kind, weight())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = frozen(torch.randn(3, 128, requires_grad=True))
     assert y.dtype is torch.bfloat16
@@ -102,7 +102,7 @@ def test_autocast_decides_the_dtype(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_dense_weight_waits_for_the_backward_pass(kind: str) -> None:
-    frozen = packed(kind, weight())
+    frozen = quantized(kind, weight())
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
         frozen(torch.randn(3, 128, requires_grad=True))
@@ -112,7 +112,7 @@ def test_no_dense_weight_waits_for_the_backward_pass(kind: str) -> None:
 @pytest.mark.parametrize("layer", [LoRALinear, DoRALinear])
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapted_layer_is_that_on_the_dequantized_weight(kind: str, layer: Any) -> None:
-    frozen = packed(kind, weight(), torch.randn(48))
+    frozen = quantized(kind, weight(), torch.randn(48))
     A, B = torch.randn(4, 128) * 0.1, torch.randn(48, 4) * 0.1
     own = layer(frozen, (A, B), 2.0, 0.0)
     x = torch.randn(6, 128)
@@ -127,7 +127,7 @@ def test_adapted_layer_is_that_on_the_dequantized_weight(kind: str, layer: Any) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transposed_layer_is_given_back_as_one(kind: str) -> None:
-    frozen = pack(weight(), torch.zeros(48), kind, double=True, dtype=torch.float32, layout=Conv1D)
+    frozen = quantize(weight(), torch.zeros(48), kind, double=True, dtype=torch.float32, layout=Conv1D)
     conv = frozen.thaw(frozen.dense())
     assert isinstance(conv, Conv1D)
     x = torch.randn(3, 128)
@@ -135,7 +135,7 @@ def test_a_transposed_layer_is_given_back_as_one(kind: str) -> None:
 
 
 def test_moving_takes_scales_along() -> None:
-    frozen = packed("nf4", weight())
+    frozen = quantized("nf4", weight())
     assert isinstance(frozen, FourBitWeight)
     assert {name for name, _ in frozen.named_buffers()} == {
         "weight", "absmax", "code", "nested_absmax", "nested_code", "offset",

@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 import torch
 
-from reflora_cli.console import SilentReporter
+from reflora_cli.console.reporter import SilentReporter
 from reflora_cli.evaluation.answers import evaluate_answers
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.model.precision import Compute

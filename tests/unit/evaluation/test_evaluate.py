@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reflora_cli.console import SilentReporter
+from reflora_cli.console.reporter import SilentReporter
 from reflora_cli.evaluation.evaluate import evaluate, task_overrides
 from reflora_cli.evaluation.request import Request
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.protocol import EvalProtocol
+from reflora_cli.methods.settings import EvalProtocol
 from tests.unit.recipe_texts import GOOD, put
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.precision import Compute, precision, resolve_dtype
 
 CPU = torch.device("cpu")
 
 
 def test_auto_is_float32_on_a_cpu_and_a_name_is_itself() -> None:
-    assert resolve_dtype("auto", CPU) is torch.float32
-    assert resolve_dtype("bfloat16", CPU) is torch.bfloat16
+    assert resolve_dtype(Dtype.AUTO, CPU) is torch.float32
+    for dtype in set(Dtype) - {Dtype.AUTO}:
+        assert str(resolve_dtype(dtype, CPU)) == f"torch.{dtype}"
 
 
 def test_processes_share_rows_out_unless_the_base_is_split_among_them() -> None:

@@ -1,0 +1,1 @@
+"""What the user sees; rich is imported here and nowhere else."""

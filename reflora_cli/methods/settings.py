@@ -1,0 +1,58 @@
+"""Settings of a run that are chosen by a name, each an enum: they need neither torch nor pydantic.
+
+Recipes, commands, optimizers and models read them here, so that a name is written once.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """The dtype of the frozen base; auto is bfloat16 on a GPU that computes in it, else float32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Quantization(StrEnum):
+    """The precision of the frozen linear layers, through bitsandbytes; heads, embeddings and norms keep their dtype."""
+
+    NONE = "none"
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+
+
+class Optimizer(StrEnum):
+    """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
+
+    The `paged_` form moves its moments out of a GPU that is full.
+    """
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    SGD = "sgd"
+
+    @property
+    def has_small_moments(self) -> bool:
+        return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
+
+
+class EvalProtocol(StrEnum):
+    """The ways to score a language model's answers; scores of different protocols are never comparable."""
+
+    LLM_ADAPTERS = "llm-adapters"
+    CHOICES = "choices"
+
+
+class BaseWeights(StrEnum):
+    """The weights of the base to which a merged adapter is added: those that training saw, quantized and cast, or the
+    checkpoint's own.
+    """
+
+    DEQUANTIZED = "dequantized"
+    ORIGINAL = "original"
