@@ -12,8 +12,8 @@ from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import LAYERS, LayerChoice
-from reflora_cli.methods.starts import STARTS, StartChoice
+from reflora_cli.methods.layers import LAYERS, LayerChoice, LayerKind
+from reflora_cli.methods.starts import STARTS, StartChoice, StartKind
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
@@ -44,8 +44,8 @@ def adapt(
     *,
     rank: int = 8,
     alpha: float = 8.0,
-    layer: Literal["lora", "dora"] = "lora",
-    start: Literal["default", "gaussian"] = "default",
+    layer: LayerKind = "lora",
+    start: StartKind = "default",
     scaling: Literal["standard", "rslora"] = "standard",
     dropout: float = 0.0,
     trainable: Sequence[str] = (),

@@ -36,7 +36,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "---",
         *([] if source.is_local else [f"base_model: {source.name}"]),
         f"library_name: {library}",
-        f"tags: [{', '.join(dict.fromkeys(('lora', str(method.layer), method.name)))}]",
+        f"tags: [{', '.join(dict.fromkeys((method.layer.peft_type.lower(), str(method.layer), method.name)))}]",
         "---",
         "",
         f"# {task.name}, {kind}: {recipe.model.name}",

@@ -39,6 +39,7 @@ class DoRALayer(LayerRecord):
 
 
 LayerChoice = Annotated[LoRALayer | DoRALayer, Field(discriminator="kind")]
+LayerKind = Literal["lora", "dora"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.layers import LayerChoice, LoRALayer
-from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
 from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_start
@@ -39,7 +39,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field("reflora", description="a preset", json_schema_extra={"enum": [*PRESETS]})
+    name: str = Field(DEFAULT, description="a preset", json_schema_extra={"enum": [*PRESETS]})
     after: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="a run or adapter directory, ours or PEFT's, to begin from; it decides rank, alpha, scaling, "
@@ -76,9 +76,10 @@ class Method(BaseModel):
     def _spelled_out(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        name = values.get("name", "reflora")
-        preset = PRESETS.get(name) if isinstance(name, str) else None
-        return spelled_out(values, preset.settings if preset is not None else {})
+        name = values.get("name", DEFAULT)
+        known = isinstance(name, str) and name in PRESETS
+        # A wrong name is told by itself: it should not make fields of choices unknown too.
+        return spelled_out(values, PRESETS[name if known else DEFAULT].settings)
 
     @model_validator(mode="after")
     def _refuse_what_makes_no_sense(self) -> Method:

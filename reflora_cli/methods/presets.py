@@ -33,3 +33,5 @@ PRESETS: dict[str, Preset] = {
     # An optimizer of its own.
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
 }
+DEFAULT = "reflora"
+"""The preset of a recipe that names none."""

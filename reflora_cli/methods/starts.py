@@ -34,4 +34,5 @@ class GaussianStart(StartRecord):
 
 
 StartChoice = Annotated[DefaultStart | GaussianStart, Field(discriminator="kind")]
+StartKind = Literal["default", "gaussian"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

@@ -160,6 +160,7 @@ UpdateChoice = Annotated[
     PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate,
     Field(discriminator="kind"),
 ]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 
@@ -169,5 +170,5 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
         raise refusal(
             "update.warmup_steps",
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
-            "set method.update.warmup_steps to at least 1",
+            "raise warmup_steps to at least 1",
         )

@@ -18,7 +18,7 @@ from torch import nn
 
 from reflora_cli.ground.errors import InputError, Problem, check_argument
 from reflora_cli.methods.arguments import chosen_update
-from reflora_cli.methods.updates import UpdateChoice
+from reflora_cli.methods.updates import UpdateChoice, UpdateKind
 from reflora_cli.optim.build import build_rule
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_rite import LoRARITEMember
@@ -28,8 +28,6 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles, roles_of, single_factors
 from reflora_cli.optim.rule import PlainRule
-
-UpdateName = Literal["reflora", "reflora-s", "scaled-gd", "plain"]
 
 
 class RefLoRA(PairAdamW):
@@ -45,7 +43,7 @@ class RefLoRA(PairAdamW):
         model: nn.Module | Roles,
         lr: float = 1e-3,
         *,
-        update: UpdateName = "reflora",
+        update: UpdateKind = "reflora",
         warmup_steps: int = 100,
         interval: int = 1,
         damping: float | Literal["auto"] = "auto",
@@ -85,7 +83,7 @@ class RefLoRASGD(PairSGD):
         model: nn.Module | Roles,
         lr: float = 1e-3,
         *,
-        update: UpdateName = "reflora",
+        update: UpdateKind = "reflora",
         warmup_steps: int = 100,
         interval: int = 1,
         damping: float | Literal["auto"] = "auto",

@@ -200,7 +200,7 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
             remedy="lower train.warmup_steps or train longer",
         )
         raise InputError(problem)
-    if not method.update.is_plain and method.update.warmup_steps >= total:
+    if method.update.warmup_steps >= total:
         problem = Problem(
             f"the run ends before {method.update} begins: it would be plain training under another name",
             where="method.update.warmup_steps",

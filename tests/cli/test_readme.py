@@ -11,7 +11,9 @@ import pytest
 from reflora_cli.cli import app
 from reflora_cli.cli.export import Format
 from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.updates import RefLoRAUpdate
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Reflora
@@ -84,6 +86,11 @@ def test_recipe_block_is_a_valid_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
     assert load_recipe(str(path), []).method.name == "reflora"
+
+
+def test_the_full_form_of_an_update_rule_is_written_out() -> None:
+    (full,) = re.findall(r"^`update: (\{.*\})`$", README, flags=re.MULTILINE)
+    assert parse_yaml(full, "README.md")[0] == RefLoRAUpdate().model_dump()
 
 
 def test_every_preset_is_in_the_table() -> None:

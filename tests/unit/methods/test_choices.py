@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from reflora_cli.methods.layers import LAYERS, DoRALayer, LoRALayer, layer_of
+from reflora_cli.methods.layers import LAYERS, DoRALayer, LayerKind, LoRALayer, layer_of
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.methods.starts import STARTS
-from reflora_cli.methods.updates import AUTO_DAMPING, UPDATES, LoRARITEUpdate, Refactor, RefLoRAUpdate, ScaledGDUpdate
+from reflora_cli.methods.starts import STARTS, StartKind
+from reflora_cli.methods.updates import (
+    AUTO_DAMPING,
+    UPDATES,
+    LoRARITEUpdate,
+    Refactor,
+    RefLoRAUpdate,
+    ScaledGDUpdate,
+    UpdateKind,
+)
 
 RECORDS = [*LAYERS.values(), *STARTS.values(), *UPDATES.values()]
 PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}")
 
 
 def test_kinds_are_those_of_the_unions() -> None:
-    assert list(LAYERS) == ["lora", "dora"]
-    assert list(STARTS) == ["default", "gaussian"]
-    assert list(UPDATES) == ["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite"]
+    assert tuple(LAYERS) == get_args(LayerKind) == ("lora", "dora")
+    assert tuple(STARTS) == get_args(StartKind) == ("default", "gaussian")
+    assert tuple(UPDATES) == get_args(UpdateKind) == ("plain", "reflora", "reflora-s", "scaled-gd", "lora-rite")
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)

@@ -59,7 +59,7 @@ def test_damping(damping: Any) -> None:
     [
         ({"name": "reflroa"}, "unknown method 'reflroa'; presets: lora,"),
         ({"targets": []}, "targets is empty.*name modules, or write all-linear"),
-        ({"update": "reflora", "refactor": {"warmup_steps": 0}}, "at B = 0 .*; set method.update.warmup_steps"),
+        ({"update": "reflora", "refactor": {"warmup_steps": 0}}, "at B = 0 .*; raise warmup_steps to at least 1"),
         ({"name": "reflora", "refactor": {"warmup_steps": 0}}, "warmup_steps 0 cannot start"),
         ({"targets": "query_proj"}, "valid tuple"),
         ({"targets": [""]}, "at least 1 character"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,12 @@ from pydantic import ValidationError
 
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.yaml_lines import write_yaml
 from reflora_cli.tasks.registry import TASKS
 from tests.unit.recipe_texts import GOOD, load, put
 
@@ -115,6 +119,90 @@ def test_order_of_overrides_does_not_matter_between_preset_and_axis(order: int, 
     assert load(write(GOOD), *overrides).method.label == "dora, update reflora"
 
 
+OLD_CHOICES = """
+  layer: lora
+  init: gaussian
+  update: reflora
+  refactor:
+    warmup_steps: 3
+    interval: 1
+    damping: auto
+"""
+"""The choices of a run's recipe as they were written before choices had fields."""
+
+
+def test_a_recipe_of_an_earlier_version_is_an_equal_recipe(write: Write) -> None:
+    old = load(write(GOOD.replace("  rank: 8\n", f"  rank: 8{OLD_CHOICES}")))
+    text = dump_recipe(old)
+    assert not {"refactor:", "init:"} & set(text.split())
+    assert load(write(text)) == old
+    assert load(write(GOOD), "method.start=gaussian", "method.update.warmup_steps=3") == old
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "expected"),
+    [
+        # A field over the short form, and the other way round.
+        ("update: scaled-gd", ["update.warmup_steps=3"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("update: {warmup_steps: 3}", ["update=scaled-gd"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("update: {kind: scaled-gd, interval: 2}", ["update=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        ("update: {interval: 2}", ["update.warmup_steps=3"], {"warmup_steps": 3, "interval": 2}),
+        # Another kind comes without the fields of the one below.
+        ("update: {damping: 0.5, interval: 2}", ["update.kind=reflora"], {"damping": 0.5, "interval": 2}),
+        ("update: {kind: reflora, damping: 0.5, interval: 2}", ["update=reflora-s"], {"kind": "reflora-s"}),
+        ("update: {kind: reflora, damping: 0.5}", ["update.kind=reflora-s"], {"kind": "reflora-s"}),
+        # The two places of a rule's settings: of two layers the later one counts.
+        ("update: {warmup_steps: 3}", ["refactor.warmup_steps=4"], {"warmup_steps": 4}),
+        ("refactor: {warmup_steps: 3, interval: 2}", ["update.warmup_steps=4"], {"warmup_steps": 4, "interval": 2}),
+        ("refactor: {warmup_steps: 3}", ["update={kind: scaled-gd}"], {"kind": "scaled-gd", "warmup_steps": 3}),
+        ("rank: 4", ["update.warmup_steps=3", "refactor.warmup_steps=4"], {"warmup_steps": 4}),
+        ("rank: 4", ["refactor.warmup_steps=4", "update.warmup_steps=3"], {"warmup_steps": 3}),
+        # In either order: overrides are one layer.
+        ("rank: 4", ["update=scaled-gd", "update.interval=2"], {"kind": "scaled-gd", "interval": 2}),
+        ("rank: 4", ["update.interval=2", "update=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        # A preset drops the rule below it with its settings, but not the section for whichever rule there is.
+        ("update: {kind: reflora-s, interval: 2}", ["name=scaled-gd"], {"kind": "scaled-gd"}),
+        ("update: {interval: 2}", ["name=reflora"], {}),
+        ("refactor: {interval: 2}", ["name=scaled-gd"], {"kind": "scaled-gd", "interval": 2}),
+        ("refactor: {interval: 2}", ["name=lora"], {"kind": "plain"}),
+    ],
+)
+def test_choices_in_layers(below: str, above: list[str], expected: dict[str, Any], write: Write) -> None:
+    path = write(GOOD.replace("  rank: 8\n", f"  {below}\n"))
+    meant = Method.model_validate({"update": {"kind": "reflora"} | expected}).update
+    assert load(path, *(f"method.{override}" for override in above)).method.update == meant
+
+
+def test_choices_in_files(write: Write) -> None:
+    write(GOOD.replace("rank: 8", "update: {kind: scaled-gd, interval: 2, damping: 0.5}"), "low.yaml")
+    middle = "extends: low.yaml\nmethod: {update: {interval: 3}, refactor: {warmup_steps: 4}}\n"
+    assert load(write(middle, "middle.yaml")).method.update.model_dump() == {
+        "kind": "scaled-gd",
+        "warmup_steps": 4,
+        "interval": 3,
+        "damping": 0.5,
+    }
+    top = load(write("extends: middle.yaml\nmethod: {update: reflora-s}\n")).method.update
+    assert top.model_dump() == {"kind": "reflora-s", "warmup_steps": 4, "interval": 1}
+
+
+def test_the_two_names_of_the_start_replace_each_other(write: Write) -> None:
+    path = write(GOOD.replace("rank: 8", "init: gaussian"))
+    assert load(path).method.start.kind == "gaussian"
+    assert load(path, "method.start=default").method.start.kind == "default"
+    path = write(GOOD.replace("rank: 8", "start: {kind: default}"))
+    assert load(path, "method.init=gaussian").method.start.kind == "gaussian"
+    assert load(path, "method.name=lora").method.start.kind == "default"
+
+
+def test_a_wrong_kind_is_blamed_on_the_layer_that_says_it(write: Write) -> None:
+    path = write(GOOD.replace("rank: 8", "update: scaled-gd"))
+    with pytest.raises(InputError, match=r"where: override method\.update=reflroa"):
+        load(path, "method.update=reflroa")
+    with pytest.raises(InputError, match=r"x\.yaml, line 5, method\.update\n"):
+        load(write(GOOD.replace("rank: 8", "update: reflroa")), "method.update.interval=2")
+
+
 def test_steps_and_epochs_replace_each_other(write: Write) -> None:
     path = write(GOOD)
     by_steps = load(path, "train.steps=9").train
@@ -203,6 +291,42 @@ def test_any_override(write: Write, key: str, value: str) -> None:
             assert str(error)
 
 
+KEYS = ["kind", "warmup_steps", "interval", "damping", "warmup_step", "dampin"]
+LEAVES = st.sampled_from([*UPDATES, "auto", "dora", "gaussian", 0, 1, 3, 0.5, True, None, "x", [], [{}]])
+MAPPINGS = st.dictionaries(st.sampled_from(KEYS), LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=2))
+TIMING = {"warmup_steps": st.integers(1, 3), "interval": st.integers(1, 3), "damping": st.just("auto") | st.just(0.5)}
+RULES = st.sampled_from(list(UPDATES)) | st.fixed_dictionaries(
+    {}, optional={"kind": st.sampled_from(["reflora", "scaled-gd"]), **TIMING}
+)
+SOUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["reflora", "scaled-gd", "lora"]),
+        "layer": st.sampled_from(["lora", "dora", {"kind": "dora"}]),
+        "init": st.sampled_from(["default", "gaussian"]),
+        "update": RULES,
+        "refactor": st.fixed_dictionaries({}, optional=TIMING),
+    },
+)
+WILD = st.dictionaries(
+    st.sampled_from(["layer", "start", "init", "update", "refactor", "name"]), LEAVES | MAPPINGS, max_size=4
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SOUND | WILD, SOUND | WILD)
+def test_any_choices_in_two_layers(write: Write, below: dict[str, Any], above: dict[str, Any]) -> None:
+    """A recipe that is read back as an equal one, or problems that say where and what."""
+    section = write_yaml({"method": below}) if below else ""
+    path = write(GOOD.replace("method:\n  name: reflora\n  rank: 8\n", section))
+    try:
+        recipe = load(path, *(f"method.{key}={json.dumps(value)}" for key, value in above.items()))
+    except InputError as error:
+        assert all(problem.what and problem.where for problem in error.problems)
+    else:
+        assert load(write(dump_recipe(recipe), "again.yaml")) == recipe
+
+
 # And back
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20) | st.sampled_from(
@@ -224,6 +348,8 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
         "targets": st.just("all-linear") | st.lists(TEXT, min_size=1),
         "trainable_modules": st.just("auto") | st.lists(TEXT),
         "layer": st.sampled_from(["lora", "dora"]),
+        "start": st.sampled_from(["default", "gaussian"]) | st.just({"kind": "gaussian"}),
+        "update": st.fixed_dictionaries({"kind": st.sampled_from(list(UPDATES))}),
         "refactor": st.fixed_dictionaries(
             {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
         ),

@@ -167,7 +167,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "fixed point in a choice": (
         "rank: 8",
         "update: {warmup_steps: 0}",
-        ("B = 0", "line 5, method.update.warmup_steps", "set method.update.warmup_steps"),
+        ("B = 0", "line 5, method.update.warmup_steps", "raise warmup_steps to at least 1"),
     ),
     "mapping in itself": ("rank: 8", "refactor: &a {b: *a}", ("alias contains itself", "line 5")),
     "merged with itself": ("rank: 8", "refactor: &a {<<: *a}", ("aliases refer to each other",)),
@@ -216,6 +216,13 @@ def test_a_union_is_one_problem(write: Write) -> None:
         "wrong value for method.targets",
         "wrong value for method.refactor.damping",
     ]
+
+
+def test_a_wrong_preset_is_not_blamed_on_the_fields_of_its_rule(write: Write) -> None:
+    with pytest.raises(InputError) as caught:
+        load(write(GOOD), "method.name=reflroa", "method.update.interval=2")
+    (problem,) = caught.value.problems
+    assert problem.what == "wrong value for method.name"
 
 
 def test_errors_name_the_file_that_is_wrong(write: Write) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.recipe.sections import Recipe
 
 LEAST: dict[str, Any] = {"model": {"name": "m"}, "task": {"name": "t"}, "train": {"epochs": 1}}
@@ -26,8 +27,9 @@ def sections(section: type[BaseModel] = Recipe) -> Iterator[type[BaseModel]]:
     """A section and all below it."""
     yield section
     for field in section.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from sections(field.annotation)
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from sections(part)
 
 
 def fields(kind: str) -> list[tuple[str, str]]:
@@ -50,6 +52,7 @@ def test_a_recipe_that_says_only_model_task_and_length_is_whole() -> None:
 
 
 def test_every_field_is_described() -> None:
+    assert set(UPDATES.values()) <= set(sections())
     for part in sections():
         assert [key for key, field in part.model_fields.items() if not field.description] == []
 
@@ -155,6 +158,16 @@ def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> N
         return
     with pytest.raises(ValidationError, match=r"lora-rite steps A and B at rates like AdamW's, and sgd would"):
         recipe(**values)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("kind", UPDATES)
+def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
+    if not UPDATES[kind].transports_moments:
+        assert recipe(method={"update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
+        return
+    with pytest.raises(ValidationError, match=f"{kind} carries AdamW's moments over .* and {optimizer} keeps them"):
+        recipe(method={"update": kind}, train={"optimizer": optimizer})
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])

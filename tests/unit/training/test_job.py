@@ -1,0 +1,47 @@
+"""What a recipe is refused or warned for before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reflora_cli.data.batches import StepSampler
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.updates import UPDATES
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.training.job import cautions, total_steps
+
+SAMPLER = StepSampler(rows=40, batch_size=4, seed=0)
+WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().warmup_steps]
+
+
+def recipe(method: dict[str, Any], **train: Any) -> Recipe:
+    sections = {"model": {"name": "m"}, "task": {"name": "t"}, "train": {"steps": 5, **train}}
+    return Recipe.model_validate({**sections, "method": method})
+
+
+def test_rules_are_found() -> None:
+    assert 0 < len(WITH_WARMUP) < len(UPDATES)
+
+
+@pytest.mark.parametrize("kind", WITH_WARMUP)
+def test_a_rule_that_would_begin_after_the_run_is_refused(kind: str) -> None:
+    assert total_steps(recipe({"update": {"kind": kind, "warmup_steps": 4}}), SAMPLER) == 5
+    with pytest.raises(InputError, match=f"the run ends before {kind} begins") as caught:
+        total_steps(recipe({"update": {"kind": kind, "warmup_steps": 5}}), SAMPLER)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.found) == ("method.update.warmup_steps", "5 warm-up steps in a run of 5")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UPDATES if kind not in WITH_WARMUP])
+def test_a_rule_without_warm_up_is_not_refused_for_one(kind: str) -> None:
+    short = recipe({"update": kind, "refactor": {"warmup_steps": 1000}}, steps=1)
+    assert total_steps(short, SAMPLER) == 1
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+def test_two_corrections_of_the_balance_are_told(kind: str) -> None:
+    told = [words for words in cautions(recipe({"update": kind, "lr_ratio": 0.5})) if f"and {kind} both" in words]
+    assert len(told) == UPDATES[kind].corrects_balance
+    assert not cautions(recipe({"update": kind, "lr_ratio": 1.0}))
