@@ -24,10 +24,10 @@ Where we differ from the paper and from its PyTorch code (gkevinyen5418/LoRA-RIT
 * V is damped relative to its own largest eigenvalue, by the same share, instead of by an absolute epsilon: steps do
   not depend on the scale of the loss.
 * The escaped mass rho is kept, as in the paper; the code leaves it out by default.
-* There is no clipping here. The code clips the gradients in the frames, of all modules together, at norm 1, and drops
-  what is larger; a constant factor has no effect on D. A training loop's own clipping multiplies all gradients of a
-  step by one factor, which is harmless as it is for Adam, but takes that factor from gradients of factors, whose norm
-  depends on the factorization: without it the path of BA does not depend on it.
+* There is no clipping here. The code clips the gradients in the frames, of all modules together, at norm 1, and leaves
+  one out whose root mean square is beyond 1; a constant factor has no effect on D. A training loop's own clipping
+  multiplies all gradients of a step by one factor, as harmless as it is for Adam, but it takes that factor from the
+  norm of the factors' gradients, which depends on the factorization: only without it the path of BA does not.
 * In every step the factors are balanced (`Frames`), which changes neither BA nor its path, and keeps float32 factors
   of a BA of lower rank from drifting apart: without it A reached 1e8 and the product lost all of its digits.
 * The state is saved whole: moments, frames and counts.
@@ -141,7 +141,7 @@ class Side:
         new = mapped(lambda of, rows: of.mT @ rows, self._large(of_rows), self._rows(self._factors))
         turns = torch.stack(mapped(lambda now, before: now @ before.mT, new, self._remembered("frame")))
         self._remember("frame", new)
-        return turns.to(self._place, torch.float64)
+        return turns.to(self._place).double()
 
     def advance(self, into_rows: Tensor, turns: Tensor, damping: float) -> list[Tensor]:
         """Advance the moments, and return the first ones, the steps in the other factors' frames, N of [r, n].
@@ -151,7 +151,7 @@ class Side:
         decay_1, decay_2 = self._decays(0), self._decays(1)
         given = self._rows([factor.grad for factor in self._factors if factor.grad is not None])
         gradients = mapped(lambda into, rows: into.mT @ rows, self._large(into_rows), given)
-        fresh = torch.stack(mapped(lambda u: u @ u.mT / u.shape[-1], gradients)).to(self._place, torch.float64)
+        fresh = torch.stack(mapped(lambda u: u @ u.mT / u.shape[-1], gradients)).to(self._place).double()
         before = self._small("second_moment")
         kept = turns @ before @ turns.mT
         escaped = decay_2.flatten() * (self._small("escaped") + spectral_loss(before, kept))
@@ -198,7 +198,7 @@ class Side:
         torch._foreach_copy_([state[key] for state in self._states], [self._as_rows(own) for own in rows])
 
     def _small(self, key: str) -> Tensor:
-        return torch.stack([state[key] for state in self._states]).to(self._place, torch.float64)
+        return torch.stack([state[key] for state in self._states]).to(self._place).double()
 
     def _large(self, matrices: Tensor) -> Tensor:
         """Return r x r matrices as products with factors need them."""

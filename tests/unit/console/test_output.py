@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from reflora_cli.console.output import output, print_json, unused_stdout
+from reflora_cli.console import output
+from reflora_cli.console.output import print_json, unused_stdout
 
 VALUE = {"run": "out/\u0142\xf3d\u017a \U0001f642 \udcff", "score": 0.5}
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import Refactor
 from reflora_cli.optim.build import Rates, build_optimizer, build_rule
 from reflora_cli.optim.groups import parameter_groups, split_groups
@@ -55,7 +56,9 @@ def test_lora_rite_steps_the_pairs_and_the_chosen_optimizer_all_else(optimizer: 
     own = nn.Parameter(torch.ones(64, 64))
     others = {**head, "own": own} if head else {}
     made = build_optimizer(
-        Method(name="lora-rite", lr_ratio=4.0), Roles(pairs, others=others), Rates(1e-3, 1e-4, 0.1, optimizer)
+        Method(name="lora-rite", lr_ratio=4.0),
+        Roles(pairs, others=others),
+        Rates(1e-3, 1e-4, 0.1, Optimizer(optimizer)),
     )
     for group in made.param_groups:
         for member in group["params"]:
