@@ -21,7 +21,7 @@ import torch
 
 from reflora_cli.console.output import show_table
 from reflora_cli.data.load import load_prompts
-from reflora_cli.merging.memory import merged_modules
+from reflora_cli.merging.tensors import plain_modules
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.language import by_length
@@ -63,8 +63,9 @@ def reference(restored: Restored, task: PromptTask) -> Callable[[list[PromptExam
 
     assert restored.adapted is not None
     model: Any = AutoModelForCausalLM.from_pretrained(restored.base.source.location, dtype=restored.compute.dtype)
-    for name, module in merged_modules(restored.adapted, restored.compute.dtype).items():
-        model.set_submodule(name, module)
+    plain = plain_modules(restored.base.model, restored.adapted, restored.compute.dtype)
+    for name, make in plain.items():
+        model.set_submodule(name, make())
     model.to(restored.compute.device).eval()
     tokenizer = restored.base.tokenizer
     room = model.config.max_position_embeddings - 32

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from reflora_cli.console import show_table
+from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.pair_adamw import PairAdamW
