@@ -101,9 +101,8 @@ def merge(request: MergeRequest) -> MergeReport:
         after = probe_merged(recipe, task, directory, dtype, rows)
         found, accepted = difference(before, after), tolerance(before, dtype, seen)
         refuse(found, accepted, str(request.output))
-        packed = None
-        if request.requantize is not None:
-            packed = requantize(recipe, task, directory, dtype, rows)
+        wanted = request.requantize is not None
+        rounded = requantize(recipe, task, directory, dtype, rows) if wanted else None
         report = MergeReport(
             output=str(request.output),
             dtype=str(dtype).removeprefix("torch."),
@@ -116,7 +115,7 @@ def merge(request: MergeRequest) -> MergeReport:
             tolerance=accepted,
             streamed=streamed,
             quantization_difference=None if trained is None else summary(difference(trained, after)),
-            rounding_difference=None if packed is None else summary(difference(after, packed)),
+            rounding_difference=None if rounded is None else summary(difference(after, rounded)),
         )
         write_json(directory / "merge.json", asdict(report))
         if request.card:
