@@ -49,7 +49,9 @@ class Adaptation(Protocol):
 
 @dataclass(frozen=True)
 class Adapted:
-    """What training needs to know of an adapted model: every trained parameter stands in exactly one of the three.
+    """What training needs to know of an adapted model.
+
+    Every trained parameter belongs to exactly one of `layers`, `others` and `in_place`.
 
     layers: adapter layers by module name, in the model's order.
     others: parameters of the modules trained whole (heads), by full name.
@@ -105,9 +107,10 @@ def inject(
 
     All factors are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
-    Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Neither
-    are those `left_out`, whatever the targets match. Raises InputError when a pattern matches nothing, when the rank is
-    too large for RefLoRA on a matched module, and for modules that cannot be adapted or trained.
+    Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Modules
+    in `left_out` are not adapted either, even if a target matches them. Raises InputError when a pattern matches
+    nothing, when the rank is too large for RefLoRA on a matched module, and for modules that cannot be adapted or
+    trained.
     """
     found = match_targets(model, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}

@@ -69,7 +69,7 @@ def rule_lines(recipe: Recipe) -> list[str]:
     update, optimizer = recipe.method.update, recipe.train.optimizer
     if update.is_plain:
         return []
-    if update.is_optimizer:
+    if not update.proven_for_descent:
         return [f"{update.acts}."]
     means = "gradient descent" if optimizer is Optimizer.SGD else f"AdamW{update.under_adamw}"
     return [f"{update.acts}. What its paper proves holds for gradient descent. This run used {means}."]

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from reflora_cli.methods.choice import Choice, by_kind, refusal
 
 AUTO_DAMPING = 1e-3
-"""In half precision too. Damping removes noise of the gradients, which S^-1 multiplies by cond(B), and adds a bias. On
-all-MiniLM-L6-v2 with bfloat16 gradients, S^-1 gA was wrong by 1.3% (median) and 9% (worst module) with 1e-3 as with
-none, and by 1.4% and 65% with 1e-2: there the bias is larger than the noise."""
+"""The value of `auto` in every precision. Damping removes noise of the gradients, which S^-1
+multiplies by cond(B), and adds a bias. On all-MiniLM-L6-v2 with bfloat16 gradients, S^-1 gA was wrong by 1.3% (median)
+and 9% (worst module) with 1e-3 as with none, and by 1.4% and 65% with 1e-2: there the bias is larger than the noise."""
 
 WarmupSteps = Annotated[int, Field(ge=0, description="plain optimizer steps before the rule first acts")]
 Interval = Annotated[
@@ -42,24 +42,37 @@ class Refactor(BaseModel):
 
 
 class UpdateRecord(Choice):
-    """What the rest of the program asks of an update rule instead of its name.
+    """The properties by which other modules treat an update rule, so that none of them compares its kind.
 
-    acts: what it means for those who only use the result, empty where nothing acts. under_adamw: what was measured of
-    it under AdamW, to follow that word. is_plain: whether nothing surrounds the step. needs_full_rank: whether it is
-    defined only for factors of full rank, r of at most min(out, in). stuck_at_zero: why it cannot act while B = 0,
-    empty where it can. transports_moments: whether it changes AdamW's moments, which must not be in 8 bits.
-    corrects_balance: whether it evens out the speeds of A and B. is_optimizer: whether it steps A and B itself, in
-    AdamW's place, instead of acting around that step.
+    acts: a sentence without its full stop for the model card, which says what the rule means for those who only use the
+    result; empty where nothing acts. proven_for_descent: whether its paper proves something of gradient descent, which
+    the card then says beside the optimizer of the run. under_adamw: a clause with its leading comma that the card
+    appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
+    step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
+    cannot act while B = 0; empty where it can. transports_moments: whether it changes AdamW's moments; 8-bit optimizers
+    are then refused. corrects_balance: whether it evens out the speeds of A and B, as `lr_ratio` does; both together
+    are warned of. is_optimizer: whether it steps A and B itself, in AdamW's place, instead of acting around that step.
     """
 
     acts: ClassVar[str] = ""
+    proven_for_descent: ClassVar[bool] = False
     under_adamw: ClassVar[str] = ""
     is_plain: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     transports_moments: ClassVar[bool] = False
-    corrects_balance: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = False
     is_optimizer: ClassVar[bool] = False
+
+    @property
+    def plain_steps(self) -> int:
+        """The number of plain optimizer steps before the rule first acts."""
+        return 0
+
+    @property
+    def damping_share(self) -> float | None:
+        """The share of BA's largest singular value by which the rule smooths; None if it does not."""
+        return None
 
     @property
     def needs_warmup_at_zero(self) -> bool:
@@ -67,69 +80,74 @@ class UpdateRecord(Choice):
         return bool(self.stuck_at_zero)
 
 
+class TimedUpdate(UpdateRecord):
+    """A rule that acts after a warm-up of plain steps, and not anew in every step."""
+
+    warmup_steps: WarmupSteps = 100
+    interval: Interval = 1
+
+    @property
+    def plain_steps(self) -> int:
+        return self.warmup_steps
+
+
 class PlainUpdate(UpdateRecord):
     """The optimizer's own step of A and B."""
 
     kind: Literal["plain"] = Field("plain", description="the optimizer's own step")
     is_plain: ClassVar[bool] = True
-    corrects_balance: ClassVar[bool] = False
-    warmup_steps: ClassVar[int] = 0
-    damping_share: ClassVar[None] = None
 
 
-class RefLoRAUpdate(UpdateRecord):
+class RefLoRAUpdate(TimedUpdate):
     """Gradients multiplied by S and its inverse before the step, where S A A^T S = B^T B."""
 
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
-    warmup_steps: WarmupSteps = 100
-    interval: Interval = 1
     damping: Damping = "auto"
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
     under_adamw: ClassVar[str] = ", under which LoRA mostly does as well"
     needs_full_rank: ClassVar[bool] = True
     stuck_at_zero: ClassVar[str] = "the optimal S is 0 and nothing would move"
+    corrects_balance: ClassVar[bool] = True
 
     @property
     def damping_share(self) -> float:
-        """The share of BA's largest singular value by which all of them are smoothed."""
-        return AUTO_DAMPING if self.damping == "auto" else self.damping
+        return as_share(self.damping)
 
 
-class RefLoRASUpdate(UpdateRecord):
+class RefLoRASUpdate(TimedUpdate):
     """Factors rescaled to equal norms after the step, AdamW's moments with them: RefLoRA's scalar variant."""
 
     kind: Literal["reflora-s"] = Field("reflora-s", description="factors rebalanced after the step")
-    warmup_steps: WarmupSteps = 100
-    interval: Interval = 1
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
     under_adamw: ClassVar[str] = ", under which LoRA mostly does as well"
     transports_moments: ClassVar[bool] = True
-    damping_share: ClassVar[None] = None
+    corrects_balance: ClassVar[bool] = True
 
 
-class ScaledGDUpdate(UpdateRecord):
+class ScaledGDUpdate(TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
     kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
-    warmup_steps: WarmupSteps = 100
-    interval: Interval = 1
     damping: Damping = "auto"
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
     )
     acts: ClassVar[str] = "ScaledGD acts on the steps of training: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
     needs_full_rank: ClassVar[bool] = True
     stuck_at_zero: ClassVar[str] = "the Gram matrix B^T B has no inverse"
+    corrects_balance: ClassVar[bool] = True
 
     @property
     def damping_share(self) -> float:
-        """The share of BA's largest singular value by which the inverses are smoothed."""
-        return AUTO_DAMPING if self.damping == "auto" else self.damping
+        return as_share(self.damping)
 
 
 class LoRARITEUpdate(UpdateRecord):
@@ -147,13 +165,17 @@ class LoRARITEUpdate(UpdateRecord):
     source: ClassVar[str] = "Yen et al. 2024, LoRA-RITE, arXiv 2410.20625"
     acts: ClassVar[str] = "LoRA-RITE stepped A and B in training, and AdamW all else: the factors are used as LoRA's"
     needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
     is_optimizer: ClassVar[bool] = True
-    warmup_steps: ClassVar[int] = 0
 
     @property
     def damping_share(self) -> float:
-        """The share of BA's largest singular value below which directions are damped."""
-        return AUTO_DAMPING if self.damping == "auto" else self.damping
+        return as_share(self.damping)
+
+
+def as_share(damping: float | Literal["auto"]) -> float:
+    """Return the share that a setting of `damping` stands for."""
+    return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
@@ -166,7 +188,7 @@ UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
     """Raises a refusal for a rule that would act at once on B = 0 and cannot. begins_at_zero: whether B is zero."""
-    if begins_at_zero and update.needs_warmup_at_zero and update.warmup_steps == 0:
+    if begins_at_zero and update.needs_warmup_at_zero and update.plain_steps == 0:
         raise refusal(
             "update.warmup_steps",
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",

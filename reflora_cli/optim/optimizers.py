@@ -57,7 +57,7 @@ class RefLoRA(PairAdamW):
 
         model: with its adapters in place, already on its device or moved there as a whole later.
         lr: learning rate of A, of DoRA's magnitudes, and, times `lr_ratio`, of B (LoRA+, arXiv 2402.12354).
-        update: `reflora`, `reflora-s`, `scaled-gd` or `plain`.
+        update: a kind of update rule (`methods/updates.py`); `plain` is no rule.
         warmup_steps: plain optimizer steps before the rule acts; at B = 0 there is no S and no inverse.
         interval: steps between two computations of the rule's matrices, or between two refactorings of `reflora-s`.
         damping: singular values of BA are smoothed by this share of the largest; auto: 1e-3.

@@ -24,8 +24,8 @@ class Partition(torch.optim.Optimizer):
     of them.
 
     A gradient scaler that finds an overflow does not call `step`, so neither a member nor the rule counts that step.
-    This needs members that do not take the scale into their own hands, as torch's `fused` optimizers do: with those
-    the scaler calls `step` all the same, and a rule would see scaled gradients.
+    Do not use torch's `fused` optimizers as members: the scaler calls their `step` even then, and leaves unscaling to
+    them, so that a rule would see scaled gradients.
     """
 
     def __init__(self, members: Sequence[Member], rule: UpdateRule) -> None:
@@ -105,7 +105,7 @@ class Partition(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises ValueError, and changes nothing, for the state of another optimizer:
-        one with other groups, or one without a rule where this one has to remember something."""
+        one with other groups, or one saved without a rule when this rule keeps tensors."""
         found = [len(group["params"]) for group in state_dict["param_groups"]]
         expected = [len(group["params"]) for group in self.param_groups]
         if found != expected:

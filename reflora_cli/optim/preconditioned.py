@@ -17,13 +17,14 @@ from reflora_cli.optim.rule import UpdateRule, check_shapes
 from reflora_cli.optim.stacks import PairGroup, group_pairs, has_float64
 
 SINGLE_PRECISION = 1e-3
-"""Damping from which on the large products, Grams and those with gradients, may run in float32, in half the time.
+"""From this damping on, products of the size of factors and gradients run in float32, which halves their time.
 
 S^-1 gA is a small difference of large numbers: at cond(BA) = 1e5 and without damping, float32 products are wrong by
 3e-4. Damping of d bounds that by about 1e-7 / d, far below the noise of a gradient.
 """
 TRUSTED_PIVOT = 1e-5
-"""Of a float32 Gram with a unit diagonal; its rounding is 1e-7. Below, the Grams are multiplied again in float64.
+"""The least pivot for which a float32 Gram, scaled to a unit diagonal, is trusted; its rounding is 1e-7. Below it, the
+Grams are multiplied again in float64.
 
 Measured with damping of 1e-3: RefLoRA's gradients are wrong by 1e-6 at cond(B) = 30, by 2e-3 at 1000; ScaledGD's by
 2e-5 and 2e-3.
@@ -31,9 +32,13 @@ Measured with damping of 1e-3: RefLoRA's gradients are wrong by 1e-6 at cond(B) 
 
 
 class MatricesOf(Protocol):
-    """A function from A A^T and B^T B, float64 [N, r, r], damping and the least pivot to the matrices by which gB is
-    multiplied on the right and gA on the left, float64 [N, r, r], and for which of the pairs they exist [N]; they are
-    the identity elsewhere."""
+    """Makes the two matrices of each pair.
+
+    gram_a, gram_b: A A^T and B^T B of n pairs, float64 [n, r, r]. damping: see `balancing_metric`
+    (`factors/linalg.py`). least_pivot: the smallest pivot of a Gram that is trusted. Returns the matrices by which gB
+    is multiplied on the right and gA on the left, float64 [n, r, r], and a bool [n]: whether a pair has them. Where it
+    has none they are the identity.
+    """
 
     def __call__(
         self, gram_a: Tensor, gram_b: Tensor, damping: float, least_pivot: float = 0.0
@@ -46,9 +51,9 @@ class PreconditionedRule(UpdateRule):
     keys: the names of N and M among the saved tensors. matrices_of: what N and M are.
     warmup: plain steps before the first preconditioned one; at least 1 where B starts at zero.
     interval: the matrices are renewed at steps warmup + 1, warmup + 1 + interval, ...
-    damping: see `balancing_metric`.
+    damping: see `balancing_metric` (`factors/linalg.py`).
 
-    The map is linear but depends on the factors: average over micro-batches and processes first.
+    Gradients are averaged over micro-batches and processes before `before_step`: the map depends on the factors.
     """
 
     keys: ClassVar[tuple[str, str]]

@@ -1,6 +1,6 @@
 """What an update rule is: what happens to the pairs of factors before and after the optimizer's step.
 
-Abstract here, final in `reflora.py`, `reflora_s.py` and `scaled_gd.py`. The order of a training step is fixed:
+The rules are in files of their own. The order of a training step is fixed:
 accumulate, reduce, unscale, clip, `before_step`, optimizer, `after_step`. A step that is skipped for overflow reaches
 no rule.
 """

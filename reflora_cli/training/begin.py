@@ -33,9 +33,10 @@ from reflora_cli.training.targets import listed
 class Fitting:
     """The part of an earlier adapter that goes onto a run's base.
 
-    files: the adapter without what the model has no place for. base: the base, its outputs named as the adapter's if it
-    brings the head. adapters: the modules with factors. whole: the modules to load. lost: names of modules saved whole
-    that the model does not have. refused: why the adapter's head is not taken; empty if it is, or if there is none.
+    files: the adapter without what the model has no place for. base: the base, its outputs named as the adapter's if
+    the adapter brings a head. adapters: the modules with factors. whole: the modules to load. lost: names of modules
+    saved whole that the model does not have. refused: why the adapter's head is not taken; empty if it is, or if there
+    is none.
     """
 
     files: AdapterFiles
@@ -80,7 +81,7 @@ def fitting(earlier: Earlier, base: Base, task: Task, method: Method) -> Fitting
 
 
 def without_place(files: AdapterFiles, base: Base) -> tuple[str, ...]:
-    """Return the names of modules saved whole of which the model has none: heads of another kind of task."""
+    """Return the names of saved modules that do not exist in the model, such as heads of another kind of task."""
     paths = [path for path, _ in base.model.named_modules(remove_duplicate=False)]
     absent = [name for name in files.config.modules_to_save or () if not any(path.endswith(name) for path in paths)]
     return tuple(name for name in absent if any(belongs(files, key, [name]) for key in files.tensors))
@@ -106,7 +107,7 @@ def unfit_head(files: AdapterFiles, base: Base, task: Task, head: Mapping[str, M
     if isinstance(recorded, list):
         names = [str(name) for name in recorded]
         if ordered_as(task.label_names, names) is None:
-            return f"the adapter's is for other labels ({', '.join(names) or 'a number'})"
+            return f"the adapter's head is for other labels ({', '.join(names) or 'a number'})"
     for module, tensors in head.items():
         shapes = {key: tensor.shape for key, tensor in base.model.get_submodule(module).state_dict().items()}
         if shapes != {key: tensor.shape for key, tensor in tensors.items()}:
@@ -115,7 +116,7 @@ def unfit_head(files: AdapterFiles, base: Base, task: Task, head: Mapping[str, M
 
 
 def with_its_outputs(files: AdapterFiles, base: Base, task: Task) -> Base:
-    """Return the base with its outputs in the order of the adapter's head, which takes the place of the base's own."""
+    """Return the base with outputs named as those of the adapter's head, which replaces the base's own head."""
     recorded = files.record.get("label_names")
     if isinstance(recorded, list) and recorded:
         return as_recorded(base, task, [str(name) for name in recorded], str(files.directory))
@@ -167,7 +168,7 @@ def check_factors(method: Method, layers: Mapping[str, LowRankLayer]) -> None:
         check_rank(own, name, (layer.frozen.out_features, layer.frozen.in_features))
     zero = [name for name, layer in layers.items() if not layer.B.any()]
     update = method.update
-    if zero and update.needs_warmup_at_zero and update.warmup_steps == 0:
+    if zero and update.needs_warmup_at_zero and update.plain_steps == 0:
         what = f"{update} cannot start without a warm-up: the adapter's B is 0, and there {update.stuck_at_zero}"
         remedy = "set method.update.warmup_steps to at least 1"
         raise InputError(Problem(what, "method.update.warmup_steps", listed(zero), remedy=remedy))

@@ -139,6 +139,6 @@ def targets_of(files: AdapterFiles) -> tuple[str, ...]:
 
 def disagreement(earlier: Earlier, key: str, said: object, own: object) -> Problem:
     """Return what a recipe that contradicts the adapter is told."""
-    what = f"the recipe says another {key} than the adapter has from which it begins"
+    what = f"the recipe's {key} differs from that of the adapter from which it begins"
     remedy = LAYER_REMEDY if key == "layer" else f"leave method.{key} out, or set it to the adapter's"
     return Problem(what, f"method.{key}", f"{said} in the recipe", f"{own}, as in {earlier.named}", remedy)

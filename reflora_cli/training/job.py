@@ -224,11 +224,11 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
             remedy="lower train.warmup_steps or train longer",
         )
         raise InputError(problem)
-    if method.update.warmup_steps >= total:
+    if method.update.plain_steps >= total:
         problem = Problem(
             f"the run ends before {method.update} begins: it would be plain training under another name",
             where="method.update.warmup_steps",
-            found=f"{method.update.warmup_steps} warm-up steps in a run of {total}",
+            found=f"{method.update.plain_steps} warm-up steps in a run of {total}",
             expected=f"fewer than {total}",
             remedy="lower method.update.warmup_steps or train longer",
         )

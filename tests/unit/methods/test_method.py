@@ -89,4 +89,4 @@ def test_refused(values: Any, words: str) -> None:
 
 def test_warmup_zero_is_fine_where_it_can_start() -> None:
     for name in set(PRESETS) - {"reflora", "scaled-gd"}:
-        assert Method(name=name, refactor=Refactor(warmup_steps=0)).update.warmup_steps == 0
+        assert Method(name=name, refactor=Refactor(warmup_steps=0)).update.plain_steps == 0

@@ -13,7 +13,7 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.job import cautions, total_steps
 
 SAMPLER = StepSampler(rows=40, batch_size=4, seed=0)
-WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().warmup_steps]
+WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().plain_steps]
 
 
 def recipe(method: dict[str, Any], **train: Any) -> Recipe:
