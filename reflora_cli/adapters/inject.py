@@ -79,6 +79,11 @@ class Adapted:
         return {**own, **{name: tensor for name, tensor in self.in_place.items() if kinds[name] is role}}
 
     @property
+    def by_layer(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters of every adapter layer, by module name."""
+        return {name: [layer.get_parameter(key) for key in layer.roles()] for name, layer in self.layers.items()}
+
+    @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its full name in the model."""
         own = {
