@@ -93,10 +93,15 @@ class Adapted:
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of the layers beside the trained parameters, by full name."""
-        return {
-            f"{name}.{key}": tensor for name, layer in self.layers.items() for key, tensor in layer.constants().items()
-        }
+        """What a checkpoint must hold of the layers beside the trained parameters, by full name.
+
+        A tensor that layers share has its name in the first of them.
+        """
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, layer in self.layers.items():
+            for key, tensor in layer.constants().items():
+                found.setdefault(id(tensor), (f"{name}.{key}", tensor))
+        return dict(found.values())
 
 
 def inject(
@@ -118,16 +123,11 @@ def inject(
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
     refuse_shared(model, wanted)
-    bases = {name: module for name, module in model.named_modules() if name in wanted}
-    scale = scaling_factor(method.scaling, method.alpha, method.rank)
-    layers: dict[str, AdapterLayer] = {}
-    for name, base in bases.items():
-        frozen = freeze(base)
-        shape = (frozen.out_features, frozen.in_features)
-        check_rank(method, name, shape)
-        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
-        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
-    return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
+    weights = {name: freeze(module) for name, module in model.named_modules() if name in wanted}
+    for name, frozen in weights.items():
+        check_rank(method, name, (frozen.out_features, frozen.in_features))
+    matches = {pattern: len(names) for pattern, names in matched.items()}
+    return attach(model, build_layers(method, weights), trainable, matches)
 
 
 def attach(
@@ -138,6 +138,16 @@ def attach(
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
+
+
+def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
+    """The new adapter layers on frozen weights, by module name."""
+    scale = scaling_factor(method.scaling, method.alpha, method.rank)
+    layers: dict[str, AdapterLayer] = {}
+    for name, frozen in weights.items():
+        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
+        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
+    return layers
 
 
 def build_layer(
