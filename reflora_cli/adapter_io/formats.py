@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
+from reflora_cli.adapter_io.vera import VeraFormat
 from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
@@ -63,7 +64,7 @@ class AdapterFormat(Protocol):
         """
 
 
-FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(),)}
+FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(), VeraFormat())}
 COMMON = {
     "target_modules": "a list of names, or a regular expression",
     "target_parameters": "a list of names, or null",

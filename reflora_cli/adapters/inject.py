@@ -16,11 +16,12 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
+from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.patterns import matches_whole
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
+from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer, VeRALayer
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -113,7 +114,7 @@ def inject(
 ) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
-    All factors are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
+    All factors of pairs are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Neither
     are those `left_out`, whatever the targets match. Raises InputError when a pattern matches nothing, when the rank is
@@ -141,7 +142,14 @@ def attach(
 
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
-    """The new adapter layers on frozen weights, by module name."""
+    """The new adapter layers on frozen weights, by module name; what layers share is made once, here."""
+    if isinstance(method.layer, VeRALayer):
+        start = torch.full((method.rank,), method.layer.d_initial)
+        shared = drawn(method.layer.projection_seed, method.rank, weights.values())
+        return {
+            name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
+            for name, frozen in weights.items()
+        }
     scale = scaling_factor(method.scaling, method.alpha, method.rank)
     layers: dict[str, AdapterLayer] = {}
     for name, frozen in weights.items():
@@ -151,9 +159,9 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
 
 
 def build_layer(
-    layer: LayerChoice, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+    layer: LoRALayer | DoRALayer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
 ) -> AdapterLayer:
-    """The adapter layer of one kind on one frozen weight."""
+    """The adapter layer of one kind with a pair on one frozen weight."""
     match layer:
         case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)
