@@ -37,6 +37,15 @@ class PeftConfig(BaseModel):
     ensure_weight_tying: bool = False
     bias: str = "none"
 
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The keys of tensors that belong to no module: all layers of the adapter share them."""
+        return ()
+
+    def with_dropout(self, dropout: float) -> PeftConfig:
+        """Return the config of the same adapter, trained with another dropout; itself where a kind has none."""
+        return self
+
 
 @dataclass(frozen=True)
 class NamedBase:

@@ -2,6 +2,7 @@
 
     base_model.model.<module>.<part>      what an adapter layer has, as A and B (`lora.py`)
     base_model.model.<module>.<tensor>    modules saved whole: the head, a fresh pooler
+    base_model.<tensor>                   what all layers share, in some kinds of adapters
 
 Beside PEFT's two files `reflora.json` records the base with the hash of its weights, the dtype of training, the label
 names and which modules were saved together. Reading is strict: a missing, unexpected or misshapen tensor is an error,
@@ -54,12 +55,17 @@ class AdapterFiles:
         """The file of the tensors."""
         return self.directory / WEIGHTS
 
+    def whole_key(self, key: str) -> str:
+        """Return the key of a tensor in the file: with PEFT's prefix, unless the tensor belongs to no module."""
+        return key if key in self.config.shared else f"{PREFIX}{key}"
+
 
 def adapter_tensors(model: nn.Module, adapted: Adapted, saved: Sequence[str]) -> dict[str, Tensor]:
     """Return every tensor of the adapter under PEFT's key, on the CPU; modules that share a tensor each have it."""
     tensors: dict[str, Tensor] = {}
     for name, layer in adapted.layers.items():
         tensors |= {f"{PREFIX}{name}.{part}": tensor for part, tensor in layer.tensors().items()}
+        tensors |= layer.shared()
     tensors |= {f"{PREFIX}{name}": parameter for name, parameter in adapted.in_place.items()}
     for module in saved:
         for key, tensor in model.get_submodule(module).state_dict().items():

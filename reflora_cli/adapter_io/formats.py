@@ -6,7 +6,7 @@ A config is written for an adapted model, and read strictly: settings that would
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
+from reflora_cli.adapter_io.vera import VeraFormat
 from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
@@ -46,17 +47,24 @@ class AdapterFormat(Protocol):
     def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
         """Return the settings that change an adapter's output in a way that is not supported here."""
 
+    def settings(self, files: AdapterFiles) -> dict[str, Any]:
+        """Return the fields of a method that an adapter decides, without its targets."""
+
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config says beside the common part."""
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""
 
-    def layer(self, files: AdapterFiles, name: str, frozen: FrozenWeight, tensors: Parts) -> AdapterLayer:
-        """Return the layer of one module, made of its tensors. Raises InputError for tensors that do not fit it."""
+    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdapterLayer]:
+        """Return the function that makes the layer of a module, given by its name, from its tensors.
+
+        weights: the frozen weights of all modules of the adapter. What layers share is read once, here. Both raise
+        InputError for tensors that do not fit.
+        """
 
 
-FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(),)}
+FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(), VeraFormat())}
 COMMON = {
     "target_modules": "a list of names, or a regular expression",
     "target_parameters": "a list of names, or null",

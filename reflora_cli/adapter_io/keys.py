@@ -55,6 +55,8 @@ def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> 
     embeddings = embedding_paths(model)
     strangers: list[str] = []
     for key in files.tensors:
+        if key in files.config.shared:
+            continue
         owner = next((module for module in saved if key.startswith(f"{module}.")), None)
         embedding = next((module for module in embeddings if key.startswith(f"{module}.")), None)
         part = FORMATS[files.config.peft_type].part(key)

@@ -95,10 +95,9 @@ def restored_layers(
     model: nn.Module, files: AdapterFiles, keys: Mapping[str, Mapping[str, str]]
 ) -> dict[str, AdapterLayer]:
     """Return the adapter layers of modules, each made of its tensors. keys: the tensors' keys, by module and part."""
-    make = FORMATS[files.config.peft_type].layer
-    return {
-        name: make(files, name, freeze(model.get_submodule(name)), read(files, parts)) for name, parts in keys.items()
-    }
+    weights = {name: freeze(model.get_submodule(name)) for name in keys}
+    make = FORMATS[files.config.peft_type].maker(files, weights)
+    return {name: make(name, read(files, parts)) for name, parts in keys.items()}
 
 
 def load_whole(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> None:

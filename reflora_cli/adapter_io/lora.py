@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -27,6 +27,7 @@ from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
+from reflora_cli.methods.layers import layer_of
 from reflora_cli.methods.method import Method
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class LoraConfig(PeftConfig):
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field({})
     alpha_pattern: dict[str, Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA)]] = Field({})
     init_lora_weights: bool | str | None = True
+
+    def with_dropout(self, dropout: float) -> LoraConfig:
+        """Return the config of the same adapter, trained with another dropout."""
+        return self.model_copy(update={"lora_dropout": dropout})
 
     @property
     def scaling(self) -> Scaling:
@@ -103,6 +108,17 @@ class LoraFormat:
             refused.append(f"init_lora_weights = {init!r}, which moves the base's weights")
         return refused
 
+    def settings(self, files: AdapterFiles) -> dict[str, Any]:
+        """Return the fields of a method that an adapter decides, without its targets."""
+        config, rank = lora_config(files), trained_rank(files)
+        whole = scaling_factor(config.scaling, config.lora_alpha, config.r)
+        return {
+            "rank": rank,
+            "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
+            "scaling": config.scaling,
+            "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
+        }
+
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config of a LoRA says beside the common part."""
         layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
@@ -126,6 +142,10 @@ class LoraFormat:
         layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
         offsets = {name: layer.offset_rank for name, layer in layers.items() if layer.offset_rank}
         return {OFFSET_RANKS: offsets} if offsets else {}
+
+    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], LowRankLayer]:
+        """Return the function that makes the layer of a module from its tensors."""
+        return lambda name, tensors: self.layer(files, name, weights[name], tensors)
 
     def layer(self, files: AdapterFiles, name: str, frozen: FrozenWeight, tensors: Parts) -> LowRankLayer:
         """Return the layer of one module, made of its tensors. Raises InputError for tensors that do not fit it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from reflora_cli.adapter_io.lora import PEFT_TYPE
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.layer import AdapterLayer
 
@@ -25,7 +26,7 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
     """Return an adapter's config in the form in which PEFT reads adapters on the modules `names`, if there is one."""
     modules = list(names)
     moved = taken_for_experts(model, modules)
-    if not moved or config.get("use_dora"):
+    if not moved or config.get("use_dora") or config["peft_type"] != PEFT_TYPE:
         return dict(config)
     return {
         **config,
@@ -37,7 +38,7 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
 
 def unreadable(model: Any, layers: Mapping[str, AdapterLayer]) -> str:
     """Say what PEFT does with adapter layers, by module name, instead of reading them; empty where it reads them."""
-    kind, modules = model_type(model), list(layers)
+    kind, modules = model_type(model), [name for name, layer in layers.items() if layer.peft_type == PEFT_TYPE]
     is_dora = any(isinstance(layer, DoRALinear) for layer in layers.values())
     if is_dora and (moved := taken_for_experts(model, modules)):
         found = ", ".join(sorted({last_part(name) for name in moved}))

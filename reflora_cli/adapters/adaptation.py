@@ -33,6 +33,9 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
+        for key in () if self.layer.has_pairs else ("start", "scaling"):
+            value = str(getattr(self, key))
+            check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
@@ -55,12 +58,15 @@ def adapt(
     """Put adapters into `model`, in place, and freeze everything but them and the `trainable` modules.
 
     Each adapted weight W [out, in] gets A [r, in] and B [out, r] in float32, on W's device; B starts at zero, so that
-    the model computes what it did. Returns what was adapted: `layers` by name, `pairs`, trained `parameters`.
+    the model computes what it did. With `vera` it gets two vectors around random matrices that all share.
+
+    Returns what was adapted: `layers` by name, `pairs`, trained `parameters`.
 
     targets: trailing parts of module paths (`q_proj`, `attention.output.dense`), regular expressions for whole paths,
         or `all-linear`: every linear layer but the output embedding of a transformers model.
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
-    layer: `lora` (Hu et al. 2021, arXiv 2106.09685) or `dora` (Liu et al. 2024, arXiv 2402.09353).
+    layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
+        al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
     dropout: of the adapter's input, in training.
     trainable: paths of modules that are trained whole, in float32: heads. They are not adapted.

@@ -16,11 +16,12 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
+from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.patterns import matches_whole
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
+from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer, VeRALayer
 
 PLAIN_NAME = re.compile(r"[\w.]+")
 
@@ -81,6 +82,11 @@ class Adapted:
         return {**own, **{name: tensor for name, tensor in self.in_place.items() if kinds[name] is role}}
 
     @property
+    def by_layer(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters of every adapter layer, by module name."""
+        return {name: [layer.get_parameter(key) for key in layer.roles()] for name, layer in self.layers.items()}
+
+    @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its full name in the model."""
         own = {
@@ -90,10 +96,15 @@ class Adapted:
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of the layers beside the trained parameters, by full name."""
-        return {
-            f"{name}.{key}": tensor for name, layer in self.layers.items() for key, tensor in layer.constants().items()
-        }
+        """What a checkpoint must hold of the layers beside the trained parameters, by full name.
+
+        A tensor that layers share has its name in the first of them.
+        """
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, layer in self.layers.items():
+            for key, tensor in layer.constants().items():
+                found.setdefault(id(tensor), (f"{name}.{key}", tensor))
+        return dict(found.values())
 
 
 def inject(
@@ -105,7 +116,7 @@ def inject(
 ) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
-    All factors are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
+    All factors of pairs are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Modules
     in `left_out` are not adapted either, even if a target matches them. Raises InputError when a pattern matches
@@ -116,16 +127,11 @@ def inject(
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
     refuse_shared(model, wanted)
-    bases = {name: module for name, module in model.named_modules() if name in wanted}
-    scale = scaling_factor(method.scaling, method.alpha, method.rank)
-    layers: dict[str, AdapterLayer] = {}
-    for name, base in bases.items():
-        frozen = freeze(base)
-        shape = (frozen.out_features, frozen.in_features)
-        check_rank(method, name, shape)
-        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
-        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
-    return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
+    weights = {name: freeze(module) for name, module in model.named_modules() if name in wanted}
+    for name, frozen in weights.items():
+        check_rank(method, name, (frozen.out_features, frozen.in_features))
+    matches = {pattern: len(names) for pattern, names in matched.items()}
+    return attach(model, build_layers(method, weights), trainable, matches)
 
 
 def attach(
@@ -138,10 +144,27 @@ def attach(
     return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
 
 
+def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
+    """The new adapter layers on frozen weights, by module name; what layers share is made once, here."""
+    if isinstance(method.layer, VeRALayer):
+        start = torch.full((method.rank,), method.layer.d_initial)
+        shared = drawn(method.layer.projection_seed, method.rank, weights.values())
+        return {
+            name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
+            for name, frozen in weights.items()
+        }
+    scale = scaling_factor(method.scaling, method.alpha, method.rank)
+    layers: dict[str, AdapterLayer] = {}
+    for name, frozen in weights.items():
+        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
+        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
+    return layers
+
+
 def build_layer(
-    layer: LayerChoice, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+    layer: LoRALayer | DoRALayer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
 ) -> AdapterLayer:
-    """The adapter layer of one kind on one frozen weight."""
+    """The adapter layer of one kind with a pair on one frozen weight."""
     match layer:
         case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)

@@ -39,6 +39,10 @@ class AdapterLayer(nn.Module, Factored):
     def tensors(self) -> dict[str, Tensor]:
         """Return what an adapter's file holds of the layer, by the key behind the module's path."""
 
+    def shared(self) -> dict[str, Tensor]:
+        """Return what an adapter's file holds once for all its layers, by the whole key."""
+        return {}
+
     def constants(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of the layer beside its trained parameters, by the name in the layer."""
         return {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from reflora_cli.adapter_io.files import AdapterFiles
-from reflora_cli.adapter_io.lora import lora_config
+from reflora_cli.adapter_io.lora import LoraConfig, lora_config
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 
@@ -25,6 +25,9 @@ REMEDY = "merge it instead: reflora export RUN --format gguf"
 def refuse_unrepresentable(files: AdapterFiles) -> None:
     """Raises InputError for what llama.cpp's adapters cannot hold."""
     where = str(files.directory)
+    if not isinstance(files.config, LoraConfig):
+        what = "llama.cpp's adapters hold LoRA and nothing else"
+        raise InputError(Problem(what, where, files.config.peft_type, remedy=REMEDY))
     if lora_config(files).use_dora:
         raise InputError(Problem("llama.cpp's adapters have no place for DoRA's magnitudes", where, remedy=REMEDY))
     if files.config.modules_to_save:

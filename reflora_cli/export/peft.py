@@ -61,7 +61,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
     with write_directory(output) as directory:
         write_json(directory / CONFIG, config)
         write_json(directory / RECORD, files.record)
-        write_adapter(directory, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
+        write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
         load_tokenizer(source).save_pretrained(directory)
         subject = subject_of(recipe, run)
         load = [*peft_lines(subject), "", vllm_line(files.config)]
@@ -88,7 +88,7 @@ def completed(restored: Restored) -> AdapterFiles:
     if not tied:
         return files
     names = list(outermost({*saved, *tied}))
-    tensors = with_ties(model, names, {f"{PREFIX}{key}": tensor for key, tensor in files.tensors.items()})
+    tensors = with_ties(model, names, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
     return AdapterFiles(
         files.directory,
         files.config.model_copy(update={"modules_to_save": names}),

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from reflora_cli.methods.choice import Choice, by_kind
+from reflora_cli.methods.choice import Choice, by_kind, refusal
 
 
 class LayerRecord(Choice):
@@ -38,9 +38,32 @@ class DoRALayer(LayerRecord):
     peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": True}
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora"]
+class VeRALayer(LayerRecord):
+    """W + diag(b) B diag(d) A with random A, B that all layers share, and trained vectors d and b."""
+
+    kind: Literal["vera"] = Field("vera", description="W + diag(b) B diag(d) A: A, B random and shared; d, b trained")
+    d_initial: float = Field(0.1, ge=-1e3, le=1e3, description="where every entry of d starts")
+    projection_seed: int = Field(0, ge=0, lt=2**63, description="the seed of A and B, as PEFT's projection_prng_key")
+
+    source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "VERA"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+
+
+LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer, Field(discriminator="kind")]
+LayerKind = Literal["lora", "dora", "vera"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
+
+
+def check_pairs(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapping[str, object]) -> None:
+    """Raises a refusal for a setting of pairs A, B where the layer trains none. chosen: such settings by their keys.
+    usual: the values of the same keys that change nothing.
+    """
+    for key, value in chosen.items():
+        if not layer.has_pairs and value != usual[key]:
+            reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
+            raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LayerChoice, LoRALayer
+from reflora_cli.methods.layers import LayerChoice, LoRALayer, check_pairs
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
@@ -18,6 +18,8 @@ from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, che
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
+OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
+"""The fields that are about pairs A, B."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
@@ -87,6 +89,8 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
+        usual = {key: type(self).model_fields[key].default for key in OF_PAIRS}
+        check_pairs(self.layer, {key: getattr(self, key) for key in OF_PAIRS}, usual)
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
@@ -95,6 +99,11 @@ class Method(BaseModel):
     def needs_full_rank(self) -> bool:
         """Whether the update rule is defined only for factors of full rank: r of at most min(out, in)."""
         return self.update.needs_full_rank
+
+    @property
+    def size(self) -> str:
+        """The rank in words, with alpha where layers have pairs, whose updates it scales."""
+        return f"rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
 
     @property
     def label(self) -> str:

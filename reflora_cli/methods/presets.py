@@ -32,6 +32,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # An optimizer of its own.
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
+    # Two vectors around random matrices that all layers share.
+    "vera": Preset({"layer": "vera"}, "Kopiczko, Blankevoort, Asano 2023, arXiv 2310.11454"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

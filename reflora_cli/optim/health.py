@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -58,9 +58,9 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if abs(value) < float("inf") else None
 
 
-def unreached(pairs: Sequence[FactorPair]) -> list[str]:
-    """Modules of which neither factor has a gradient other than zero."""
-    return [pair.name for pair in pairs if not any(is_reached(factor.grad) for factor in (pair.A, pair.B))]
+def unreached(modules: Mapping[str, Iterable[Tensor]]) -> list[str]:
+    """Return the modules none of whose parameters has a gradient other than zero. modules: parameters by module."""
+    return [name for name, own in modules.items() if not any(is_reached(parameter.grad) for parameter in own)]
 
 
 def is_reached(gradient: Tensor | None) -> bool:

@@ -138,7 +138,7 @@ def begin(
     refuse_shared(model, set(fit.adapters))
     for module, copies in keys.copies.items():
         check_copies(fit.files, model.get_submodule(module), module, read(fit.files, copies))
-    files = replace(fit.files, config=fit.files.config.model_copy(update={"lora_dropout": method.dropout}))
+    files = replace(fit.files, config=fit.files.config.with_dropout(method.dropout))
     layers = restored_layers(model, files, {name: keys.layers[name] for name in fit.adapters})
     check_factors(method, {name: own for name, own in layers.items() if isinstance(own, LowRankLayer)})
     load_whole(model, files, {name: read(files, keys.whole[name]) for name in fit.whole})

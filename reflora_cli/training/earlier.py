@@ -19,13 +19,10 @@ from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import ends_with
 from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.formats import FORMATS
-from reflora_cli.adapter_io.lora import lora_config, trained_rank
 from reflora_cli.adapters.inject import PLAIN_NAME
-from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.layers import layer_of
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -92,11 +89,13 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
         return recipe
     method, own = recipe.method, settings_of(earlier.files)
     said = {key: getattr(method, key) for key in own if key in method.model_fields_set}
+    # A preset names the kind of layer alone; the layer's own fields say how the adapter began.
+    said |= {"layer": own["layer"]} if "layer" in said and said["layer"].kind == own["layer"].kind else {}
     differing = [key for key, value in said.items() if key != "targets" and value != own[key]]
     if differing:
         raise InputError(*(disagreement(earlier, key, said[key], own[key]) for key in differing))
     try:
-        complete = Method.model_validate({**own, **method.model_dump(exclude_unset=True)})
+        complete = Method.model_validate({**own, **method.model_dump(exclude_unset=True), "layer": own["layer"]})
     except ValidationError as error:
         detail = error.errors()[0]
         key, found = ".".join(map(str, detail["loc"])), f"{detail['input']}: {detail['msg']}"
@@ -107,15 +106,7 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
 
 def settings_of(files: AdapterFiles) -> dict[str, Any]:
     """Return the fields of a method that an adapter decides."""
-    config, rank = lora_config(files), trained_rank(files)
-    whole = scaling_factor(config.scaling, config.lora_alpha, config.r)
-    return {
-        "rank": rank,
-        "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
-        "scaling": config.scaling,
-        "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
-        "targets": targets_of(files),
-    }
+    return {**FORMATS[files.config.peft_type].settings(files), "targets": targets_of(files)}
 
 
 def targets_of(files: AdapterFiles) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ class Job:
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
-            "method": f"{method.label}, rank {method.rank}, alpha {method.alpha:g}",
+            "method": f"{method.label}, {method.size}",
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             **self.beginning,
             "targets": matches,

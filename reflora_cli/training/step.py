@@ -127,11 +127,11 @@ def check_finite(session: Session, step: int, loss: float, norm: float) -> None:
 
 def check_reached(session: Session) -> None:
     """Stop at the first step if no gradient reaches an adapter, which would never be trained."""
-    pairs = session.job.adapted.pairs
-    dead = set(unreached(pairs))
-    used = {place(pair.name) for pair in pairs if pair.name not in dead}
+    layers = session.job.adapted.by_layer
+    dead = unreached(layers)
+    used = {place(name) for name in layers if name not in dead}
     # An expert that no token was sent to in this step may have some in the next one.
-    refuse_unused([name for name in dead if place(name) == name or place(name) not in used], len(pairs))
+    refuse_unused([name for name in dead if place(name) == name or place(name) not in used], len(layers))
 
 
 def report_spike(session: Session, step: int, loss: float) -> None:

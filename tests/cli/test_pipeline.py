@@ -16,7 +16,7 @@ import transformers
 
 from tests.cli.conftest import Reflora
 
-METHODS = ("lora", "dora", "reflora", "reflora-s", "scaled-gd")
+METHODS = ("lora", "dora", "reflora", "reflora-s", "scaled-gd", "vera")
 
 
 def test_run_directory_holds_everything(trained: Path) -> None:

@@ -59,8 +59,39 @@ def test_peft_s_settings_tell_layers_apart(layer: Any) -> None:
 def test_a_layer_that_peft_has_and_we_have_not() -> None:
     assert layer_of("LORA", {"use_dora": False, "use_rslora": True}) == LoRALayer()
     assert layer_of("LORA", {"use_dora": True, "use_rslora": True}) == DoRALayer()
-    with pytest.raises(KeyError, match="VERA"):
-        layer_of("VERA", {"use_dora": False})
+    with pytest.raises(KeyError, match="LOHA"):
+        layer_of("LOHA", {"use_dora": False})
+
+
+WITHOUT_PAIRS = [kind for kind, layer in LAYERS.items() if not layer.has_pairs]
+
+
+@pytest.mark.parametrize("layer", WITHOUT_PAIRS)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("update", kind) for kind in UPDATES if kind != "plain"),
+        *(("start", kind) for kind in STARTS if kind != "default"),
+        ("scaling", "rslora"),
+        ("lr_ratio", 16.0),
+    ],
+)
+def test_settings_of_pairs_are_refused_for_a_layer_without(layer: str, key: str, value: Any) -> None:
+    for preset in ({"name": layer}, {"name": "lora", "layer": layer}):
+        with pytest.raises(ValidationError, match=rf"{key} {value} is for pairs A, B, and layer {layer} trains none"):
+            Method.model_validate({**preset, key: value})
+        assert Method.model_validate(preset).layer.kind == layer
+
+
+@pytest.mark.parametrize("layer", WITHOUT_PAIRS)
+def test_the_default_preset_s_rule_is_refused_with_the_way_out(layer: str) -> None:
+    with pytest.raises(ValidationError, match=r"set method\.update=plain, or name the preset of this layer"):
+        Method.model_validate({"layer": layer})
+
+
+def test_a_size_names_alpha_only_where_it_counts() -> None:
+    assert Method(name="lora", rank=4, alpha=8.0).size == "rank 4, alpha 8"
+    assert Method(name="vera", rank=256, alpha=8.0).size == "rank 256"
 
 
 @pytest.mark.parametrize("record", [RefLoRAUpdate, ScaledGDUpdate, LoRARITEUpdate])

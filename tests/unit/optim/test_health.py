@@ -66,4 +66,8 @@ def test_unreached_modules_are_those_without_any_gradient() -> None:
     pairs[0].A.grad, pairs[0].B.grad = torch.zeros(2, 3), torch.ones(4, 2)  # B was zero: as at every first step
     pairs[1].A.grad, pairs[1].B.grad = torch.zeros(2, 3), torch.zeros(4, 2)
     pairs[3].A.grad = torch.full((2, 3), torch.nan)
-    assert unreached(pairs) == ["m1", "m2"]
+    modules = {own.name: [own.A, own.B] for own in pairs}
+    single = nn.Parameter(torch.zeros(5))
+    assert unreached({**modules, "a vector": [single]}) == ["m1", "m2", "a vector"]
+    single.grad = torch.ones(5)
+    assert unreached({**modules, "a vector": [single]}) == ["m1", "m2"]
