@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ from reflora_cli.methods.method import Method
 
 if TYPE_CHECKING:
     from reflora_cli.adapter_io.files import AdapterFiles
+
+N = TypeVar("N", int, float)
 
 PEFT_TYPE = "LORA"
 KEY = re.compile(r"(?P<module>.+)\.(?:(?P<factor>lora_[AB]\.weight)|lora_magnitude_vector(?:\.weight)?)")
@@ -162,11 +164,20 @@ def offset_rank(files: AdapterFiles, name: str) -> int:
     return found
 
 
-def trained_rank(files: AdapterFiles) -> int:
-    """Return the rank that most modules' factors have without the offset."""
+def trained_rank_and_alpha(files: AdapterFiles) -> tuple[int, float]:
+    """Return the rank that most modules' factors have without the offset, and the alpha that gives them their scale.
+
+    Without an offset these are the config's own.
+    """
     config = lora_config(files)
-    offsets: dict[str, int] = files.record.get(OFFSET_RANKS) or {"": 0}
-    return config.r - common_and_others(offsets)[0]
+    if not files.record.get(OFFSET_RANKS):
+        return config.r, config.lora_alpha
+    parts = map(LoraFormat().part, files.tensors)
+    modules = dict.fromkeys(part[0] for part in parts if part is not None)
+    ranks = {name: config.rank_of(name) - offset_rank(files, name) for name in modules}
+    rank = common_and_others(ranks)[0]
+    scales = {name: config.scale_of(name, config.rank_of(name)) for name in modules if ranks[name] == rank}
+    return rank, alpha_for(common_and_others(scales)[0], config.scaling, rank)
 
 
 def alpha_of(layer: LowRankLayer, method: Method) -> float:
@@ -174,10 +185,17 @@ def alpha_of(layer: LowRankLayer, method: Method) -> float:
     rank = layer.rank + layer.offset_rank
     if layer.scale == scaling_factor(method.scaling, method.alpha, rank):
         return method.alpha
-    return float(f"{layer.scale / scaling_factor(method.scaling, 1.0, rank):.12g}")
+    return alpha_for(layer.scale, method.scaling, rank)
 
 
-def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+def alpha_for(scale: float, scaling: Scaling, rank: int) -> float:
+    """Return the alpha that gives this scale at this rank: a short number if one gives it exactly."""
+    alpha = scale / scaling_factor(scaling, 1.0, rank)
+    short = float(f"{alpha:.12g}")
+    return short if scaling_factor(scaling, short, rank) == scale else alpha
+
+
+def common_and_others(values: Mapping[str, N]) -> tuple[N, dict[str, N]]:
     """Return the value that most names have, and the other names with their values."""
     common = Counter(values.values()).most_common(1)[0][0]
     return common, {name: value for name, value in values.items() if value != common}

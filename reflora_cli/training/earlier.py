@@ -19,9 +19,8 @@ from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import ends_with
 from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.formats import FORMATS
-from reflora_cli.adapter_io.lora import lora_config, trained_rank
+from reflora_cli.adapter_io.lora import lora_config, trained_rank_and_alpha
 from reflora_cli.adapters.inject import PLAIN_NAME
-from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file
@@ -107,11 +106,10 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
 
 def settings_of(files: AdapterFiles) -> dict[str, Any]:
     """Return the fields of a method that an adapter decides."""
-    config, rank = lora_config(files), trained_rank(files)
-    whole = scaling_factor(config.scaling, config.lora_alpha, config.r)
+    config, (rank, alpha) = lora_config(files), trained_rank_and_alpha(files)
     return {
         "rank": rank,
-        "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
+        "alpha": alpha,
         "scaling": config.scaling,
         "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
         "targets": targets_of(files),
