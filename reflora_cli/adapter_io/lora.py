@@ -43,6 +43,11 @@ UNSUPPORTED = (
     "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
 )  # fmt: skip
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+CONVERT = (
+    "let PEFT write it for the base as it is: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), where "
+    "DIR holds the adapter as it was before the first step"
+)
+"""What to do with such an adapter."""
 EXPECTED = {
     "r": "a whole number, at least 1",
     "lora_alpha": f"a number between -{LARGEST_ALPHA:g} and {LARGEST_ALPHA:g}",
@@ -92,17 +97,19 @@ class LoraFormat:
         match = KEY.fullmatch(key)
         return None if match is None else (match["module"], match["factor"] or FILE_MAGNITUDE)
 
-    def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the settings of an adapter's config that change its output in a way that is not supported here."""
-        refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
+    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings of an adapter's config that change its output in a way that is not supported here, each
+        with a remedy; an empty one where there is none.
+        """
+        refused = {f"{name} = {settings[name]!r}"[:120]: "" for name in UNSUPPORTED if settings.get(name)}
         parameters = settings.get("target_parameters")
         if isinstance(parameters, list) and (own := [name for name in parameters if not str(name).endswith(".weight")]):
-            refused.append(f"target_parameters = {own!r}"[:120])
+            refused[f"target_parameters = {own!r}"[:120]] = ""
         if settings.get("bias") not in (None, "none"):
-            refused.append(f"bias = {settings['bias']!r}")
+            refused[f"bias = {settings['bias']!r}"[:120]] = ""
         init = settings.get("init_lora_weights")
         if isinstance(init, str) and init.startswith(BASE_MOVING_INITS):
-            refused.append(f"init_lora_weights = {init!r}, which moves the base's weights")
+            refused[f"init_lora_weights = {init!r}, which moves the base's weights"[:120]] = CONVERT
         return refused
 
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
