@@ -44,8 +44,8 @@ UNSUPPORTED = (
 )  # fmt: skip
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 CONVERT = (
-    "let PEFT write it for the base as it is: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), where "
-    "DIR holds the adapter as it was before the first step"
+    "let PEFT write it for the base as it is: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), "
+    "where DIR holds the adapter as it was before the first step"
 )
 """What to do with such an adapter."""
 EXPECTED = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,12 +25,20 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def start(adapted: Adapted, choice: StartChoice, seed: int) -> None:
+Tell = Callable[[int, int], None]
+"""What is called after each module, with the number of modules that are done and that of all."""
+
+
+def say_nothing(done: int, total: int) -> None: ...
+
+
+def start(adapted: Adapted, choice: StartChoice, seed: int, tell: Tell = say_nothing) -> None:
     """Give the factors of all layers their first values, in place.
 
     It is called when the model is on its device, and not for a run that continues: `take_up` does that.
     """
-    for name, layer in low_rank_layers(adapted).items():
+    layers = low_rank_layers(adapted)
+    for done, (name, layer) in enumerate(layers.items(), start=1):
         draw = generator_for(seed, name)
         match choice:
             case DefaultStart():
@@ -38,6 +46,7 @@ def start(adapted: Adapted, choice: StartChoice, seed: int) -> None:
             case GaussianStart():
                 A = gaussian(layer.rank, layer.frozen.in_features, draw)
         layer.begin(A, torch.zeros(layer.frozen.out_features, layer.rank))
+        tell(done, len(layers))
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
