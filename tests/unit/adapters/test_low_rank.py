@@ -124,6 +124,17 @@ def test_a_checkpoint_moves_a_new_layer_to_the_same_bits(kind: str, own: type[Lo
     assert torch.equal(fresh.frozen.dense(), layer.frozen.dense())
 
 
+def test_factors_lie_row_by_row_however_they_were_computed() -> None:
+    """A decomposition gives columns; what is read from a file are rows, with which products round differently."""
+    layer = layer_on("none", LoRALinear)
+    A, B = drawn(IN, RANK).T, drawn(RANK, OUT).T
+    assert not A.is_contiguous()
+    layer.move(A, B)
+    layer.begin(A, B)
+    assert all(own.is_contiguous() for own in (layer.A, layer.B, *layer.constants().values()))
+    assert torch.equal(layer.A, A)
+
+
 def test_moves_add_up() -> None:
     layer, at_once = layer_on("none", LoRALinear), layer_on("none", LoRALinear)
     parts = [(drawn(n, IN, seed=n), drawn(OUT, n, seed=n + 9)) for n in (1, 2, 4)]
