@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
@@ -169,6 +170,14 @@ def offset_rank(files: AdapterFiles, name: str) -> int:
         what, where = "the record of an adapter names an impossible rank of an offset", f"{files.directory}, {name}"
         raise InputError(Problem(what, where, repr(found), f"from 0 to {most}"))
     return found
+
+
+def without_offset(files: AdapterFiles) -> AdapterFiles:
+    """Return the adapter as any other reader of LoRA sees it: the offset is a part of its factors, on an unmoved base.
+
+    Where the base is quantized, that is another model than the one that was trained: a moved base was quantized again.
+    """
+    return replace(files, record={key: own for key, own in files.record.items() if key != OFFSET_RANKS})
 
 
 def trained_rank_and_alpha(files: AdapterFiles) -> tuple[int, float]:
