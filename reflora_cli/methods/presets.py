@@ -32,6 +32,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # An optimizer of its own.
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
+    # The strongest part of W is trained, and the rest of it is frozen.
+    "pissa": Preset({"start": "pissa"}, "Meng et al. 2024, arXiv 2404.02948"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

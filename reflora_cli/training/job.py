@@ -211,6 +211,21 @@ def cautions(recipe: Recipe) -> list[str]:
         )
     if method.lr_ratio != 1 and method.update.corrects_balance:
         found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
+    return [*found, *start_cautions(recipe)]
+
+
+def start_cautions(recipe: Recipe) -> list[str]:
+    """Say which settings are seldom meant with a start that takes a part out of the base."""
+    method = recipe.method
+    if not method.start.moves_base:
+        return []
+    if method.after is not None:
+        return [f"start {method.start} is not made: the factors are those of method.after"]
+    found, part = [], f"what start {method.start} has taken out of the base"
+    if method.dropout > 0:
+        found.append(f"method.dropout drops inputs of {part}, not of an addition to it")
+    if recipe.train.weight_decay > 0:
+        found.append(f"train.weight_decay pulls {part} to zero")
     return found
 
 

@@ -40,6 +40,7 @@ WARMUP = 2
 OTHER_AXES = [
     ("default", Scaling.STANDARD, 1.0, 1),
     ("gaussian", Scaling.RSLORA, 4.0, 3),
+    ("pissa", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
