@@ -44,8 +44,10 @@ class AdapterFormat(Protocol):
     def part(self, key: str) -> tuple[str, str] | None:
         """Return the module and the part of its layer that a tensor's key names; None for any other key."""
 
-    def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the settings that change an adapter's output in a way that is not supported here."""
+    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings that change an adapter's output in a way that is not supported here, each with a remedy;
+        an empty one where there is none.
+        """
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Return the fields of a method that an adapter decides, without its targets."""
@@ -110,7 +112,8 @@ def read_config(path: Path) -> PeftConfig:
         known = ", ".join(map(repr, FORMATS))
         raise InputError(Problem("unsupported kind of adapter", f"{path}, peft_type", repr(kind), known))
     if refused := own.unsupported(settings):
-        raise InputError(*(Problem("unsupported adapter setting", str(path), found=setting) for setting in refused))
+        what = "unsupported adapter setting"
+        raise InputError(*(Problem(what, str(path), found, remedy=remedy) for found, remedy in refused.items()))
     try:
         return own.config.model_validate(settings)
     except ValidationError as error:

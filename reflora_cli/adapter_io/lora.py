@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -33,6 +34,8 @@ from reflora_cli.methods.method import Method
 if TYPE_CHECKING:
     from reflora_cli.adapter_io.files import AdapterFiles
 
+N = TypeVar("N", int, float)
+
 PEFT_TYPE = "LORA"
 KEY = re.compile(r"(?P<module>.+)\.(?:(?P<factor>lora_[AB]\.weight)|lora_magnitude_vector(?:\.weight)?)")
 OFFSET_RANKS = "offset_ranks"
@@ -42,6 +45,11 @@ UNSUPPORTED = (
     "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
 )  # fmt: skip
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
+CONVERT = (
+    "let PEFT write it for the base as it is: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), "
+    "where DIR holds the adapter as it was before the first step"
+)
+"""What to do with such an adapter."""
 EXPECTED = {
     "r": "a whole number, at least 1",
     "lora_alpha": f"a number between -{LARGEST_ALPHA:g} and {LARGEST_ALPHA:g}",
@@ -95,26 +103,27 @@ class LoraFormat:
         match = KEY.fullmatch(key)
         return None if match is None else (match["module"], match["factor"] or FILE_MAGNITUDE)
 
-    def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the settings of an adapter's config that change its output in a way that is not supported here."""
-        refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
+    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings of an adapter's config that change its output in a way that is not supported here, each
+        with a remedy; an empty one where there is none.
+        """
+        refused = {f"{name} = {settings[name]!r}"[:120]: "" for name in UNSUPPORTED if settings.get(name)}
         parameters = settings.get("target_parameters")
         if isinstance(parameters, list) and (own := [name for name in parameters if not str(name).endswith(".weight")]):
-            refused.append(f"target_parameters = {own!r}"[:120])
+            refused[f"target_parameters = {own!r}"[:120]] = ""
         if settings.get("bias") not in (None, "none"):
-            refused.append(f"bias = {settings['bias']!r}")
+            refused[f"bias = {settings['bias']!r}"[:120]] = ""
         init = settings.get("init_lora_weights")
         if isinstance(init, str) and init.startswith(BASE_MOVING_INITS):
-            refused.append(f"init_lora_weights = {init!r}, which moves the base's weights")
+            refused[f"init_lora_weights = {init!r}, which moves the base's weights"[:120]] = CONVERT
         return refused
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Return the fields of a method that an adapter decides, without its targets."""
-        config, rank = lora_config(files), trained_rank(files)
-        whole = scaling_factor(config.scaling, config.lora_alpha, config.r)
+        config, (rank, alpha) = lora_config(files), trained_rank_and_alpha(files)
         return {
             "rank": rank,
-            "alpha": config.lora_alpha if rank == config.r else whole / scaling_factor(config.scaling, 1.0, rank),
+            "alpha": alpha,
             "scaling": config.scaling,
             "layer": layer_of(config.peft_type, {"use_dora": config.use_dora}),
         }
@@ -182,11 +191,28 @@ def offset_rank(files: AdapterFiles, name: str) -> int:
     return found
 
 
-def trained_rank(files: AdapterFiles) -> int:
-    """Return the rank that most modules' factors have without the offset."""
+def without_offset(files: AdapterFiles) -> AdapterFiles:
+    """Return the adapter as any other reader of LoRA sees it: the offset is a part of its factors, on an unmoved base.
+
+    Where the base is quantized, that is another model than the one that was trained: a moved base was quantized again.
+    """
+    return replace(files, record={key: own for key, own in files.record.items() if key != OFFSET_RANKS})
+
+
+def trained_rank_and_alpha(files: AdapterFiles) -> tuple[int, float]:
+    """Return the rank that most modules' factors have without the offset, and the alpha that gives them their scale.
+
+    Without an offset these are the config's own.
+    """
     config = lora_config(files)
-    offsets: dict[str, int] = files.record.get(OFFSET_RANKS) or {"": 0}
-    return config.r - common_and_others(offsets)[0]
+    if not files.record.get(OFFSET_RANKS):
+        return config.r, config.lora_alpha
+    parts = map(LoraFormat().part, files.tensors)
+    modules = dict.fromkeys(part[0] for part in parts if part is not None)
+    ranks = {name: config.rank_of(name) - offset_rank(files, name) for name in modules}
+    rank = common_and_others(ranks)[0]
+    scales = {name: config.scale_of(name, config.rank_of(name)) for name in modules if ranks[name] == rank}
+    return rank, alpha_for(common_and_others(scales)[0], config.scaling, rank)
 
 
 def alpha_of(layer: LowRankLayer, method: Method) -> float:
@@ -194,10 +220,17 @@ def alpha_of(layer: LowRankLayer, method: Method) -> float:
     rank = layer.rank + layer.offset_rank
     if layer.scale == scaling_factor(method.scaling, method.alpha, rank):
         return method.alpha
-    return float(f"{layer.scale / scaling_factor(method.scaling, 1.0, rank):.12g}")
+    return alpha_for(layer.scale, method.scaling, rank)
 
 
-def common_and_others(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+def alpha_for(scale: float, scaling: Scaling, rank: int) -> float:
+    """Return the alpha that gives this scale at this rank: a short number if one gives it exactly."""
+    alpha = scale / scaling_factor(scaling, 1.0, rank)
+    short = float(f"{alpha:.12g}")
+    return short if scaling_factor(scaling, short, rank) == scale else alpha
+
+
+def common_and_others(values: Mapping[str, N]) -> tuple[N, dict[str, N]]:
     """Return the value that most names have, and the other names with their values."""
     common = Counter(values.values()).most_common(1)[0][0]
     return common, {name: value for name, value in values.items() if value != common}

@@ -69,10 +69,12 @@ class VeraFormat:
         match = KEY.fullmatch(key)
         return None if match is None else (match["module"], match["part"])
 
-    def unsupported(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return the settings of an adapter's config that change its output in a way that is not supported here."""
-        refused = [f"{name} = {settings[name]!r}"[:120] for name in UNSUPPORTED if settings.get(name)]
-        return refused + ([f"bias = {settings['bias']!r}"] if settings.get("bias") not in (None, "none") else [])
+    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings of an adapter's config that change its output in a way that is not supported here, each
+        with a remedy; an empty one where there is none.
+        """
+        names = [*UNSUPPORTED, *(["bias"] if settings.get("bias") not in (None, "none") else [])]
+        return {f"{name} = {settings[name]!r}"[:120]: "" for name in names if settings.get(name)}
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Return the fields of a method that an adapter decides, without its targets."""

@@ -57,8 +57,9 @@ def adapt(
 ) -> Adapted:
     """Put adapters into `model`, in place, and freeze everything but them and the `trainable` modules.
 
-    Each adapted weight W [out, in] gets A [r, in] and B [out, r] in float32, on W's device; B starts at zero, so that
-    the model computes what it did. With `vera` it gets two vectors around random matrices that all share.
+    Each adapted weight W [out, in] gets A [r, in] and B [out, r] in float32, on W's device; B starts at zero, or what
+    it adds is taken out of W, so that the model computes what it did. With `vera` it gets two vectors around random
+    matrices that all share.
 
     Returns what was adapted: `layers` by name, `pairs`, trained `parameters`.
 
@@ -67,7 +68,8 @@ def adapt(
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256.
-    start: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
+    start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
+        triplets out of W and trains them (Meng et al. 2024, arXiv 2404.02948): B is not zero then.
     dropout: of the adapter's input, in training.
     trainable: paths of modules that are trained whole, in float32: heads. They are not adapted.
     seed: from this and its name each module draws its A.
@@ -83,6 +85,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
+        STARTS[start]().needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

@@ -51,8 +51,11 @@ class FrozenWeight(nn.Module, ABC):
         """Return an ordinary module of the kind this was made from, with `weight` [out, in] and the same bias."""
 
     def moved(self, change: Tensor) -> FrozenWeight:
-        """The frozen weight of W + change, in the same dtype and memory of its own. change: [out, in], float32."""
-        return freeze(self.thaw((self.dense() + change).to(self.weight.dtype)))
+        """Return the frozen weight of W + change, in the same dtype and on the same device, in memory of its own.
+
+        change: [out, in], float32, on any device.
+        """
+        return freeze(self.thaw(self.dense().add_(change.to(self.weight.device)).to(self.weight.dtype)))
 
     def row_square_sums(self) -> Tensor:
         """Return the squared norm of every row of W [out], float32."""

@@ -120,7 +120,7 @@ def inject(
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Modules
     in `left_out` are not adapted either, even if a target matches them. Raises InputError when a pattern matches
-    nothing, when the rank is too large for RefLoRA on a matched module, and for modules that cannot be adapted or
+    nothing, when the rank is too large for the method on a matched module, and for modules that cannot be adapted or
     trained.
     """
     found = match_targets(model, method.targets, saved)
@@ -299,7 +299,7 @@ def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
 
 
 def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> list[str]:
-    """Those of the named modules whose weight allows no factors of full rank where the update rule needs them."""
+    """Those of the named modules whose weight allows no factors of full rank where the method needs them."""
     if not method.needs_full_rank:
         return []
     frozen = {name: freeze(model.get_submodule(name)) for name in names}
@@ -307,10 +307,10 @@ def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> lis
 
 
 def check_rank(method: Adaptation, name: str, shape: tuple[int, int]) -> None:
-    """A rule that inverts Grams needs factors of full rank: r of at most min(out, in) on every adapted module."""
+    """Raises InputError for a method that needs factors of full rank, unless r is at most min(out, in)."""
     if method.needs_full_rank and method.rank > min(shape):
         problem = Problem(
-            "the rank is larger than a matched weight allows: the update rule needs A and B of full rank",
+            "the rank is larger than a matched weight allows: the method needs A and B of full rank",
             where=f"method.rank, at module {name}",
             found=str(method.rank),
             expected=f"at most {min(shape)} for a weight of {shape[0]} x {shape[1]}",

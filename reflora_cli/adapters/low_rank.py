@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role
 
@@ -63,11 +63,13 @@ class LowRankLayer(AdapterLayer):
         return nn.Parameter(self.copied(values))
 
     def copied(self, values: Tensor) -> Tensor:
-        """Return a float32 copy on the base's device, in memory of its own.
+        """Return a float32 copy on the base's device, in memory of its own, row by row.
 
-        A tensor read from a file may lie at any address, and products round differently where it is not aligned.
+        A tensor read from a file may lie at any address, and one that was computed in any order: products round
+        differently where it is not aligned, or lies column by column.
         """
-        return values.detach().to(self.frozen.weight.device, torch.float32, copy=True)
+        device = self.frozen.weight.device
+        return values.detach().to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
 
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""
@@ -77,7 +79,7 @@ class LowRankLayer(AdapterLayer):
     def move(self, A: Tensor, B: Tensor) -> None:
         """Add s B A to the frozen weight, in memory of its own, and to the offset. A: [q, in], B: [out, q]."""
         A, B = self.copied(A), self.copied(B)
-        self.frozen = self.frozen.moved(self.scale * (B @ A))
+        self.frozen = self.frozen.moved(exact_product(A, B, self.scale))
         self.offset_A = A if self.offset_A is None else torch.cat([self.offset_A, A])
         self.offset_B = B if self.offset_B is None else torch.cat([self.offset_B, B], dim=1)
         self.follow_base()
@@ -116,3 +118,13 @@ class LowRankLayer(AdapterLayer):
     def dense_sum(self) -> Tensor:
         """Return W + s B A [out, in] with the frozen W, float32 and detached."""
         return torch.addmm(self.frozen.dense(), self.B.detach(), self.A.detach(), alpha=self.scale)
+
+
+def exact_product(A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Return scale B A [out, in] in float32 on the CPU, summed in float64: the same bits on every machine.
+
+    A quantized weight that is moved a little differently has other codes, which are whole steps apart.
+    """
+    wide = A.detach().cpu().double()
+    rows = torch.split(B.detach().cpu().double() * scale, max(1, CAST_ELEMENTS // wide.shape[1]))
+    return torch.cat([(own @ wide).float() for own in rows])

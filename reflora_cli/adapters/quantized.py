@@ -8,6 +8,7 @@ adapted model is exactly what merging onto the dequantized weight gives.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, final
@@ -60,10 +61,13 @@ class QuantizedWeight(FrozenWeight):
         return module_of(self.layout, weight, self.bias)
 
     def moved(self, change: Tensor) -> FrozenWeight:
-        """The dequantized W + change, quantized again in the same way: off by the rounding of one quantization."""
-        return quantize(
-            self.dense() + change, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout
-        )
+        """Return the dequantized W + change, quantized again in the same way: off by the rounding of one quantization.
+
+        It is made on the CPU, as when a model is loaded, so that every machine has the same codes.
+        """
+        dense = copy.deepcopy(self).cpu().dense().add_(change.cpu())
+        made = quantize(dense, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout)
+        return made.to(self.weight.device)
 
     @property
     def is_double(self) -> bool:

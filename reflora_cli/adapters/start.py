@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
-from reflora_cli.methods.starts import DefaultStart, GaussianStart, StartChoice
+from reflora_cli.adapters.pissa import principal_pair
+from reflora_cli.methods.starts import DefaultStart, GaussianStart, PissaStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -25,19 +26,38 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def start(adapted: Adapted, choice: StartChoice, seed: int) -> None:
+Tell = Callable[[int, int], None]
+"""What is called after each module, with the number of modules that are done and that of all."""
+
+
+def say_nothing(done: int, total: int) -> None: ...
+
+
+def start(adapted: Adapted, choice: StartChoice, seed: int, tell: Tell = say_nothing) -> None:
     """Give the factors of all layers their first values, in place.
 
     It is called when the model is on its device, and not for a run that continues: `take_up` does that.
     """
-    for name, layer in low_rank_layers(adapted).items():
+    layers = low_rank_layers(adapted)
+    for done, (name, layer) in enumerate(layers.items(), start=1):
         draw = generator_for(seed, name)
-        match choice:
-            case DefaultStart():
-                A = uniform(layer.rank, layer.frozen.in_features, draw)
-            case GaussianStart():
-                A = gaussian(layer.rank, layer.frozen.in_features, draw)
-        layer.begin(A, torch.zeros(layer.frozen.out_features, layer.rank))
+        A, B = first_factors(layer, choice, draw)
+        if choice.moves_base:
+            layer.move(A, -B)
+        layer.begin(A, B)
+        tell(done, len(layers))
+
+
+def first_factors(layer: LowRankLayer, choice: StartChoice, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return A [r, in] and B [out, r] of one layer at the start, float32."""
+    zero = torch.zeros(layer.frozen.out_features, layer.rank)
+    match choice:
+        case DefaultStart():
+            return uniform(layer.rank, layer.frozen.in_features, draw), zero
+        case GaussianStart():
+            return gaussian(layer.rank, layer.frozen.in_features, draw), zero
+        case PissaStart(iterations=iterations):
+            return principal_pair(layer.frozen.dense(), layer.rank, layer.scale, iterations, draw)
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:

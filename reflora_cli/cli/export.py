@@ -49,13 +49,16 @@ def export_command(
         recipe = trained_recipe(directory, places)
         report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
         make_reporter().facts(
-            "exported and verified", {name: shown(value) for name, value in report.items() if value != ()}
+            "exported and verified",
+            {name: shown(value) for name, value in report.items() if value not in ((), None)},
         )
         if as_json:
             print_json(report)
 
 
 def shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {own:.3g}" for name, own in value.items())
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

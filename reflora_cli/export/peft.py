@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,27 +18,34 @@ from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
 from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
+from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
+from reflora_cli.merging.verify import summary
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.base import outermost
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.runs.restore import Restored, restore
+from reflora_cli.runs.restore import Restored
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The report of an exported adapter. checked_by: the reader that computed the same logits with it."""
+    """The report of an exported adapter. checked_by: the reader that computed the same logits with it.
+
+    quantization_difference: how far it is, on the quantized base, from the model that was trained, where training had
+    moved that base and quantized it again.
+    """
 
     output: str
     format: str
     tensors: int
     parameters: int
     checked_by: str
+    quantization_difference: dict[str, float] | None = None
 
 
 def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport:
@@ -46,12 +53,14 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
 
     Raises InputError for wrong input, an existing output and adapters that PEFT cannot read, VerificationError when
     what was written is something else; nothing is left there then. Everything is compared on the base as it is,
-    without quantization: PEFT knows the base in that form.
+    without quantization: PEFT knows the base in that form. What it costs that PEFT does not move a quantized base is
+    measured on the base as it was trained on.
     """
+    apart = difference_unmoved(recipe, run)
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
-    restored = restore(recipe.model_copy(update={"model": section}), run.adapter, torch.device("cpu"))
+    restored = restored_for_peft(recipe.model_copy(update={"model": section}), run)
     refuse_unreadable(restored, output)
-    files = completed(restored)
+    files = replace(completed(restored), record=read_adapter(run.adapter).record)
     task, source, dtype = restored.task, restored.base.source, restored.compute.dtype
     assert restored.adapted is not None
     config = readable(files.config.model_dump(), restored.base.model, restored.adapted.layers)
@@ -64,13 +73,14 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
         load_tokenizer(source).save_pretrained(directory)
         subject = subject_of(recipe, run)
-        load = [*peft_lines(subject), "", vllm_line(files.config)]
+        load = [*peft_lines(subject), "", vllm_line(files.config), *unmoved_lines(apart)]
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
-    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader)
+    cost = None if apart is None else summary(apart)
+    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader, cost)
 
 
 def refuse_unreadable(restored: Restored, output: Path) -> None:

@@ -24,7 +24,7 @@ from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory
 from reflora_cli.merging.requantize import requantize
 from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
-from reflora_cli.merging.verify import Difference, difference, refuse, tolerance
+from reflora_cli.merging.verify import difference, refuse, summary, tolerance
 from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
@@ -197,7 +197,3 @@ def keeps_names(restored: Restored, tensors: MergedTensors, tied: Mapping[str, s
     saved = saved_modules(model, restored.files.config)
     names = {name: shape for name, shape in tensors.names.items() if name not in tied and not is_inside(name, saved)}
     return named_alike(names, tensor_places(local_directory(restored.base.source)), model.base_model_prefix)
-
-
-def summary(found: Difference) -> dict[str, float]:
-    return {"largest": found.largest, "mean": found.mean, "changed_rate": found.changed_rate}

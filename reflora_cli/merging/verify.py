@@ -37,6 +37,11 @@ def difference(before: Tensor, after: Tensor) -> Difference:
     return Difference(len(before), float(apart.max()), float(apart.mean()), changed)
 
 
+def summary(found: Difference) -> dict[str, float]:
+    """Return what reports say of a difference that is no fault but a price."""
+    return {"largest": found.largest, "mean": found.mean, "changed_rate": found.changed_rate}
+
+
 def tolerance(before: Tensor, *dtypes: torch.dtype) -> float:
     """Return the largest accepted difference between models that compute or store in these dtypes."""
     return max(TOLERANCE[dtype] for dtype in dtypes) * max(1.0, float(before.abs().max()))

@@ -34,6 +34,8 @@ PRESETS: dict[str, Preset] = {
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
     # Two vectors around random matrices that all layers share.
     "vera": Preset({"layer": "vera"}, "Kopiczko, Blankevoort, Asano 2023, arXiv 2310.11454"),
+    # The strongest part of W is trained, and the rest of it is frozen.
+    "pissa": Preset({"start": "pissa"}, "Meng et al. 2024, arXiv 2404.02948"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

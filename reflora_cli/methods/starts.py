@@ -13,12 +13,14 @@ class StartRecord(Choice):
     """What the rest of the program asks of a start instead of its name.
 
     moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
-    B A is not zero at the start. sees_data: whether it looks at training rows.
+    B A is not zero at the start. sees_data: whether it looks at training rows. needs_full_rank: whether it makes
+    factors of full rank only, r of at most min(out, in).
     """
 
     moves_base: ClassVar[bool] = False
     is_nonzero: ClassVar[bool] = False
     sees_data: ClassVar[bool] = False
+    needs_full_rank: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -33,6 +35,22 @@ class GaussianStart(StartRecord):
     kind: Literal["gaussian"] = Field("gaussian", description="A normal with deviation 1/r, B at zero")
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian"]
+class PissaStart(StartRecord):
+    """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
+
+    kind: Literal["pissa"] = Field("pissa", description="s B A the r largest singular triplets of W, taken out of it")
+    iterations: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None,
+        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
+        "the exact one",
+    )
+
+    source: ClassVar[str] = "Meng et al. 2024, PiSSA, arXiv 2404.02948"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart, Field(discriminator="kind")]
+StartKind = Literal["default", "gaussian", "pissa"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

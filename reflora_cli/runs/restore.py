@@ -56,9 +56,13 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     Without an adapter the base itself must bring the task's head. Raises InputError for a base other than the one the
     adapter was trained on, and for everything that does not fit.
     """
+    return with_adapter(recipe, read_adapter(adapter) if adapter is not None else None, device)
+
+
+def with_adapter(recipe: Recipe, files: AdapterFiles | None, device: torch.device | None = None) -> Restored:
+    """Do what `restore` does with an adapter that has been read."""
     task = find_task(recipe.task.name)
     kind = kind_of(task)
-    files = read_adapter(adapter) if adapter is not None else None
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
     known = trained_on(files.record, (files.config.model_extra or {}).get(PEFT_BASE)) if files is not None else None

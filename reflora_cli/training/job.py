@@ -13,6 +13,8 @@ from reflora_cli.adapter_io.peft_rules import unreadable
 from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
 from reflora_cli.adapters.start import start, take_up
 from reflora_cli.adapters.ties import is_inside
+from reflora_cli.console.pace import Pace
+from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
@@ -35,6 +37,8 @@ from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import left_out, listed
+
+SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,13 @@ def prepare(
     section: ModelSection,
     earlier: Earlier | None = None,
     continued: Mapping[str, Tensor] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Job:
     """Load, check and build all of a run.
 
     section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins. continued:
-    the trained tensors of the checkpoint that it continues from, by full name.
+    the trained tensors of the checkpoint that it continues from, by full name. reporter: what tells how far a start is
+    that takes long.
 
     Raises InputError for whatever the user can mend.
     """
@@ -157,7 +163,7 @@ def prepare(
     if continued is not None:
         take_up(adapted, continued)
     elif fit is None:
-        start(adapted, recipe.method.start, recipe.train.seed)
+        start(adapted, recipe.method.start, recipe.train.seed, Pace(reporter, f"start {recipe.method.start}"))
     lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
     sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
@@ -205,6 +211,21 @@ def cautions(recipe: Recipe) -> list[str]:
         )
     if method.lr_ratio != 1 and method.update.corrects_balance:
         found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
+    return [*found, *start_cautions(recipe)]
+
+
+def start_cautions(recipe: Recipe) -> list[str]:
+    """Say which settings are seldom meant with a start that takes a part out of the base."""
+    method = recipe.method
+    if not method.start.moves_base:
+        return []
+    if method.after is not None:
+        return [f"start {method.start} is not made: the factors are those of method.after"]
+    found, part = [], f"what start {method.start} has taken out of the base"
+    if method.dropout > 0:
+        found.append(f"method.dropout drops inputs of {part}, not of an addition to it")
+    if recipe.train.weight_decay > 0:
+        found.append(f"train.weight_decay pulls {part} to zero")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
-from reflora_cli.console.reporter import Reporter, SilentReporter
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
@@ -26,12 +26,10 @@ from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
-from reflora_cli.training.job import Job, prepare
+from reflora_cli.training.job import SILENT, Job, prepare
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
-
-SILENT = SilentReporter()
 
 
 def train(
@@ -61,7 +59,8 @@ def train(
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         continued = trained_tensors(place) if place else None
-        job = prepare(recipe, compute_of(recipe, accelerator), base_of(recipe, run, resume), earlier, continued)
+        base = base_of(recipe, run, resume)
+        job = prepare(recipe, compute_of(recipe, accelerator), base, earlier, continued, reporter)
         make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:

@@ -90,7 +90,9 @@ def is_reachable(port: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
-@pytest.mark.parametrize(("method", "sharded"), [("lora", "false"), ("dora", "true"), ("reflora", "true")])
+@pytest.mark.parametrize(
+    ("method", "sharded"), [("lora", "false"), ("dora", "true"), ("reflora", "true"), ("pissa", "true")]
+)
 def test_two_processes_train_as_one(method: str, sharded: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """Also where base weights are split; adapters are not: the same losses, adapter and scores.
 

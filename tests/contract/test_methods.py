@@ -14,14 +14,16 @@ from torch.nn import functional as F
 
 from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import (
+    CONFIG,
     PREFIX,
+    RECORD,
     WEIGHTS,
     adapter_tensors,
     read_adapter,
     write_adapter,
     write_adapter_config,
 )
-from reflora_cli.adapter_io.formats import adapter_config
+from reflora_cli.adapter_io.formats import adapter_config, format_of
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.ground.errors import InputError
@@ -36,7 +38,11 @@ from reflora_cli.training.job import roles_in
 from tests.models import HEADS, batch, injected, make
 
 WARMUP = 2
-OTHER_AXES = [("default", Scaling.STANDARD, 1.0, 1), ("gaussian", Scaling.RSLORA, 4.0, 3)]
+OTHER_AXES = [
+    ("default", Scaling.STANDARD, 1.0, 1),
+    ("gaussian", Scaling.RSLORA, 4.0, 3),
+    ("pissa", Scaling.STANDARD, 1.0, 1),
+]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
     Method(
@@ -151,7 +157,7 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
         training.step()
     tensors = adapter_tensors(training.model, training.adapted, training.head)
     config = adapter_config(training.model, training.adapted, method, training.head, NamedBase("base", None), "SEQ_CLS")
-    write_adapter_config(tmp_path, config, {})
+    write_adapter_config(tmp_path, config, format_of(training.adapted).record(training.adapted))
     write_adapter(tmp_path, tensors)
 
     fresh = copy.deepcopy(training.base)
@@ -168,7 +174,8 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
         other = tmp_path / change
         other.mkdir()
         save_file(changed, other / WEIGHTS)
-        (other / "adapter_config.json").write_bytes((tmp_path / "adapter_config.json").read_bytes())
+        for name in (CONFIG, RECORD):
+            (other / name).write_bytes((tmp_path / name).read_bytes())
         with pytest.raises(InputError):
             load_adapter(copy.deepcopy(training.base), read_adapter(other), training.head)
 

@@ -281,6 +281,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no kind": ({"peft_type": None}, "unsupported kind of adapter"),
     "unsupported before broken": ({"bias": "all", "target_modules": None}, "bias = 'all'"),
     "experts": ({"target_parameters": ["mlp.experts.gate_up_proj"], "target_modules": None}, "target_parameters"),
+    "a moved base": ({"init_lora_weights": "pissa"}, "remedy: let PEFT write it .*path_initial_model_for_weight_conv"),
     "no targets": ({"target_modules": None}, "target_modules is not what PEFT writes"),
     "no rank": ({"r": None}, "a whole number, at least 1"),
     "ranks": ({"rank_pattern": {"q_proj": 0, "k_proj": 0}}, "rank_pattern is not what PEFT writes"),
@@ -295,6 +296,24 @@ def test_each_wrong_setting_is_one_sentence(case: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=expected) as caught:
         read_config(path)
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_whose_base_peft_has_moved_is_read_once_peft_has_converted_it(init: str, tmp_path: Path) -> None:
+    """As the message about it says."""
+    base = language_models.make("llama")
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], init_lora_weights=init)
+    model = peft.get_peft_model(copy.deepcopy(base), config)
+    config.init_lora_weights = True  # or PEFT would move the base again
+    model.save_pretrained(tmp_path / "begin")
+    disturb([own for own in model.parameters() if own.requires_grad])
+    config.init_lora_weights = init
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(InputError, match="moves the base"):
+        read_adapter(tmp_path / "plain")
+    trained = logits(model)
+    model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "begin"))
+    torch.testing.assert_close(read_by_us(base, tmp_path / "converted"), trained, atol=2e-5, rtol=1e-5)
 
 
 def test_config_says_the_ranks_that_the_layers_have(tmp_path: Path) -> None:

@@ -40,6 +40,24 @@ def test_a_rule_without_warm_up_is_not_refused_for_one(kind: str) -> None:
     assert total_steps(short, SAMPLER) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "weight_decay", "told"),
+    [
+        ({"start": "pissa"}, 0.0, []),
+        ({"start": "pissa", "dropout": 0.1}, 0.0, ["method.dropout drops inputs of what start pissa has taken"]),
+        ({"start": "pissa"}, 0.01, ["train.weight_decay pulls what start pissa has taken"]),
+        ({"start": "pissa", "after": "runs/first", "dropout": 0.1}, 0.01, ["start pissa is not made"]),
+        ({"start": "default", "after": "runs/first", "dropout": 0.1}, 0.01, []),
+    ],
+)
+def test_what_is_seldom_meant_with_a_moved_base_is_told(
+    method: dict[str, Any], weight_decay: float, told: list[str]
+) -> None:
+    found = cautions(recipe({"name": "lora", **method}, weight_decay=weight_decay))
+    assert [words for words in found if not any(own in words for own in told)] == []
+    assert len(found) == len(told)
+
+
 @pytest.mark.parametrize("kind", UPDATES)
 def test_two_corrections_of_the_balance_are_told(kind: str) -> None:
     told = [words for words in cautions(recipe({"update": kind, "lr_ratio": 0.5})) if f"and {kind} both" in words]
