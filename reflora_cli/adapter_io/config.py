@@ -37,6 +37,11 @@ class PeftConfig(BaseModel):
     ensure_weight_tying: bool = False
     bias: str = "none"
 
+    @property
+    def in_place(self) -> tuple[str, ...]:
+        """The names of the base's parameters that the adapter holds because they were trained where they are."""
+        return ()
+
 
 @dataclass(frozen=True)
 class NamedBase:

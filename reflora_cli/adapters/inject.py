@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -15,14 +14,12 @@ from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.ground.patterns import matches_whole
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
-
-PLAIN_NAME = re.compile(r"[\w.]+")
 
 
 class Adaptation(Protocol):
@@ -248,13 +245,6 @@ def input_embedding(model: nn.Module) -> nn.Module | None:
 
 def adaptable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_adaptable(module)]
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a target pattern names the module at path `name`. Raises InputError for a broken regular expression."""
-    if PLAIN_NAME.fullmatch(pattern):
-        return name == pattern or name.endswith(f".{pattern}")
-    return matches_whole(pattern, name, "method.targets")
 
 
 def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:

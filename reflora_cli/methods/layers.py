@@ -14,12 +14,22 @@ class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
     has_pairs: whether it trains pairs A, B. peft_type: the kind of adapter under which PEFT's format has it.
-    peft_flags: the settings of PEFT's config that tell it from other layers of that type.
+    peft_flags: the settings of PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot
+    read it; empty where it can. in_place: the parameters of the base that it trains where they are, in words; empty for
+    a layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
+    quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
+    not_for_peft: ClassVar[str] = ""
+    in_place: ClassVar[str] = ""
+    trains_weights: ClassVar[bool] = False
+
+    def trains(self, name: str) -> bool:
+        """Return whether it trains the base's parameter of this full name where it is."""
+        return False
 
 
 class LoRALayer(LayerRecord):

@@ -97,6 +97,11 @@ class Method(BaseModel):
         return self.update.needs_full_rank
 
     @property
+    def summary(self) -> str:
+        """The label, with rank and alpha where there are factors."""
+        return self.label if self.layer.in_place else f"{self.label}, rank {self.rank}, alpha {self.alpha:g}"
+
+    @property
     def label(self) -> str:
         """The preset's name, or the axes spelled out when one of them was set by hand."""
         preset = Method(name=self.name)

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
-from tests.models import HEADS, MODELS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, MODELS, batch, injected, make
 
 STEPS = 20
 
@@ -58,7 +57,7 @@ def descend(model: nn.Module, steps: int = STEPS) -> list[float]:
 
 
 @pytest.mark.parametrize("scaling", list(Scaling))
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_twenty_steps_follow_peft(name: str, layer: str, scaling: Scaling) -> None:
     """Same factors, no dropout, float32: losses and every trained parameter agree to 1e-5."""
