@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
+from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
@@ -19,7 +20,7 @@ from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer
+from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer
 
 
 class Adaptation(Protocol):
@@ -100,12 +101,15 @@ def inject(
 ) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
+    A layer that trains the base in place puts nothing in: its parameters turn to float32 and keep their gradients.
     All factors are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Neither
     are those `left_out`, whatever the targets match. Raises InputError when a pattern matches nothing, when the rank is
     too large for RefLoRA on a matched module, and for modules that cannot be adapted or trained.
     """
+    if method.layer.in_place:
+        return inject_in_place(model, method, trainable, saved, left_out)
     found = match_targets(model, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
@@ -120,6 +124,20 @@ def inject(
         pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
         layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
     return attach(model, layers, trainable, {pattern: len(names) for pattern, names in matched.items()})
+
+
+def inject_in_place(
+    model: nn.Module, method: Adaptation, trainable: Sequence[str], saved: Sequence[str], left_out: Sequence[str]
+) -> Adapted:
+    """Let the base's own parameters train as `method` says. The arguments are those of `inject`, but for `left_out`,
+    which names parameters.
+    """
+    found = matched_parameters(model, method.layer, method.targets, saved)
+    kept_out = set(left_out)
+    matched = {target: [name for name in names if name not in kept_out] for target, names in found.items()}
+    adapted = attach(model, {}, trainable, {target: len(names) for target, names in matched.items()})
+    wanted = dict.fromkeys(name for names in matched.values() for name in names)
+    return replace(adapted, in_place=train_in_place(model, wanted))
 
 
 def attach(
@@ -141,6 +159,8 @@ def build_layer(
             return LoRALinear(frozen, pair, scale, dropout)
         case DoRALayer():
             return DoRALinear(frozen, pair, scale, dropout)
+        case BiasLayer() | FullLayer():
+            raise TypeError(f"{layer} trains the base in place: there is no layer to put in")
 
 
 def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Parameter]:

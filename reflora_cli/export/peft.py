@@ -48,6 +48,8 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
     what was written is something else; nothing is left there then. Everything is compared on the base as it is,
     without quantization: PEFT knows the base in that form.
     """
+    if reason := recipe.method.layer.not_for_peft:
+        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=REMEDY))
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
     restored = restore(recipe.model_copy(update={"model": section}), run.adapter, torch.device("cpu"))
     refuse_unreadable(restored, output)

@@ -7,7 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from reflora_cli.methods.choice import Choice, by_kind
+from reflora_cli.methods.choice import Choice, by_kind, refusal
+
+IN_PLACE = "REFLORA_IN_PLACE"
+"""The type of adapter under which our files hold parameters of the base that were trained where they are."""
+NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
 class LayerRecord(Choice):
@@ -48,9 +52,51 @@ class DoRALayer(LayerRecord):
     peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": True}
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora"]
+class BiasLayer(LayerRecord):
+    """The base's own biases b, in y = W x + b and in norms."""
+
+    kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
+    source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = IN_PLACE
+    peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
+    not_for_peft: ClassVar[str] = NO_ADAPTER
+    in_place: ClassVar[str] = "biases"
+
+    def trains(self, name: str) -> bool:
+        """Return whether the parameter is a bias; some architectures say before the word what it is added to."""
+        last = name.rpartition(".")[2]
+        return last == "bias" or last.endswith("_bias")
+
+
+class FullLayer(LayerRecord):
+    """All parameters of the base."""
+
+    kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
+    source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = IN_PLACE
+    peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
+    not_for_peft: ClassVar[str] = NO_ADAPTER
+    in_place: ClassVar[str] = "parameters"
+    trains_weights: ClassVar[bool] = True
+
+    def trains(self, name: str) -> bool:
+        """Return True."""
+        return True
+
+
+LayerChoice = Annotated[LoRALayer | DoRALayer | BiasLayer | FullLayer, Field(discriminator="kind")]
+LayerKind = Literal["lora", "dora", "bias", "full"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
+
+
+def check_alone(layer: LayerChoice, said: Mapping[str, tuple[object, object]]) -> None:
+    """Raises a refusal for settings of adapters where the base itself is trained. said: value and default by key."""
+    for key, (value, default) in said.items():
+        if layer.in_place and value != default:
+            reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
+            raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LayerChoice, LoRALayer
+from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_alone
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
@@ -19,8 +19,21 @@ from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, che
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
 
+OF_ADAPTERS = ("rank", "alpha", "dropout")
+"""The numbers that only adapters have."""
+
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
+
+
+def replaced_by(preset: object) -> tuple[str, ...]:
+    """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
+
+    One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
+    modules a recipe adapts.
+    """
+    layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
+    return (*AXES, *OF_ADAPTERS, "targets") if layer in LAYERS and LAYERS[layer].in_place else AXES
 
 
 def read(_: Refactor) -> Refactor:
@@ -87,6 +100,9 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
+        of_adapters = ("start", "update", "scaling", "lr_ratio", *OF_ADAPTERS)
+        defaults = {key: type(self).model_fields[key].default for key in of_adapters}
+        check_alone(self.layer, {key: (getattr(self, key), default) for key, default in defaults.items()})
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self

@@ -32,6 +32,9 @@ PRESETS: dict[str, Preset] = {
     ),
     # An optimizer of its own.
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
+    # The base's own parameters: its biases, or all of them.
+    "bitfit": Preset({"layer": "bias"}, "Ben-Zaken et al. 2021, arXiv 2106.10199"),
+    "full": Preset({"layer": "full"}, "Devlin et al. 2018, arXiv 1810.04805"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

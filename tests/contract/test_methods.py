@@ -26,7 +26,7 @@ from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.job import roles_in
-from tests.models import HEADS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, batch, injected, make
 
 WARMUP = 2
 OTHER_AXES = [("default", Scaling.STANDARD, 1.0, 1), ("gaussian", Scaling.RSLORA, 4.0, 3)]
@@ -43,8 +43,8 @@ METHODS = [
         lr_ratio=ratio,
         refactor=Refactor(warmup_steps=WARMUP, interval=interval),
     )
-    for layer, update, (start, scaling, ratio, interval) in itertools.product(LAYERS, UPDATES, OTHER_AXES)
-]
+    for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
+] + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
 SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
@@ -102,6 +102,8 @@ def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
     kinds = {"A", "B", "magnitude"} if method.layer.kind == "dora" else {"A", "B"}
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
+    ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
+    expected |= {name for name, _ in training.base.named_parameters() if name.endswith(ending)}
     expected |= {"classifier.weight", "classifier.bias"}
     with_gradient = {name for name, p in training.model.named_parameters() if p.requires_grad}
     assert with_gradient == expected == set(training.adapted.parameters)
@@ -152,7 +154,7 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
     for change in ("missing", "unexpected"):
         changed = load_file(tmp_path / WEIGHTS)
         if change == "missing":
-            changed.pop(next(key for key in changed if key.endswith("lora_B.weight")))
+            changed.pop(next(key for key in changed if "classifier" not in key))
         else:
             changed["base_model.model.bert.nowhere.lora_A.weight"] = torch.zeros(3, 16)
         other = tmp_path / change

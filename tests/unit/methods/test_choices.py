@@ -91,3 +91,13 @@ def test_the_section_refactor_has_the_fields_and_defaults_of_the_rules() -> None
     for record in UPDATES.values():
         everything |= record().model_dump(exclude={"kind"})
     assert Refactor().model_dump() == everything
+
+
+def test_layers_in_place_say_what_they_train() -> None:
+    in_place = {kind: record() for kind, record in LAYERS.items() if record.in_place}
+    assert list(in_place) == ["bias", "full"]
+    names = ("a.bias", "a.weight", "moe.up_proj_bias", "bias.weight", "biased", "bias")
+    assert [name for name in names if in_place["bias"].trains(name)] == ["a.bias", "moe.up_proj_bias", "bias"]
+    assert all(in_place["full"].trains(name) for name in names)
+    assert not any(record().trains(name) for record in LAYERS.values() for name in names if not record.in_place)
+    assert [own for own in LAYERS.values() if bool(own.in_place) != bool(own.not_for_peft)] == []
