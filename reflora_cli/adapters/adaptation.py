@@ -60,7 +60,8 @@ def adapt(
     targets: trailing parts of module paths (`q_proj`, `attention.output.dense`), regular expressions for whole paths,
         or `all-linear`: every linear layer but the output embedding of a transformers model.
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
-    layer: `lora` (Hu et al. 2021, arXiv 2106.09685) or `dora` (Liu et al. 2024, arXiv 2402.09353).
+    layer: `lora` (Hu et al. 2021, arXiv 2106.09685) or `dora` (Liu et al. 2024, arXiv 2402.09353); or `bias` or `full`,
+        which train the model's own biases or parameters inside of the targets, without factors.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r.
     dropout: of the adapter's input, in training.
     trainable: paths of modules that are trained whole, in float32: heads. They are not adapted.
