@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from reflora_cli.adapters.inject import Adapted, inject
 from reflora_cli.adapters.start import start
+from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, widened
@@ -21,6 +22,8 @@ MODELS = {
     "gpt2": DECODERS["gpt2"],
     "llama": DECODERS["llama"],
 }
+ADAPTERS = [kind for kind, layer in LAYERS.items() if not layer.in_place]
+"""The kinds of layers that put modules into a model."""
 HEADS = {"bert": ["classifier"], "deberta": ["classifier", "pooler"], "gpt2": ["score"], "llama": ["score"]}
 
 

@@ -42,6 +42,11 @@ class PeftConfig(BaseModel):
         """The keys of tensors that belong to no module: all layers of the adapter share them."""
         return ()
 
+    @property
+    def in_place(self) -> tuple[str, ...]:
+        """The names of the base's parameters that the adapter holds because they were trained where they are."""
+        return ()
+
     def with_dropout(self, dropout: float) -> PeftConfig:
         """Return the config of the same adapter, trained with another dropout; itself where a kind has none."""
         return self

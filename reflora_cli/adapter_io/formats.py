@@ -15,6 +15,7 @@ from torch import nn
 
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
+from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
 from reflora_cli.adapter_io.vera import VeraFormat
@@ -22,6 +23,7 @@ from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.layers import IN_PLACE
 from reflora_cli.methods.method import Method
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class AdapterFormat(Protocol):
         """
 
 
-FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(), VeraFormat())}
+FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat())}
 COMMON = {
     "target_modules": "a list of names, or a regular expression",
     "target_parameters": "a list of names, or null",
@@ -78,7 +80,8 @@ COMMON = {
 
 def format_of(adapted: Adapted) -> AdapterFormat:
     """Return the format of a model's adapter: all its layers are of one kind."""
-    return FORMATS[next(iter(adapted.layers.values())).peft_type]
+    kinds = (layer.peft_type for layer in adapted.layers.values())
+    return FORMATS[next(kinds, IN_PLACE)]
 
 
 def adapter_config(

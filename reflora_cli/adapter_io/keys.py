@@ -1,4 +1,5 @@
-"""Tell by its name what each tensor of an adapter is: a factor, part of a module saved whole, or a copy of the base's.
+"""Tell by its name what each tensor of an adapter is: a factor, part of a module saved whole, a parameter of the base
+that was trained where it is, or a copy of the base's.
 
 Anything else is refused by name. Nothing is read from the file here.
 """
@@ -37,12 +38,14 @@ EMBEDDING_NAMES = ("embed_tokens", "lm_head")
 class AdapterKeys:
     """Keys of an adapter's tensors, by the module that each belongs to and by what they are there.
 
-    layers: parts of adapter layers. whole: tensors of modules saved whole, by their names in the module. copies:
+    layers: parts of adapter layers. whole: tensors of modules saved whole, by their names in the module. in_place:
+    parameters of the base that were trained where they are, by their names in the module that holds them. copies:
     tensors of the base's embeddings, by their names in the module.
     """
 
     layers: dict[str, dict[str, str]] = field(default_factory=dict)
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
+    in_place: dict[str, dict[str, str]] = field(default_factory=dict)
     copies: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -52,7 +55,7 @@ def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> 
     Beside a LoRA on an embedding, and for a vocabulary that was resized, PEFT writes copies of the base's embeddings.
     """
     keys = AdapterKeys(whole={module: {} for module in saved})
-    embeddings = embedding_paths(model)
+    embeddings, in_place = embedding_paths(model), set(files.config.in_place)
     strangers: list[str] = []
     for key in files.tensors:
         if key in files.config.shared:
@@ -64,6 +67,8 @@ def sorted_keys(model: nn.Module, files: AdapterFiles, saved: Sequence[str]) -> 
             keys.whole[owner][key.removeprefix(f"{owner}.")] = key
         elif part is not None:
             keys.layers.setdefault(part[0], {})[part[1]] = key
+        elif key in in_place:
+            keys.in_place.setdefault(owner_of(key), {})[key.rpartition(".")[2]] = key
         elif embedding is not None and (name := base_name(key, embedding)) is not None:
             keys.copies.setdefault(embedding, {})[name] = key
         else:
@@ -81,7 +86,8 @@ def base_name(key: str, module: str) -> str | None:
 
 def stranger_problem(files: AdapterFiles, strangers: Sequence[str]) -> Problem:
     kind = next((text for pattern, text in KINDS.items() if re.fullmatch(pattern, strangers[0])), "")
-    expected = "factors, and tensors of the modules in modules_to_save"
+    own = "parameters of trained_parameters" if files.config.in_place else "factors"
+    expected = f"{own}, and tensors of the modules in modules_to_save"
     problem = tensor_problem(files.weights, "unexpected tensors", strangers, expected)
     return Problem(problem.what, problem.where, f"{problem.found}{f': {kind}' if kind else ''}", problem.expected)
 

@@ -7,6 +7,7 @@ are compared before any tensor is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import saved_modules, sorted_keys
 from reflora_cli.adapters.frozen import freeze
+from reflora_cli.adapters.in_place import train_in_place
 from reflora_cli.adapters.inject import Adapted, adaptable_names, attach
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
@@ -33,11 +35,13 @@ def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) ->
     keys = sorted_keys(model, files, saved)
     expected = [name for name in adaptable_names(model) if is_target(name, files.config) and not is_inside(name, saved)]
     check_names(files, set(expected), set(keys.layers))
+    check_in_place(model, files)
     for module, copies in keys.copies.items():
         check_copies(files, model.get_submodule(module), module, read(files, copies))
     layers = restored_layers(model, files, {name: keys.layers[name] for name in expected})
     load_whole(model, files, {module: read(files, names) for module, names in keys.whole.items()})
-    return attach(model, layers, saved, {})
+    adapted = attach(model, layers, saved, {})
+    return replace(adapted, in_place=load_in_place(model, files, keys.in_place))
 
 
 def read(files: AdapterFiles, keys: Mapping[str, str]) -> Parts:
@@ -66,8 +70,21 @@ def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> Non
         problems.append(
             tensor_problem(files.weights, "factors of modules that the base does not have or target", found - expected)
         )
-    if not expected and not found:
+    if not expected and not found and not files.config.in_place:
         problems.append(tensor_problem(files.weights, "no factors", []))
+    if problems:
+        raise InputError(*problems)
+
+
+def check_in_place(model: nn.Module, files: AdapterFiles) -> None:
+    """Raises InputError unless the file has every parameter that the config names, and the base has it too."""
+    names = files.config.in_place
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    problems = []
+    if missing := set(names) - set(files.tensors):
+        problems.append(tensor_problem(files.weights, "missing parameters", missing))
+    if unknown := set(names) - own:
+        problems.append(tensor_problem(files.weights, "parameters that the base does not have", unknown))
     if problems:
         raise InputError(*problems)
 
@@ -98,6 +115,27 @@ def restored_layers(
     weights = {name: freeze(model.get_submodule(name)) for name in keys}
     make = FORMATS[files.config.peft_type].maker(files, weights)
     return {name: make(name, read(files, parts)) for name, parts in keys.items()}
+
+
+def load_in_place(
+    model: nn.Module, files: AdapterFiles, keys: Mapping[str, Mapping[str, str]]
+) -> dict[str, nn.Parameter]:
+    """Give the base's parameters the values that the adapter brings, in float32, one module at a time; by full name.
+
+    A parameter that stands under several names changes under all of them. keys: by module and name in it. Raises
+    InputError for tensors that do not fit.
+    """
+    parameters: dict[str, nn.Parameter] = {}
+    for module, names in keys.items():
+        tensors = read(files, names)
+        own = {name: model.get_parameter(key) for name, key in names.items()}
+        check_shapes(files.weights, module, {name: tuple(tensor.shape) for name, tensor in own.items()}, tensors)
+        check_size(files.weights, module, max(map(largest, tensors.values())))
+        trained = train_in_place(model, names.values())
+        for name, key in names.items():
+            trained[key].data.copy_(tensors[name])
+        parameters |= trained
+    return parameters
 
 
 def load_whole(model: nn.Module, files: AdapterFiles, whole: Mapping[str, Parts]) -> None:

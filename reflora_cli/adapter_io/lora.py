@@ -176,7 +176,8 @@ def lora_config(files: AdapterFiles) -> LoraConfig:
     """Return the config of a LoRA. Raises InputError for another kind of adapter."""
     if not isinstance(files.config, LoraConfig):
         what = "this needs an adapter with low-rank factors, in PEFT's format for LoRA"
-        raise InputError(Problem(what, str(files.directory), files.config.peft_type, PEFT_TYPE))
+        remedy = "merge it, and go on with the merged model: reflora merge RUN"
+        raise InputError(Problem(what, str(files.directory), files.config.peft_type, PEFT_TYPE, remedy))
     return files.config
 
 

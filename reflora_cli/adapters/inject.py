@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -12,18 +11,17 @@ from torch import Tensor, nn
 
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
+from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
 from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.ground.patterns import matches_whole
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import DoRALayer, LayerChoice, LoRALayer, VeRALayer
-
-PLAIN_NAME = re.compile(r"[\w.]+")
+from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
 
 
 class Adaptation(Protocol):
@@ -116,13 +114,16 @@ def inject(
 ) -> Adapted:
     """Adapt `model` in place as `method` says and freeze everything but the adapters and the `trainable` modules.
 
-    All factors of pairs are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
+    A layer that trains the base in place puts nothing in: its parameters turn to float32 and keep their gradients. All
+    factors of pairs are zero afterwards: `start.py` gives them their first values, or a checkpoint its own.
 
     Modules inside a `saved` one (the trainable modules, and fresh ones) are never adapted: they travel whole. Modules
     in `left_out` are not adapted either, even if a target matches them. Raises InputError when a pattern matches
     nothing, when the rank is too large for the method on a matched module, and for modules that cannot be adapted or
     trained.
     """
+    if method.layer.in_place:
+        return inject_in_place(model, method, trainable, saved, left_out)
     found = match_targets(model, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
@@ -132,6 +133,20 @@ def inject(
         check_rank(method, name, (frozen.out_features, frozen.in_features))
     matches = {pattern: len(names) for pattern, names in matched.items()}
     return attach(model, build_layers(method, weights), trainable, matches)
+
+
+def inject_in_place(
+    model: nn.Module, method: Adaptation, trainable: Sequence[str], saved: Sequence[str], left_out: Sequence[str]
+) -> Adapted:
+    """Let the base's own parameters train as `method` says. The arguments are those of `inject`, but for `left_out`,
+    which names parameters.
+    """
+    found = matched_parameters(model, method.layer, method.targets, saved)
+    kept_out = set(left_out)
+    matched = {target: [name for name in names if name not in kept_out] for target, names in found.items()}
+    adapted = attach(model, {}, trainable, {target: len(names) for target, names in matched.items()})
+    wanted = dict.fromkeys(name for names in matched.values() for name in names)
+    return replace(adapted, in_place=train_in_place(model, wanted))
 
 
 def attach(
@@ -146,19 +161,27 @@ def attach(
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
     """The new adapter layers on frozen weights, by module name; what layers share is made once, here."""
-    if isinstance(method.layer, VeRALayer):
-        start = torch.full((method.rank,), method.layer.d_initial)
-        shared = drawn(method.layer.projection_seed, method.rank, weights.values())
-        return {
-            name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
-            for name, frozen in weights.items()
-        }
-    scale = scaling_factor(method.scaling, method.alpha, method.rank)
-    layers: dict[str, AdapterLayer] = {}
-    for name, frozen in weights.items():
-        pair = torch.zeros(method.rank, frozen.in_features), torch.zeros(frozen.out_features, method.rank)
-        layers[name] = build_layer(method.layer, frozen, pair, scale, method.dropout)
-    return layers
+    match method.layer:
+        case VeRALayer() as chosen:
+            start = torch.full((method.rank,), chosen.d_initial)
+            shared = drawn(chosen.projection_seed, method.rank, weights.values())
+            return {
+                name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
+                for name, frozen in weights.items()
+            }
+        case LoRALayer() | DoRALayer() as chosen:
+            scale = scaling_factor(method.scaling, method.alpha, method.rank)
+            return {
+                name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
+        case BiasLayer() | FullLayer():
+            return {}
+
+
+def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] for a weight, at zero."""
+    return torch.zeros(rank, frozen.in_features), torch.zeros(frozen.out_features, rank)
 
 
 def build_layer(
@@ -179,12 +202,12 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
     """
     others: dict[str, nn.Parameter] = {}
     for module_name in trainable:
-        packed = [
+        quantized = [
             name for name, own in model.get_submodule(module_name).named_modules() if isinstance(own, QuantizedWeight)
         ]
-        if packed:
+        if quantized:
             what = "a module with quantized weights cannot be trained whole"
-            found = f"{module_name}, in which {packed[0] or 'it itself'} is quantized"
+            found = f"{module_name}, in which {quantized[0] or 'it itself'} is quantized"
             raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
         module = model.get_submodule(module_name).float().requires_grad_(True)
         known = set(others.values())  # a parameter that two of the modules share trains under its first name
@@ -274,13 +297,6 @@ def input_embedding(model: nn.Module) -> nn.Module | None:
 
 def adaptable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_adaptable(module)]
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a target pattern names the module at path `name`. Raises InputError for a broken regular expression."""
-    if PLAIN_NAME.fullmatch(pattern):
-        return name == pattern or name.endswith(f".{pattern}")
-    return matches_whole(pattern, name, "method.targets")
 
 
 def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:

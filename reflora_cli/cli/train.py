@@ -73,6 +73,7 @@ def plan(recipe: Any, as_json: bool) -> None:
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     """Return the result and the next commands. run: where the run is now."""
+    from reflora_cli.recipe.files import load_recipe
     from reflora_cli.runs.directory import RunDirectory
 
     facts: dict[str, str] = {}
@@ -82,9 +83,11 @@ def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
         facts[f"{metric}, {split}"] = f"{score:.4f}{before} (step {results['selected_step']})"
     facts["time"] = f"{results['seconds']:.1f} s of steps, {results['seconds_per_epoch']:.1f} s per epoch"
     facts["adapter"] = f"{run}/adapter"
-    if is_file(curves := RunDirectory(Path(run)).curves):
-        facts["curves"] = str(curves)
+    directory = RunDirectory(Path(run))
+    if is_file(directory.curves):
+        facts["curves"] = str(directory.curves)
     facts["score it"] = f"reflora eval {run}"
     facts["merge it"] = f"reflora merge {run} --output {run}/merged"
-    facts["export it"] = f"reflora export {run} --format peft"
+    if not (is_file(directory.recipe) and load_recipe(str(directory.recipe)).method.layer.not_for_peft):
+        facts["export it"] = f"reflora export {run} --format peft"
     return facts

@@ -44,7 +44,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "",
         f"# {task.name}, {kind}: {recipe.model.name}",
         "",
-        f"Trained by reflora {__version__} with {method.label}, {method.size}, "
+        f"Trained by reflora {__version__} with {method.summary}, "
         f"seed {recipe.train.seed}, on {task.name} ({recipe.task.data}).",
         *(f"Source: {source}." for source in dict.fromkeys(sources)),
         *rule_lines(recipe),

@@ -56,6 +56,8 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
     without quantization: PEFT knows the base in that form. What it costs that PEFT does not move a quantized base is
     measured on the base as it was trained on.
     """
+    if reason := recipe.method.layer.not_for_peft:
+        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=REMEDY))
     apart = difference_unmoved(recipe, run)
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
     restored = restored_for_peft(recipe.model_copy(update={"model": section}), run)

@@ -9,17 +9,31 @@ from pydantic import Field
 
 from reflora_cli.methods.choice import Choice, by_kind, refusal
 
+IN_PLACE = "REFLORA_IN_PLACE"
+"""The type of adapter under which our files hold parameters of the base that were trained where they are."""
+NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
+
 
 class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
     has_pairs: whether it trains pairs A, B. peft_type: the kind of adapter under which PEFT's format has it.
-    peft_flags: the settings of PEFT's config that tell it from other layers of that type.
+    peft_flags: the settings of PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot
+    read it; empty where it can. in_place: the parameters of the base that it trains where they are, in words; empty for
+    a layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
+    quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
+    not_for_peft: ClassVar[str] = ""
+    in_place: ClassVar[str] = ""
+    trains_weights: ClassVar[bool] = False
+
+    def trains(self, name: str) -> bool:
+        """Return whether it trains the base's parameter of this full name where it is."""
+        return False
 
 
 class LoRALayer(LayerRecord):
@@ -51,8 +65,42 @@ class VeRALayer(LayerRecord):
     peft_flags: ClassVar[Mapping[str, bool]] = {}
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora", "vera"]
+class BiasLayer(LayerRecord):
+    """The base's own biases b, in y = W x + b and in norms."""
+
+    kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
+    source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = IN_PLACE
+    peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
+    not_for_peft: ClassVar[str] = NO_ADAPTER
+    in_place: ClassVar[str] = "biases"
+
+    def trains(self, name: str) -> bool:
+        """Return whether the parameter is a bias; some architectures say before the word what it is added to."""
+        last = name.rpartition(".")[2]
+        return last == "bias" or last.endswith("_bias")
+
+
+class FullLayer(LayerRecord):
+    """All parameters of the base."""
+
+    kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
+    source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = IN_PLACE
+    peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
+    not_for_peft: ClassVar[str] = NO_ADAPTER
+    in_place: ClassVar[str] = "parameters"
+    trains_weights: ClassVar[bool] = True
+
+    def trains(self, name: str) -> bool:
+        """Return True."""
+        return True
+
+
+LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer, Field(discriminator="kind")]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -64,6 +112,14 @@ def check_pairs(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapping
         if not layer.has_pairs and value != usual[key]:
             reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
             raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
+
+
+def check_alone(layer: LayerChoice, said: Mapping[str, tuple[object, object]]) -> None:
+    """Raises a refusal for settings of adapters where the base itself is trained. said: value and default by key."""
+    for key, (value, default) in said.items():
+        if layer.in_place and value != default:
+            reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
+            raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LayerChoice, LoRALayer, check_pairs
+from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_alone, check_pairs
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
@@ -21,8 +21,21 @@ AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
 """The fields that are about pairs A, B."""
 
+OF_ADAPTERS = ("rank", "alpha", "dropout")
+"""The numbers that only adapters have."""
+
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
+
+
+def replaced_by(preset: object) -> tuple[str, ...]:
+    """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
+
+    One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
+    modules a recipe adapts.
+    """
+    layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
+    return (*AXES, *OF_ADAPTERS, "targets") if layer in LAYERS and LAYERS[layer].in_place else AXES
 
 
 def read(_: Refactor) -> Refactor:
@@ -89,7 +102,8 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
-        usual = {key: type(self).model_fields[key].default for key in OF_PAIRS}
+        usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
+        check_alone(self.layer, {key: (getattr(self, key), default) for key, default in usual.items()})
         check_pairs(self.layer, {key: getattr(self, key) for key in OF_PAIRS}, usual)
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
@@ -101,9 +115,11 @@ class Method(BaseModel):
         return self.update.needs_full_rank or (self.after is None and self.start.needs_full_rank)
 
     @property
-    def size(self) -> str:
-        """The rank in words, with alpha where layers have pairs, whose updates it scales."""
-        return f"rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
+    def summary(self) -> str:
+        """The label, with the rank where there are adapters, and alpha where pairs have it."""
+        if self.layer.in_place:
+            return self.label
+        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
 
     @property
     def label(self) -> str:

@@ -36,6 +36,9 @@ PRESETS: dict[str, Preset] = {
     "vera": Preset({"layer": "vera"}, "Kopiczko, Blankevoort, Asano 2023, arXiv 2310.11454"),
     # The strongest part of W is trained, and the rest of it is frozen.
     "pissa": Preset({"start": "pissa"}, "Meng et al. 2024, arXiv 2404.02948"),
+    # The base's own parameters: its biases, or all of them.
+    "bitfit": Preset({"layer": "bias"}, "Ben-Zaken et al. 2021, arXiv 2106.10199"),
+    "full": Preset({"layer": "full"}, "Devlin et al. 2018, arXiv 1810.04805"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,7 +20,6 @@ from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, evaluating
 from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
-from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
@@ -83,7 +83,8 @@ class LanguageObjective(Objective[PromptRow]):
     def length(self, row: PromptRow) -> int:
         return len(row.input_ids)
 
-    def unused(self, names: Sequence[str]) -> list[str]:
+    @contextmanager
+    def trial_pass(self) -> Iterator[Callable[[], Tensor]]:
         model = self.base.model
         ids = torch.tensor([trial_tokens(self.base)[LONG]], device=self.compute.device)
 
@@ -92,7 +93,7 @@ class LanguageObjective(Objective[PromptRow]):
                 return logits_of(model, hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state)
 
         with evaluating(model):
-            return unused_modules(model, names, read)
+            yield read
 
     def notes(self) -> list[str]:
         return [*super().notes(), *self.scorer.notes()]

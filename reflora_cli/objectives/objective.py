@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.reach import unused_modules, unused_parameters
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.tally import Tally
@@ -80,10 +82,22 @@ class Objective(ABC, Generic[RowT]):
         """Return the row's number of tokens."""
 
     @abstractmethod
+    def trial_pass(self) -> AbstractContextManager[Callable[[], Tensor]]:
+        """Return a context in which the model is as an untrained one in evaluation, and which gives a forward pass of
+        one made-up row.
+        """
+
     def unused(self, names: Sequence[str]) -> list[str]:
         """Return those of the named modules on which the result for a row does not depend: no gradient would reach
         them.
         """
+        with self.trial_pass() as read:
+            return unused_modules(self.base.model, names, read)
+
+    def unused_parameters(self, names: Sequence[str]) -> list[str]:
+        """Return those of the named parameters that no gradient would reach."""
+        with self.trial_pass() as read:
+            return unused_parameters(self.base.model, names, read)
 
     def notes(self) -> list[str]:
         """Say what a user should know of how rows are batched; nothing where they are padded on the right."""

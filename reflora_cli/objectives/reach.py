@@ -1,4 +1,4 @@
-"""Find the modules that a task uses, those on which its loss depends, with one row before anything is adapted.
+"""Find the modules and parameters that a task uses, on which its loss depends, with one row before anything is adapted.
 
 Some models have modules that a task never uses: a pooler beside the head, projections of the last layer for places that
 the head does not read, weights that are read without their module being called. An adapter there would never be
@@ -8,7 +8,7 @@ trained.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,36 @@ from torch import Tensor, nn
 INNER_NUMBER = re.compile(r"(.*\.\d+\..*\.)\d+(\..*)?")
 """A path with a number below a block's own number: one of several modules, experts, of which a token is sent to a
 few."""
+
+
+def unused_parameters(model: nn.Module, names: Sequence[str], read: Callable[[], Tensor]) -> list[str]:
+    """Return those of the named parameters from which nothing leads to the result of `read`, in the given order.
+
+    read: a forward pass through the model without dropout. A parameter of an expert to which no token was sent counts
+    as used if another expert's in its place was used.
+    """
+    parameters = {name: model.get_parameter(name) for name in names}
+    with torch.enable_grad(), learning(parameters.values()):
+        outcome = read().float()
+        if not outcome.requires_grad:
+            return list(names)
+        found = torch.autograd.grad(outcome.sum(), list(parameters.values()), allow_unused=True)
+    used = {name for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    alike = {place(name) for name in used}
+    return [name for name in names if name not in used and not (place(name) != name and place(name) in alike)]
+
+
+@contextmanager
+def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let parameters have gradients while the context lasts."""
+    before = [(parameter, parameter.requires_grad) for parameter in parameters]
+    for parameter, _ in before:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, had in before:
+            parameter.requires_grad_(had)
 
 
 def unused_modules(model: nn.Module, names: Sequence[str], read: Callable[[], Tensor]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import final
 
@@ -26,7 +27,6 @@ from reflora_cli.objectives.invariance import (
     twin,
 )
 from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
-from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
 from reflora_cli.tasks.base import Example, SequenceTask
 
@@ -82,7 +82,8 @@ class SequenceObjective(Objective[EncodedRow]):
         ]
         return [*rows, replace(rows[0], input_ids=as_array([twin(rows[0].input_ids.tolist())]))]
 
-    def unused(self, names: Sequence[str]) -> list[str]:
+    @contextmanager
+    def trial_pass(self) -> Iterator[Callable[[], Tensor]]:
         model, row = self.base.model, self.trial_rows()[:1]
 
         def read() -> Tensor:
@@ -91,7 +92,7 @@ class SequenceObjective(Objective[EncodedRow]):
             return logits
 
         with drawn_anew(model, self.base.head), evaluating(model):
-            return unused_modules(model, names, read)
+            yield read
 
     def trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
         """Return the logits, float32 on the CPU, one row after the other."""

@@ -4,8 +4,9 @@ Layers are merged from the bottom up: the recipe named by `extends` (a path rela
 the file itself, then all `KEY=VALUE` together, of which the last one counts where two set the same key. Sections merge
 key by key; a choice of another kind (`method.update`) replaces the one below it with all its fields. Some keys replace
 others when a later layer sets them: `method.name` drops the axes that earlier layers set, because a preset stands for
-all of them; and of `ALTERNATIVES`, such as `train.epochs` and `train.steps`, the later one replaces the other, also
-among overrides. All keys of one layer count: `method.name=dora method.update=reflora` is both, in either order.
+all of them, and one that trains the base itself drops what they say of adapters; and of `ALTERNATIVES`, such as
+`train.epochs` and `train.steps`, the later one replaces the other, also among overrides. All keys of one layer count:
+`method.name=dora method.update=reflora` is both, in either order.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.method import AXES
+from reflora_cli.methods.method import replaced_by
 from reflora_cli.methods.spelling import DEFAULTS, OLDER_KEYS
 from reflora_cli.methods.updates import Refactor
 from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
@@ -186,8 +187,9 @@ def parse_override(text: str) -> Settings:
 def merge(below: Settings, above: Settings) -> Settings:
     """Return the layer `above` over the layers `below`."""
     values = below.values
-    if value_at(above.values, ("method", "name"), MISSING) is not MISSING:
-        for key in (*AXES, *OLDER_KEYS):
+    preset = value_at(above.values, ("method", "name"), MISSING)
+    if preset is not MISSING:
+        for key in (*replaced_by(preset), *OLDER_KEYS):
             values = without(values, ("method", key))
     return combined(Settings(values, below.origins), above)
 

@@ -162,6 +162,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _trained_weights_are_whole(self) -> Recipe:
+        layer, model = self.method.layer, self.model
+        if not layer.trains_weights:
+            return self
+        if model.quantization is not Quantization.NONE:
+            reason = f"layer {layer} trains the base's weights, and weights in {model.quantization} cannot be trained"
+            raise refusal("model.quantization", reason, "set model.quantization=none, or another method.layer")
+        if model.sharded:
+            reason = f"layer {layer} trains the base's weights, which every process must hold whole"
+            raise refusal("model.sharded", reason, "set model.sharded=false, or another method.layer")
+        return self
+
+    @model_validator(mode="after")
     def _one_kind_of_rates(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
         if update.is_optimizer and optimizer is Optimizer.SGD:

@@ -19,7 +19,7 @@ from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import ends_with
 from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.formats import FORMATS
-from reflora_cli.adapters.inject import PLAIN_NAME
+from reflora_cli.adapters.target_patterns import PLAIN_NAME
 from reflora_cli.ground.atomic import write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_directory, is_file

@@ -85,12 +85,13 @@ class Job:
     @property
     def unreadable(self) -> str:
         """Why PEFT cannot read the adapter; empty if it can."""
-        return unreadable(self.base.model, self.adapted.layers)
+        return self.recipe.method.layer.not_for_peft or unreadable(self.base.model, self.adapted.layers)
 
     def not_adapted(self) -> dict[str, str]:
         """Return the modules without an adapter that a user of the default targets would not expect."""
         found = [f"{listed(names)} ({reason})" for reason, names in self.left_out.items()]
-        if experts := stacked_experts(self.base.model):
+        experts = {n: size for n, size in stacked_experts(self.base.model).items() if n not in self.adapted.in_place}
+        if experts:
             share = sum(experts.values()) / parameter_count(self.base.model)
             found.append(f"{len(experts)} stacked weights of experts, {share:.0%} of all parameters")
         return {"not adapted": "; ".join(found)} if found else {}
@@ -110,7 +111,7 @@ class Job:
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
-            "method": f"{method.label}, {method.size}",
+            "method": method.summary,
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             **self.beginning,
             "targets": matches,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from reflora_cli.adapters.in_place import matched_parameters
 from reflora_cli.adapters.inject import match_targets, too_small
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
@@ -19,11 +20,14 @@ UNUSED, SMALL = "not used by the task", "smaller than the rank"
 
 
 def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) -> dict[str, list[str]]:
-    """Return the modules that `all-linear` leaves out, by the reason; empty for named targets.
+    """Return the modules that `all-linear` leaves out, by the reason; empty for named targets. Where the base itself is
+    trained, these are parameters, which named targets leave out too.
 
     saved: modules that travel whole. Raises InputError for a named target that the task does not use.
     """
     model = objective.base.model
+    if method.layer.in_place:
+        return left_out_in_place(objective, method, saved)
     matched = list(dict.fromkeys(name for own in match_targets(model, method.targets, saved).values() for name in own))
     unused = objective.unused(matched)
     if method.targets != "all-linear" or len(unused) == len(matched):
@@ -33,6 +37,17 @@ def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) ->
     if len(small) + len(unused) == len(matched):
         return {}  # whatever is wrong then is said of the modules themselves
     return {reason: names for reason, names in ((UNUSED, unused), (SMALL, small)) if names}
+
+
+def left_out_in_place(objective: Objective[Any], method: Method, saved: Sequence[str]) -> dict[str, list[str]]:
+    """Return the parameters that no gradient reaches. Raises InputError for a target with nothing else."""
+    found = matched_parameters(objective.base.model, method.layer, method.targets, saved)
+    unused = objective.unused_parameters(list(dict.fromkeys(name for own in found.values() for name in own)))
+    for target, names in found.items():
+        if set(names) <= set(unused):
+            what = f"no gradient reaches the {method.layer.in_place} of a target: they would never be trained"
+            raise InputError(Problem(what, "method.targets", f"{target}: {listed(names)}"))
+    return {UNUSED: unused} if unused else {}
 
 
 def refuse_unused(names: Sequence[str], total: int) -> None:

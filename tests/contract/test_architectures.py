@@ -13,13 +13,12 @@ from reflora_cli.adapter_io.config import NamedBase
 from reflora_cli.adapter_io.files import adapter_tensors, read_adapter, write_adapter, write_adapter_config
 from reflora_cli.adapter_io.formats import adapter_config
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
-from tests.models import HEADS, MODELS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, MODELS, batch, injected, make
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_adapter_survives_disk_merging_and_peft(name: str, layer: str, dropout: float, tmp_path: Path) -> None:
     """The same logits from the adapted model, from its files, from its merged weights, and from PEFT."""
@@ -64,7 +63,7 @@ def test_factors_start_the_same_whatever_else_is_adapted(name: str) -> None:
     assert not torch.equal(other.layers[path].A, alone.layers[path].A)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 def test_half_precision_base_keeps_float32_trainables(layer: str) -> None:
     """Forward under autocast, gradients in float32, no NaN."""
     model = make("bert").to(torch.bfloat16)

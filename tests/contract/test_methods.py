@@ -35,7 +35,7 @@ from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.job import roles_in
-from tests.models import HEADS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, batch, injected, make
 
 WARMUP = 2
 OTHER_AXES = [
@@ -56,9 +56,9 @@ METHODS = [
         lr_ratio=ratio,
         refactor=Refactor(warmup_steps=WARMUP, interval=interval),
     )
-    for layer, update, (start, scaling, ratio, interval) in itertools.product(LAYERS, UPDATES, OTHER_AXES)
+    for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
     if LAYERS[layer].has_pairs or (update, start) == ("plain", "default")
-]
+] + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
@@ -117,6 +117,8 @@ def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
     kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}}[method.layer.kind]
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
+    ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
+    expected |= {name for name, _ in training.base.named_parameters() if name.endswith(ending)}
     expected |= {"classifier.weight", "classifier.bias"}
     with_gradient = {name for name, p in training.model.named_parameters() if p.requires_grad}
     assert with_gradient == expected == set(training.adapted.parameters)

@@ -16,7 +16,7 @@ from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from tests.architectures import DECODERS, ENCODERS
-from tests.models import injected
+from tests.models import ADAPTERS, injected
 from tests.random_models import classifier, language_model
 
 CLASSIFIERS = ("albert", "deberta", "distilbert", "electra", "longformer", "xlnet")
@@ -77,7 +77,7 @@ def test_gradients_are_those_of_peft(name: str, layer: str) -> None:
     assert reached > len(adapted.layers)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 @pytest.mark.parametrize("name", ["longformer", "olmo-clipped", "falcon", "phi"])
 def test_half_precision_is_near(name: str, layer: str) -> None:
     model = made(name)

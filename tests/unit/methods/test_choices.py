@@ -63,7 +63,7 @@ def test_a_layer_that_peft_has_and_we_have_not() -> None:
         layer_of("LOHA", {"use_dora": False})
 
 
-WITHOUT_PAIRS = [kind for kind, layer in LAYERS.items() if not layer.has_pairs]
+WITHOUT_PAIRS = [kind for kind, layer in LAYERS.items() if not layer.has_pairs and not layer.in_place]
 
 
 @pytest.mark.parametrize("layer", WITHOUT_PAIRS)
@@ -89,9 +89,10 @@ def test_the_default_preset_s_rule_is_refused_with_the_way_out(layer: str) -> No
         Method.model_validate({"layer": layer})
 
 
-def test_a_size_names_alpha_only_where_it_counts() -> None:
-    assert Method(name="lora", rank=4, alpha=8.0).size == "rank 4, alpha 8"
-    assert Method(name="vera", rank=256, alpha=8.0).size == "rank 256"
+def test_a_summary_names_what_counts() -> None:
+    assert Method(name="lora", rank=4, alpha=8.0).summary == "lora, rank 4, alpha 8"
+    assert Method(name="vera", rank=256, alpha=8.0).summary == "vera, rank 256"
+    assert Method(name="full").summary == "full"
 
 
 @pytest.mark.parametrize("record", [RefLoRAUpdate, ScaledGDUpdate, LoRARITEUpdate])
@@ -124,3 +125,13 @@ def test_the_section_refactor_has_the_fields_and_defaults_of_the_rules() -> None
     for record in UPDATES.values():
         everything |= record().model_dump(exclude={"kind"})
     assert Refactor().model_dump() == everything
+
+
+def test_layers_in_place_say_what_they_train() -> None:
+    in_place = {kind: record() for kind, record in LAYERS.items() if record.in_place}
+    assert list(in_place) == ["bias", "full"]
+    names = ("a.bias", "a.weight", "moe.up_proj_bias", "bias.weight", "biased", "bias")
+    assert [name for name in names if in_place["bias"].trains(name)] == ["a.bias", "moe.up_proj_bias", "bias"]
+    assert all(in_place["full"].trains(name) for name in names)
+    assert not any(record().trains(name) for record in LAYERS.values() for name in names if not record.in_place)
+    assert [own for own in LAYERS.values() if bool(own.in_place) != bool(own.not_for_peft)] == []

@@ -80,6 +80,12 @@ def test_damping(damping: Any) -> None:
         ({"rnak": 3}, "Extra inputs"),
         ({"name": ["lora"]}, "valid string"),
         (["lora"], "valid dictionary"),
+        ({"name": "full", "rank": 4}, "rank 4 is for adapters, and layer full trains the base's own parameters"),
+        ({"name": "full", "dropout": 0.1}, "dropout 0.1 is for adapters"),
+        ({"name": "full", "lr_ratio": 2.0}, "leave method.lr_ratio out"),
+        ({"name": "bitfit", "update": "reflora"}, "update reflora is for adapters.*own biases"),
+        ({"name": "bitfit", "start": "gaussian"}, "start gaussian is for adapters"),
+        ({"name": "rslora", "layer": "bias"}, "scaling rslora is for adapters"),
     ],
 )
 def test_refused(values: Any, words: str) -> None:

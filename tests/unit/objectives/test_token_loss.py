@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.model.language import check_parts
 from reflora_cli.model.precision import Compute
@@ -21,7 +20,7 @@ from reflora_cli.objectives import token_loss as module
 from reflora_cli.objectives.language import LanguageLoss
 from reflora_cli.objectives.token_loss import token_log_likelihoods
 from tests.language_models import MODELS, base, make, prompt_row
-from tests.models import injected
+from tests.models import ADAPTERS, injected
 
 ROWS = [prompt_row([1, 5, 9, 700, 1499, 2], 3), prompt_row([1, 8, 2], 1), prompt_row([1, 7, 7, 7, 2], 2)]
 
@@ -71,7 +70,7 @@ def check_equal(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         torch.testing.assert_close(own[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_value_and_gradients_are_those_of_transformers(name: str, layer: str) -> None:
     """Tied embeddings, a soft cap on the logits and every layout of layers included."""
@@ -80,12 +79,22 @@ def test_value_and_gradients_are_those_of_transformers(name: str, layer: str) ->
     check_equal(model, result.parameters)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ADAPTERS)
 @pytest.mark.parametrize("name", ["llama", "llama-tied"])
 def test_the_head_itself_may_be_adapted(name: str, layer: str) -> None:
     model = make(name)
     result = adapted(model, layer, targets=("lm_head", "q_proj"))
     assert "lm_head" in result.layers
+    check_equal(model, result.parameters)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_the_head_may_be_trained_in_place(name: str) -> None:
+    """A tied one has the gradients of both of its places."""
+    model = make(name)
+    result = injected(model, Method(name="full"), [], [])
+    assert "lm_head.weight" in dict(model.named_parameters(remove_duplicate=False))
+    assert ("lm_head.weight" in result.parameters) == (name == "llama")
     check_equal(model, result.parameters)
 
 

@@ -327,6 +327,37 @@ def test_any_choices_in_two_layers(write: Write, below: dict[str, Any], above: d
         assert load(write(dump_recipe(recipe), "again.yaml")) == recipe
 
 
+# Presets that train the base itself
+
+BASE = "model: {name: m}\ntask: {name: glue/cola}\ntrain: {steps: 9}\n"
+ADAPTED = BASE + "method: {name: reflora, rank: 4, alpha: 2, dropout: 0.1, targets: [query], start: gaussian}\n"
+
+
+def test_full_fine_tuning_leaves_behind_what_earlier_layers_say_of_adapters(write: Write) -> None:
+    path = write(ADAPTED)
+    assert load(path, "method.name=full").method == Method(name="full")
+    assert load(path, "method.name=full", "method.targets=[key]").method == Method(name="full", targets=("key",))
+    assert load(path, "method.name=lora").method == Method(
+        name="lora", rank=4, alpha=2, dropout=0.1, targets=("query",)
+    )
+    text = dump_recipe(load(path, "method.name=bitfit"))
+    assert load(write(text, "again.yaml")).method == Method(name="bitfit")
+
+
+def test_what_is_said_of_adapters_beside_full_fine_tuning_is_refused(write: Write) -> None:
+    with pytest.raises(InputError, match="rank 16 is for adapters") as caught:
+        load(write(ADAPTED), "method.name=full", "method.rank=16")
+    assert caught.value.problems[0].where == "override method.rank=16"
+
+
+@pytest.mark.parametrize("override", ["model.quantization=nf4", "model.sharded=true"])
+def test_weights_that_train_are_whole(override: str, write: Write) -> None:
+    with pytest.raises(InputError, match="layer full trains the base's weights") as caught:
+        load(write(ADAPTED), "method.name=full", override)
+    assert caught.value.problems[0].where == f"override {override}"
+    assert load(write(ADAPTED), "method.name=bitfit", override).method.name == "bitfit"
+
+
 # And back
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20) | st.sampled_from(
@@ -342,7 +373,7 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
     """Valid recipes as plain values."""
     length = st.fixed_dictionaries({"epochs": numbers(0, 1e6)}) | st.fixed_dictionaries({"steps": st.integers(1, 9)})
     method = {
-        "name": st.sampled_from(list(PRESETS)),
+        "name": st.sampled_from([name for name in PRESETS if not Method(name=name).layer.in_place]),
         "alpha": numbers(0, 1e9),
         "dropout": numbers(0, 1),
         "targets": st.just("all-linear") | st.lists(TEXT, min_size=1),

@@ -1,0 +1,77 @@
+"""Parameters of a base that were trained where they are: a format of our own, which PEFT knows nothing like.
+
+    base_model.model.<parameter>    its new value, float32, under the first of its names in the model
+
+The config names every one of them, so that a missing and an unexpected tensor are both seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from reflora_cli.adapter_io.checks import Parts
+from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.layers import IN_PLACE
+from reflora_cli.methods.method import Method
+
+if TYPE_CHECKING:
+    from reflora_cli.adapter_io.files import AdapterFiles
+
+
+class InPlaceConfig(PeftConfig):
+    """The config of parameters trained in place. trained_parameters: their full names in the model."""
+
+    target_modules: list[str] = Field([], max_length=0)
+    trained_parameters: list[str]
+
+    @property
+    def in_place(self) -> tuple[str, ...]:
+        return tuple(self.trained_parameters)
+
+
+class InPlaceFormat:
+    """The format of parameters trained in place."""
+
+    peft_type = IN_PLACE
+    config = InPlaceConfig
+    expected: Mapping[str, str] = {
+        "target_modules": "an empty list",
+        "trained_parameters": "a list of names of parameters",
+    }
+
+    def part(self, key: str) -> tuple[str, str] | None:
+        """Return None: no tensor is part of a layer."""
+        return None
+
+    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return nothing: only we write this format."""
+        return {}
+
+    def settings(self, files: AdapterFiles) -> dict[str, Any]:
+        """Raises InputError: training goes on with the merged model."""
+        what = "a run begins from an adapter, and these are parameters that were trained in place"
+        remedy = "merge it, and go on with the merged model: reflora merge RUN"
+        raise InputError(Problem(what, str(files.directory), files.config.peft_type, remedy=remedy))
+
+    def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
+        """Return what the config says beside the common part."""
+        return {**method.layer.peft_flags, "trained_parameters": list(adapted.in_place)}
+
+    def record(self, adapted: Adapted) -> dict[str, Any]:
+        """Return nothing: the config says all."""
+        return {}
+
+    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdapterLayer]:
+        """Return the function that makes no layer, since there is none to make."""
+
+        def make(name: str, tensors: Parts) -> AdapterLayer:
+            raise TypeError(f"{name}: parameters trained in place have no layers")
+
+        return make
