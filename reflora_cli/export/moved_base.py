@@ -66,7 +66,7 @@ def unmoved_lines(apart: Difference | None) -> list[str]:
         "",
         "In training a part of the quantized base was taken out and the rest quantized again. On the base quantized as "
         "it is, this adapter is off from what was trained and scored by the rounding of one quantization: logits by up "
-        f"to {apart.largest:.3g}, {apart.mean:.3g} in the mean, on {apart.rows} rows of the task, and "
-        f"{apart.changed_predictions} of these are answered otherwise. The merged model is exactly what was trained "
+        f"to {apart.largest:.3g}, {apart.mean:.3g} in the mean, and {apart.changed_predictions} of {apart.rows} "
+        "outputs on rows of the task have another largest logit. The merged model is exactly what was trained "
         "(`reflora merge RUN`).",
     ]

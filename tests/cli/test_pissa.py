@@ -147,6 +147,25 @@ def test_training_goes_on_with_the_trained_rank_on_the_moved_base(
     assert not torch.equal(one[:4], two[:4])
 
 
+def test_a_checkpoint_that_is_quantized_already(
+    runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other base then: by PEFT's rules the adapter is on the unmoved one, and what that costs is said."""
+    base = tmp_path / "base"
+    assert reflora("merge", runs["nf4"], "--requantize", "nf4", "--output", base).status == 0
+    settings = (f"model.name={base}", "method.targets=[q_proj, down_proj]", "train.steps=2")
+    run = trained(reflora, recipe, tmp_path / "run", *settings)
+    merged = reflora("merge", run, "--json")
+    assert merged.status == 0, merged.err
+    assert merged.json["largest_difference"] <= 1e-4
+    monkeypatch.setattr("reflora_cli.export.peft_view.find_spec", lambda _: None)
+    exported = reflora("export", run, "--format", "peft", "--json")
+    assert exported.status == 0, exported.err
+    assert exported.json["quantization_difference"]["largest"] > 0.01
+    record = json.loads((run / "export-peft" / "reflora.json").read_text())
+    assert set(record["offset_ranks"].values()) == {4}
+
+
 def test_a_rule_needs_no_warm_up(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     settings = ("method.update=reflora", "method.refactor.warmup_steps=0", "method.targets=all-linear",
                 "train.learning_rate=3e-4", "train.epochs=2")  # fmt: skip
