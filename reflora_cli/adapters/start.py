@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.sight import NOTHING, Sight
 from reflora_cli.methods.starts import DefaultStart, GaussianStart, StartChoice
 
 
@@ -25,10 +26,12 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def start(adapted: Adapted, choice: StartChoice, seed: int) -> None:
+def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHING) -> None:
     """Give the factors of all layers their first values, in place.
 
-    It is called when the model is on its device, and not for a run that continues: `take_up` does that.
+    It is called when the model is on its device, and not for a run that continues: `take_up` does that. sight: the
+    training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are
+    for `remove_empty`.
     """
     for name, layer in low_rank_layers(adapted).items():
         draw = generator_for(seed, name)
@@ -68,6 +71,16 @@ def take_up(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
             known = layer.offset_rank  # an adapter from which the run began has brought its own
             if offset[0].shape[0] > known:
                 layer.move(offset[0][known:], offset[1][:, known:])
+
+
+def empty_absent(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
+    """Give rank 0 to the layers of which a checkpoint has no factors, in place.
+
+    tensors: as for `take_up`. Only a start that chooses ranks leaves modules without factors.
+    """
+    for name, layer in low_rank_layers(adapted).items():
+        if not {f"{name}.A", f"{name}.B"} & tensors.keys():
+            layer.begin(layer.A[:0], layer.B[:, :0])
 
 
 def fitting_pair(layer: LowRankLayer, A: Tensor | None, B: Tensor | None) -> tuple[Tensor, Tensor] | None:

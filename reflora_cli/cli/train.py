@@ -64,8 +64,9 @@ def plan(recipe: Any, as_json: bool) -> None:
     device = pick_device()
     earlier = find_earlier(recipe)
     recipe = settled(recipe, earlier)
-    job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)), recipe.model, earlier)
-    make_reporter().facts("plan: nothing was trained or written", job.facts())
+    compute, reporter = Compute(device, resolve_dtype(recipe.model.dtype, device)), make_reporter()
+    job = prepare(recipe, compute, recipe.model, earlier, reporter=reporter)
+    reporter.facts("plan: nothing was trained or written", job.facts())
     if as_json:
         print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})
 

@@ -13,12 +13,14 @@ class StartRecord(Choice):
     """What the rest of the program asks of a start instead of its name.
 
     moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
-    B A is not zero at the start. sees_data: whether it looks at training rows.
+    B A is not zero at the start. sees_data: whether it looks at training rows. chooses_ranks: whether modules
+    get ranks of their own; those of rank 0 have no adapter.
     """
 
     moves_base: ClassVar[bool] = False
     is_nonzero: ClassVar[bool] = False
     sees_data: ClassVar[bool] = False
+    chooses_ranks: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from reflora_cli.adapter_io.peft_rules import unreadable
-from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
-from reflora_cli.adapters.start import start, take_up
+from reflora_cli.adapters.inject import Adapted, inject, remove_empty, stacked_experts
 from reflora_cli.adapters.ties import is_inside
+from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
@@ -34,7 +34,10 @@ from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
+from reflora_cli.training.factors import continue_factors, sight_of, start_factors
 from reflora_cli.training.targets import left_out, listed
+
+SILENT = SilentReporter()
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ class Job:
         """Why PEFT cannot read the adapter; empty if it can."""
         return unreadable(self.base.model, self.adapted.layers)
 
+    def ranks(self) -> dict[str, str]:
+        """Return the ranks of the modules if they were chosen for this run."""
+        if not self.recipe.method.start.chooses_ranks:
+            return {}
+        own = [pair.rank for pair in self.adapted.pairs]
+        return {"ranks": f"{min(own)} to {max(own)} in {len(own)} modules, {sum(own)} in all"}
+
     def not_adapted(self) -> dict[str, str]:
         """Return the modules without an adapter that a user of the default targets would not expect."""
         found = [f"{listed(names)} ({reason})" for reason, names in self.left_out.items()]
@@ -110,6 +120,7 @@ class Job:
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             **self.beginning,
             "targets": matches,
+            **self.ranks(),
             **self.not_adapted(),
             **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
             "trained whole": self.trained_whole(),
@@ -129,11 +140,12 @@ def prepare(
     section: ModelSection,
     earlier: Earlier | None = None,
     continued: Mapping[str, Tensor] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Job:
     """Load, check and build all of a run.
 
     section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins. continued:
-    the trained tensors of the checkpoint that it continues from, by full name.
+    the trained tensors of the checkpoint that it continues from, by full name. reporter: what is shown meanwhile.
 
     Raises InputError for whatever the user can mend.
     """
@@ -154,13 +166,14 @@ def prepare(
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)
-    if continued is not None:
-        take_up(adapted, continued)
-    elif fit is None:
-        start(adapted, recipe.method.start, recipe.train.seed)
     lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
     sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
     total = total_steps(recipe, sampler)
+    if continued is not None:
+        continue_factors(adapted, recipe, continued)
+    elif fit is None:
+        start_factors(adapted, recipe, compute, sight_of(recipe, objective, rows, sampler, reporter.note))
+    remove_empty(base.model, adapted)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     return Job(
