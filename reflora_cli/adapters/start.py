@@ -14,10 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.sight import NOTHING, Sight
-from reflora_cli.methods.starts import DefaultStart, GaussianStart, StartChoice
+from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -33,14 +34,18 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
     training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are
     for `remove_empty`.
     """
-    for name, layer in low_rank_layers(adapted).items():
+    layers = low_rank_layers(adapted)
+    bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
+    for name, layer in layers.items():
         draw = generator_for(seed, name)
         match choice:
             case DefaultStart():
                 A = uniform(layer.rank, layer.frozen.in_features, draw)
             case GaussianStart():
                 A = gaussian(layer.rank, layer.frozen.in_features, draw)
-        layer.begin(A, torch.zeros(layer.frozen.out_features, layer.rank))
+            case EvaStart():
+                A = bases[name] if name in bases else uniform(layer.rank, layer.frozen.in_features, draw)
+        layer.begin(A, torch.zeros(layer.frozen.out_features, A.shape[0]))
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:

@@ -87,6 +87,9 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
+        if self.after is not None and self.start.sees_data:
+            reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
+            raise refusal("start", reason, "set method.start=default", also="after")
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self

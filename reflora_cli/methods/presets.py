@@ -32,6 +32,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # An optimizer of its own.
     "lora-rite": Preset({"update": "lora-rite"}, "Yen et al. 2024, arXiv 2410.20625"),
+    # A start that looks at training rows.
+    "eva": Preset({"start": "eva"}, "Paischer et al. 2024, arXiv 2410.07170"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

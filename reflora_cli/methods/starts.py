@@ -35,6 +35,20 @@ class GaussianStart(StartRecord):
     kind: Literal["gaussian"] = Field("gaussian", description="A normal with deviation 1/r, B at zero")
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian"]
+class EvaStart(StartRecord):
+    """A at the principal directions of each module's inputs, B at zero, and ranks by the variance that they explain."""
+
+    kind: Literal["eva"] = Field("eva", description="A at the principal directions of a module's inputs, B at zero")
+    rho: float = Field(2.0, ge=1, le=1e3, description="a module has at most rho times the rank; 1: all the same")
+    tau: float = Field(0.99, gt=0, le=1, description="a direction has settled if its cosine to the one before is this")
+    rows: int = Field(4096, ge=1, description="training rows to look at, at most; fewer if all directions settle")
+    whiten: bool = Field(False, description="rows of A are divided by the roots of their singular values")
+
+    source: ClassVar[str] = "Paischer et al. 2024, EVA, arXiv 2410.07170"
+    sees_data: ClassVar[bool] = True
+    chooses_ranks: ClassVar[bool] = True
+
+
+StartChoice = Annotated[DefaultStart | GaussianStart | EvaStart, Field(discriminator="kind")]
+StartKind = Literal["default", "gaussian", "eva"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)
