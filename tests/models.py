@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.inject import Adapted, inject, remove_empty
+from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
@@ -54,5 +57,24 @@ def injected(
 ) -> Adapted:
     """The model with its adapters in place and started."""
     adapted = inject(model, method, trainable, saved, left_out)
-    start(adapted, method.start, seed)
+    start(adapted, method.start, seed, sight_of(model))
+    remove_empty(model, adapted)
     return adapted
+
+
+def sight_of(model: nn.Module, rows: int = 6) -> Sight:
+    """Endless passes over batches."""
+
+    def passes() -> Iterator[Pass]:
+        for seed in itertools.count():
+            inputs, _ = batch(seed, rows)
+            yield Pass(partial(evaluated, model, inputs), inputs["attention_mask"].bool(), rows)
+
+    return Sight(passes(), lambda _: None)
+
+
+def evaluated(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """A forward pass in evaluation mode, and back to the mode of before."""
+    was_training = model.training
+    model.eval()(**inputs)
+    model.train(was_training)

@@ -77,11 +77,13 @@ def adapt(
 
     Raises InputError when a pattern matches nothing, for a model that is adapted already, and for values out of range.
     """
+    first = STARTS[known(start, STARTS, "start")]()
+    check_argument(not first.sees_data, "start", repr(start), "a start that needs no training rows")
     patterns = (targets,) if isinstance(targets, str) else tuple(targets)
     choices = LowRank(
         ALL_LINEAR if patterns == (ALL_LINEAR,) else patterns,
         LAYERS[known(layer, LAYERS, "layer")](),
-        STARTS[known(start, STARTS, "start")](),
+        first,
         rank,
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),

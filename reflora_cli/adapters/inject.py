@@ -14,6 +14,7 @@ from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
@@ -157,6 +158,16 @@ def attach(
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
+
+
+def remove_empty(model: nn.Module, adapted: Adapted) -> None:
+    """Take the layers of rank 0 out of the model, in place: their frozen weight stands there again by itself.
+
+    What was adapted forgets them: they are neither trained nor written.
+    """
+    empty = [name for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer) and not layer.rank]
+    for name in empty:
+        model.set_submodule(name, adapted.layers.pop(name).frozen)
 
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:

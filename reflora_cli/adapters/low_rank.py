@@ -63,13 +63,13 @@ class LowRankLayer(AdapterLayer):
         return nn.Parameter(self.copied(values))
 
     def copied(self, values: Tensor) -> Tensor:
-        """Return a float32 copy on the base's device, in memory of its own, row by row.
+        """Return a float32 copy on the base's device, row by row in memory of its own.
 
-        A tensor read from a file may lie at any address, and one that was computed in any order: products round
-        differently where it is not aligned, or lies column by column.
+        A tensor read from a file may lie at any address, and one that was computed may be stored column by column:
+        products round differently there, and a run that continues would differ from one that was not interrupted.
         """
-        device = self.frozen.weight.device
-        return values.detach().to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
+        device, layout = self.frozen.weight.device, torch.contiguous_format
+        return values.detach().to(device, torch.float32, copy=True, memory_format=layout)
 
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""

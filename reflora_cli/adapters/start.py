@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.pissa import principal_pair
-from reflora_cli.methods.starts import DefaultStart, GaussianStart, PissaStart, StartChoice
+from reflora_cli.adapters.sight import NOTHING, Sight
+from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, PissaStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -33,31 +35,36 @@ Tell = Callable[[int, int], None]
 def say_nothing(done: int, total: int) -> None: ...
 
 
-def start(adapted: Adapted, choice: StartChoice, seed: int, tell: Tell = say_nothing) -> None:
+def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHING, tell: Tell = say_nothing) -> None:
     """Give the factors of all layers their first values, in place.
 
-    It is called when the model is on its device, and not for a run that continues: `take_up` does that.
+    It is called when the model is on its device, and not for a run that continues: `take_up` does that. sight: the
+    training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are
+    for `remove_empty`.
     """
     layers = low_rank_layers(adapted)
+    bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
     for done, (name, layer) in enumerate(layers.items(), start=1):
-        draw = generator_for(seed, name)
-        A, B = first_factors(layer, choice, draw)
+        A, B = first_factors(layer, choice, generator_for(seed, name), bases.get(name))
         if choice.moves_base:
             layer.move(A, -B)
         layer.begin(A, B)
         tell(done, len(layers))
 
 
-def first_factors(layer: LowRankLayer, choice: StartChoice, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return A [r, in] and B [out, r] of one layer at the start, float32."""
-    zero = torch.zeros(layer.frozen.out_features, layer.rank)
+def first_factors(
+    layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return A [r, in] and B [out, r] of one layer at the start, float32. found: A, if a look at rows found it."""
+    rank, (out_features, in_features) = layer.rank, (layer.frozen.out_features, layer.frozen.in_features)
     match choice:
-        case DefaultStart():
-            return uniform(layer.rank, layer.frozen.in_features, draw), zero
-        case GaussianStart():
-            return gaussian(layer.rank, layer.frozen.in_features, draw), zero
         case PissaStart(iterations=iterations):
-            return principal_pair(layer.frozen.dense(), layer.rank, layer.scale, iterations, draw)
+            return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
+        case GaussianStart():
+            A = gaussian(rank, in_features, draw)
+        case DefaultStart() | EvaStart():
+            A = uniform(rank, in_features, draw) if found is None else found
+    return A, torch.zeros(out_features, A.shape[0])
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
@@ -88,6 +95,16 @@ def take_up(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
             known = layer.offset_rank  # an adapter from which the run began has brought its own
             if offset[0].shape[0] > known:
                 layer.move(offset[0][known:], offset[1][:, known:])
+
+
+def empty_absent(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
+    """Give rank 0 to the layers of which a checkpoint has no factors, in place.
+
+    tensors: as for `take_up`. Only a start that chooses ranks leaves modules without factors.
+    """
+    for name, layer in low_rank_layers(adapted).items():
+        if not {f"{name}.A", f"{name}.B"} & tensors.keys():
+            layer.begin(layer.A[:0], layer.B[:, :0])
 
 
 def fitting_pair(layer: LowRankLayer, A: Tensor | None, B: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -116,7 +116,8 @@ def vllm_line(config: PeftConfig) -> str:
     reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
     if reason:
         return f"vLLM does not take {reason}: give it the merged model (`reflora merge RUN`)."
-    return f"vLLM takes it: `vllm serve BASE --enable-lora --max-lora-rank {config.r} --lora-modules NAME=DIRECTORY`."
+    rank = max((config.r, *config.rank_pattern.values()))
+    return f"vLLM takes it: `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=DIRECTORY`."
 
 
 def transformers_lines(subject: Subject) -> list[str]:

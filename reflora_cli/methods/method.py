@@ -105,6 +105,9 @@ class Method(BaseModel):
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_alone(self.layer, {key: (getattr(self, key), default) for key, default in usual.items()})
         check_pairs(self.layer, {key: getattr(self, key) for key in OF_PAIRS}, usual)
+        if self.after is not None and self.start.sees_data:
+            reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
+            raise refusal("start", reason, "set method.start=default", also="after")
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self

@@ -39,6 +39,8 @@ PRESETS: dict[str, Preset] = {
     # The base's own parameters: its biases, or all of them.
     "bitfit": Preset({"layer": "bias"}, "Ben-Zaken et al. 2021, arXiv 2106.10199"),
     "full": Preset({"layer": "full"}, "Devlin et al. 2018, arXiv 1810.04805"),
+    # A start that looks at training rows.
+    "eva": Preset({"start": "eva"}, "Paischer et al. 2024, arXiv 2410.07170"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -101,6 +101,12 @@ class LanguageObjective(Objective[PromptRow]):
     def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
         return self.placed(self.together(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
+    def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
+        """Return the places of the tokens that are to be predicted."""
+        found = torch.zeros_like(arguments["input_ids"], dtype=torch.bool)
+        found.view(-1)[arguments["supervised"] + 1] = True
+        return found
+
     def padded(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
         """Collate rows with one row in each sequence."""
         return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id, self.multiple))

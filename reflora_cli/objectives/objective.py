@@ -113,6 +113,12 @@ class Objective(ABC, Generic[RowT]):
     def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
         """Return padded tensors on the device."""
 
+    @abstractmethod
+    def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
+        """Return which places of a batch are learned from, bool [n, length]: no padding, and nothing of prompts if only
+        answers are learned. arguments: what `arguments` returned.
+        """
+
     def score(self, split: Split, batch_size: int) -> dict[str, float]:
         """Return the split's scores, the main one first; processes share the rows and all get the same scores."""
         return self.tally(split, batch_size).scores()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import final
@@ -102,6 +102,9 @@ class SequenceObjective(Objective[EncodedRow]):
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         return {**self.inputs(rows), "labels": targets(labels_of(rows), self.outputs).to(self.compute.device)}
+
+    def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
+        return arguments["attention_mask"].bool()
 
     def inputs(self, rows: Sequence[EncodedRow], padding: Padding | None = None) -> dict[str, Tensor]:
         """Return keyword arguments of the model. padding: a way to pad other than the one that was found."""

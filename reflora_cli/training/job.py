@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from reflora_cli.adapter_io.peft_rules import unreadable
-from reflora_cli.adapters.inject import Adapted, inject, stacked_experts
-from reflora_cli.adapters.start import start, take_up
+from reflora_cli.adapters.inject import Adapted, inject, remove_empty, stacked_experts
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.console.pace import Pace
 from reflora_cli.console.reporter import Reporter, SilentReporter
@@ -36,6 +35,7 @@ from reflora_cli.tasks.base import Example, PromptExample, Task
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
+from reflora_cli.training.factors import continue_factors, sight_of, start_factors
 from reflora_cli.training.targets import left_out, listed
 
 SILENT = SilentReporter()
@@ -87,6 +87,13 @@ class Job:
         """Why PEFT cannot read the adapter; empty if it can."""
         return self.recipe.method.layer.not_for_peft or unreadable(self.base.model, self.adapted.layers)
 
+    def ranks(self) -> dict[str, str]:
+        """Return the ranks of the modules if they were chosen for this run."""
+        if not self.recipe.method.start.chooses_ranks:
+            return {}
+        own = [pair.rank for pair in self.adapted.pairs]
+        return {"ranks": f"{min(own)} to {max(own)} in {len(own)} modules, {sum(own)} in all"}
+
     def not_adapted(self) -> dict[str, str]:
         """Return the modules without an adapter that a user of the default targets would not expect."""
         found = [f"{listed(names)} ({reason})" for reason, names in self.left_out.items()]
@@ -115,6 +122,7 @@ class Job:
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),
             **self.beginning,
             "targets": matches,
+            **self.ranks(),
             **self.not_adapted(),
             **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
             "trained whole": self.trained_whole(),
@@ -139,8 +147,7 @@ def prepare(
     """Load, check and build all of a run.
 
     section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins. continued:
-    the trained tensors of the checkpoint that it continues from, by full name. reporter: what tells how far a start is
-    that takes long.
+    the trained tensors of the checkpoint that it continues from, by full name. reporter: what is shown meanwhile.
 
     Raises InputError for whatever the user can mend.
     """
@@ -148,26 +155,21 @@ def prepare(
     kind = kind_of(task)
     examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
-    base = kind.load_base(section, section.revision, compute.dtype, recipe.train.seed)
-    # A run is known by what its recipe says, wherever that was found this time.
-    name = recipe.model.name if base.source.is_local else base.source.name
-    base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
-    fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
-    base = base if fit is None else fit.base
-    refuse_foreign_head(base, task)
-    check_length(base, recipe.task.max_length)
+    loaded = loaded_base(recipe, kind.load_base(section, section.revision, compute.dtype, recipe.train.seed), earlier)
+    base, fit = loaded.base, loaded.fit
     base.place(compute.device)
     objective = kind.make_objective(recipe, base, compute)
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)
-    if continued is not None:
-        take_up(adapted, continued)
-    elif fit is None:
-        start(adapted, recipe.method.start, recipe.train.seed, Pace(reporter, f"start {recipe.method.start}"))
-    lengths = [len(row.input_ids) for row in rows.training] if recipe.train.group_by_length else []
-    sampler = StepSampler(len(rows.training), recipe.train.batch_size, recipe.train.seed, lengths)
+    sampler = sampler_of(recipe, rows)
     total = total_steps(recipe, sampler)
+    if continued is not None:
+        continue_factors(adapted, recipe, continued)
+    elif fit is None:
+        sight = sight_of(recipe, objective, rows, sampler, reporter.note)
+        start_factors(adapted, recipe, compute, sight, Pace(reporter, f"start {recipe.method.start}"))
+    remove_empty(base.model, adapted)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     return Job(
@@ -187,6 +189,37 @@ def prepare(
         earlier=earlier,
         beginning=fit.facts(earlier, unchecked(section, earlier.base)) if fit and earlier else {},
     )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run's base, checked, and what of an earlier adapter goes onto it; None where the run begins from none."""
+
+    base: Base
+    fit: Fitting | None
+
+
+def loaded_base(recipe: Recipe, base: Base, earlier: Earlier | None) -> Loaded:
+    """Return the base under the name that the recipe gives it: a run is known by that, wherever the base was found.
+
+    Raises InputError for a head with other labels, for rows longer than the model reads, and for an earlier adapter
+    that does not fit.
+    """
+    name = recipe.model.name if base.source.is_local else base.source.name
+    base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
+    task = find_task(recipe.task.name)
+    fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
+    base = base if fit is None else fit.base
+    refuse_foreign_head(base, task)
+    check_length(base, recipe.task.max_length)
+    return Loaded(base, fit)
+
+
+def sampler_of(recipe: Recipe, rows: Rows) -> StepSampler:
+    """Return the order of a run's training rows."""
+    train = recipe.train
+    lengths = [len(row.input_ids) for row in rows.training] if train.group_by_length else []
+    return StepSampler(len(rows.training), train.batch_size, train.seed, lengths)
 
 
 def adapted_base(recipe: Recipe, base: Base, fit: Fitting | None, unfit: Mapping[str, Sequence[str]]) -> Adapted:

@@ -59,8 +59,8 @@ def train(
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         continued = trained_tensors(place) if place else None
-        base = base_of(recipe, run, resume)
-        job = prepare(recipe, compute_of(recipe, accelerator), base, earlier, continued, reporter)
+        compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
+        job = prepare(recipe, compute, section, earlier, continued, reporter)
         make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:

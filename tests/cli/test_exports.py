@@ -89,6 +89,7 @@ def test_a_card_says_whether_vllm_takes_the_adapter(trained: Path, reflora: Refl
     assert "vLLM does not take modules saved whole (score)" in (tmp_path / "peft" / "README.md").read_text()
     plain: dict[str, Any] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
     assert "--max-lora-rank 4" in vllm_line(LoraConfig(**plain))
+    assert "--max-lora-rank 7" in vllm_line(LoraConfig(**{**plain, "rank_pattern": {"q_proj": 7, "v_proj": 2}}))
     assert "vLLM does not take DoRA" in vllm_line(LoraConfig(**plain, use_dora=True))
 
 

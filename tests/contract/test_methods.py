@@ -42,6 +42,7 @@ OTHER_AXES = [
     ("default", Scaling.STANDARD, 1.0, 1),
     ("gaussian", Scaling.RSLORA, 4.0, 3),
     ("pissa", Scaling.STANDARD, 1.0, 1),
+    ("eva", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
@@ -68,7 +69,7 @@ trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
-       if (method.layer.kind, method.scaling) == ("lora", Scaling.STANDARD) and not method.update.is_optimizer)],
+       if (method.layer.kind, method.start.kind) == ("lora", "default") and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
 )  # fmt: skip
 """What an optimizer has a part in."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from reflora_cli.adapters.inject import match_targets, too_small
+from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from tests.models import injected, make
@@ -76,3 +78,15 @@ def test_weights_smaller_than_a_rank_are_known_before_they_are_adapted() -> None
     assert too_small(model, Method(name="lora", rank=4), names) == []
     adapted = injected(model, Method(name="reflora", rank=4), [], [], seed=0, left_out=["classifier"])
     assert len(adapted.layers) == adapted.matches["all-linear"] == 13
+
+
+def test_factors_are_stored_row_by_row_however_they_were_computed() -> None:
+    """A run that continues has them so, and products of others round differently."""
+    model = make("bert")
+    (layer, *_) = injected(model, Method(name="lora"), ["classifier"], ["classifier"]).layers.values()
+    assert isinstance(layer, LowRankLayer)
+    A, B = torch.randn(16, 3).T, torch.randn(3, 16).T
+    layer.begin(A, B)
+    assert torch.equal(layer.A, A)
+    assert layer.A.is_contiguous()
+    assert layer.B.is_contiguous()

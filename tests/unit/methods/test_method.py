@@ -96,3 +96,16 @@ def test_refused(values: Any, words: str) -> None:
 def test_warmup_zero_is_fine_where_it_can_start() -> None:
     for name in set(PRESETS) - {"reflora", "scaled-gd"}:
         assert Method(name=name, refactor=Refactor(warmup_steps=0)).update.plain_steps == 0
+
+
+def test_a_start_that_looks_at_rows_is_refused_where_an_adapter_is_the_start() -> None:
+    with pytest.raises(ValidationError, match="start eva has nothing to do where the factors begin as those of"):
+        Method(name="eva", after="run")
+    assert Method(name="eva", start="default", after="run").after == "run"
+    assert Method(name="eva").start.sees_data
+
+
+@pytest.mark.parametrize("values", [{"rho": 0.5}, {"tau": 0.0}, {"tau": 1.5}, {"rows": 0}])
+def test_values_of_eva_out_of_range(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Method(name="eva", start={"kind": "eva", **values})

@@ -147,7 +147,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "start under its older name": (
         "rank: 8",
         "init: gausian",
-        ("wrong value for method.init", "line 5, method.init", "one of default, gaussian", "mean 'gaussian'"),
+        ("wrong value for method.init", "line 5, method.init", "one of default, gaussian, eva", "mean 'gaussian'"),
     ),
     "both names of the start": (
         "rank: 8",
