@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reflora_cli.adapters.inject import Adapted, inject, remove_empty
+from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.inject import inject, remove_empty
 from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS

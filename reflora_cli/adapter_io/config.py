@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground import strict_json
 from reflora_cli.ground.errors import InputError, Problem

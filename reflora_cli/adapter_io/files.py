@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from reflora_cli.adapter_io.config import PeftConfig, read_json
 from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.adapter_io.tensor_files import DTYPES
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.ties import is_inside, shared_parameters
 from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem

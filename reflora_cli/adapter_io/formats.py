@@ -19,8 +19,8 @@ from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
 from reflora_cli.adapter_io.vera import VeraFormat
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import IN_PLACE

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import IN_PLACE

@@ -16,7 +16,7 @@ from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
-from reflora_cli.adapters.inject import embedding_paths, input_embedding
+from reflora_cli.adapters.targets import embedding_paths, input_embedding
 from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
 from reflora_cli.ground.errors import InputError, Problem
 

@@ -17,10 +17,12 @@ from reflora_cli.adapter_io.config import is_target
 from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import saved_modules, sorted_keys
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import freeze
 from reflora_cli.adapters.in_place import train_in_place
-from reflora_cli.adapters.inject import Adapted, adaptable_names, attach
+from reflora_cli.adapters.inject import attach
 from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.targets import adaptable_names
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
 from reflora_cli.ground.errors import InputError, Problem
 

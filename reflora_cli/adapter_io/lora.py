@@ -20,9 +20,9 @@ from pydantic import Field
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import LARGEST_ALPHA, PeftConfig, pattern_value
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import FILE_MAGNITUDE, DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer
 from reflora_cli.factors.pair import scaling_factor

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.vera import FILE_B, FILE_D, FILE_PROJECTIONS, Projections, VeRALinear, drawn
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import VeRALayer

@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from reflora_cli.adapters.inject import Adapted, inject
+from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.start import start as start_factors
 from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
-from reflora_cli.adapters.frozen import FrozenWeight, freeze, is_adaptable
+from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
-from reflora_cli.adapters.target_patterns import matches
-from reflora_cli.adapters.ties import is_inside, owner_of, shared_parameters
+from reflora_cli.adapters.targets import match_targets, refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
-from reflora_cli.factors.pair import FactorPair, Role, scaling_factor
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.factors.pair import scaling_factor
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
 
@@ -45,65 +45,6 @@ class Adaptation(Protocol):
     def dropout(self) -> float: ...
     @property
     def needs_full_rank(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """What training needs to know of an adapted model.
-
-    Every trained parameter belongs to exactly one of `layers`, `others` and `in_place`.
-
-    layers: adapter layers by module name, in the model's order.
-    others: parameters of the modules trained whole (heads), by full name.
-    matches: number of modules that each target pattern matched.
-    in_place: parameters of the base that the method trains where they are, by full name.
-    """
-
-    layers: dict[str, AdapterLayer]
-    others: dict[str, nn.Parameter]
-    matches: dict[str, int]
-    in_place: dict[str, nn.Parameter] = field(default_factory=dict)
-
-    @property
-    def pairs(self) -> list[FactorPair]:
-        """Every pair of factors, in the order of the layers."""
-        return [pair for name, layer in self.layers.items() for pair in layer.pairs(name)]
-
-    def of_role(self, role: Role) -> dict[str, nn.Parameter]:
-        """The trained parameters of one role, by full name, without those of modules trained whole."""
-        own = {
-            f"{name}.{key}": layer.get_parameter(key)
-            for name, layer in self.layers.items()
-            for key, own in layer.roles().items()
-            if own is role
-        }
-        kinds = {name: Role.DECAYED if tensor.ndim >= 2 else Role.UNDECAYED for name, tensor in self.in_place.items()}
-        return {**own, **{name: tensor for name, tensor in self.in_place.items() if kinds[name] is role}}
-
-    @property
-    def by_layer(self) -> dict[str, list[nn.Parameter]]:
-        """The trained parameters of every adapter layer, by module name."""
-        return {name: [layer.get_parameter(key) for key in layer.roles()] for name, layer in self.layers.items()}
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Every trained parameter by its full name in the model."""
-        own = {
-            f"{name}.{key}": layer.get_parameter(key) for name, layer in self.layers.items() for key in layer.roles()
-        }
-        return {**own, **self.in_place, **self.others}
-
-    @property
-    def constants(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of the layers beside the trained parameters, by full name.
-
-        A tensor that layers share has its name in the first of them.
-        """
-        found: dict[int, tuple[str, Tensor]] = {}
-        for name, layer in self.layers.items():
-            for key, tensor in layer.constants().items():
-                found.setdefault(id(tensor), (f"{name}.{key}", tensor))
-        return dict(found.values())
 
 
 def inject(
@@ -225,104 +166,6 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
         own = {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
         others |= {name: parameter for name, parameter in own.items() if parameter not in known}
     return others
-
-
-def match_targets(
-    model: nn.Module, targets: tuple[str, ...] | Literal["all-linear"], saved: Sequence[str]
-) -> dict[str, list[str]]:
-    """The adaptable modules that each target pattern names.
-
-    A pattern of letters, digits, `_` and `.` matches whole trailing parts of a module's path (`query`,
-    `attention.output.dense`); any other pattern is a regular expression that must match the whole path.
-    `all-linear` is every linear layer but the output embedding; the experts of most mixture models are not linear
-    layers but stacked weights (`stacked_experts`), which are left as they are.
-    """
-    names = [name for name in adaptable_names(model) if not is_inside(name, saved)]
-    if targets == "all-linear":
-        output = output_embedding(model)
-        found = [name for name in names if model.get_submodule(name) is not output]
-        if not found:
-            others = {type(own).__name__ for own in model.modules() if isinstance(own, nn.Linear)} - {"Linear"}
-            kinds = ", ".join(sorted(others))
-            raise InputError(
-                Problem("the model has no linear layer to adapt", "method.targets", kinds, "Linear, Conv1D")
-            )
-        return {"all-linear": found}
-    matched = {pattern: [name for name in names if matches(pattern, name)] for pattern in targets}
-    empty = [unmatched(model, pattern, names) for pattern, found in matched.items() if not found]
-    if empty:
-        raise InputError(*empty)
-    return matched
-
-
-def refuse_shared(model: nn.Module, names: set[str]) -> None:
-    """Raises InputError for a target whose weight stands in the model under several names: merged, they would differ.
-
-    The output embedding may be tied to the input embedding: a merge unties it, as the model's config allows.
-    """
-    embeddings = {f"{path}.weight" for path in embedding_paths(model)}
-    paths: dict[nn.Module, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(path)
-    modules = [found for found in paths.values() if len(found) > 1 and names & set(found)]
-    parameters = [
-        list(shared)
-        for shared in shared_parameters(model)
-        if names & set(map(owner_of, shared)) and not set(shared) <= embeddings
-    ]
-    for found in (modules + parameters)[:1]:
-        what = "a target shares its weight with other modules, which is not supported"
-        raise InputError(Problem(what, "method.targets", ", ".join(found[:4]), remedy="leave it out of method.targets"))
-
-
-def embedding_paths(model: nn.Module) -> list[str]:
-    """The paths of the input and output embeddings of a transformers model, those that it has."""
-    embeddings = [input_embedding(model), output_embedding(model)]
-    return [path for path, module in model.named_modules() if any(module is own for own in embeddings)]
-
-
-def stacked_experts(model: nn.Module) -> dict[str, int]:
-    """Three-dimensional weights, one matrix for each expert, by name, and their elements: no adapter is for them."""
-    return {
-        f"{path}.{name}": parameter.numel()
-        for path, module in model.named_modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and min(parameter.shape) > 1 and not hasattr(module, "kernel_size")
-    }
-
-
-def output_embedding(model: nn.Module) -> nn.Module | None:
-    """The language-model head of a transformers model, if it has one."""
-    find = getattr(model, "get_output_embeddings", None)
-    return find() if callable(find) else None
-
-
-def input_embedding(model: nn.Module) -> nn.Module | None:
-    """The token embedding of a transformers model, if it has one that it can name."""
-    find = getattr(model, "get_input_embeddings", None)
-    try:
-        return find() if callable(find) else None
-    except NotImplementedError:
-        return None
-
-
-def adaptable_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if is_adaptable(module)]
-
-
-def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
-    """Why a pattern names no module, with the nearest names that exist. names: of the modules that may be adapted."""
-    adaptable = adaptable_names(model)
-    if experts := [name for name in stacked_experts(model) if matches(pattern, name)]:
-        what = "a target matches stacked weights of experts, which have no adapter"
-        return Problem(what, "method.targets", f"{pattern!r}: {experts[0]}", "linear layers")
-    if any(matches(pattern, name) for name in adaptable):
-        what = "a target only matches modules that are trained and saved whole"
-        return Problem(what, "method.targets", repr(pattern), remedy="remove the target: these need no adapter")
-    parts = {".".join(name.split(".")[-count:]) for name in names for count in (1, 2)}
-    suffixes = {part for part in parts if not part.replace(".", "").isdigit()}
-    remedy = nearest(pattern, suffixes)
-    return Problem("a target matches no linear layer of the model", "method.targets", repr(pattern), remedy=remedy)
 
 
 def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> list[str]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import explained
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.sight import NOTHING, Sight

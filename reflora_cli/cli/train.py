@@ -59,7 +59,7 @@ def plan(recipe: Any, as_json: bool) -> None:
     from reflora_cli.console.output import make_reporter, print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
-    from reflora_cli.training.job import prepare
+    from reflora_cli.training.prepare import prepare
 
     device = pick_device()
     earlier = find_earlier(recipe)

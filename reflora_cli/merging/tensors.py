@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapter_io.tensor_files import Announced, TensorPlace
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.quantize import skeleton

@@ -11,7 +11,7 @@ import torch
 from reflora_cli.adapter_io.files import PEFT_BASE, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Dtype

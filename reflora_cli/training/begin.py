@@ -16,8 +16,10 @@ from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import AdapterKeys, saved_modules, sorted_keys
 from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layers
-from reflora_cli.adapters.inject import Adapted, adaptable_names, attach, check_rank, match_targets, refuse_shared
+from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.inject import attach, check_rank
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.targets import adaptable_names, match_targets, refuse_shared
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import Tell, empty_absent, start, take_up
 from reflora_cli.data.batches import StepSampler, cut

@@ -1,44 +1,25 @@
-"""Turn a recipe into everything a training run needs, checked, before anything is written."""
+"""A training run, ready to start, and what the user should see of it before."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from reflora_cli.adapter_io.peft_rules import unreadable
-from reflora_cli.adapters.inject import Adapted, inject, remove_empty, stacked_experts
+from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.targets import stacked_experts
 from reflora_cli.adapters.ties import is_inside
-from reflora_cli.console.pace import Pace
-from reflora_cli.console.reporter import Reporter, SilentReporter
 from reflora_cli.data.batches import StepSampler
-from reflora_cli.factors.pair import Role
-from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, parameter_count
-from reflora_cli.model.fit import check_length
-from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.objectives.objective import Objective
-from reflora_cli.objectives.pick import kind_of
-from reflora_cli.objectives.rows import Rows, probe_examples
-from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.partition import Partition
-from reflora_cli.optim.roles import Roles
-from reflora_cli.recipe.sections import ModelSection, Recipe
-from reflora_cli.runs.environment import describe
-from reflora_cli.runs.trained_base import found_again, unchecked
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Example, PromptExample, Task
-from reflora_cli.tasks.registry import find_task
-from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
-from reflora_cli.training.factors import continue_factors, sight_of, start_factors
-from reflora_cli.training.targets import left_out, listed
-
-SILENT = SilentReporter()
+from reflora_cli.training.targets import listed
 
 
 @dataclass(frozen=True)
@@ -136,104 +117,6 @@ class Job:
         }
 
 
-def prepare(
-    recipe: Recipe,
-    compute: Compute,
-    section: ModelSection,
-    earlier: Earlier | None = None,
-    continued: Mapping[str, Tensor] | None = None,
-    reporter: Reporter = SILENT,
-) -> Job:
-    """Load, check and build all of a run.
-
-    section: the recipe's base, with the place where it is. earlier: the adapter from which the run begins. continued:
-    the trained tensors of the checkpoint that it continues from, by full name. reporter: what is shown meanwhile.
-
-    Raises InputError for whatever the user can mend.
-    """
-    task = find_task(recipe.task.name)
-    kind = kind_of(task)
-    examples = kind.load_examples(recipe)
-    section = section if earlier is None else found_again(section, earlier.base)
-    loaded = loaded_base(recipe, kind.load_base(section, section.revision, compute.dtype, recipe.train.seed), earlier)
-    base, fit = loaded.base, loaded.fit
-    base.place(compute.device)
-    objective = kind.make_objective(recipe, base, compute)
-    unfit = left_out(objective, recipe.method, base.saved(recipe.method))
-    rows = kind.encode(recipe, base, examples)
-    adapted = adapted_base(recipe, base, fit, unfit)
-    sampler = sampler_of(recipe, rows)
-    total = total_steps(recipe, sampler)
-    if continued is not None:
-        continue_factors(adapted, recipe, continued)
-    elif fit is None:
-        sight = sight_of(recipe, objective, rows, sampler, reporter.note)
-        start_factors(adapted, recipe, compute, sight, Pace(reporter, f"start {recipe.method.start}"))
-    remove_empty(base.model, adapted)
-    if recipe.train.gradient_checkpointing:
-        base.recompute_activations()
-    return Job(
-        recipe=recipe,
-        task=task,
-        base=base,
-        adapted=adapted,
-        saved=base.saved(recipe.method),
-        rows=rows,
-        objective=objective,
-        sampler=sampler,
-        optimizer=make_optimizer(recipe, adapted),
-        total_steps=total,
-        probes=probe_examples(examples),
-        environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
-        left_out=unfit,
-        earlier=earlier,
-        beginning=fit.facts(earlier, unchecked(section, earlier.base)) if fit and earlier else {},
-    )
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A run's base, checked, and what of an earlier adapter goes onto it; None where the run begins from none."""
-
-    base: Base
-    fit: Fitting | None
-
-
-def loaded_base(recipe: Recipe, base: Base, earlier: Earlier | None) -> Loaded:
-    """Return the base under the name that the recipe gives it: a run is known by that, wherever the base was found.
-
-    Raises InputError for a head with other labels, for rows longer than the model reads, and for an earlier adapter
-    that does not fit.
-    """
-    name = recipe.model.name if base.source.is_local else base.source.name
-    base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
-    task = find_task(recipe.task.name)
-    fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
-    base = base if fit is None else fit.base
-    refuse_foreign_head(base, task)
-    check_length(base, recipe.task.max_length)
-    return Loaded(base, fit)
-
-
-def sampler_of(recipe: Recipe, rows: Rows) -> StepSampler:
-    """Return the order of a run's training rows."""
-    train = recipe.train
-    lengths = [len(row.input_ids) for row in rows.training] if train.group_by_length else []
-    return StepSampler(len(rows.training), train.batch_size, train.seed, lengths)
-
-
-def adapted_base(recipe: Recipe, base: Base, fit: Fitting | None, unfit: Mapping[str, Sequence[str]]) -> Adapted:
-    """Return the base with its adapters in place: new ones, still at zero, or those of the adapter that it begins from.
-
-    unfit: the modules that `all-linear` leaves out, by reason.
-    """
-    trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
-    kept_out = [name for names in unfit.values() for name in names]
-    if fit is None:
-        return inject(base.model, recipe.method, trainable, saved, kept_out)
-    return begin(fit, recipe.method, trainable, saved, kept_out)
-
-
 def cautions(recipe: Recipe) -> list[str]:
     """Say which settings are legal but seldom meant."""
     method, rate = recipe.method, recipe.train.learning_rate
@@ -261,42 +144,3 @@ def start_cautions(recipe: Recipe) -> list[str]:
     if recipe.train.weight_decay > 0:
         found.append(f"train.weight_decay pulls {part} to zero")
     return found
-
-
-def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
-    """Return the optimizer steps of the whole run. Raises InputError when a warm-up of rate or rule would outlast
-    it.
-    """
-    train, method = recipe.train, recipe.method
-    epochs = train.epochs or 0.0
-    total = train.steps or max(1, math.ceil(epochs * sampler.steps_per_epoch))
-    if train.warmup_steps >= total:
-        problem = Problem(
-            "the run ends before the learning rate reaches its peak",
-            where="train.warmup_steps",
-            found=f"{train.warmup_steps} warm-up steps in a run of {total}",
-            expected=f"fewer than {total}",
-            remedy="lower train.warmup_steps or train longer",
-        )
-        raise InputError(problem)
-    if method.update.plain_steps >= total:
-        problem = Problem(
-            f"the run ends before {method.update} begins: it would be plain training under another name",
-            where="method.update.warmup_steps",
-            found=f"{method.update.plain_steps} warm-up steps in a run of {total}",
-            expected=f"fewer than {total}",
-            remedy="lower method.update.warmup_steps or train longer",
-        )
-        raise InputError(problem)
-    return total
-
-
-def roles_in(adapted: Adapted) -> Roles:
-    """Return the roles of all trained parameters."""
-    return Roles(adapted.pairs, adapted.of_role(Role.UNDECAYED), adapted.of_role(Role.DECAYED), adapted.others)
-
-
-def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
-    train = recipe.train
-    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer, train.momentum)
-    return build_optimizer(recipe.method, roles_in(adapted), rates)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reflora_cli.adapters.in_place import matched_parameters
-from reflora_cli.adapters.inject import match_targets, too_small
+from reflora_cli.adapters.inject import too_small
+from reflora_cli.adapters.targets import match_targets
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
 from reflora_cli.objectives.objective import Objective

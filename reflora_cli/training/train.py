@@ -26,8 +26,9 @@ from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
-from reflora_cli.training.job import SILENT, Job, prepare
+from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
+from reflora_cli.training.prepare import SILENT, prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 

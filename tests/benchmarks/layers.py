@@ -34,7 +34,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.training.job import roles_in
+from reflora_cli.training.prepare import roles_in
 from tests.benchmarks.reflora_step import one_by_one
 from tests.models import injected
 

@@ -21,7 +21,8 @@ from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.restore import restore
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.earlier import find_earlier, settled
-from reflora_cli.training.job import Job, prepare
+from reflora_cli.training.job import Job
+from reflora_cli.training.prepare import prepare
 from tests.cli.conftest import Reflora, records
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from reflora_cli.adapter_io.files import (
 )
 from reflora_cli.adapter_io.formats import adapter_config, format_of
 from reflora_cli.adapter_io.loading import load_adapter
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS
@@ -34,7 +34,7 @@ from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
-from reflora_cli.training.job import roles_in
+from reflora_cli.training.prepare import roles_in
 from tests.models import ADAPTERS, HEADS, batch, injected, make
 
 WARMUP = 2

@@ -34,7 +34,8 @@ from reflora_cli.adapter_io.files import (
 from reflora_cli.adapter_io.formats import adapter_config, read_config
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapter_io.peft_rules import unreadable
-from reflora_cli.adapters.inject import Adapted, attach, build_layer, freeze
+from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.inject import attach, build_layer, freeze
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.export.peft_view import PeftView
 from reflora_cli.ground.errors import InputError, RefloraError

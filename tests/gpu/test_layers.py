@@ -25,7 +25,7 @@ from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
-from reflora_cli.training.job import roles_in
+from reflora_cli.training.prepare import roles_in
 from tests.models import ADAPTERS, HEADS, batch, injected, make
 
 DEVICE = pick_device()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS

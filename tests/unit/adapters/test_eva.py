@@ -14,8 +14,9 @@ from peft.utils.incremental_pca import IncrementalPCA
 from torch import Tensor, nn
 
 from reflora_cli.adapters.adaptation import adapt
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import Directions, Search
-from reflora_cli.adapters.inject import Adapted, inject, remove_empty
+from reflora_cli.adapters.inject import inject, remove_empty
 from reflora_cli.adapters.sight import Pass
 from reflora_cli.adapters.start import generator_for, low_rank_layers, start, uniform
 from reflora_cli.factors.pair import scaling_factor

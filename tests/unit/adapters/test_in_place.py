@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from reflora_cli.adapters.adaptation import adapt
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.training.job import roles_in
+from reflora_cli.training.prepare import roles_in
 from tests.architectures import DECODERS
 from tests.models import HEADS, MODELS, batch, injected, make
 from tests.random_models import language_model

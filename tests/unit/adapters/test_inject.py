@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reflora_cli.adapters.inject import match_targets, too_small
+from reflora_cli.adapters.inject import too_small
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.targets import match_targets
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from tests.models import injected, make

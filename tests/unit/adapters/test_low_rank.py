@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import freeze
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight, quantize

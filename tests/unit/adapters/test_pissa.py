@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from reflora_cli.adapters.adaptation import adapt
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import freeze
-from reflora_cli.adapters.inject import Adapted, build_layer
+from reflora_cli.adapters.inject import build_layer
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.quantized import quantize

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from reflora_cli import adapt
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
-from reflora_cli.adapters.inject import Adapted
 from reflora_cli.adapters.quantized import quantize
 from reflora_cli.adapters.vera import Projections, VeRALinear
 from reflora_cli.ground.errors import InputError

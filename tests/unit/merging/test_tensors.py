@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reflora_cli.adapter_io.tensor_files import TensorPlace
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.tensors import kept_ties, merged_tensors, model_name, named_alike
 from reflora_cli.methods.method import Method

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.inject import Adapted
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.data.encode_prompts import collate_prompts
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method

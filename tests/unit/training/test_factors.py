@@ -12,7 +12,8 @@ from reflora_cli.data.batches import micro_batches
 from reflora_cli.model.precision import Compute
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.factors import passes
-from reflora_cli.training.job import Job, prepare
+from reflora_cli.training.job import Job
+from reflora_cli.training.prepare import prepare
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32)
 

@@ -10,7 +10,8 @@ from reflora_cli.data.batches import StepSampler
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.updates import UPDATES
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.training.job import cautions, total_steps
+from reflora_cli.training.job import cautions
+from reflora_cli.training.prepare import total_steps
 
 SAMPLER = StepSampler(rows=40, batch_size=4, seed=0)
 WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().plain_steps]
