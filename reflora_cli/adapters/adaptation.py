@@ -102,7 +102,7 @@ def adapt(
 
 
 def known(name: str, names: Iterable[str], where: str) -> str:
-    """The name itself. Raises InputError unless it is among the names."""
+    """Return the name itself. Raises InputError unless it is among the names."""
     names = [str(own) for own in names]
     if name not in names:
         raise InputError(Problem("there is nothing of this name", where, repr(name), remedy=nearest(name, names)))

@@ -33,7 +33,7 @@ class Adapted:
         return [pair for name, layer in self.layers.items() for pair in layer.pairs(name)]
 
     def of_role(self, role: Role) -> dict[str, nn.Parameter]:
-        """The trained parameters of one role, by full name, without those of modules trained whole."""
+        """Return the trained parameters of one role, by full name, without those of modules trained whole."""
         own = {
             f"{name}.{key}": layer.get_parameter(key)
             for name, layer in self.layers.items()

@@ -69,7 +69,7 @@ class DoRALinear(LowRankLayer):
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
-        """n [out], float32 throughout: the norm of every row of W + s B A."""
+        """Return n [out], float32 throughout: the norm of every row of W + s B A."""
         with torch.autocast(self.A.device.type, enabled=False):
             cross = (self.frozen.row_products(self.A) * self.B).sum(dim=1)
             square = ((self.B @ (self.A @ self.A.T)) * self.B).sum(dim=1)
@@ -78,7 +78,7 @@ class DoRALinear(LowRankLayer):
         return norms
 
     def current_norms(self) -> Tensor:
-        """`row_norms`, computed once for each state of the factors: micro-batches and recomputation share them.
+        """Return `row_norms`, computed once for each state of the factors: micro-batches and recomputation share them.
 
         An optimizer's step, or loading, changes the factors' version or place. What is written through `.data` changes
         neither: after that, `_norms` must be set to None.

@@ -112,7 +112,7 @@ def remove_empty(model: nn.Module, adapted: Adapted) -> None:
 
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
-    """The new adapter layers on frozen weights, by module name; what layers share is made once, here."""
+    """Return the new adapter layers on frozen weights, by module name; what layers share is made once, here."""
     match method.layer:
         case VeRALayer() as chosen:
             start = torch.full((method.rank,), chosen.d_initial)
@@ -132,14 +132,14 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
 
 
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
-    """A [r, in] and B [out, r] for a weight, at zero."""
+    """Return A [r, in] and B [out, r] for a weight, at zero."""
     return torch.zeros(rank, frozen.in_features), torch.zeros(frozen.out_features, rank)
 
 
 def build_layer(
     layer: LoRALayer | DoRALayer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
 ) -> AdapterLayer:
-    """The adapter layer of one kind with a pair on one frozen weight."""
+    """Return the adapter layer of one kind with a pair on one frozen weight."""
     match layer:
         case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)
@@ -169,7 +169,7 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
 
 
 def too_small(model: nn.Module, method: Adaptation, names: Sequence[str]) -> list[str]:
-    """Those of the named modules whose weight allows no factors of full rank where the method needs them."""
+    """Return those of the named modules whose weight allows no factors of full rank where the method needs them."""
     if not method.needs_full_rank:
         return []
     frozen = {name: freeze(model.get_submodule(name)) for name in names}

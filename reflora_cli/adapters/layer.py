@@ -29,7 +29,7 @@ class AdapterLayer(nn.Module, Factored):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> y [..., out]."""
+        """Return y [..., out] for x [..., in]."""
 
     @abstractmethod
     def merged(self) -> Tensor:
@@ -62,5 +62,5 @@ class AdapterLayer(nn.Module, Factored):
 
 
 def flat(x: Tensor) -> Tensor:
-    """[..., k] -> [n, k], a view where it can be."""
+    """Return x [..., k] as [n, k], a view where it can be."""
     return x.reshape(-1, x.shape[-1])

@@ -112,7 +112,7 @@ class LowRankLayer(AdapterLayer):
         return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
 
     def low_rank(self, x: Tensor) -> Tensor:
-        """x [..., in] -> s B A x [..., out]."""
+        """Return s B A x [..., out] for x [..., in]."""
         return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
 
     def dense_sum(self) -> Tensor:

@@ -23,7 +23,7 @@ from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, Pi
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
-    """A CPU generator that depends on the run's seed and the module's name only."""
+    """Return a CPU generator that depends on the run's seed and the module's name only."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
@@ -68,18 +68,18 @@ def first_factors(
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
-    """The layers that have a pair to start, by module name."""
+    """Return the layers that have a pair to start, by module name."""
     return {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
 
 
 def uniform(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
-    """A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
+    """Return A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
     bound = 1 / math.sqrt(in_features)
     return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
 
 
 def gaussian(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
-    """A [r, in] ~ N(0, 1/r^2), as PEFT's "gaussian"."""
+    """Return A [r, in] ~ N(0, 1/r^2), as PEFT's "gaussian"."""
     return torch.empty(rank, in_features).normal_(std=1 / rank, generator=generator)
 
 
@@ -108,7 +108,7 @@ def empty_absent(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fitting_pair(layer: LowRankLayer, A: Tensor | None, B: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """A [k, in] and B [out, k] if they are there and make an update of the layer's weight; None otherwise."""
+    """Return A [k, in] and B [out, k] if they are there and make an update of the layer's weight; None otherwise."""
     if A is None or B is None or A.ndim != 2 or B.ndim != 2:
         return None
     shapes = (layer.frozen.out_features, A.shape[0]), (A.shape[0], layer.frozen.in_features)

@@ -16,7 +16,7 @@ from reflora_cli.ground.errors import InputError, Problem, nearest
 def match_targets(
     model: nn.Module, targets: tuple[str, ...] | Literal["all-linear"], saved: Sequence[str]
 ) -> dict[str, list[str]]:
-    """The adaptable modules that each target pattern names.
+    """Return the adaptable modules that each target pattern names.
 
     A pattern of letters, digits, `_` and `.` matches whole trailing parts of a module's path (`query`,
     `attention.output.dense`); any other pattern is a regular expression that must match the whole path.
@@ -62,13 +62,14 @@ def refuse_shared(model: nn.Module, names: set[str]) -> None:
 
 
 def embedding_paths(model: nn.Module) -> list[str]:
-    """The paths of the input and output embeddings of a transformers model, those that it has."""
+    """Return the paths of the input and output embeddings of a transformers model, those that it has."""
     embeddings = [input_embedding(model), output_embedding(model)]
     return [path for path, module in model.named_modules() if any(module is own for own in embeddings)]
 
 
 def stacked_experts(model: nn.Module) -> dict[str, int]:
-    """Three-dimensional weights, one matrix for each expert, by name, and their elements: no adapter is for them."""
+    """Return the three-dimensional weights, which hold a matrix for each expert and have no adapter, with their
+    sizes."""
     return {
         f"{path}.{name}": parameter.numel()
         for path, module in model.named_modules()
@@ -78,13 +79,13 @@ def stacked_experts(model: nn.Module) -> dict[str, int]:
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:
-    """The language-model head of a transformers model, if it has one."""
+    """Return the language-model head of a transformers model, if it has one."""
     find = getattr(model, "get_output_embeddings", None)
     return find() if callable(find) else None
 
 
 def input_embedding(model: nn.Module) -> nn.Module | None:
-    """The token embedding of a transformers model, if it has one that it can name."""
+    """Return the token embedding of a transformers model, if it has one that it can name."""
     find = getattr(model, "get_input_embeddings", None)
     try:
         return find() if callable(find) else None

@@ -13,7 +13,7 @@ from torch import nn
 
 
 def shared_parameters(model: nn.Module) -> list[tuple[str, ...]]:
-    """The names of every parameter that has several, in the model's order."""
+    """Return the names of every parameter that has several, in the model's order."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
@@ -21,7 +21,8 @@ def shared_parameters(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def tied_to(model: nn.Module, modules: Iterable[str]) -> tuple[str, ...]:
-    """The modules outside of `modules` that hold one of their parameters too, or one of each other's; sorted paths."""
+    """Return the modules outside of `modules` that hold one of their parameters too, or one of each other's; sorted
+    paths."""
     shared, reached, found = shared_parameters(model), set(modules), set[str]()
     while True:
         owners = {
@@ -43,7 +44,7 @@ def untie(model: nn.Module, path: str) -> None:
 
 
 def owner_of(name: str) -> str:
-    """The path of the module that holds a parameter directly. name: the parameter's full name."""
+    """Return the path of the module that holds a parameter directly. name: the parameter's full name."""
     return name.rpartition(".")[0]
 
 

@@ -115,7 +115,7 @@ class VeRALinear(AdapterLayer):
         return dict(zip(FILE_PROJECTIONS, (self.projections.A, self.projections.B), strict=True))
 
     def constants(self) -> dict[str, Tensor]:
-        """A run goes on with the projections that it began with, whatever another version of torch would draw."""
+        """Return the projections: a run goes on with those that it began with, whatever a later torch would draw."""
         return {"projections.A": self.projections.A, "projections.B": self.projections.B}
 
 

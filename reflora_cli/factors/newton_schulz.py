@@ -25,8 +25,8 @@ CLOSE = 1e-8
 
 
 def damped_inverse_root(H: Tensor, damping: float) -> Tensor:
-    """(H + damping^2 h I)^-1/2 [N, r, r], for symmetric positive semidefinite H [N, r, r], float64, h its largest
-    eigenvalue. damping: from 1e-4 to 1. Not finite for H = 0.
+    """Return (H + damping^2 h I)^-1/2 [N, r, r], for symmetric positive semidefinite H [N, r, r], float64, h its
+    largest eigenvalue. damping: from 1e-4 to 1. Not finite for H = 0.
     """
     top = largest_eigenvalue(H)
     floor = damping**2

@@ -33,7 +33,8 @@ class Rates:
 
 
 def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer, each with `name`, `params`, `lr`, `initial_lr` and `weight_decay`; no empty ones.
+    """Return groups for a torch optimizer, each with `name`, `params`, `lr`, `initial_lr` and `weight_decay`; no empty
+    ones.
 
         factors A, factors B       decayed; B at `lr_ratio` times the rate of A
         adapters                   what else adapters train near zero; the rate of A, decayed

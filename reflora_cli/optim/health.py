@@ -46,7 +46,7 @@ def pair_health(pairs: Sequence[FactorPair], damping: float | None) -> dict[str,
 
 
 def effective_rank(sigma: Tensor) -> Tensor:
-    """[N, r] -> [N]"""
+    """Return the effective rank [N] of spectra [N, r]: exp of their entropy; 0 where all singular values are 0."""
     total = sigma.sum(dim=1, keepdim=True)
     shares = sigma / torch.where(total > 0, total, 1)
     entropy = -torch.special.xlogy(shares, shares).sum(dim=1)

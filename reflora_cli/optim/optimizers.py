@@ -139,7 +139,8 @@ class LoRARITE(Partition):
 
 
 def found(model: nn.Module | Roles) -> Roles:
-    """The roles of a model's parameters, or those that were made by hand. Raises InputError for anything else."""
+    """Return the roles of a model's parameters, or those that were made by hand. Raises InputError for anything
+    else."""
     if isinstance(model, Roles):
         return model
     if isinstance(model, nn.Module):
@@ -156,7 +157,7 @@ def found(model: nn.Module | Roles) -> Roles:
 
 
 def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any]]:
-    """Parameter groups by role. Raises InputError for rates out of range."""
+    """Return parameter groups by role. Raises InputError for rates out of range."""
     numbers = {
         "lr": rates.learning_rate,
         "head_lr": rates.head_learning_rate or 0.0,

@@ -81,7 +81,7 @@ class PreconditionedRule(UpdateRule):
         self._steps += 1
 
     def stepped_plainly(self) -> list[str]:
-        """Modules whose pair had no matrices, so that the identity stood for them."""
+        """Return modules whose pair had no matrices, so that the identity stood for them."""
         names: list[str] = []
         for group, (for_b, _) in zip(self._groups, self._matrices, strict=False):  # none during the warm-up
             identity = torch.eye(for_b.shape[-1], dtype=for_b.dtype, device=for_b.device)
@@ -90,7 +90,8 @@ class PreconditionedRule(UpdateRule):
         return names
 
     def tensors(self) -> dict[str, Tensor]:
-        """`steps`, and `<key>.<module>` for both keys where the next step applies the matrices of an earlier one."""
+        """Return `steps`, and `<key>.<module>` for both keys where the next step applies the matrices of an earlier
+        one."""
         tensors = {"steps": torch.tensor(self._steps)}
         if self._reuses_matrices(self._steps):
             for group, matrices in zip(self._groups, self._matrices, strict=True):

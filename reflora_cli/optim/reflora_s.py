@@ -51,7 +51,7 @@ class RefLoRASRule(UpdateRule):
         self._refactor_when_due(state)
 
     def tensors(self) -> dict[str, Tensor]:
-        """`steps`."""
+        """Return `steps`."""
         return {"steps": torch.tensor(self._steps)}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -81,7 +81,8 @@ def refactor(pairs: Sequence[FactorPair], state: Mapping[Tensor, Any]) -> None:
 
 
 def _balancing_scalars(norms_a: Tensor, norms_b: Tensor) -> Tensor:
-    """p [N] of N pairs from the norms [N] of their factors; 1 where a factor is as good as zero, or not finite."""
+    """Return p [N] of N pairs from the norms [N] of their factors; 1 where a factor is as good as zero, or not
+    finite."""
     ratios = norms_b / norms_a
     usable = (ratios > LEAST_RATIO) & (ratios < 1 / LEAST_RATIO)
     return torch.where(usable, ratios, 1).sqrt()

@@ -35,7 +35,8 @@ class Roles:
 
 
 def roles_of(model: nn.Module) -> Roles:
-    """The roles of all parameters of `model` that require a gradient; parameters of PEFT's inactive adapters have none.
+    """Return the roles of all parameters of `model` that require a gradient; parameters of PEFT's inactive adapters
+    have none.
 
     A factor whose partner is frozen is no pair, and neither are PEFT's adapters of embeddings, convolutions and stacked
     experts (whose A and B hold a pair for each expert): such parameters are among the others. Raises InputError for a
@@ -73,7 +74,7 @@ def roles_of(model: nn.Module) -> Roles:
 
 
 def active_adapters(module: nn.Module) -> tuple[str, ...] | None:
-    """The names of the adapters that a layer of PEFT's computes with; None for any other module."""
+    """Return the names of the adapters that a layer of PEFT's computes with; None for any other module."""
     if not any(True for _ in containers(module)):
         return None
     active = getattr(module, "active_adapters", None)
@@ -88,7 +89,8 @@ def containers(module: nn.Module) -> Iterator[tuple[str, nn.ModuleDict | nn.Para
 
 
 def peft_pairs(path: str, module: nn.Module, active: tuple[str, ...]) -> list[FactorPair]:
-    """The pairs of a layer's active adapters, named `<path>.<adapter>`: two linear layers with r features between."""
+    """Return the pairs of a layer's active adapters, named `<path>.<adapter>`: two linear layers with r features
+    between."""
     parts = {key: child for key, child in containers(module) if isinstance(child, nn.ModuleDict)}
     if not {"lora_A", "lora_B"} <= parts.keys():
         return []
@@ -104,12 +106,12 @@ def peft_pairs(path: str, module: nn.Module, active: tuple[str, ...]) -> list[Fa
 
 
 def single_factors(roles: Roles) -> list[str]:
-    """The names of PEFT's factors among the others: no rule acts on them."""
+    """Return the names of PEFT's factors among the others: no rule acts on them."""
     return [name for name in roles.others if any(part.startswith(FACTOR_NAMES) for part in name.split("."))]
 
 
 def peft_magnitudes(path: str, module: nn.Module) -> dict[str, nn.Parameter]:
-    """DoRA's magnitudes of all adapters of a layer, by full name."""
+    """Return DoRA's magnitudes of all adapters of a layer, by full name."""
     return {
         f"{path}.{key}.{name}": parameter
         for key, child in containers(module)

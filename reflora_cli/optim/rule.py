@@ -34,7 +34,8 @@ class UpdateRule(ABC):
         """Restore what `tensors` gave. Raises ValueError, and changes nothing, unless names and shapes agree."""
 
     def stepped_plainly(self) -> list[str]:
-        """Modules whose last step was the optimizer's alone although the rule was at work: it could do nothing there.
+        """Return modules whose last step was the optimizer's alone although the rule was at work: it could do nothing
+        there.
 
         It may wait for the device.
         """

@@ -29,7 +29,7 @@ class PairStack:
     pairs: Sequence[FactorPair]
 
     def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`, on the device where they are factored."""
+        """Return A A^T and B^T B, float64 [n, r, r], multiplied in `dtype`, on the device where they are factored."""
         place = factoring_device(self.pairs[0].A.device)
         if one_by_one(place):
             factors = ((pair.A.to(place).to(dtype), pair.B.to(place).to(dtype)) for pair in self.pairs)
@@ -60,7 +60,7 @@ class PairGroup:
         return self.stacks[0].pairs[0].A.device
 
     def grams(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A A^T and B^T B, float64 [N, r, r], multiplied in `dtype`, on the device where they are factored."""
+        """Return A A^T and B^T B, float64 [N, r, r], multiplied in `dtype`, on the device where they are factored."""
         grams_a, grams_b = zip(*(stack.grams(dtype) for stack in self.stacks), strict=True)
         return torch.cat(grams_a), torch.cat(grams_b)
 
@@ -73,17 +73,17 @@ class PairGroup:
             stack.precondition(own_for_b, own_for_a)
 
     def by_name(self, key: str, matrices: Tensor) -> dict[str, Tensor]:
-        """`<key>.<module>` -> [r, r] for matrices [N, r, r]."""
+        """Return matrices [N, r, r] under their names, `<key>.<module>`."""
         return {f"{key}.{pair.name}": matrix for pair, matrix in zip(self.pairs, matrices, strict=True)}
 
     def stacked(self, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `by_name`, on the device where such matrices are made."""
+        """Return the inverse of `by_name`, on the device where such matrices are made."""
         place = factoring_device(self.device)
         return torch.stack([tensors[f"{key}.{pair.name}"].to(place) for pair in self.pairs])
 
 
 def has_float64(device: torch.device) -> bool:
-    """Apple's GPUs have none."""
+    """Whether the device computes in float64; Apple's GPUs do not."""
     return device.type != "mps"
 
 
@@ -102,7 +102,8 @@ def one_by_one(device: torch.device) -> bool:
 
 
 def group_pairs(pairs: Sequence[FactorPair]) -> list[PairGroup]:
-    """Every pair in one stack of one group. Pairs may move to another device afterwards, but only all together."""
+    """Return every pair in one stack of one group. Pairs may move to another device afterwards, but only all
+    together."""
     groups = _partition(pairs, lambda pair: (pair.rank, pair.A.device))
     return [PairGroup([stack for alike in _partition(group, _shapes) for stack in _stacks(alike)]) for group in groups]
 
@@ -131,7 +132,7 @@ def _stacks(pairs: Sequence[FactorPair]) -> list[PairStack]:
 
 
 def _partition(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Classes of items with equal keys, in the order in which they first occur."""
+    """Return classes of items with equal keys, in the order in which they first occur."""
     classes: dict[Hashable, list[T]] = {}
     for item in items:
         classes.setdefault(key(item), []).append(item)
