@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -131,6 +131,11 @@ class PromptExample:
     labels: tuple[str, ...] = ()
     label: str = ""
     references: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return all fields, but no empty references: runs know their rows by this text, also those that are older."""
+        names = [own.name for own in fields(self) if own.name != "references" or self.references]
+        return f"PromptExample({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
 class Answers(StrEnum):
