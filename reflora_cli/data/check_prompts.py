@@ -52,7 +52,8 @@ def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
             return Problem(f"{name!r} is missing", where, "nothing", WORDS[kind])
         if problem := wrong_type(name, value, kind, where):
             return problem
-    wrong = (wrong_type(name, row[name], str, where) for name in task.optional if row.get(name) is not None)
+    others = [(name, str) for name in task.optional] + [(task.references, list)]
+    wrong = (wrong_type(name, row[name], kind, where) for name, kind in others if row.get(name) is not None)
     return next((problem for problem in wrong if problem), None)
 
 

@@ -38,6 +38,7 @@ class Line(BaseModel):
     scores: dict[str, float] | None
     by_character: str | None
     cut: bool
+    references: tuple[str, ...] = ()
 
 
 class PredictionFile:
@@ -75,7 +76,8 @@ class PredictionFile:
         if record.id >= len(self.examples) or record.id in self.done:
             return
         example = self.examples[record.id]
-        if (record.prompt, record.label) != (prompt_id(example), example.label):
+        own = (prompt_id(example), example.label, example.references)
+        if (record.prompt, record.label, record.references) != own:
             remedy = "choose another --output, or remove the directory"
             what = "the predictions there are of other rows: the data has changed since"
             raise InputError(Problem(what, f"{self.path}, id {record.id}", remedy=remedy))

@@ -3,12 +3,14 @@
 As in the LLM-Adapters evaluation (Hu et al. 2023, arXiv 2304.01933), which DoRA and RefLoRA use: its prompt, at most
 32 new tokens, what follows the last "### Response:"; no match is a wrong answer. There, one row at a time goes through
 four beams; here rows are batched, padded on the left and masked, and `num_beams` is 1 unless the recipe says otherwise.
+The same search writes the free texts that `references.py` compares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -48,13 +50,56 @@ class AlwaysTheSame:
         return only_one
 
 
+class NoRepeat:
+    """A logits processor that lets no text have the same `size` tokens in a row twice.
+
+    begin: the place where the written text begins. What the prompt holds may be said again: answers take names from it.
+    """
+
+    def __init__(self, size: int, begin: int) -> None:
+        from transformers import NoRepeatNGramLogitsProcessor
+
+        self.forbid, self.begin = NoRepeatNGramLogitsProcessor(size), begin
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        forbidden: Tensor = self.forbid(ids[:, self.begin :], scores)
+        return forbidden
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """What a search avoids beside unlikely tokens.
+
+    length_penalty: beams are compared by their log-likelihood over their length to this power. no_repeat_ngram: the
+    number of tokens that no text has twice in a row; 0 for none.
+    """
+
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+
+    def settings(self) -> dict[str, object]:
+        """Return those that are in force."""
+        length = {"length_penalty": self.length_penalty} if self.length_penalty != 1 else {}
+        return {**length, **({"no_repeat_ngram": self.no_repeat_ngram} if self.no_repeat_ngram else {})}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote. cut: the prompt was too long for it and lost its beginning."""
+
+    text: str
+    cut: bool
+
+
 @final
 class Generation(Scorer):
     """Greedy or beam search, batched."""
 
-    def __init__(self, base: Base, compute: Compute, num_beams: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, base: Base, compute: Compute, num_beams: int, max_new_tokens: int, penalties: Penalties = Penalties()
+    ) -> None:
         self.base, self.compute = base, compute
-        self.num_beams, self.max_new_tokens = num_beams, max_new_tokens
+        self.num_beams, self.max_new_tokens, self.penalties = num_beams, max_new_tokens, penalties
         self.room = positions(base) - max_new_tokens
         if self.room < 1:
             expected = f"fewer than {positions(base)}, the positions of {base.source.name}"
@@ -69,7 +114,8 @@ class Generation(Scorer):
         self.use_cache = self.padding is not Padding.ALONE or num_beams == 1
 
     def settings(self) -> dict[str, object]:
-        return {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+        own = {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+        return {**own, **self.penalties.settings()}
 
     def plain_logits(self, row: Sequence[int]) -> Tensor:
         """Return the logits after the last tokens of a row [1, TRIED, vocabulary], float32, from one pass without a
@@ -105,18 +151,23 @@ class Generation(Scorer):
             case _:
                 return []
 
-    @torch.no_grad()
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
+        found = []
+        for example, written in zip(examples, self.texts(examples), strict=True):
+            text = written.text.split(RESPONSE)[-1].strip()
+            found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
+        return found
+
+    @torch.no_grad()
+    def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
+        """Return what the model writes for each example, in their order."""
         prompts = token_ids(self.base.tokenizer, [example.generation_prompt for example in examples])
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
         for batch in self.batches(kept):
             for index, text in zip(batch, self.write([kept[index] for index in batch]), strict=True):
-                outputs[index] = text.split(RESPONSE)[-1].strip()
-        return [
-            Prediction(example.label, task.parse(text, example.labels), output=text, cut=len(prompt) > self.room)
-            for example, text, prompt in zip(examples, outputs, prompts, strict=True)
-        ]
+                outputs[index] = text
+        return [Written(text, len(prompt) > self.room) for text, prompt in zip(outputs, prompts, strict=True)]
 
     def batches(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """Return the indices of the prompts that go through the model together."""
@@ -133,10 +184,12 @@ class Generation(Scorer):
         """Return what the model writes after each prompt."""
         tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
         ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
+        size = self.penalties.no_repeat_ngram
         with precision(device, self.compute.dtype), only(self.base, self.config()):
             generated = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=self.use_cache
-            )
+                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=self.use_cache,
+                logits_processor=[NoRepeat(size, ids.shape[1])] if size else [],
+            )  # fmt: skip
         texts: list[str] = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
         return texts
 
@@ -148,6 +201,7 @@ class Generation(Scorer):
         return GenerationConfig(
             do_sample=False,
             num_beams=self.num_beams,
+            length_penalty=self.penalties.length_penalty,
             max_new_tokens=self.max_new_tokens,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -35,14 +35,17 @@ hold."""
 
 @final
 class LanguageLoss(nn.Module):
-    """A causal language model whose forward pass returns the summed loss over a batch's supervised tokens."""
+    """A causal language model whose forward pass returns the summed loss over a batch's supervised tokens.
 
-    def __init__(self, model: nn.Module) -> None:
+    smoothing: the share of every target that is spread evenly over the vocabulary.
+    """
+
+    def __init__(self, model: nn.Module, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.smoothing = model, smoothing
 
     def forward(self, supervised: Tensor, targets: Tensor, **inputs: Tensor) -> Tensor:
-        return token_loss(self.model, states_at(self.model, supervised, inputs), targets)
+        return token_loss(self.model, states_at(self.model, supervised, inputs), targets, self.smoothing)
 
 
 def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -54,13 +57,14 @@ def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]
 @dataclass(frozen=True)
 class LanguageSettings:
     """What the recipe decides. main_metric: the score by which models are compared, or `loss` where there is no other.
-    packing: training rows share sequences.
+    packing: training rows share sequences. label_smoothing: that of the loss in training, not of a score.
     """
 
     train_on_prompt: bool
     main_metric: str
     packing: bool
     padding: Padding
+    label_smoothing: float = 0.0
 
 
 @final
@@ -73,7 +77,8 @@ class LanguageObjective(Objective[PromptRow]):
         self.base, self.compute, self.scorer = base, compute, scorer
         self.train_on_prompt, self.padding = settings.train_on_prompt, settings.padding
         self.together = pack_prompts if settings.packing else collate_prompts
-        self.loss_module = LanguageLoss(base.model)
+        self.loss_module = LanguageLoss(base.model, settings.label_smoothing)
+        self.plain_loss = LanguageLoss(base.model)
         self.multiple = 1 if self.padding is Padding.NONE else pad_multiple(base, compute)
         self.main_metric = settings.main_metric
 
@@ -143,7 +148,7 @@ class LanguageObjective(Objective[PromptRow]):
         for indices in mine(self.cut(order, rows, batch_size), self.compute):
             batch = [rows[index] for index in indices]
             with precision(self.compute.device, self.compute.dtype):
-                loss = float(self.loss_module(**self.padded(batch)))
+                loss = float(self.plain_loss(**self.padded(batch)))
             own.add(BatchLoss(loss, len(batch), sum(row.weight for row in batch)))
         return joined(own, self.compute)
 

@@ -19,7 +19,7 @@ from reflora_cli.model.language import check_parts, load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import causal_padding, check_packing
 from reflora_cli.objectives.choices import Choices
-from reflora_cli.objectives.generation import Generation
+from reflora_cli.objectives.generation import Generation, Penalties
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_rows import (
@@ -30,10 +30,11 @@ from reflora_cli.objectives.language_rows import (
     main_metric,
 )
 from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.references import References
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
-from reflora_cli.tasks.base import LanguageTask
+from reflora_cli.tasks.base import Answers, LanguageTask
 
 
 @final
@@ -69,8 +70,23 @@ class LanguageKind(Kind):
             main_metric=main_metric(recipe, self.task),
             packing=recipe.train.packing,
             padding=padding,
+            label_smoothing=recipe.train.label_smoothing,
         )
-        return LanguageObjective(base, compute, make_scorer(recipe.eval, base, compute, padding), settings)
+        return LanguageObjective(base, compute, self.make_scorer(recipe.eval, base, compute, padding), settings)
+
+    def make_scorer(self, section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
+        """Return what finds the answers of the task. Raises InputError if no one way finds those of all parts."""
+        ways = {part.answers for part in self.task.parts} - {Answers.LOSS}
+        if len(ways) > 1:
+            what = "no protocol scores both answers with candidates and free texts"
+            remedy = "train on them one after the other (method.after), or score each by itself"
+            raise InputError(Problem(what, "task.name", self.task.name, remedy=remedy))
+        if ways == {Answers.COMPARED}:
+            if section.protocol is EvalProtocol.CHOICES:
+                what, remedy = f"{self.task.name} has no candidates to choose from", "leave eval.protocol out"
+                raise InputError(Problem(what, "eval.protocol", section.protocol.value, remedy=remedy))
+            return References(written_by(section, base, compute))
+        return protocol(section, base, compute, padding)
 
     def probe_rows(self, recipe: Recipe, base: Base, kept: Path | None) -> list[PromptRow]:
         return language_probe(recipe, self.task, base, kept)
@@ -80,14 +96,20 @@ class LanguageKind(Kind):
         return language_splits(recipe, self.task, base, split, limit)
 
     def scores_held_out(self, recipe: Recipe) -> bool:
-        free = not any(part.has_candidates for part in self.task.parts)
+        free = all(part.answers is Answers.LOSS for part in self.task.parts)
         return free and recipe.task.validation_rows is not None
 
 
-def make_scorer(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
+def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:
+    """Return the recipe's search."""
+    penalties = Penalties(section.length_penalty, section.no_repeat_ngram)
+    return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
+
+
+def protocol(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
     """Return the recipe's protocol, ready to score with the model."""
     match section.protocol:
         case EvalProtocol.LLM_ADAPTERS:
-            return Generation(base, compute, section.num_beams, section.max_new_tokens)
+            return written_by(section, base, compute)
         case EvalProtocol.CHOICES:
             return Choices(base, compute, padding)

@@ -1,7 +1,7 @@
 """Load and encode the rows of a language model's task or mixture.
 
 In training either held-out training rows are scored by their loss, as in the published commonsense runs, or every
-task's evaluation splits are scored: by the recipe's protocol if there are candidates, by their loss if there are none.
+task's evaluation splits are scored as the task says: by a protocol, by comparison with references, or by their loss.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 
 from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
 from reflora_cli.data.load import load_mixture, load_prompts
+from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask
+from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask
+from reflora_cli.tasks.text_scores import require_libraries
 
 HELD_OUT = "validation"
 """The name of the split of held-out training rows."""
@@ -26,7 +28,7 @@ HELD_OUT = "validation"
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     """Return the training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
-    training = load_mixture(task, section.data, section.max_train_rows)
+    training = divided(load_mixture(task, section.data, section.max_train_rows))
     if section.validation_rows is not None:
         # Without evaluations too: they are what `reflora eval` scores afterwards.
         kept, held_out = hold_out(training, section.validation_rows)
@@ -36,8 +38,19 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     refuse_one_file(recipe, "or hold rows out: task.validation_rows=120")
     examples = {task.train: training}
     for name, part, split in parts_to_score(task, None):
-        examples[name] = load_prompts(part, section.data, split, section.max_eval_rows)
+        examples[name] = load_scored(part, section.data, split, section.max_eval_rows)
     return examples
+
+
+def load_scored(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
+    """Return the first `limit` rows of a split as they are scored: of rows that are compared, each prompt once.
+
+    Raises InputError when the libraries are missing that compare texts.
+    """
+    if task.answers is not Answers.COMPARED:
+        return load_prompts(task, data, split, limit)
+    require_libraries()
+    return gathered(load_prompts(task, data, split, None))[:limit]
 
 
 def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, PromptTask, str]]:
@@ -64,20 +77,21 @@ def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample]
     section = recipe.task
     if section.validation_rows is None:
         return None
-    return hold_out(load_mixture(task, section.data, section.max_train_rows), section.validation_rows)[1]
+    training = divided(load_mixture(task, section.data, section.max_train_rows))
+    return hold_out(training, section.validation_rows)[1]
 
 
 def language_splits(
     recipe: Recipe, task: LanguageTask, base: Base, split: str | None, limit: int | None
 ) -> Iterator[Split]:
-    """Yield what an evaluation scores, part by part: examples for a protocol, encoded rows where there is only a loss.
+    """Yield what an evaluation scores, part by part: examples to be answered, encoded rows where there is only a loss.
 
     Free text is scored on the rows that training held out, if no split is asked for: there may be no other rows at all.
     """
     section, limit = recipe.task, limit or recipe.task.max_eval_rows
     for name, part, own in parts_to_score(task, split):
-        if part.has_candidates:
-            yield Split(name, load_prompts(part, section.data, own, limit), part, own)
+        if part.answers is not Answers.LOSS:
+            yield Split(name, load_scored(part, section.data, own, limit), part, own)
             continue
         held_out = held_out_examples(recipe, part) if split is None else None
         examples = (held_out or load_prompts(part, section.data, own, limit))[:limit]
@@ -99,7 +113,7 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
     if section.validation_rows is not None and HELD_OUT in examples:
         return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped)
     splits = [
-        Split(name, examples[name], part) if part.has_candidates else Split(name, encoded(name)[0])
+        Split(name, encoded(name)[0]) if part.answers is Answers.LOSS else Split(name, examples[name], part)
         for name, part, _ in parts_to_score(task, None)
         if name in examples
     ]
@@ -120,5 +134,5 @@ def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | 
 
 def main_metric(recipe: Recipe, task: LanguageTask) -> str:
     """Return the score that in training tells a better model from a worse one: `loss` where there is no other."""
-    answering = [part for part in task.parts if part.has_candidates]
+    answering = [part for part in task.parts if part.answers is not Answers.LOSS]
     return answering[0].main_metric if answering and recipe.task.validation_rows is None else "loss"

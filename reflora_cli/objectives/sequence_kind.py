@@ -63,6 +63,7 @@ class SequenceKind(Kind):
             ("task.train_on_prompt", section.train_on_prompt),
             ("task.validation_rows", section.validation_rows),
             ("train.packing", recipe.train.packing),
+            ("train.label_smoothing", recipe.train.label_smoothing),
         ]
         what = f"{self.task.name} has labels, no prompts: the setting would do nothing"
         problems = [Problem(what, key, str(value)) for key, value in idle if value]

@@ -20,18 +20,24 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 loss keeps. It is larger on a GPU, which would otherwise wait for the head's weight to be read again and again."""
 
 
-def token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_loss(model: Any, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the summed negative log-likelihood, float32. hidden: [n, width]; targets: [n] token ids.
 
+    smoothing: the share of each target that all tokens have alike (label smoothing, Szegedy et al. 2016, arXiv
+    1512.00567): the loss is (1 - smoothing) -log p(target) + smoothing mean(-log p).
     It is differentiable in `hidden` and in the trained parameters of the head.
     """
     if torch.is_grad_enabled():
         apply: Callable[..., Tensor] = ChunkedLoss.apply
-        return apply(model, targets, hidden, *trained_head_parameters(model))
+        return apply(model, targets, smoothing, hidden, *trained_head_parameters(model))
     total = torch.zeros((), device=hidden.device)
     for part in chunks(model, targets):
-        total += F.cross_entropy(logits_of(model, hidden[part]), targets[part], reduction="sum")
+        total += summed_loss(logits_of(model, hidden[part]), targets[part], smoothing)
     return total
+
+
+def summed_loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
 
 
 @torch.no_grad()
@@ -55,14 +61,14 @@ class ChunkedLoss(torch.autograd.Function):
     """The summed loss; its gradients are computed in the forward pass, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, model: Any, targets: Tensor, hidden: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, model: Any, targets: Tensor, smoothing: float, hidden: Tensor, *parameters: Tensor) -> Tensor:
         total = torch.zeros((), device=hidden.device)
         gradient = torch.empty_like(hidden)
         trained = [torch.zeros_like(parameter) for parameter in parameters]
         for part in chunks(model, targets):
             with torch.enable_grad():
                 states = hidden[part].detach().requires_grad_()
-                loss = F.cross_entropy(logits_of(model, states), targets[part], reduction="sum")
+                loss = summed_loss(logits_of(model, states), targets[part], smoothing)
             gradient[part], *others = torch.autograd.grad(loss, (states, *parameters))
             for own, other in zip(trained, others, strict=True):
                 own.add_(other)
@@ -73,4 +79,4 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         # In float32: a loss scale of 65536 is beyond float16.
-        return (None, None, *((saved.float() * upstream[0]).to(saved.dtype) for saved in ctx.saved_tensors))
+        return (None, None, None, *((saved.float() * upstream[0]).to(saved.dtype) for saved in ctx.saved_tensors))

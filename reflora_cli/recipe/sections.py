@@ -82,6 +82,9 @@ class TrainSection(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
     schedule: Annotated[Schedule, Named] = Field(Schedule.LINEAR, description="of the learning rate after its warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="language models: the share of every target that all tokens have alike"
+    )
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
@@ -125,8 +128,12 @@ class EvalSection(Section):
         EvalProtocol.LLM_ADAPTERS,
         description="language models: llm-adapters generates and parses, choices compares log-likelihoods",
     )
-    num_beams: int = Field(1, ge=1, description="llm-adapters: beams; 1 is greedy, published scores have 4")
-    max_new_tokens: int = Field(32, ge=1, description="llm-adapters: tokens of a generated answer at most")
+    num_beams: int = Field(1, ge=1, description="of generated answers: 1 is greedy, published scores have 4")
+    max_new_tokens: int = Field(32, ge=1, description="of a generated answer at most")
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="beams are compared by log-likelihood over length to this power"
+    )
+    no_repeat_ngram: int = Field(0, ge=0, description="no answer has so many tokens in a row twice; 0: it may")
     select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
 
     @field_validator("every", mode="before")
@@ -135,6 +142,13 @@ class EvalSection(Section):
         """Turn `500 steps` into 500."""
         counted = STEPS.fullmatch(value) if isinstance(value, str) else None
         return int(counted[1]) if counted else value
+
+    @model_validator(mode="after")
+    def _length_penalty_of_beams(self) -> EvalSection:
+        if self.length_penalty != 1 and self.num_beams == 1:
+            remedy = "set eval.num_beams to more than 1, or eval.length_penalty=1"
+            raise refusal("length_penalty", "a greedy search compares no beams by their length", remedy)
+        return self
 
     @model_validator(mode="after")
     def _something_to_select_by(self) -> EvalSection:

@@ -18,7 +18,8 @@ class Prediction:
 
     parsed: the label that was chosen, None when no answer was found. output: the generated text. scores: the
     candidates' log-likelihoods by label. by_character: the label with the largest log-likelihood per character. cut:
-    the prompt was too long for the model and lost its beginning.
+    the prompt was too long for the model and lost its beginning. references: the texts with which a free text is
+    compared, which is `parsed`.
     """
 
     label: str
@@ -27,10 +28,11 @@ class Prediction:
     scores: dict[str, float] | None = None
     by_character: str | None = None
     cut: bool = False
+    references: tuple[str, ...] = ()
 
     @property
     def correct(self) -> bool:
-        return self.parsed == self.label
+        return self.parsed in (self.references or (self.label,))
 
 
 @final

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,8 @@ class PromptExample:
     prompt, answer: what the model reads and what it should write; they are joined without anything between them.
     generation_prompt: what the model reads when it is asked to generate; most tasks use `prompt`. candidates: the
     possible answers, written like `answer`; none for free text. labels: the word that stands for each candidate in a
-    generated text, in the same order. label: the right one of the labels.
+    generated text, in the same order. label: the right one of the labels. references: the right texts, if free text is
+    compared with any: `label` is the first of them, and `answer` ends with it.
     """
 
     prompt: str
@@ -128,6 +130,23 @@ class PromptExample:
     candidates: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     label: str = ""
+    references: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return all fields, but no empty references: runs know their rows by this text, also those that are older."""
+        names = [own.name for own in fields(self) if own.name != "references" or self.references]
+        return f"PromptExample({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+class Answers(StrEnum):
+    """How the answers to a task's prompts are scored."""
+
+    CHOSEN = "chosen"
+    """One of a row's candidates, which a protocol finds."""
+    COMPARED = "compared"
+    """A free text, which is generated and compared with a row's reference texts."""
+    LOSS = "loss"
+    """A free text, of which only the loss is known."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +159,9 @@ class PromptTask(Named):
     template: the text around what is asked, as rows are trained; it tells a trained model's users how to ask.
     pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
         loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
-    has_candidates: whether a protocol finds answers; without them only the loss is scored.
-    tally: makes an empty tally of the answers that a protocol finds.
+    answers: how answers are scored.
+    references: the column with a list of reference texts, which some splits have; none if it is empty.
+    tally: makes an empty tally of the answers that are found.
     evaluation: splits that are scored.
     """
 
@@ -152,14 +172,15 @@ class PromptTask(Named):
     template: Template
     pattern: str = ""
     optional: tuple[str, ...] = ()
-    has_candidates: bool = True
+    answers: Answers = Answers.CHOSEN
+    references: str = ""
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*self.fields, *self.optional)
+        return (*self.fields, *self.optional, *((self.references,) if self.references else ()))
 
     @property
     def parts(self) -> tuple[PromptTask, ...]:

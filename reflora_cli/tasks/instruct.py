@@ -5,7 +5,7 @@ The answer is free text, scored by its loss.
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, Row
 from reflora_cli.tasks.prompts import PLAIN
 
 
@@ -22,7 +22,7 @@ INSTRUCT = PromptTask(
     optional=("input",),
     example=example,
     template=PLAIN,
-    has_candidates=False,
+    answers=Answers.LOSS,
     evaluation=("validation",),
 )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.tasks import builtin, commonsense, glue, instruct
+from reflora_cli.tasks import builtin, commonsense, glue, instruct, nlg
 from reflora_cli.tasks.base import Mixture, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (*builtin.TASKS, *glue.TASKS, commonsense.COMMONSENSE, *commonsense.TASKS, *instruct.TASKS)
+    for task in (*builtin.TASKS, *glue.TASKS, commonsense.COMMONSENSE, *commonsense.TASKS, *instruct.TASKS, *nlg.TASKS)
 }
 
 

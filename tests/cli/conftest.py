@@ -35,6 +35,9 @@ LANGUAGE_RECIPE: dict[str, Any] = {
 FEW = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
 """Overrides for a run of which it only matters that it trains."""
 
+THINGS = ("cup", "box", "hat", "pan", "key", "bag", "pot", "lid")
+PLACES = ("kitchen", "cellar", "garden", "attic")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -147,6 +150,28 @@ def small_commonsense(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = root / task.short / f"{split}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(rows), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_nlg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Meanings: in training one text a row, in validation lists of references, in the test split rows to gather."""
+    root = tmp_path_factory.mktemp("nlg")
+    meanings = [f"thing : {thing} | place : {place}" for thing in THINGS for place in PLACES]
+    texts = [
+        (f"the {thing} is in the {place} .", f"in the {place} there is a {thing} .")
+        for thing in THINGS
+        for place in PLACES
+    ]
+    rows = list(zip(meanings, texts, strict=True))
+    one = [{"meaning": meaning, "text": text} for meaning, both in rows for text in both]
+    splits: dict[str, list[dict[str, Any]]] = {
+        "train": one,
+        "validation": [{"meaning": meaning, "references": both} for meaning, both in rows[::3]],
+        "test": [row for index, row in enumerate(one) if index % 5],
+    }
+    for split, own in splits.items():
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
     return root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ LOCAL_LANGUAGE = [
     "train.epochs=1",
 ]
 """So do Llama and Qwen: these commands run on a local model and few rows."""
+LOCAL_TEXTS = [
+    "model.name=builtin:tiny-llama",
+    "method.targets=all-linear",
+    "task.max_length=64",
+    "train.warmup_steps=1",
+    "train.epochs=1",
+    "eval.num_beams=2",
+    "eval.max_new_tokens=8",
+]
+"""So does GPT-2."""
 
 
 def blocks(language: str) -> list[str]:
@@ -49,24 +60,32 @@ def blocks(language: str) -> list[str]:
 
 
 def test_reflora_commands_run_in_order(
-    reflora: Reflora, tmp_path: Path, small_glue: Path, small_commonsense: Path, monkeypatch: pytest.MonkeyPatch
+    reflora: Reflora,
+    tmp_path: Path,
+    small_glue: Path,
+    small_commonsense: Path,
+    small_nlg: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    data = {"glue": small_glue, "commonsense": small_commonsense, "nlg": small_nlg}
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
     for written in commands:
-        command = affordable(written, small_glue, small_commonsense)
+        command = affordable(written, data)
         outcome = reflora(*command)
         assert outcome.status == 0, (command, outcome.err)
 
 
-def affordable(command: list[str], small_glue: Path, small_commonsense: Path) -> list[str]:
+def affordable(command: list[str], data: Mapping[str, Path]) -> list[str]:
     """The same command, on rows and models that are at hand."""
     rest = [part for part in command if not part.startswith("task.data=")]
     if command[1].startswith("glue/"):
-        return [*rest, *LOCAL, f"task.data={small_glue}"]
+        return [*rest, *LOCAL, f"task.data={data['glue']}"]
     if command[1].startswith("commonsense/"):
-        return [*rest, *LOCAL_LANGUAGE, f"task.data={small_commonsense}"]
+        return [*rest, *LOCAL_LANGUAGE, f"task.data={data['commonsense']}"]
+    if command[1].startswith("nlg/"):
+        return [*rest, *LOCAL_TEXTS, f"task.data={data['nlg']}"]
     if "--task" in command:
         return [*rest, "eval.batch_size=16", "eval.num_beams=1"]
     if command[0] == "eval":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from reflora_cli.ground.errors import InputError
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
-from reflora_cli.objectives.generation import Generation
+from reflora_cli.objectives.generation import Generation, NoRepeat, Penalties
 from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.registry import find_task
@@ -106,3 +107,58 @@ def test_a_prompt_too_long_for_the_model_loses_its_beginning(tiny: Base) -> None
 def test_no_room_for_a_prompt_is_an_error(tiny: Base) -> None:
     with pytest.raises(InputError, match="no room"):
         Generation(tiny, CPU, 1, 256)
+
+
+def test_what_the_prompt_holds_may_be_said_again_and_nothing_else() -> None:
+    """Token 3 would end a second 1 2 3: in the written text it is forbidden, after a prompt with 1 2 3 it is not."""
+    scores = torch.zeros(2, 5)
+    prompt = torch.tensor([[1, 2, 3], [0, 1, 2]])
+    written = torch.tensor([[1, 2, 0, 1, 2], [1, 2, 3, 1, 2]])
+    found = NoRepeat(3, 3)(torch.cat([prompt, written], dim=1), scores)
+    assert found.isinf().nonzero().tolist() == [[0, 0], [1, 3]]
+    assert not NoRepeat(3, 3)(prompt, scores).isinf().any()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_no_tokens_in_a_row_are_written_twice(name: str) -> None:
+    """Token by token, without a cache: of the tokens that would repeat a pair of written ones none is chosen."""
+    tiny = base(name)
+    tiny.model.eval()
+    scorer = Generation(tiny, CPU, 1, 40, Penalties(no_repeat_ngram=2))
+    model: Any = tiny.model
+    for row, written in zip(rows(4), scorer.texts(rows(4)), strict=True):
+        ids = tiny.tokenizer(row.generation_prompt)["input_ids"]
+        own: list[int] = []
+        while len(own) < 40 and tiny.tokenizer.eos_token_id not in own:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + own])).logits[0, -1]
+            pairs = set(pairwise(own))
+            order = logits.argsort(descending=True).tolist()
+            own.append(next(token for token in order if not own or (own[-1], token) not in pairs))
+        assert written.text == tiny.tokenizer.decode(own, skip_special_tokens=True)
+    free = Generation(tiny, CPU, 1, 40).texts(rows(4))
+    assert [one.text for one in free] != [one.text for one in scorer.texts(rows(4))]
+
+
+def test_beams_are_compared_by_their_length_as_transformers_does(tiny: Base) -> None:
+    found = {}
+    for penalty in (-8.0, 1.0, 8.0):
+        outputs = [one.text for one in Generation(tiny, CPU, 4, 12, Penalties(penalty)).texts(rows(6))]
+        model: Any = tiny.model
+        for row, output in zip(rows(6), outputs, strict=True):
+            ids = torch.tensor([tiny.tokenizer(row.generation_prompt)["input_ids"]])
+            own = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=4, length_penalty=penalty,
+                max_new_tokens=12, do_sample=False, pad_token_id=tiny.tokenizer.pad_token_id,
+                eos_token_id=tiny.tokenizer.eos_token_id,
+            )  # fmt: skip
+            assert output == tiny.tokenizer.decode(own[0, ids.shape[1] :], skip_special_tokens=True)
+        found[penalty] = outputs
+    assert found[-8.0] != found[8.0]
+
+
+def test_settings_name_the_penalties_that_are_in_force(tiny: Base) -> None:
+    plain = {"protocol": "llm-adapters", "num_beams": 2, "max_new_tokens": 4}
+    assert Generation(tiny, CPU, 2, 4).settings() == plain
+    own = Generation(tiny, CPU, 2, 4, Penalties(0.8, 4)).settings()
+    assert own == {**plain, "length_penalty": 0.8, "no_repeat_ngram": 4}

@@ -46,6 +46,28 @@ def ours(model: nn.Module) -> Tensor:
     return loss
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_loss_and_gradient_are_those_of_smoothed_targets(smoothing: float) -> None:
+    """In float64, from the distribution over targets written out: 1 - smoothing on one, the rest on all alike."""
+    torch.manual_seed(0)
+    model = make("llama").double()
+    head = model.get_output_embeddings().weight
+    hidden = torch.randn(7, head.shape[1], dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(head.shape[0], (7,))
+    other = hidden.detach().clone().requires_grad_()
+    wanted = torch.full((7, head.shape[0]), smoothing / head.shape[0], dtype=torch.float64)
+    wanted[torch.arange(7), targets] += 1 - smoothing
+    expected = -(wanted * (other @ head.T).log_softmax(-1)).sum()
+    (gradient,) = torch.autograd.grad(expected, other)
+    loss = module.token_loss(model, hidden, targets, smoothing)
+    loss.backward()
+    assert hidden.grad is not None
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(hidden.grad, gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max()))
+    with torch.no_grad():
+        torch.testing.assert_close(module.token_loss(model, hidden, targets, smoothing), loss)
+
+
 def theirs(model: Any) -> Tensor:
     """transformers' mean loss, times the number of supervised tokens."""
     batch = collate_prompts(ROWS, pad_token=2)

@@ -124,6 +124,19 @@ def test_commonsense_is_as_published(name: str) -> None:
     assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
 
 
+@pytest.mark.parametrize(("name", "penalty"), [("e2e", 0.9), ("webnlg", 0.8)])
+def test_texts_from_data_are_as_published(name: str, penalty: float) -> None:
+    """Rate 2e-4, decay 0.01, 500 warm-up steps, batch 8, 5 epochs, smoothing 0.1, rank 4, alpha 32, ten beams."""
+    recipe = load_recipe(f"nlg/{name}", [])
+    method, train, evaluation = recipe.method, recipe.train, recipe.eval
+    assert (recipe.task.name, recipe.model.name) == (f"nlg/{name}", "openai-community/gpt2-medium")
+    assert (method.label, method.rank, method.alpha, method.dropout) == ("lora", 4, 32.0, 0.1)
+    assert method.targets == ("c_attn",)
+    assert (train.learning_rate, train.weight_decay, train.warmup_steps, train.schedule) == (2e-4, 0.01, 500, "linear")
+    assert (train.batch_size, train.epochs, train.label_smoothing, train.max_grad_norm) == (8, 5.0, 0.1, 0.0)
+    assert (evaluation.num_beams, evaluation.length_penalty, evaluation.no_repeat_ngram) == (10, penalty, 4)
+
+
 def test_no_line_is_too_long() -> None:
     for path in ROOT.rglob("*.yaml"):
         assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 120, path

@@ -14,9 +14,10 @@ import torch
 
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally
 from reflora_cli.tasks.answers import AnswerCounts, Prediction
-from reflora_cli.tasks.base import PromptTask, SequenceTask
+from reflora_cli.tasks.base import Answers, PromptTask, SequenceTask
 from reflora_cli.tasks.registry import TASKS, find_task
 from reflora_cli.tasks.tally import Tally
+from reflora_cli.tasks.text_scores import TextScores
 from reflora_cli.tasks.token_losses import BatchLoss, TokenLosses
 
 LOSSES = [BatchLoss(10 ** random.Random(seed).uniform(-6, 6), 3, 7 + seed) for seed in range(12)]
@@ -37,8 +38,13 @@ def outputs() -> list[Outputs]:
 
 
 ANSWERS = [Prediction(label, parsed, "x") for label, parsed in (("a", "a"), ("a", None), ("b", "a"), ("b", "b"))]
+WRITTEN = [
+    Prediction("x", text, text, references=("a cup is red .", "the cup is red ."))
+    for text in ("the cup is red .", "a red cup it is", "", "the cup is big .", "a cup")
+]
 CASES: dict[str, tuple[Any, Sequence[Any]]] = {
     "answers": (AnswerCounts, ANSWERS),
+    "texts": (TextScores, WRITTEN),
     "losses": (TokenLosses, LOSSES),
     "labels": (labels, outputs()),
 }
@@ -74,7 +80,8 @@ def test_the_tally_of_every_labelled_task_can_be_sent_to_another_process(name: s
 def test_the_main_metric_of_every_prompt_task_is_its_tally_s_first_score(name: str) -> None:
     task = find_task(name)
     assert isinstance(task, PromptTask)
-    assert task.main_metric == next(iter(filled(task.tally(), ANSWERS).scores())) == "accuracy"
+    expected = "bleu" if task.answers is Answers.COMPARED else "accuracy"
+    assert task.main_metric == next(iter(filled(task.tally(), ANSWERS).scores())) == expected
 
 
 def test_the_loss_is_that_of_all_tokens() -> None:
