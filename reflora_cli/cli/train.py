@@ -60,8 +60,10 @@ def plan(recipe: Any, as_json: bool) -> None:
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.job import prepare
+    from reflora_cli.training.own_labels import with_labels
 
     device = pick_device()
+    recipe = with_labels(recipe, None)
     earlier = find_earlier(recipe)
     recipe = settled(recipe, earlier)
     job = prepare(recipe, Compute(device, resolve_dtype(recipe.model.dtype, device)), recipe.model, earlier)

@@ -17,7 +17,7 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
     file = data_file(recipe)
     if file is None or file != data_file(trained) or split == task.train:
         return
-    if split is None and kind_of(task).scores_held_out(recipe):
+    if kind_of(task).scores_held_out(recipe, split):
         return
     what = "the run was trained on these rows: their score would say nothing of new ones"
     remedy = f"task.data=another file, or --split {task.train} to score what was learned"

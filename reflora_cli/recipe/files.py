@@ -144,6 +144,8 @@ def read_layer(path: Path) -> Settings:
 def check_task(settings: Settings, source: str) -> list[Problem]:
     """Raises InputError for a task that does not exist. The schema checks that there is a name, and that it is text."""
     section = settings.values.get("task")
+    if isinstance(section, dict) and section.get("kind") is not None:
+        return []
     name = section.get("name") if isinstance(section, dict) else None
     if not isinstance(name, str) and not (name and isinstance(name, list) and all(isinstance(n, str) for n in name)):
         return []

@@ -23,10 +23,10 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.trained_base import adapter_base, check_same, found_again, trained_on
 from reflora_cli.tasks.base import Task
-from reflora_cli.tasks.registry import find_task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
     Without an adapter the base itself must bring the task's head. Raises InputError for a base other than the one the
     adapter was trained on, and for everything that does not fit.
     """
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     kind = kind_of(task)
     files = read_adapter(adapter) if adapter is not None else None
     device = device or pick_device()

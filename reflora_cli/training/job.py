@@ -28,10 +28,10 @@ from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.environment import describe
 from reflora_cli.runs.trained_base import found_again, unchecked
 from reflora_cli.tasks.base import Example, PromptExample, Task
-from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import left_out, listed
@@ -115,6 +115,7 @@ class Job:
             "trained whole": self.trained_whole(),
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
             "task": f"{self.task.name}, {len(self.rows.training):,} training rows",
+            **self.rows.facts,
             **(
                 {"dropped": f"{self.rows.dropped:,} rows whose answer max_length cuts off"} if self.rows.dropped else {}
             ),
@@ -137,7 +138,7 @@ def prepare(
 
     Raises InputError for whatever the user can mend.
     """
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     kind = kind_of(task)
     examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
