@@ -34,6 +34,8 @@ def evaluate(request: Request, reporter: Reporter) -> Iterator[Evaluation]:
     adapter = request.adapter or (run.adapter if is_run else None)
     below = (run.path if is_run else Path("runs")) / "evaluations"
     protocol = [f"eval.protocol={request.protocol.value}"] if request.protocol else []
+    if request.tasks:
+        refuse_other_task(load_recipe(source, request.overrides), request)
     for named in task_overrides(request.tasks):
         recipe = with_recorded_labels(load_recipe(source, [*request.overrides, *protocol, *named]), adapter)
         if is_run:
@@ -69,6 +71,14 @@ def task_overrides(names: Sequence[str]) -> list[list[str]]:
     if all(find_task(name).parts for name in names):
         return [[f"task.name=[{', '.join(names)}]"]]
     return [[f"task.name={name}"] for name in names]
+
+
+def refuse_other_task(recipe: Recipe, request: Request) -> None:
+    """Raises InputError where a named task would be scored with the columns and labels of a task of the user's own."""
+    if recipe.task.kind is not None:
+        what = "the model is trained for labels of your own"
+        remedy = "leave --task out; task.data=PATH scores other rows"
+        raise InputError(Problem(what, "--task", ", ".join(request.tasks), remedy=remedy))
 
 
 def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:

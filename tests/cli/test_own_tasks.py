@@ -221,6 +221,20 @@ def test_other_rows_are_all_scored_and_those_of_training_are_refused(
     assert reflora("eval", own.run, "--split", "validation", "--json").json["rows"] == {"validation": 20}
     assert reflora("eval", own.run, "--split", "train", "--json").json["rows"] == {"train": 80}
     assert reflora("eval", own.run, "task.validation=null").status == 2
+    other = reflora("eval", own.run, "--task", "glue/cola")
+    assert (other.status, "labels of your own" in other.err) == (2, True)
+
+
+def test_a_recipe_with_an_adapter_has_the_labels_of_the_adapter(
+    own_runs: Callable[[str], Own], reflora: Reflora
+) -> None:
+    """The recipe names none, and its rows are not asked for them; nothing is written beside a run."""
+    own = own_runs("classification")
+    outcome = reflora("eval", own.recipe, "--adapter", own.run / "adapter", "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["scores"] == own.outcome.json["scores"]
+    assert "directory" not in outcome.json
+    assert reflora("eval", own.recipe).status == 2
 
 
 def test_the_best_adapter_is_the_one_with_the_smallest_error(reflora: Reflora, tmp_path: Path) -> None:
@@ -321,6 +335,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "list written as text": (changed(label="['red']"), {"kind": "multilabel"}, ("a list written as text", "row 7")),
     "unknown kind": (GOOD, {"kind": "classificaton"}, ("did you mean 'classification'?",)),
     "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("a named task", "task.label")),
+    "name of another task": (GOOD, {"name": "glue/cola"}, ("'glue/cola' has columns and labels of its own",)),
     "no data": (GOOD, {"data": "hub"}, ("needs your own data", "task.data")),
     "no text": (changed(text=5), {}, ("'text' is not a text", "row 7")),
 }
