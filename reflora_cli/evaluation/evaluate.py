@@ -9,7 +9,7 @@ from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import evaluate_answers
 from reflora_cli.evaluation.labels import evaluate_labels
-from reflora_cli.evaluation.learned import refuse_learned_file
+from reflora_cli.evaluation.learned import has_learned_rows, refuse_learned_file
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
@@ -39,7 +39,7 @@ def evaluate(request: Request, reporter: Reporter) -> Iterator[Evaluation]:
     for named in task_overrides(request.tasks):
         recipe = with_recorded_labels(load_recipe(source, [*request.overrides, *protocol, *named]), adapter)
         if is_run:
-            recipe = with_all_rows(recipe, load_recipe(source, []))
+            recipe = with_all_rows(recipe, load_recipe(source, []), run)
         task = task_of(recipe.task)
         if is_run and request.adapter is None:
             refuse_learned_file(recipe, load_recipe(source, []), task, request.split)
@@ -91,8 +91,9 @@ def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:
     return recipe.model_copy(update={"task": section.model_copy(update={"labels": recorded})})
 
 
-def with_all_rows(recipe: Recipe, trained: Recipe) -> Recipe:
+def with_all_rows(recipe: Recipe, trained: Recipe, run: RunDirectory) -> Recipe:
     """Return the recipe without rows held out of other data than the run's: all rows there are new to the run."""
-    if recipe.task.validation is None or recipe.task.data == trained.task.data:
+    section = recipe.task
+    if section.validation is None or section.data == trained.task.data or has_learned_rows(section, run):
         return recipe
-    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"validation": None})})
+    return recipe.model_copy(update={"task": section.model_copy(update={"validation": None})})

@@ -218,6 +218,9 @@ def test_other_rows_are_all_scored_and_those_of_training_are_refused(
     new = write_csv(tmp_path / "new.csv", rows_of("classification", 30))
     outcome = reflora("eval", own.run, f"task.data={new}", "--json")
     assert outcome.json["rows"] == {"validation": 30}
+    moved = shutil.copy(own.data, tmp_path / "moved.csv")
+    outcome = reflora("eval", own.run, f"task.data={moved}", "--json")
+    assert outcome.json["scores"] == own.outcome.json["scores"]
     assert reflora("eval", own.run, "--split", "validation", "--json").json["rows"] == {"validation": 20}
     assert reflora("eval", own.run, "--split", "train", "--json").json["rows"] == {"train": 80}
     assert reflora("eval", own.run, "task.validation=null").status == 2
