@@ -11,6 +11,9 @@ from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.options import Json, Overrides
 from reflora_cli.methods.settings import EvalProtocol
 
+MOST_CROSSED = 10
+"""The most labels of which a table of confusions is shown; the file of results has it for any number."""
+
 
 def eval_command(
     run: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A run directory, a YAML file or a bundled recipe.")],
@@ -42,11 +45,26 @@ def eval_command(
         for found in evaluate(request, reporter):
             rows = [[name, *(cell(line.get(key)) for key in found.columns)] for name, line in found.lines.items()]
             show_table(found.title, [found.first, *found.columns], rows)
+            for name, report in found.reports.items():
+                show_report(name, report)
             if found.directory:
                 reporter.note(f"row by row: {found.directory}")
             results.append(found.results)
         if as_json:
             print_json(results[0] if len(results) == 1 else {"results": results})
+
+
+def show_report(split: str, report: Any) -> None:
+    """Show how well each label is found and, of few labels, which are taken for one another."""
+    from reflora_cli.console.output import show_table
+
+    measures = ("precision", "recall", "f1", "rows")
+    lines = [[name, *(cell(line[key]) for key in measures)] for name, line in report["classes"].items()]
+    show_table(f"{split}, by label", ["label", *measures], lines)
+    names = list(report["classes"])
+    if "confusion" in report and len(names) <= MOST_CROSSED:
+        counts = [[name, *map(str, row)] for name, row in zip(names, report["confusion"], strict=True)]
+        show_table(f"{split}, true label by predicted label", ["", *names], counts)
 
 
 def cell(value: Any) -> str:

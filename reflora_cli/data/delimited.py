@@ -19,6 +19,7 @@ from reflora_cli.data.decode import decoded, format_of
 from reflora_cli.data.refusal import check_once, refuse
 
 SEPARATORS = (",", "\t", ";", "|")
+SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 LONGEST_CELL = 2**31 - 1
 """The largest number of characters in a cell; Python's own limit is 128 KiB, which documents exceed."""
 HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
@@ -60,11 +61,7 @@ def named(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the header with number 0 and the rows from 1 on, without blank rows."""
-    text, wide = decoded(path)
-    hint = HINT.match(text)
-    text = text[hint.end() :] if hint else text
-    tabs, header = format_of(path) == ".tsv", next((line for line in io.StringIO(text) if line.strip()), "")
-    dialect = dialect_of(header, hint[1] if hint else "", tabs=tabs, always_quoted=wide)
+    text, dialect = opened(path)
     csv.field_size_limit(LONGEST_CELL)
     records = csv.reader(
         io.StringIO(text, newline=""),
@@ -85,6 +82,23 @@ def numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
         if record:
             yield index, record
             index += 1
+
+
+def opened(path: Path) -> tuple[str, Dialect]:
+    """Return a file's text, without a line that names the separator, and how it is written."""
+    text, wide = decoded(path)
+    hint = HINT.match(text)
+    text = text[hint.end() :] if hint else text
+    tabs, header = format_of(path) == ".tsv", next((line for line in io.StringIO(text) if line.strip()), "")
+    return text, dialect_of(header, hint[1] if hint else "", tabs=tabs, always_quoted=wide)
+
+
+def delimited_form(path: Path) -> str:
+    """Say what separates the cells of a csv or tsv; empty for other files."""
+    if format_of(path) not in (".csv", ".tsv"):
+        return ""
+    separator = opened(path)[1].separator
+    return f"cells separated by {SEPARATOR_NAMES.get(separator, repr(separator))}"
 
 
 def dialect_of(header: str, hint: str, *, tabs: bool, always_quoted: bool) -> Dialect:

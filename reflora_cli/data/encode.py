@@ -22,11 +22,11 @@ BATCH = 1000
 
 @dataclass(frozen=True, eq=False)
 class EncodedRow:
-    """One row as the model reads it, unpadded; the label is a class id or a real value."""
+    """One row as the model reads it, unpadded; the label is that of its Example."""
 
     input_ids: TokenIds
     token_type_ids: TokenIds | None
-    label: float
+    label: float | tuple[float, ...]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int) -> list[EncodedRow]:

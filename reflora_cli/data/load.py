@@ -9,7 +9,10 @@ from reflora_cli.builtin.world import SPLITS
 from reflora_cli.data.check import examples_of
 from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
+from reflora_cli.data.delimited import delimited_form
+from reflora_cli.data.held_out import divided
 from reflora_cli.data.hub import read_hub, unknown_split
+from reflora_cli.data.own import own_examples
 from reflora_cli.data.read import Table, read_file, table_of
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
@@ -35,9 +38,16 @@ def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> 
     folder or a file.
 
     A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as that of LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its
-    family). A file is read for any split.
+    family). A file is read for any split. A task that a recipe describes may hold rows out of its training split.
     """
-    return examples_of(load_table(task, data, split, limit), task)
+    own = task.own
+    if own is None:
+        return examples_of(load_table(task, data, split, limit), task)
+    if own.held_out is None or split not in (task.train, *task.evaluation):
+        return own_examples(load_table(task, data, split, limit), task, own)
+    examples = own_examples(load_table(task, data, task.train, None), task, own)
+    training, held_out = divided(examples, task, own.held_out, data)
+    return (training if split == task.train else held_out)[:limit]
 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
@@ -86,6 +96,14 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
         remedy = "task.data=hub, or a directory or file"
         raise InputError(Problem(f"{task.name} has no built-in rows", "task.data", repr(data), remedy=remedy))
     return read_hub(task, task.source, split, limit)
+
+
+def form_of(data: str, task: DataTask, split: str) -> str:
+    """Say how the split's file is written where that was found out from the file itself; empty where it was not."""
+    if data in OWN:
+        return ""
+    path = find_file(expanded(data), task, split)
+    return f"{path.name}: {form}" if (form := delimited_form(path)) else ""
 
 
 def find_file(path: Path, task: DataTask, split: str) -> Path:

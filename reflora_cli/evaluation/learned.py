@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+from reflora_cli.data.load import load_split
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import data_file
-from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.sections import Recipe, TaskSection
+from reflora_cli.recipe.tasks import described_task
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.environment import data_hash
 from reflora_cli.tasks.base import Task
 
 
@@ -17,8 +23,18 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
     file = data_file(recipe)
     if file is None or file != data_file(trained) or split == task.train:
         return
-    if split is None and kind_of(task).scores_held_out(recipe):
+    if kind_of(task).scores_held_out(recipe, split):
         return
     what = "the run was trained on these rows: their score would say nothing of new ones"
     remedy = f"task.data=another file, or --split {task.train} to score what was learned"
     raise InputError(Problem(what, "task.data", recipe.task.data, "rows that were not trained on", remedy))
+
+
+def has_learned_rows(section: TaskSection, run: RunDirectory) -> bool:
+    """Whether the data of a task of the user's own are those of the run, wherever they lie now."""
+    task = described_task(section)
+    try:
+        known = json.loads(run.environment.read_text(encoding="utf-8"))["data"][task.train]["sha256"]
+        return bool(known == data_hash(load_split(task, section.data, task.train, section.max_train_rows)))
+    except (InputError, OSError, ValueError, KeyError, TypeError):  # of a lost record, or of data unlike the run's
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Evaluation:
 
     title: what was scored. first: what the lines are called: `split` or `task`. lines: scores and counts by name, from
     which `columns` are shown. results: all that is known, ready for JSON. directory: where predictions are; None if
-    none are written.
+    none are written. reports: what is known of each label, by split.
     """
 
     title: str
@@ -45,3 +45,4 @@ class Evaluation:
     lines: Mapping[str, Mapping[str, Any]]
     results: dict[str, Any]
     directory: Path | None = None
+    reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -14,9 +14,9 @@ from reflora_cli.model.sources import Source, find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import Task
-from reflora_cli.tasks.registry import find_task
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def rule_lines(recipe: Recipe) -> list[str]:
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
     """Return a run as a card's subject."""
     source = find_source(recipe.model.name, recipe.model.revision)
-    return Subject(recipe, find_task(recipe.task.name), source, read_results(run))
+    return Subject(recipe, task_of(recipe.task), source, read_results(run))
 
 
 def merged_card(recipe: Recipe, run: RunDirectory) -> str:

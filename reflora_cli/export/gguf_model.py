@@ -28,10 +28,10 @@ from reflora_cli.model.auto import load_config
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.model.sources import find_source
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import kept_rows, restore
 from reflora_cli.tasks.base import PromptTask
-from reflora_cli.tasks.registry import find_task
 
 UNCOMPARED = (
     "whether llama.cpp cuts texts as the base's tokenizer does is not known here: compare the token ids of some prompts"
@@ -112,7 +112,7 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
 
 def asked_tasks(recipe: Recipe) -> tuple[PromptTask, ...]:
     """Return the tasks that the model was asked. Raises InputError for a classifier."""
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     if not task.parts:
         remedy = "export a classifier with --format onnx or safetensors"
         raise InputError(Problem("only language models are exported to GGUF", "--format", task.name, remedy=remedy))

@@ -45,7 +45,7 @@ def load_classifier(
         config = head_config(source, section.classifier_dropout)
         said = said_labels(config)
         name_outputs(config, task.label_names)
-        config.problem_type = "regression" if task.is_regression else "single_label_classification"
+        config.problem_type = task.problem_type
         return config
 
     source = find_source(section.name, revision)

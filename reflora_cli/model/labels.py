@@ -28,7 +28,12 @@ def said_labels(config: Any) -> tuple[str, ...]:
 
 
 def ordered_as(names: Sequence[str], said: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the names in the order that `said` has, ignoring case and separators; None if `said` holds other names."""
+    """Return the names in the order that `said` has; None if `said` holds other names.
+
+    Case and separators are ignored, unless `said` holds exactly these names, which may be alike without them: C, C++.
+    """
+    if sorted(said) == sorted(names):
+        return tuple(said)
     own = {bare(name): name for name in names}
     keys = [bare(name) for name in said]
     return tuple(own[key] for key in keys) if sorted(keys) == sorted(own) else None

@@ -66,6 +66,6 @@ class Kind(ABC):
         own splits for None. Raises InputError.
         """
 
-    def scores_held_out(self, recipe: Recipe) -> bool:
-        """Whether an evaluation without a split scores training rows that the run held out."""
+    def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
+        """Whether an evaluation of the split, or of none in particular, scores training rows that the run held out."""
         return False

@@ -95,9 +95,9 @@ class LanguageKind(Kind):
         refuse_undivided(self.task, recipe.task.data)
         return language_splits(recipe, self.task, base, split, limit)
 
-    def scores_held_out(self, recipe: Recipe) -> bool:
+    def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
-        return free and recipe.task.validation_rows is not None
+        return split is None and free and recipe.task.validation_rows is not None
 
 
 def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:

@@ -119,10 +119,6 @@ class Objective(ABC, Generic[RowT]):
         answers are learned. arguments: what `arguments` returned.
         """
 
-    def score(self, split: Split, batch_size: int) -> dict[str, float]:
-        """Return the split's scores, the main one first; processes share the rows and all get the same scores."""
-        return self.tally(split, batch_size).scores()
-
     @abstractmethod
     def tally(self, split: Split, batch_size: int) -> Tally[Any]:
         """Return the outcomes of the split's rows; processes share the rows and all get the whole tally."""

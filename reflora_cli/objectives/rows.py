@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +27,13 @@ PROBED = 64
 @dataclass(frozen=True)
 class Rows:
     """Encoded rows, ready for training and scoring. dropped: the number of training rows that lost their whole
-    answer.
+    answer. facts: what the user should see of them.
     """
 
     training: list[Any]
     splits: list[Split]
     dropped: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def probe_examples(examples: Examples) -> list[Example | PromptExample]:

@@ -1,4 +1,6 @@
-"""Train on labels of texts: cross-entropy for classes, squared error for real values."""
+"""Train on labels of texts: cross-entropy for classes, squared error for real values, and for several labels of one
+text binary cross-entropy.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ from reflora_cli.objectives.invariance import (
 from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
 from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.metrics import LOWER_IS_BETTER
 
 MADE_UP = (
     ("a small red cup", "The cup is red and small."),
@@ -41,12 +44,13 @@ MADE_UP = (
 class SequenceLoss(nn.Module):
     """A model with a sequence-level head whose forward pass returns the summed loss of a batch."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, weights: Tensor | None) -> None:
+        """weights: that of each output [outputs] in the loss; None where all count alike."""
         super().__init__()
-        self.model = model
+        self.model, self.weights = model, weights
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Tensor:
-        return loss_sum(self.model(**inputs).logits, labels)
+        return loss_sum(self.model(**inputs).logits, labels, self.weights)
 
 
 @final
@@ -55,12 +59,13 @@ class SequenceObjective(Objective[EncodedRow]):
 
     def __init__(self, task: SequenceTask, base: Base, compute: Compute) -> None:
         self.task, self.base, self.compute = task, base, compute
-        self.loss_module = SequenceLoss(base.model)
         self.multiple = pad_multiple(base, compute)
         self.main_metric = task.main_metric
         order = base.labels or task.label_names
         self.outputs = torch.tensor([order.index(name) for name in task.label_names], dtype=torch.long)
         """The output [labels] that stands for each of the task's labels; empty for a regression."""
+        weights = torch.tensor(task.weights, device=compute.device)[self.outputs.argsort()] if task.weights else None
+        self.loss_module = SequenceLoss(base.model, weights)
         rows = self.trial_rows()
         with drawn_anew(base.model, base.head):
             trial = Trial(rows, lambda row: self.trial([row], Padding.ALONE))
@@ -137,8 +142,9 @@ class SequenceObjective(Objective[EncodedRow]):
         return self.tally(Split("", rows), batch_size).logits()
 
     def merit(self, scores: Scores) -> float:
-        """Return the main metric of the first split."""
-        return next(iter(scores.values()))[self.main_metric]
+        """Return the main metric of the first split, with the sign with which a better model has more of it."""
+        score = next(iter(scores.values()))[self.main_metric]
+        return -score if self.main_metric in LOWER_IS_BETTER else score
 
     def settings(self) -> dict[str, object]:
         return {}
@@ -152,5 +158,5 @@ class SequenceObjective(Objective[EncodedRow]):
 
 
 def labels_of(rows: Sequence[EncodedRow]) -> Tensor:
-    """Return the rows' labels [n]: class ids or real values, float32."""
+    """Return the rows' labels, float32: class ids or real values [n], or 0 and 1 [n, labels] for several labels."""
     return torch.tensor([row.label for row in rows])

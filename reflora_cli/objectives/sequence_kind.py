@@ -56,6 +56,9 @@ class SequenceKind(Kind):
         names = (split,) if split else self.task.evaluation
         return iter(sequence_splits(recipe, self.task, base, names, limit))
 
+    def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
+        return recipe.task.validation is not None and split in (None, *self.task.evaluation)
+
     def refuse_idle(self, recipe: Recipe) -> None:
         """Raises InputError for settings of language models, which would have no effect here."""
         section = recipe.task

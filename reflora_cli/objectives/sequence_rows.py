@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from reflora_cli.data.encode import EncodedRow, encode, refuse_short
-from reflora_cli.data.load import load_split
+from reflora_cli.data.held_out import ids_of
+from reflora_cli.data.load import form_of, load_split
+from reflora_cli.data.own_labels import in_words
 from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
@@ -18,7 +22,9 @@ def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
     section = recipe.task
     examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
     if wants_evaluation(recipe):
-        refuse_one_file(recipe, "or eval.every=never eval.select=last")
+        if section.validation is None:
+            held = "task.validation=10%, " if section.kind else ""
+            refuse_one_file(recipe, f"{held}or eval.every=never eval.select=last")
         for split in task.evaluation:
             examples[split] = load_split(task, section.data, split, section.max_eval_rows)
     return examples
@@ -29,7 +35,17 @@ def sequence_rows(recipe: Recipe, task: SequenceTask, base: Base, examples: Exam
     refuse_short(base.tokenizer, len(task.text), recipe.task.max_length)
     encoded = {name: encode(base.tokenizer, rows, recipe.task.max_length) for name, rows in examples.items()}
     splits = [Split(name, encoded[name]) for name in task.evaluation if name in encoded]
-    return Rows(encoded[task.train], splits)
+    return Rows(encoded[task.train], splits, facts=facts_of(recipe, task, examples[task.train]))
+
+
+def facts_of(recipe: Recipe, task: SequenceTask, training: Sequence[Example]) -> dict[str, str]:
+    """Return what the user of a task of his own should see: how the file was read, and the labels of training rows."""
+    if task.own is None:
+        return {}
+    counts = Counter(label for row in training for label in ids_of(row))
+    named = {name: counts[float(label)] for label, name in enumerate(task.label_names)}
+    form = form_of(recipe.task.data, task, task.train)
+    return {**({"file": form} if form else {}), **({"labels": in_words(named)} if named else {})}
 
 
 def sequence_splits(

@@ -27,7 +27,7 @@ from reflora_cli.methods.updates import Refactor
 from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml
-from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.registry import TASKS, find_task
 
 PLACES = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
 """The places of bundled recipes: in an installed package, and in the repository."""
@@ -146,6 +146,8 @@ def check_task(settings: Settings, source: str) -> list[Problem]:
     """Raises InputError for a task that does not exist. The schema checks that there is a name, and that it is text."""
     section = settings.values.get("task")
     name = section.get("name") if isinstance(section, dict) else None
+    if isinstance(section, dict) and section.get("kind") is not None:
+        return own_name(name, settings, source)
     if not isinstance(name, str) and not (name and isinstance(name, list) and all(isinstance(n, str) for n in name)):
         return []
     try:
@@ -154,6 +156,17 @@ def check_task(settings: Settings, source: str) -> list[Problem]:
         where = place(("task", "name"), settings.origins, source)
         return [replace(problem, where=where) for problem in error.problems]
     return []
+
+
+def own_name(name: object, settings: Settings, source: str) -> list[Problem]:
+    """Return the problem of a task of the user's own that has the name of another."""
+    if not isinstance(name, str) or name not in TASKS:
+        return []
+    where = " and ".join(place(("task", key), settings.origins, source) for key in ("name", "kind"))
+    remedy = "set task.name to a name of your own, or leave task.kind out"
+    return [
+        Problem(f"{name!r} has columns and labels of its own, and task.kind describes others", where, remedy=remedy)
+    ]
 
 
 def parse_overrides(overrides: Sequence[str]) -> Settings:

@@ -17,6 +17,9 @@ from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantiz
 from reflora_cli.recipe.schedules import Schedule
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
+SHARE = re.compile(r"(0*[1-9][0-9]?|0*[0-9]{1,2}\.[0-9]{1,6})%")
+OWN_KEYS = ("text", "label", "labels", "separator", "validation", "metric", "class_weights")
+"""The keys of a task section that belong to a task with a kind."""
 
 
 class Section(BaseModel):
@@ -56,6 +59,26 @@ class TaskSection(Section):
         description="family/task, for example glue/cola; or a list of tasks for a language model"
     )
     data: str = Field("hub", description="hub, or a directory or file of jsonl, json, csv, tsv, parquet")
+    kind: Literal["classification", "regression", "multilabel"] | None = Field(
+        None, description="of a task of your own, which text and label describe; null: the task is known by its name"
+    )
+    text: str | list[str] | None = Field(None, description="kind: the column of the text, or two for a pair of texts")
+    label: str | list[str] | None = Field(
+        None, description="kind: the column of the label; multilabel: or a list of columns that hold 0 or 1"
+    )
+    labels: list[str] | None = Field(
+        None, description="kind: the labels in the order of the outputs; null: those of the training rows"
+    )
+    separator: str | None = Field(
+        None, min_length=1, description="multilabel: what stands between the labels of a cell; null: , ; or |"
+    )
+    validation: Annotated[int, Field(ge=1)] | str | None = Field(
+        None, description="kind: rows held out of the training rows, a number or a share such as 10%"
+    )
+    metric: str | None = Field(None, description="kind: the score by which the best adapter is kept")
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0, le=1e9)]] | None = Field(
+        None, description="kind: the weight of each label in the loss; balanced: rare labels count more"
+    )
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
     train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
     validation_rows: int | None = Field(
@@ -63,6 +86,67 @@ class TaskSection(Section):
     )
     max_train_rows: int | None = Field(None, ge=1, description="the first N training rows, before shuffling")
     max_eval_rows: int | None = Field(None, ge=1, description="the first N rows of every evaluation split")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_kind(cls, values: Any) -> Any:
+        """Give a task of the user's own the name of its kind if it has none."""
+        if isinstance(values, dict) and values.get("name") is None and isinstance(values.get("kind"), str):
+            return {**values, "name": values["kind"]}
+        return values
+
+    @model_validator(mode="after")
+    def _keys_of_a_kind(self) -> TaskSection:
+        given = [key for key in OWN_KEYS if getattr(self, key) is not None]
+        if self.kind is None and given:
+            reason = f"a named task has its own columns and labels, and {given[0]} is for a task of your own"
+            raise refusal(
+                given[0], reason, "set task.kind to classification, regression or multilabel, or leave it out"
+            )
+        if self.kind is not None and not isinstance(self.name, str):
+            raise refusal("name", "a task of your own has one name", "give one name, or none", also="kind")
+        idle = {"regression": ("labels", "separator", "class_weights"), "classification": ("separator",)}
+        if found := [key for key in idle.get(self.kind or "", ()) if key in given]:
+            raise refusal(found[0], f"a {self.kind} has no {found[0]}", "leave it out", also="kind")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_of_a_kind(self) -> TaskSection:
+        if not 1 <= len(self.text_columns) <= 2:
+            reason = f"a row has one text or a pair of texts, and text names {len(self.text_columns)} columns"
+            raise refusal("text", reason, "name one or two columns, or join texts in the file")
+        if isinstance(self.label, list) and (self.kind != "multilabel" or not self.label):
+            reason = f"a {self.kind} has one column of labels" if self.label else "label names no column"
+            raise refusal("label", reason, "name one column, or set task.kind=multilabel", also="kind")
+        columns = (*self.text_columns, *self.label_columns)
+        if repeated := [name for name in columns if columns.count(name) > 1]:
+            raise refusal("label", f"column {repeated[0]!r} is named twice in text and label", "name each column once")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_of_a_kind(self) -> TaskSection:
+        labels = self.labels or []
+        if repeated := [name for name in labels if labels.count(name) > 1]:
+            raise refusal("labels", f"label {repeated[0]!r} is named twice", "name each label once")
+        if any(not name or name != name.strip() for name in labels):
+            raise refusal("labels", "a label is empty, or has blanks around it", "give labels without them")
+        if isinstance(self.class_weights, list) and len(self.class_weights) != len(labels):
+            reason = f"class_weights has {len(self.class_weights)} weights for {len(labels)} labels"
+            raise refusal("class_weights", reason, "give one for each of task.labels, or `balanced`")
+        if isinstance(self.validation, str) and not SHARE.fullmatch(self.validation):
+            reason = f"validation is a number of rows or a share, not {self.validation!r}"
+            raise refusal("validation", reason, "give for example 500, or 10%")
+        return self
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of the texts of a task of the user's own."""
+        return tuple(self.text) if isinstance(self.text, list) else (self.text or "text",)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the labels of a task of the user's own."""
+        return tuple(self.label) if isinstance(self.label, list) else (self.label or "label",)
 
 
 class TrainSection(Section):

@@ -61,6 +61,10 @@ class RunDirectory:
     def curves(self) -> Path:
         return self.path / "curves.png"
 
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.png"
+
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
@@ -123,7 +127,7 @@ def refuse_links(run: RunDirectory) -> None:
 
 def remove_strays(run: RunDirectory) -> None:
     """Remove what killed processes left half-written in a run that this process holds."""
-    files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.probes)
+    files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.confusion, run.probes)
     for folder, names in ((run.path, [file.name for file in files]), (run.adapter, ["adapter_*", "reflora*"])):
         for place in (place for name in names for place in folder.glob(f".{name}.*")):
             place.unlink(missing_ok=True)

@@ -23,10 +23,10 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.trained_base import adapter_base, check_same, found_again, trained_on
 from reflora_cli.tasks.base import Task
-from reflora_cli.tasks.registry import find_task
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = 
 
 def with_adapter(recipe: Recipe, files: AdapterFiles | None, device: torch.device | None = None) -> Restored:
     """Do what `restore` does with an adapter that has been read."""
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     kind = kind_of(task)
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,19 @@ from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.tally import Tally
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
-"""(predictions [n], labels [n]) -> score; class ids or real values, as float64."""
+"""(predictions [n], labels [n]) -> score; class ids or real values, as float64. Both are [n, labels] of 0 and 1 where
+a row may have several labels.
+"""
 Row = Mapping[str, Any]
 """One row of a data set by column."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row: one text or a pair of texts, and a class id or a real value."""
+    """One row: one text or a pair of texts, and a class id, a real value, or 0 and 1 for each label of several."""
 
     texts: tuple[str, ...]
-    label: float
+    label: float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,22 @@ class BuiltinSource:
     generator: str
 
 
+@dataclass(frozen=True)
+class OwnLabels:
+    """How the rows of a task that a recipe describes are read.
+
+    columns: one column with the labels, or one of 0 and 1 for each label of a multilabel task. separator: what stands
+    between the labels of one cell of a multilabel task, where the cell is a text. held_out: the training rows that are
+    held out and scored as `validation`: a number of rows, or a share like `10%`; None: they have a file of their own.
+    weights: the weight of each label in the training loss, in the order of `label_names`; none where all count alike.
+    """
+
+    columns: tuple[str, ...]
+    separator: str | None = None
+    held_out: int | str | None = None
+    weights: tuple[float, ...] = ()
+
+
 class Named:
     """Something that recipes call by a name, `family/short` or one word.
 
@@ -74,14 +92,17 @@ class Named:
 class SequenceTask(Named):
     """A sequence-level task: classification when it has label names, regression when it has none.
 
+    several: whether a row may have several of the labels, or none.
+
     text: one column name, or two for a pair of texts.
     metrics: score name -> function; the first is the task's main score, by which the best adapter is chosen.
     label_range: the least and greatest label of a regression task that has bounds.
     evaluation: splits that are scored; the main score is that of the first.
+    own: how rows are read, if a recipe describes the task.
     """
 
     name: str
-    source: HubSource | BuiltinSource
+    source: HubSource | BuiltinSource | None
     text: tuple[str, ...]
     metrics: dict[str, Metric]
     label_names: tuple[str, ...] = ()
@@ -89,10 +110,12 @@ class SequenceTask(Named):
     label: str = "label"
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
+    several: bool = False
+    own: OwnLabels | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*self.text, self.label)
+        return (*self.text, *(self.own.columns if self.own else (self.label,)))
 
     @property
     def parts(self) -> tuple[PromptTask, ...]:
@@ -104,10 +127,22 @@ class SequenceTask(Named):
         return not self.label_names
 
     @property
+    def problem_type(self) -> Literal["regression", "single_label_classification", "multi_label_classification"]:
+        """What transformers calls the task in a model's config."""
+        if self.is_regression:
+            return "regression"
+        return "multi_label_classification" if self.several else "single_label_classification"
+
+    @property
     def main_metric(self) -> str:
         return next(iter(self.metrics))
 
-    def score(self, predictions: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each label in the training loss; empty where all count alike."""
+        return self.own.weights if self.own else ()
+
+    def score(self, predictions: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
         """Return all metrics of the task, the main one first."""
         p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
         return {name: metric(p, y) for name, metric in self.metrics.items()}

@@ -7,12 +7,15 @@ Where a score is undefined (constant predictions have no correlation, nor have p
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+LOWER_IS_BETTER = ("mae", "rmse")
+"""The metrics that a better model lowers."""
 
 
 def accuracy(predictions: Values, labels: Values) -> float:
@@ -27,6 +30,44 @@ def f1(predictions: Values, labels: Values) -> float:
     if not len(labels):
         return 0.0
     return float(f1_score(labels == 1, predictions == 1, zero_division=0.0))
+
+
+def macro_f1(predictions: Values, labels: Values) -> float:
+    """Return the mean F1 of the classes that are predicted or present, or of all labels where a row may have several:
+    F1 is 0.0 where a class is never both. 0.0 for no rows.
+    """
+    return averaged_f1(predictions, labels, "macro")
+
+
+def micro_f1(predictions: Values, labels: Values) -> float:
+    """Return F1 over all decisions about all labels together; 0.0 where no label is predicted or present."""
+    return averaged_f1(predictions, labels, "micro")
+
+
+def averaged_f1(predictions: Values, labels: Values, average: str) -> float:
+    from sklearn.metrics import f1_score
+
+    if not len(labels):
+        return 0.0
+    y, p = labels.astype(np.int64), predictions.astype(np.int64)
+    return float(f1_score(y, p, average=average, zero_division=0.0))
+
+
+def exact_match(predictions: Values, labels: Values) -> float:
+    """Return the share of rows with exactly the right labels; 0.0 for no rows."""
+    return float(np.mean((predictions == labels).all(axis=1))) if len(labels) else 0.0
+
+
+def mae(predictions: Values, labels: Values) -> float:
+    """Return the mean absolute error; the largest float where it is not finite, and 0.0 for no rows."""
+    with np.errstate(all="ignore"):
+        return error(float(np.mean(np.abs(predictions - labels)))) if len(labels) else 0.0
+
+
+def rmse(predictions: Values, labels: Values) -> float:
+    """Return the root of the mean squared error; the largest float where it is not finite, and 0.0 for no rows."""
+    with np.errstate(all="ignore"):
+        return error(float(np.sqrt(np.mean((predictions - labels) ** 2)))) if len(labels) else 0.0
 
 
 def matthews(predictions: Values, labels: Values) -> float:
@@ -66,3 +107,8 @@ def constant(values: Values) -> bool:
 def number(score: float) -> float:
     """Replace the NaN of a correlation that over- or underflows by 0.0."""
     return float(score) if math.isfinite(score) else 0.0
+
+
+def error(found: float) -> float:
+    """Replace an error that is not finite by the largest float: no model is worse."""
+    return found if math.isfinite(found) else sys.float_info.max

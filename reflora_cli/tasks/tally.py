@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 OutcomeT = TypeVar("OutcomeT")
 
@@ -35,4 +35,8 @@ class Tally(ABC, Generic[OutcomeT]):
 
     def interval(self) -> tuple[float, float] | None:
         """Return the 95% interval of the main score; None where no interval of it is known."""
+        return None
+
+    def report(self) -> dict[str, Any] | None:
+        """Return more than scores, ready for JSON, such as a confusion matrix; None where there is no more."""
         return None

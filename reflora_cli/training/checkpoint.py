@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -75,7 +75,8 @@ class Progress:
 
     skipped: the number of steps that float16's loss scaler dropped for an overflow. evaluated: the step after which the
     last evaluation was made. lines: the number of lines in metrics.jsonl. trend: that of the losses. scaler: the state
-    of float16's loss scaler, which keeps whole numbers and others apart.
+    of float16's loss scaler, which keeps whole numbers and others apart. report: what is known beyond scores of the
+    adapter that is kept, by split.
     """
 
     step: Step = 0
@@ -90,6 +91,7 @@ class Progress:
     best_score: float | None = None
     before: dict[str, dict[str, float]] | None = None
     history: list[Evaluation] = field(default_factory=list)
+    report: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

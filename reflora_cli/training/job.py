@@ -109,6 +109,7 @@ class Job:
             "trained whole": self.trained_whole(),
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
             "task": f"{self.task.name}, {len(self.rows.training):,} training rows",
+            **self.rows.facts,
             **(
                 {"dropped": f"{self.rows.dropped:,} rows whose answer max_length cuts off"} if self.rows.dropped else {}
             ),

@@ -92,7 +92,8 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     if session.processes > 1 and progress.step:
         checkpoint_between(session)
     with session.interruption.interruptible() if session.processes == 1 else nullcontext():
-        scores = {split.name: job.objective.score(split, size) for split in job.rows.splits}
+        tallies = {split.name: job.objective.tally(split, size) for split in job.rows.splits}
+        scores = {name: own.scores() for name, own in tallies.items()}
     check_scores(session, scores)
     progress.evaluated = progress.step
     merit = job.objective.merit(scores)
@@ -102,6 +103,8 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
         if job.recipe.eval.select == "best":
             session.best = current_adapter(session)
             save_adapter(session, session.best)
+    if best or job.recipe.eval.select == "last":
+        progress.report = {name: report for name, own in tallies.items() if (report := own.report())}
     if progress.step:
         progress.history.append({"step": progress.step, "scores": {name: dict(own) for name, own in scores.items()}})
     session.reporter.evaluations([EvaluationRecord(progress.step, name, own, best) for name, own in scores.items()])

@@ -25,9 +25,9 @@ from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.environment import describe
 from reflora_cli.runs.trained_base import found_again, unchecked
-from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.factors import continue_factors, sight_of, start_factors
@@ -52,7 +52,7 @@ def prepare(
 
     Raises InputError for whatever the user can mend.
     """
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     kind = kind_of(task)
     examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
@@ -108,7 +108,7 @@ def loaded_base(recipe: Recipe, base: Base, earlier: Earlier | None) -> Loaded:
     """
     name = recipe.model.name if base.source.is_local else base.source.name
     base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
-    task = find_task(recipe.task.name)
+    task = task_of(recipe.task)
     fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
     base = base if fit is None else fit.base
     refuse_foreign_head(base, task)

@@ -18,16 +18,18 @@ from reflora_cli.model.precision import Compute, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.environment import peak_memory
-from reflora_cli.tasks.registry import find_task
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation, trained_tensors
+from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
+from reflora_cli.training.own_labels import with_labels
 from reflora_cli.training.prepare import SILENT, prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -48,6 +50,7 @@ def train(
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
     """
     accelerator = make_accelerator(recipe)
+    recipe = with_labels(recipe, output if resume else None)
     run = RunDirectory(output or shared_default(recipe))
     earlier = find_earlier(recipe, run.after if resume else None)
     recipe = settled(recipe, earlier)
@@ -115,7 +118,7 @@ def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
 
 def shared_default(recipe: Recipe) -> Path:
     """Return the default run directory, the same for all processes."""
-    chosen = [default_output(find_task(recipe.task.name).short, recipe.method.name)]
+    chosen = [default_output(task_of(recipe.task).short, recipe.method.name)]
     broadcast_object_list(chosen)
     return chosen[0]
 
@@ -133,9 +136,20 @@ def finish(session: Session) -> dict[str, Any]:
             session.reporter.note(f"no curves are drawn of {session.run.metrics}: {error!r}")
         else:
             write_file(session.run.curves, curves)
+        draw_confusions(session)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results
+
+
+def draw_confusions(session: Session) -> None:
+    """Draw which classes of the first split are taken for one another, if they are few enough to be seen."""
+    for split, report in session.progress.report.items():
+        names, matrix = list(report["classes"]), report.get("confusion")
+        if matrix is not None and len(names) <= MOST_DRAWN:
+            title = f"{session.job.task.name}, {session.job.recipe.method.label}, {split}"
+            write_file(session.run.confusion, draw_confusion(matrix, names, title))
+            return
 
 
 def selected_evaluation(session: Session) -> Evaluation | None:
@@ -164,6 +178,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "scores": selected["scores"] if selected else None,
         "before": progress.before,
         "history": progress.history,
+        **({"report": progress.report} if progress.report else {}),
         "steps": progress.step,
         "epochs": epochs,
         "seconds": progress.seconds,

@@ -16,6 +16,7 @@ from reflora_cli.methods.updates import RefLoRAUpdate
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
+from reflora_cli.tasks.own import METRICS
 from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Reflora
 
@@ -69,6 +70,7 @@ def test_reflora_commands_run_in_order(
 ) -> None:
     data = {"glue": small_glue, "commonsense": small_commonsense, "nlg": small_nlg}
     monkeypatch.chdir(tmp_path)
+    put_tickets(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
     for written in commands:
@@ -77,9 +79,19 @@ def test_reflora_commands_run_in_order(
         assert outcome.status == 0, (command, outcome.err)
 
 
+def put_tickets(place: Path) -> None:
+    """Write the recipe that the README shows, and files such as it speaks of."""
+    (place / "tickets.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    for name, count in (("tickets.csv", 90), ("new.csv", 20)):
+        rows = [f"subject {i};it is {'red' if i % 3 else 'big'};{'colour' if i % 3 else 'size'}" for i in range(count)]
+        (place / name).write_text("\n".join(["subject;body;category", *rows]), encoding="utf-8")
+
+
 def affordable(command: list[str], data: Mapping[str, Path]) -> list[str]:
     """The same command, on rows and models that are at hand."""
     rest = [part for part in command if not part.startswith("task.data=")]
+    if command[1] == "tickets.yaml":
+        return [*command, "model.name=builtin:tiny-llama"]
     if command[1].startswith("glue/"):
         return [*rest, *LOCAL, f"task.data={data['glue']}"]
     if command[1].startswith("commonsense/"):
@@ -100,11 +112,19 @@ def test_make_commands_exist() -> None:
     assert {*named, *re.findall(r"`make (\w+)`", README)} <= targets
 
 
-def test_recipe_block_is_a_valid_recipe(tmp_path: Path) -> None:
-    (recipe,) = blocks("yaml")
-    path = tmp_path / "recipe.yaml"
-    path.write_text(recipe, encoding="utf-8")
-    assert load_recipe(str(path), []).method.name == "reflora"
+def test_recipe_blocks_are_valid_recipes(tmp_path: Path) -> None:
+    methods = []
+    for number, recipe in enumerate(blocks("yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(recipe, encoding="utf-8")
+        methods.append(load_recipe(str(path), []).method.name)
+    assert methods == ["lora", "reflora"]
+
+
+def test_the_scores_of_every_kind_are_in_the_table() -> None:
+    for kind, metrics in METRICS.items():
+        (line,) = re.findall(rf"^\| `{kind}` \| (.*) \|$", README, flags=re.MULTILINE)
+        assert [name for name in re.findall(r"\w+", line) if name in metrics] == list(metrics)
 
 
 def test_the_full_form_of_an_update_rule_is_written_out() -> None:
@@ -123,7 +143,7 @@ def test_every_export_format_is_in_the_table() -> None:
 
 
 def test_the_columns_of_every_task_are_in_the_table() -> None:
-    data = README.partition("## Your data")[2].partition("\n## ")[0]
+    data = README.partition("| task | columns |")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| `.*$", data, re.MULTILINE)
     ]

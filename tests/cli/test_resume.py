@@ -172,16 +172,16 @@ def test_a_score_that_is_no_number_is_divergence(
     recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is kept as the best, and what was saved before is still there."""
-    from reflora_cli.objectives.sequence import SequenceObjective
+    from reflora_cli.objectives.sequence_tally import SequenceTally
 
-    score, count = SequenceObjective.score, 0
+    scores, count = SequenceTally.scores, 0
 
-    def overflowing(self: Any, split: Any, size: int) -> dict[str, float]:
+    def overflowing(self: SequenceTally) -> dict[str, float]:
         nonlocal count
         count += 1
-        return {**score(self, split, size), **({"loss": float("nan")} if count == 3 else {})}
+        return {**scores(self), **({"loss": float("nan")} if count == 3 else {})}
 
-    monkeypatch.setattr(SequenceObjective, "score", overflowing)
+    monkeypatch.setattr(SequenceTally, "scores", overflowing)
     outcome = reflora("train", recipe, "--output", tmp_path / "run")
     assert outcome.status == 3
     assert "evaluation after step 20 of 20" in outcome.err

@@ -212,7 +212,9 @@ def batches(setting: Setting) -> str:
             raise Differs(f"{int((one.argmax(1) != other.argmax(1)).sum())} of {len(rows)} predictions")
         return agreement(one, other, AGREEMENT)
     rows = loss_rows(restored)
-    return agreement(*(torch.tensor(objective.score(Split("loss", rows), size)["loss"]) for size in SIZES), AGREEMENT)
+    return agreement(
+        *(torch.tensor(objective.tally(Split("loss", rows), size).scores()["loss"]) for size in SIZES), AGREEMENT
+    )
 
 
 def loss_rows(restored: Restored) -> Sequence[Any]:

@@ -82,7 +82,7 @@ def test_training_and_evaluation_have_the_task_s_own_score(restored: Restored, t
     assert json.loads((tmp_path / "results.json").read_text())["tasks"]["validation"]["letters"] == line["letters"]
     objective = restored.objective
     (split,) = kind_of(restored.task).splits(restored.recipe, restored.base, None, None)
-    scores = {"validation": objective.score(split, 5)}
+    scores = {"validation": objective.tally(split, 5).scores()}
     assert scores == {"validation": {"letters": line["letters"]}}
     assert objective.main_metric == "letters"
     assert objective.merit(scores) == line["letters"]

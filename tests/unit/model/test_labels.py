@@ -23,6 +23,8 @@ MNLI = ("entailment", "neutral", "contradiction")
         (MNLI, ("entailment", "neutral", "refutation"), None),
         (MNLI, ("entailment", "entailment", "neutral"), None),
         (MNLI, ("entailment", "neutral"), None),
+        (("C", "C++", "C#"), ("C++", "C", "C#"), ("C++", "C", "C#")),
+        (("+", "-"), ("-", "+"), ("-", "+")),
     ],
 )
 def test_names_match_without_case_and_separators(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally
-from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
+from reflora_cli.tasks.base import OwnLabels, SequenceTask
+from reflora_cli.tasks.own import own_task
 from reflora_cli.tasks.registry import find_task
 
 ROWS = 40
@@ -59,3 +60,41 @@ def test_a_number_is_scored_by_correlations_and_squared_error() -> None:
 def test_logits_are_in_the_order_of_the_rows() -> None:
     logits = torch.arange(ROWS * 2.0).view(ROWS, 2)
     assert torch.equal(tally("glue/rte", torch.tensor([0, 1]), logits, torch.zeros(ROWS)).logits(), logits)
+
+
+@pytest.mark.parametrize("places", [(0, 1, 2), (2, 0, 1)])
+def test_several_labels_are_those_of_the_outputs_that_stand_for_them(places: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(ROWS, 3, generator=generator)
+    labels = torch.randint(2, (ROWS, 3), generator=generator).float()
+    several = own_task("multilabel", "x", ["text"], ("a", "b", "c"), OwnLabels(("label",)), None)
+    own = SequenceTally(several, torch.tensor(places))
+    for rows in ([*range(20, 40)], [*range(20)]):
+        own.add(Outputs(rows, logits[rows], labels[rows]))
+    x, y = logits.double().numpy()[:, list(places)], labels.double().numpy()
+    chance = 1 / (1 + np.exp(-x))
+    assert own.probabilities().numpy() == pytest.approx(chance, rel=1e-5)
+    assert np.array_equal(own.predictions().numpy(), chance >= 0.5)
+    loss = -np.mean(y * np.log(chance) + (1 - y) * np.log(1 - chance))
+    assert own.scores()["loss"] == pytest.approx(loss, rel=1e-6)
+    assert own.scores()["exact_match"] == np.mean(((chance >= 0.5) == y).all(1))
+
+
+def test_weights_count_labels_for_more() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, weights = torch.randn(ROWS, 3, generator=generator), torch.tensor([0.5, 1.0, 4.0])
+    x, w = logits.double().numpy(), weights.double().numpy()
+    classes = torch.randint(3, (ROWS,), generator=generator)
+    own = np.log(np.exp(x).sum(1)) - x[np.arange(ROWS), classes.numpy()]
+    assert float(loss_sum(logits, classes, weights)) == pytest.approx((own * w[classes.numpy()]).sum(), rel=1e-6)
+    several = torch.randint(2, (ROWS, 3), generator=generator).float()
+    y, chance = several.double().numpy(), 1 / (1 + np.exp(-x))
+    rows = -(w * y * np.log(chance) + (1 - y) * np.log(1 - chance)).mean(1)
+    assert float(loss_sum(logits, several, weights)) == pytest.approx(rows.sum(), rel=1e-6)
+
+
+def test_one_output_of_several_labels_is_no_number() -> None:
+    """One label that rows may have or not: binary cross-entropy, not a squared error."""
+    logits, labels = torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [1.0]])
+    expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
+    assert float(loss_sum(logits, targets(labels, torch.tensor([0])))) == pytest.approx(expected, rel=1e-6)

@@ -13,9 +13,21 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from reflora_cli.tasks.base import Metric
-from reflora_cli.tasks.metrics import accuracy, f1, matthews, pearson, spearman
+from reflora_cli.tasks.metrics import (
+    LOWER_IS_BETTER,
+    accuracy,
+    exact_match,
+    f1,
+    macro_f1,
+    mae,
+    matthews,
+    micro_f1,
+    pearson,
+    rmse,
+    spearman,
+)
 
-ALL = (accuracy, f1, matthews, pearson, spearman)
+ALL = (accuracy, f1, matthews, pearson, spearman, mae, rmse)
 Values = NDArray[np.float64]
 
 binary = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
@@ -82,7 +94,7 @@ def test_constant_predictions_have_no_correlation(metric: Metric) -> None:
     assert metric(np.ones(4), np.array([0.0, 1.0, 0.0, 1.0])) == 0.0
 
 
-@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("metric", [one for one in ALL if one.__name__ not in LOWER_IS_BETTER])
 def test_perfect_predictions_score_one(metric: Metric) -> None:
     y = np.array([0.0, 1.0, 1.0, 0.0])
     assert metric(y, y) == pytest.approx(1.0)
@@ -105,3 +117,38 @@ def test_class_metrics_never_warn(metric: Metric, pairs: list[tuple[float, float
 @pytest.mark.parametrize("metric", ALL)
 def test_no_rows(metric: Metric) -> None:
     assert metric(np.array([]), np.array([])) == 0.0
+
+
+@given(classes)
+def test_macro_f1_of_classes(pairs: list[tuple[float, float]]) -> None:
+    """The mean over the classes that occur on a side."""
+    p, y = sides(pairs)
+    own = []
+    for one in {*p, *y}:
+        hits = np.sum((p == one) & (y == one))
+        own.append(2 * hits / (np.sum(p == one) + np.sum(y == one)))
+    assert macro_f1(p, y) == pytest.approx(np.mean(own))
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1, max_size=20))
+def test_scores_of_several_labels(rows: list[list[int]]) -> None:
+    """Three labels, predicted and present."""
+    table = np.asarray(rows, dtype=np.float64)
+    p, y = table[:, :3], table[:, 3:]
+    hits, both = (p * y).sum(0), p.sum(0) + y.sum(0)
+    assert micro_f1(p, y) == pytest.approx(2 * hits.sum() / both.sum() if both.sum() else 0.0)
+    assert macro_f1(p, y) == pytest.approx(np.mean(np.divide(2 * hits, both, out=np.zeros(3), where=both > 0)))
+    assert exact_match(p, y) == pytest.approx(np.mean([(a == b).all() for a, b in zip(p, y, strict=True)]))
+
+
+@given(reals)
+def test_errors(pairs: list[tuple[float, float]]) -> None:
+    p, y = sides(pairs)
+    assert mae(p, y) == pytest.approx(reference.mean_absolute_error(y, p))
+    assert rmse(p, y) == pytest.approx(reference.root_mean_squared_error(y, p))
+
+
+def test_no_model_is_worse_than_one_whose_numbers_are_not_finite() -> None:
+    labels = np.zeros(2)
+    for metric in (mae, rmse):
+        assert metric(np.array([np.nan, 0.0]), labels) > metric(np.array([1e100, 0.0]), labels)

@@ -1,0 +1,29 @@
+"""Return the task that a recipe's section means: one that is known by its name, or one that the section describes."""
+
+from __future__ import annotations
+
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.tasks.base import OwnLabels, SequenceTask, Task
+from reflora_cli.tasks.own import own_task
+from reflora_cli.tasks.registry import find_task
+
+
+def task_of(section: TaskSection) -> Task:
+    """Return the section's task. Raises InputError for an unknown name, metric, or labels that were not found yet."""
+    if section.kind is None:
+        return find_task(section.name)
+    if section.labels is None and section.kind != "regression":
+        expected, remedy = "task.labels, or a run directory", "name the labels in the order of the model's outputs"
+        raise InputError(Problem("it is not said what the outputs mean", "task.labels", "null", expected, remedy))
+    return described_task(section)
+
+
+def described_task(section: TaskSection) -> SequenceTask:
+    """Return the task of a section with a kind, whose labels may not be known yet."""
+    weights = tuple(section.class_weights) if isinstance(section.class_weights, list) else ()
+    own = OwnLabels(section.label_columns, section.separator, section.validation, weights)
+    kind, name = section.kind or "", section.name if isinstance(section.name, str) else ""
+    is_known = section.labels is not None or kind == "regression"
+    metric = section.metric if is_known else None
+    return own_task(kind, name, section.text_columns, section.labels or (), own, metric)

@@ -1,0 +1,62 @@
+"""Make a task from what a recipe says of the user's own texts and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.tasks.base import Metric, OwnLabels, SequenceTask
+from reflora_cli.tasks.metrics import (
+    accuracy,
+    exact_match,
+    macro_f1,
+    mae,
+    matthews,
+    micro_f1,
+    pearson,
+    rmse,
+    spearman,
+)
+
+VALIDATION = "validation"
+"""The split that is scored in training: rows of a file of that name, or those that are held out."""
+METRICS: Mapping[str, Mapping[str, Metric]] = {
+    "classification": {"accuracy": accuracy, "macro_f1": macro_f1, "matthews": matthews},
+    "regression": {"pearson": pearson, "spearman": spearman, "mae": mae, "rmse": rmse},
+    "multilabel": {"micro_f1": micro_f1, "macro_f1": macro_f1, "exact_match": exact_match},
+}
+"""The metrics of each kind of task, the one by which the best adapter is chosen first."""
+
+
+def own_task(
+    kind: str, name: str, text: Sequence[str], labels: Sequence[str], own: OwnLabels, metric: str | None
+) -> SequenceTask:
+    """Return a task of one of the kinds in `METRICS`. labels: the meanings of the outputs; none for a regression.
+
+    metric: the main one, if it is not the kind's first. Raises InputError for one that the task does not have.
+    """
+    metrics = {key: one for key, one in METRICS[kind].items() if key != "matthews" or len(labels) == 2}
+    if metric is not None:
+        if metric not in metrics:
+            what = f"a task of kind {kind} with {len(labels)} labels is not scored so"
+            if kind == "regression":
+                what = "a regression is not scored so"
+            raise InputError(Problem(what, "task.metric", repr(metric), ", ".join(metrics), near(metric, metrics)))
+        metrics = {metric: metrics[metric], **metrics}
+    return SequenceTask(
+        name=name,
+        source=None,
+        text=tuple(text),
+        metrics=metrics,
+        label_names=tuple(labels),
+        label=own.columns[0],
+        evaluation=(VALIDATION,),
+        several=kind == "multilabel",
+        own=own,
+    )
+
+
+def near(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """Return the question whether a known name was meant; empty if none is like it."""
+    remedy = nearest(name, known)
+    return remedy if remedy.startswith("did you mean") else ""
