@@ -61,6 +61,15 @@ def print_json(value: Any) -> None:
     print(text, flush=True)
 
 
+def print_lines(values: Sequence[Any]) -> None:
+    """Print one JSON object in each line of stdout. A reader that has seen enough, as `head`, may close it before."""
+    try:
+        for value in values:
+            print_json(value)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its exit
+
+
 @contextmanager
 def unused_stdout() -> Iterator[None]:
     """Discard what libraries print on stdout, compiled ones included, because stdout is for a command's JSON."""

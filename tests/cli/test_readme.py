@@ -54,6 +54,7 @@ def test_reflora_commands_run_in_order(
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
+    (tmp_path / "rows.csv").write_text("premise,hypothesis\nA cup is red.,A cup has a colour.\n", encoding="utf-8")
     for written in commands:
         command = affordable(written, small_glue, small_commonsense)
         outcome = reflora(*command)
