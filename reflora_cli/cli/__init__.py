@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)
+app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 
