@@ -40,7 +40,7 @@ def chat_command(
         from reflora_cli.serving.chat import ChatRequest, Screen, chat
         from reflora_cli.serving.model import ModelRequest
 
-        is_typed = sys.stdin.isatty()
+        is_typed = sys.stdin is not None and sys.stdin.isatty()
         screen = Screen(read_typed if is_typed else read_line, show, is_typed)
         request = ChatRequest(ModelRequest(model, adapter, base, task), compare, max_new_tokens, temperature, seed)
         with outliving_reader():
@@ -60,7 +60,7 @@ def read_line() -> str:
     """Return the next line of a pipe or file. Raises EOFError behind the last one, InputError for other than UTF-8."""
     from reflora_cli.ground.errors import InputError, Problem
 
-    data = sys.stdin.buffer.readline()
+    data = sys.stdin.buffer.readline() if sys.stdin else b""
     if not data:
         raise EOFError
     try:

@@ -6,21 +6,29 @@ other row is an instruction: it is put into the task's prompt, and the model wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
 
 from reflora_cli.data.check_prompts import prompt_examples
+from reflora_cli.data.pad import Padding
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import EvalProtocol
+from reflora_cli.model.base import Base
+from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.asking import Answer, Answerer, Asking, Question
-from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.scorer import Scorer
-from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import LanguageTask, PromptExample, PromptTask, Row
 from reflora_cli.tasks.prompts import Template
+
+WRITING = EvalProtocol.LLM_ADAPTERS
+"""The protocol by which a model writes its answer."""
+MakeScorer = Callable[[EvalSection, Base, Compute, Padding], Scorer]
+"""A function from the settings of a protocol to the protocol, ready to answer with a model."""
 
 
 def part_asked(task: LanguageTask) -> PromptTask:
@@ -51,10 +59,11 @@ def worded(task: PromptTask, wording: Template) -> PromptTask:
 @final
 class LanguageAsking(Asking):
     """Instructions, or rows with the candidates of their answers. wording: another text around an instruction than the
-    task's own, for which candidates are not read.
+    task's own, for which candidates are not read. make_scorer: makes a protocol from its settings.
     """
 
-    def __init__(self, task: LanguageTask, wording: Template | None) -> None:
+    def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
+        self.make_scorer = make_scorer
         part = part_asked(task)
         self.plain = worded(part, wording or part.template)
         self.whole = part if wording is None and part.has_candidates else self.plain
@@ -76,10 +85,10 @@ class LanguageAsking(Asking):
 
     def answerer(self, recipe: Recipe, objective: Objective[Any]) -> LanguageAnswerer:
         assert objective.scorer is not None
-        section = recipe.eval
         writer = objective.scorer
-        if not isinstance(writer, Generation):
-            writer = Generation(objective.base, objective.compute, section.num_beams, section.max_new_tokens)
+        if recipe.eval.protocol is not WRITING:
+            section = recipe.eval.model_copy(update={"protocol": WRITING})
+            writer = self.make_scorer(section, objective.base, objective.compute, objective.padding)
         return LanguageAnswerer(self.whole, objective.scorer, writer)
 
 

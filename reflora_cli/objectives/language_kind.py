@@ -82,7 +82,7 @@ class LanguageKind(Kind):
         return language_splits(recipe, self.task, base, split, limit)
 
     def asking(self, wording: Template | None) -> LanguageAsking:
-        return LanguageAsking(self.task, wording)
+        return LanguageAsking(self.task, wording, make_scorer)
 
     def scores_held_out(self, recipe: Recipe) -> bool:
         free = not any(part.has_candidates for part in self.task.parts)

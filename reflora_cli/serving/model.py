@@ -18,7 +18,7 @@ from reflora_cli.model.base import positions
 from reflora_cli.model.labels import refuse_foreign_head, said_labels
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.files import bundled_recipes, load_recipe
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TaskSection, TrainSection
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, refuse_random_head, restore
@@ -80,7 +80,7 @@ def find_model(request: ModelRequest) -> Found:
         return from_recipe(str(run.recipe), request, request.adapter or run.adapter)
     if is_file(path / "config.json"):
         return from_directory(path, request)
-    if is_directory(path):
+    if is_directory(path) and request.source not in bundled_recipes():
         raise no_model(path)
     return from_recipe(request.source, request, request.adapter)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from pathlib import Path
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.objectives.asking import Answer, Answerer, Question
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.environment import base_identity
@@ -60,7 +62,10 @@ def predict(request: PredictRequest, reporter: Reporter) -> Predictions:
     if request.output is not None:
         check_output(request.output)
     found = find_model(request.model)
+    refuse_idle(found, request)
     asking = kind_of(found.task).asking(request.wording)
+    if not request.inputs and sys.stdin and sys.stdin.isatty():
+        reporter.note("reading texts from the terminal, one in each line; Ctrl-D ends them")
     questions = asking.questions(read_rows(request.inputs, asking, request.columns))
     restored = load_model(found, reporter)
     answerer = asking.answerer(restored.recipe, restored.objective)
@@ -80,6 +85,14 @@ def predict(request: PredictRequest, reporter: Reporter) -> Predictions:
         if file:
             file.finish(records)
     return finished(records, len(questions) - before, reporter)
+
+
+def refuse_idle(found: Found, request: PredictRequest) -> None:
+    """Raises InputError for a length of answers where nothing is written."""
+    most = request.model.max_new_tokens
+    if most is not None and not kind_of(found.task).protocols:
+        what = f"a model for {found.task.name} answers with labels or numbers, and writes nothing"
+        raise InputError(Problem(what, "--max-new-tokens", str(most), remedy="leave it out"))
 
 
 def finished(records: list[Record], made: int, reporter: Reporter) -> Predictions:

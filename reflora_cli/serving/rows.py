@@ -29,7 +29,7 @@ def read_rows(inputs: Sequence[str], asking: Asking, columns: Sequence[str]) -> 
         check_names(columns, asking)
     wanted = tuple(columns) or asking.wanted
     if not inputs or list(inputs) == [STDIN_SIGN]:
-        lines = lines_of(sys.stdin.buffer.read())
+        lines = lines_of(sys.stdin.buffer.read() if sys.stdin else b"")
         if not is_object(lines[0]):
             return table_of_texts(lines, asking, STANDARD_INPUT)
         table = table_of(objects_of(lines), STANDARD_INPUT, wanted)
@@ -61,7 +61,8 @@ def file_among(inputs: Sequence[str]) -> Path | None:
         raise InputError(Problem("there is no such file", str(path), expected="a text, or a file that exists"))
     if not is_file(path) or not format_of(path):
         remedy = "save the sheet as CSV" if path.suffix.lower() in SHEETS else "pass lines of text on standard input"
-        raise InputError(Problem("the file is of no known kind", str(path), path.suffix or "none", kinds(), remedy))
+        found = path.suffix if is_file(path) else "no file"
+        raise InputError(Problem("the file is of no known kind", str(path), found, kinds(), remedy))
     return path
 
 

@@ -66,8 +66,8 @@ class Stream:
 
     def show_up_to(self, text: str) -> None:
         if text.startswith(self.shown):  # a tokenizer that cleans up its texts may take back what it has written
-            self.show(text[len(self.shown) :])
-            self.shown = text
+            new, self.shown = text[len(self.shown) :], text  # an interrupt while it is shown must not show it again
+            self.show(new)
 
 
 class Writer:

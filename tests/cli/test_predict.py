@@ -280,6 +280,7 @@ def test_wrong_rows_are_refused(reflora: Reflora, trained: Path, tmp_path: Path)
         "not the columns of a row": (lacking, "--columns", "premise"),
         "column 'hypothesis' is missing": (lacking, "--columns", "premise,hypothesis"),
         "labels, no prompts": (lacking, "--raw"),
+        "writes nothing": (lacking, "--max-new-tokens", 8),
         "cannot be written in this form": (lacking, "--output", tmp_path / "found.xlsx"),
     }
     for expected, arguments in cases.items():
@@ -318,6 +319,14 @@ def test_wrong_models_are_refused(reflora: Reflora, trained: Path, merged: Path,
         assert expected in outcome.err
     found = reflora("predict", nameless, pairs, "--task", "builtin/entailment")
     assert lines(found) == lines(reflora("predict", merged, pairs, "--task", "builtin/entailment"))
+
+
+def test_a_directory_may_be_called_like_a_recipe(
+    reflora: Reflora, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quickstart").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "no trained head" in reflora("predict", "quickstart", pairs).err
 
 
 def test_several_processes_are_refused(
