@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import typer
 
+from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
+from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.train import train_command
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("eval")(eval_command)
+app.command("predict")(predict_command)
+app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 

@@ -25,3 +25,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory written by `reflora train`.", show_default=False)
 ]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL_DIR|RECIPE",
+        help="A run directory, a merged model's directory, or a recipe with --adapter.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, ours or PEFT's.")]
+BasePlace = Annotated[
+    str | None, typer.Option("--base", metavar="NAME", help="Where the base model is now [default: where it was].")
+]
+TaskName = Annotated[
+    str | None, typer.Option("--task", metavar="NAME", help="Ask as in this task [default: the recipe's].")
+]
+NewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Language models: tokens of an answer [default: the recipe's]."),
+]

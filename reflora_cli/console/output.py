@@ -61,6 +61,23 @@ def print_json(value: Any) -> None:
     print(text, flush=True)
 
 
+def print_lines(values: Sequence[Any]) -> None:
+    """Print one JSON object in each line of stdout."""
+    with outliving_reader():
+        for value in values:
+            print_json(value)
+
+
+@contextmanager
+def outliving_reader() -> Iterator[None]:
+    """End the block quietly when the program that reads stdout has ended, as `head` does when it has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python writes what is left in its buffer when it ends, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def unused_stdout() -> Iterator[None]:
     """Discard what libraries print on stdout, compiled ones included, because stdout is for a command's JSON."""

@@ -13,9 +13,11 @@ from reflora_cli.methods.settings import EvalProtocol
 from reflora_cli.model.auto import AutoName
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.asking import Asking
 from reflora_cli.objectives.objective import Objective, Split
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.recipe.sections import ModelSection, Recipe
+from reflora_cli.tasks.prompts import Template
 
 
 class Kind(ABC):
@@ -64,6 +66,12 @@ class Kind(ABC):
     def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
         """Yield what an evaluation scores, each with its own tally: at most `limit` rows of the split, or of the task's
         own splits for None. Raises InputError.
+        """
+
+    @abstractmethod
+    def asking(self, wording: Template | None) -> Asking:
+        """Return how the model is asked about new rows. wording: the text around an instruction, instead of the task's
+        own. Raises InputError for a task that has no such text.
         """
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:

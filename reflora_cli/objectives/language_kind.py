@@ -22,6 +22,7 @@ from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation, Penalties
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
+from reflora_cli.objectives.language_asking import LanguageAsking
 from reflora_cli.objectives.language_rows import (
     language_examples,
     language_probe,
@@ -35,6 +36,7 @@ from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask
+from reflora_cli.tasks.prompts import Template
 
 
 @final
@@ -94,6 +96,9 @@ class LanguageKind(Kind):
     def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
         refuse_undivided(self.task, recipe.task.data)
         return language_splits(recipe, self.task, base, split, limit)
+
+    def asking(self, wording: Template | None) -> LanguageAsking:
+        return LanguageAsking(self.task, wording, protocol)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         free = all(part.answers is Answers.LOSS for part in self.task.parts)

@@ -18,9 +18,11 @@ from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.sequence import SequenceObjective
+from reflora_cli.objectives.sequence_asking import SequenceAsking
 from reflora_cli.objectives.sequence_rows import sequence_examples, sequence_probe, sequence_rows, sequence_splits
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.prompts import Template
 
 
 @final
@@ -58,6 +60,12 @@ class SequenceKind(Kind):
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         return recipe.task.validation is not None and split in (None, *self.task.evaluation)
+
+    def asking(self, wording: Template | None) -> SequenceAsking:
+        if wording is not None:
+            what = f"{self.task.name} has labels, no prompts: its texts are read as they are"
+            raise InputError(Problem(what, "--raw", remedy="leave it out"))
+        return SequenceAsking(self.task)
 
     def refuse_idle(self, recipe: Recipe) -> None:
         """Raises InputError for settings of language models, which would have no effect here."""

@@ -73,6 +73,7 @@ def test_reflora_commands_run_in_order(
     put_tickets(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
+    (tmp_path / "rows.csv").write_text("premise,hypothesis\nA cup is red.,A cup has a colour.\n", encoding="utf-8")
     for written in commands:
         command = affordable(written, data)
         outcome = reflora(*command)
@@ -92,12 +93,10 @@ def affordable(command: list[str], data: Mapping[str, Path]) -> list[str]:
     rest = [part for part in command if not part.startswith("task.data=")]
     if command[1] == "tickets.yaml":
         return [*command, "model.name=builtin:tiny-llama"]
-    if command[1].startswith("glue/"):
-        return [*rest, *LOCAL, f"task.data={data['glue']}"]
-    if command[1].startswith("commonsense/"):
-        return [*rest, *LOCAL_LANGUAGE, f"task.data={data['commonsense']}"]
-    if command[1].startswith("nlg/"):
-        return [*rest, *LOCAL_TEXTS, f"task.data={data['nlg']}"]
+    family = command[1].partition("/")[0]
+    if family in data:
+        models = {"glue": LOCAL, "commonsense": LOCAL_LANGUAGE, "nlg": LOCAL_TEXTS}
+        return [*rest, *models[family], f"task.data={data[family]}"]
     if "--task" in command:
         return [*rest, "eval.batch_size=16", "eval.num_beams=1"]
     if command[0] == "eval":

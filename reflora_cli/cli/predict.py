@@ -1,0 +1,97 @@
+"""`reflora predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.options import Adapter, AnyModel, BasePlace, NewTokens, TaskName
+
+if TYPE_CHECKING:
+    from reflora_cli.serving.predict import Predictions
+
+SHOWN = 60
+"""The most characters of a text in a table on a terminal."""
+
+
+def predict_command(
+    model: AnyModel,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT...|FILE]",
+            help="Texts, or a jsonl, json, csv, tsv or parquet file [default: lines of standard input].",
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Adapter = None,
+    base: BasePlace = None,
+    task: TaskName = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="The file's columns of texts: A or A,B [default: the task's].")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Language models: no prompt around a text.")] = False,
+    max_new_tokens: NewTokens = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Rows in a forward pass [default: the recipe's].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write FILE.jsonl or FILE.csv; continues when interrupted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each row on stdout.")] = False,
+) -> None:
+    """Ask a trained model: labels with probabilities, values, or written answers.
+
+    A table on a terminal; one JSON object in each line elsewhere.
+
+    Example: `reflora predict runs/cola-dora "The cup stands on the table."`
+    """
+    with guarded():
+        refuse_several_processes("reflora predict")
+        from reflora_cli.console.output import make_reporter
+
+        reporter = make_reporter()
+        reporter.note(f"loading {model}")
+        from reflora_cli.serving.model import AS_IT_IS, ModelRequest
+        from reflora_cli.serving.predict import PredictRequest, predict
+
+        named = tuple(name.strip() for name in columns.split(",")) if columns else ()
+        source = ModelRequest(model, adapter, base, task, named, max_new_tokens)
+        wording = AS_IT_IS if raw else None
+        found = predict(PredictRequest(source, tuple(inputs or ()), named, wording, batch_size, output), reporter)
+        show(found, output, as_json=as_json)
+
+
+def show(found: Predictions, output: Path | None, *, as_json: bool) -> None:
+    """Print the predictions, or where they are."""
+    import sys
+
+    from reflora_cli.console.output import make_reporter, print_json, print_lines, show_table
+
+    if output is not None:
+        facts = {"output": str(output), "rows": found.rows, "made": found.made, "truncated": found.truncated}
+        make_reporter().facts("predicted", {name: str(value) for name, value in facts.items()})
+        if as_json:
+            print_json(facts)
+    elif as_json or not (sys.stdout.isatty() and sys.stderr.isatty()):  # the table goes to stderr
+        print_lines(found.records)
+    else:
+        names = list(dict.fromkeys(name for own in found.records for name in own))
+        show_table("predictions", names, [[cell(own.get(name)) for name in names] for own in found.records])
+
+
+def cell(value: Any) -> str:
+    """Return a value as a cell of a table."""
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.4f}"
+        case dict():
+            return ", ".join(f"{name} {cell(one)}" for name, one in value.items())
+        case _:
+            text = " ".join(str(value).split())
+            return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

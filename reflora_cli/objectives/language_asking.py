@@ -1,0 +1,118 @@
+"""Ask a language model for the answers to new rows.
+
+A row that has all columns of a task with candidates is answered by the recipe's protocol, as `reflora eval` does. Any
+other row is an instruction: it is put into the task's prompt, and the model writes what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from reflora_cli.data.check_prompts import prompt_examples
+from reflora_cli.data.pad import Padding
+from reflora_cli.data.read import Table
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import EvalProtocol
+from reflora_cli.model.base import Base
+from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.asking import Answer, Answerer, Asking, Question
+from reflora_cli.objectives.objective import Objective
+from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.recipe.sections import EvalSection, Recipe
+from reflora_cli.tasks.answers import Prediction
+from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask, Row
+from reflora_cli.tasks.prompts import Template
+
+WRITING = EvalProtocol.LLM_ADAPTERS
+"""The protocol by which a model writes its answer."""
+MakeScorer = Callable[[EvalSection, Base, Compute, Padding], Scorer]
+"""A function from the settings of a protocol to the protocol, ready to answer with a model."""
+
+
+def part_asked(task: LanguageTask) -> PromptTask:
+    """Return the task whose prompt an instruction gets. Raises InputError for a mixture of tasks that ask in several
+    ways.
+    """
+    first = task.joint or task.parts[0]
+    if any((part.template, tuple(part.fields)) != (first.template, tuple(first.fields)) for part in task.parts):
+        what, found = "the model was trained on tasks that ask in several ways", ", ".join(p.name for p in task.parts)
+        raise InputError(Problem(what, "task.name", found, "one of them", f"--task {task.parts[0].name}"))
+    return first
+
+
+def worded(task: PromptTask, wording: Template) -> PromptTask:
+    """Return the task of writing an answer after an instruction in this wording: the first of the task's columns,
+    with the further input of its optional ones.
+    """
+    asked = next(iter(task.fields))
+
+    def example(row: Row) -> PromptExample:
+        context = "\n".join(text for name in task.optional if (text := row.get(name)))
+        prompt = wording.fill(row[asked], context)
+        return PromptExample(prompt, "", prompt)
+
+    return replace(task, fields={asked: str}, example=example, template=wording, answers=Answers.LOSS)
+
+
+@final
+class LanguageAsking(Asking):
+    """Instructions, or rows with the candidates of their answers. wording: another text around an instruction than the
+    task's own, for which candidates are not read. make_scorer: makes a protocol from its settings.
+    """
+
+    def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
+        self.make_scorer = make_scorer
+        part = part_asked(task)
+        self.plain = worded(part, wording or part.template)
+        self.whole = part if wording is None and part.answers is Answers.CHOSEN else self.plain
+        self.columns, self.optional = tuple(self.plain.fields), self.plain.optional
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        return self.whole.columns
+
+    def questions(self, table: Table) -> list[Question]:
+        task = self.whole if all(name in table.columns for name in self.whole.fields) else self.plain
+        examples = prompt_examples(table, task)
+        shown = [name for name in (*self.columns, *self.optional) if name in table.columns]
+        rows = zip(*(table.columns[name] for name in shown), strict=True)
+        return [
+            Question({name: cell or "" for name, cell in zip(shown, cells, strict=True)}, example)
+            for cells, example in zip(rows, examples, strict=True)
+        ]
+
+    def answerer(self, recipe: Recipe, objective: Objective[Any]) -> LanguageAnswerer:
+        assert objective.scorer is not None
+        writer = objective.scorer
+        if recipe.eval.protocol is not WRITING or self.whole is self.plain:
+            section = recipe.eval.model_copy(update={"protocol": WRITING})
+            writer = self.make_scorer(section, objective.base, objective.compute, objective.padding)
+        return LanguageAnswerer(self.whole, objective.scorer, writer)
+
+
+@final
+class LanguageAnswerer(Answerer):
+    """A language model, which answers with the `answer` that it wrote, the `label` that was chosen or understood, and
+    the `scores` of candidates where a protocol compares them.
+    """
+
+    def __init__(self, task: PromptTask, scorer: Scorer, writer: Scorer) -> None:
+        self.task, self.scorer, self.writer = task, scorer, writer
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        examples: list[PromptExample] = [question.example for question in questions]
+        scorer = self.scorer if examples[0].candidates else self.writer
+        predictions = scorer.predict(self.task, examples)
+        return [Answer(self.values(example, own), own.cut) for example, own in zip(examples, predictions, strict=True)]
+
+    def values(self, example: PromptExample, found: Prediction) -> dict[str, Any]:
+        written = {} if found.output is None else {"answer": found.output}
+        labelled = {"label": found.parsed} if example.labels or self.task.pattern else {}
+        return {**written, **labelled, **({} if found.scores is None else {"scores": found.scores})}
+
+    def settings(self) -> dict[str, object]:
+        template = self.task.template
+        prompts = [template.alone, template.with_input]
+        return {"scored": self.scorer.settings(), "written": self.writer.settings(), "prompts": prompts}
