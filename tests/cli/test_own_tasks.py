@@ -144,6 +144,24 @@ def test_scores_are_those_of_the_written_predictions(
             assert line["label"] == (sorted(filter(None, label.split("|"))) if kind == "multilabel" else label)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_rows_are_answered_as_in_an_evaluation(
+    kind: str, own_runs: Callable[[str], Own], reflora: Reflora, tmp_path: Path
+) -> None:
+    own = own_runs(kind)
+    written = predictions(Path(reflora("eval", own.run, "--json").json["directory"]))
+    kept = [json.loads(line) for line in (own.run / "probe_rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [dict(zip(("subject", "body"), example["texts"], strict=True)) for example in kept]
+    outcome = reflora("predict", own.run, write_csv(tmp_path / "new.csv", rows), "--json")
+    assert outcome.status == 0, outcome.err
+    answers = [json.loads(line) for line in outcome.out.splitlines()]
+    key = {"classification": "label", "multilabel": "labels", "regression": "value"}[kind]
+    for answer, line in zip(answers, written, strict=True):
+        assert answer[key] == (
+            pytest.approx(line["predicted"], abs=1e-4) if kind == "regression" else line["predicted"]
+        )
+
+
 def test_each_class_and_the_confusions_are_reported(own_runs: Callable[[str], Own], reflora: Reflora) -> None:
     own = own_runs("classification")
     outcome = reflora("eval", own.run, "--json")
