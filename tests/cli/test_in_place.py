@@ -167,7 +167,7 @@ def test_it_is_no_adapter(format: str, words: str, answering_full: Path, reflora
     outcome = reflora("export", answering_full, "--format", format, "--output", tmp_path / "out")
     assert outcome.status == 2
     assert words in outcome.err
-    assert "reflora merge RUN" in outcome.err
+    assert "merge it instead: reflora" in outcome.err
     assert not (tmp_path / "out").exists()
 
 

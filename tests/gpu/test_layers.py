@@ -19,6 +19,7 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
+from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
@@ -115,10 +116,11 @@ class Training:
 
 
 def methods() -> list[Method]:
-    """Every layer with every update."""
+    """Every layer with every update that it can have."""
     return [
         Method(name="lora", rank=3, alpha=6.0, layer=layer, update=update, refactor=Refactor(warmup_steps=2))
         for layer, update in itertools.product(ADAPTERS, UPDATES)
+        if LAYERS[layer].has_pairs or update == "plain"
     ]
 
 

@@ -147,7 +147,12 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "start under its older name": (
         "rank: 8",
         "init: gausian",
-        ("wrong value for method.init", "line 5, method.init", "one of default, gaussian, eva", "mean 'gaussian'"),
+        (
+            "wrong value for method.init",
+            "line 5, method.init",
+            "one of default, gaussian, pissa, eva",
+            "mean 'gaussian'",
+        ),
     ),
     "both names of the start": (
         "rank: 8",
