@@ -98,8 +98,8 @@ def above(name: str) -> Iterator[str]:
 
 def refuse_quantized(model: nn.Module, modules: set[str]) -> None:
     """Raises InputError for quantized weights in the modules: no gradient changes a code of few bits."""
-    packed = [path for path, own in model.named_modules() if isinstance(own, QuantizedWeight)]
-    if found := [path for path in packed if modules.intersection((path, *above(path)))]:
+    quantized = [path for path, own in model.named_modules() if isinstance(own, QuantizedWeight)]
+    if found := [path for path in quantized if modules.intersection((path, *above(path)))]:
         what, remedy = "quantized weights cannot be trained in place", "model.quantization=none, or method.name=lora"
         raise InputError(Problem(what, "method.layer", f"{len(found)} of them, first {found[0]}", remedy=remedy))
 

@@ -61,12 +61,12 @@ class MergedTensors:
 def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dict[str, MakeModule]:
     """Return for every adapted or quantized module the function that makes a plain module with the same output."""
     inside = {f"{name}.frozen" for name in adapted.layers}
-    packed = {
+    quantized = {
         name: own for name, own in model.named_modules() if isinstance(own, QuantizedWeight) and name not in inside
     }
     return {
         **{name: partial(layer.plain, dtype) for name, layer in adapted.layers.items()},
-        **{name: partial(dense_module, weight, dtype) for name, weight in packed.items()},
+        **{name: partial(dense_module, weight, dtype) for name, weight in quantized.items()},
     }
 
 
