@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from reflora_cli.adapters.adapted import Adapted
@@ -79,3 +81,23 @@ def evaluated(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     was_training = model.training
     model.eval()(**inputs)
     model.train(was_training)
+
+
+def stepped(model: nn.Module, optimizer: Optimizer, steps: int = 20) -> list[float]:
+    """The losses of some steps, each on its own batch."""
+    losses = []
+    model.train()
+    for step in range(steps):
+        inputs, labels = batch(seed=step)
+        loss = F.cross_entropy(model(**inputs).logits, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def descend(model: nn.Module, steps: int = 20) -> list[float]:
+    """Losses of some AdamW steps on all that trains, each on its own batch."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return stepped(model, torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0), steps)

@@ -11,6 +11,8 @@ from reflora_cli.methods.choice import Choice, by_kind, refusal
 
 IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
+OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
+"""The settings of a method that are about pairs A, B."""
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
@@ -104,22 +106,19 @@ LayerKind = Literal["lora", "dora", "vera", "bias", "full"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
-def check_pairs(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapping[str, object]) -> None:
-    """Raises a refusal for a setting of pairs A, B where the layer trains none. chosen: such settings by their keys.
+def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapping[str, object]) -> None:
+    """Raises a refusal for a setting that has no meaning with the layer. chosen: settings of adapters by their keys.
     usual: the values of the same keys that change nothing.
     """
     for key, value in chosen.items():
-        if not layer.has_pairs and value != usual[key]:
-            reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
-            raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
-
-
-def check_alone(layer: LayerChoice, said: Mapping[str, tuple[object, object]]) -> None:
-    """Raises a refusal for settings of adapters where the base itself is trained. said: value and default by key."""
-    for key, (value, default) in said.items():
-        if layer.in_place and value != default:
+        if value == usual[key]:
+            continue
+        if layer.in_place:
             reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
+        if key in OF_PAIRS and not layer.has_pairs:
+            reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
+            raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

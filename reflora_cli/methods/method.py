@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_alone, check_pairs
+from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
@@ -18,9 +18,6 @@ from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, che
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
-OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
-"""The fields that are about pairs A, B."""
-
 OF_ADAPTERS = ("rank", "alpha", "dropout")
 """The numbers that only adapters have."""
 
@@ -103,8 +100,7 @@ class Method(BaseModel):
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
-        check_alone(self.layer, {key: (getattr(self, key), default) for key, default in usual.items()})
-        check_pairs(self.layer, {key: getattr(self, key) for key in OF_PAIRS}, usual)
+        check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
         if self.after is not None and self.start.sees_data:
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")

@@ -27,7 +27,7 @@ from reflora_cli.optim.pair_adamw import AdamWMember, PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles, roles_of, single_factors
-from reflora_cli.optim.rule import PlainRule
+from reflora_cli.optim.rule import PlainRule, UpdateRule
 
 
 class RefLoRA(PairAdamW):
@@ -67,11 +67,8 @@ class RefLoRA(PairAdamW):
         """
         roles = found(model)
         settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
-        rule = chosen_rule(update, settings)
-        check_pairs(roles, rule)
-        super().__init__(
-            groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), build_rule(rule, roles.pairs), betas, eps
-        )
+        rule = rule_of(roles, update, settings)
+        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, betas, eps)
 
 
 class RefLoRASGD(PairSGD):
@@ -95,11 +92,8 @@ class RefLoRASGD(PairSGD):
         """Arguments and errors are those of `RefLoRA`; weight decay is decoupled here too. momentum: 0 for none."""
         roles = found(model)
         settings = {"warmup_steps": warmup_steps, "interval": interval, "damping": damping}
-        rule = chosen_rule(update, settings)
-        check_pairs(roles, rule)
-        super().__init__(
-            groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), build_rule(rule, roles.pairs), momentum
-        )
+        rule = rule_of(roles, update, settings)
+        super().__init__(groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio), rule, momentum)
 
 
 class LoRARITE(Partition):
@@ -129,7 +123,7 @@ class LoRARITE(Partition):
         """
         roles = found(model)
         update = chosen_update("lora-rite", {"damping": damping})
-        check_pairs(roles, update)
+        check_pairs(roles, update, stacklevel=3)
         groups = groups_of(roles, Rates(lr, head_lr, weight_decay), lr_ratio)
         of_pairs, of_others = split_groups(groups, roles.pairs)
         members: list[Member] = [LoRARITEMember(of_pairs, roles.pairs, update.damping_share or 0.0, betas)]
@@ -169,21 +163,23 @@ def groups_of(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any
     return parameter_groups(roles, rates, lr_ratio)
 
 
-def chosen_rule(kind: str, settings: Mapping[str, Any]) -> UpdateChoice:
-    """Return the update rule of that kind. Raises InputError as `chosen_update`, and for what is no rule."""
+def rule_of(roles: Roles, kind: str, settings: Mapping[str, Any]) -> UpdateRule:
+    """Return the rule of that kind for the pairs. Raises InputError as `chosen_update` and `check_pairs`, and for what
+    is no rule."""
     update = chosen_update(kind, settings)
     if update.is_optimizer:
         what = "it is an optimizer of its own, and no rule around another one"
         raise InputError(Problem(what, "update", repr(kind), remedy="use LoRARITE(model, ...)"))
-    return update
+    check_pairs(roles, update, stacklevel=4)
+    return build_rule(update, roles.pairs)
 
 
-def check_pairs(roles: Roles, update: UpdateChoice) -> None:
+def check_pairs(roles: Roles, update: UpdateChoice, stacklevel: int) -> None:
     """Raises InputError for an update that needs factors of full rank, where a pair's rank is larger than its weight.
-    Warns of factors on which it cannot act."""
+    Warns of factors on which it cannot act, at the caller that is `stacklevel` frames above."""
     if not update.is_plain and (single := single_factors(roles)):
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
-        warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=3)
+        warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=stacklevel)
     for pair in roles.pairs:
         if update.needs_full_rank and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
             what = f"the rank is larger than the adapted weight allows: {update} needs A and B of full rank"

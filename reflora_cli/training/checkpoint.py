@@ -17,7 +17,8 @@ import os
 import random
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -211,18 +212,26 @@ def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a whole checkpoint. Raises InputError for one that this version cannot read."""
-    try:
+    with readable_here(path):
         trained, optimizer, generators, best = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
         progress = TypeAdapter(Progress).validate_json((path / "state.json").read_bytes(), strict=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        what = "the checkpoint was written by another version of reflora"
-        raise InputError(Problem(what, str(path), str(error).partition("\n")[0])) from error
     return Checkpoint(trained, optimizer, generators, best, progress)
 
 
 def trained_tensors(path: Path) -> dict[str, Tensor]:
     """Return the trained tensors of a whole checkpoint by full name. Raises InputError as `load_checkpoint`."""
-    return load_checkpoint(path).trained
+    with readable_here(path):
+        return load_file(path / "trained.safetensors")
+
+
+@contextmanager
+def readable_here(path: Path) -> Iterator[None]:
+    """Raises InputError for a checkpoint at `path` that this version cannot read."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        what = "the checkpoint was written by another version of reflora"
+        raise InputError(Problem(what, str(path), str(error).partition("\n")[0])) from error
 
 
 def restore_parameters(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: Path) -> None:

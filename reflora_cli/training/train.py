@@ -62,9 +62,8 @@ def train(
             return finished
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
-        continued = trained_tensors(place) if place else None
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
-        job = prepare(recipe, compute, section, earlier, continued, reporter)
+        job = prepare(recipe, compute, section, earlier, trained_tensors(place) if place else None, reporter)
         make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:

@@ -8,7 +8,6 @@ import peft
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
@@ -16,9 +15,8 @@ from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
-from tests.models import HEADS, MODELS, batch, injected, make
+from tests.models import HEADS, MODELS, descend, injected, make
 
-STEPS = 20
 LORA_LAYERS = [kind for kind, layer in LAYERS.items() if layer.peft_type == "LORA"]
 INITS: dict[str, bool | str] = {"gaussian": "gaussian", "pissa": "pissa"}
 """PEFT's names of the starts that it has."""
@@ -45,21 +43,6 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
             own[path].lora_A["default"].weight.copy_(layer.A)
             own[path].lora_B["default"].weight.copy_(layer.B)
     return model
-
-
-def descend(model: nn.Module, steps: int = STEPS) -> list[float]:
-    """Losses of some AdamW steps, each on its own batch."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
-    losses = []
-    model.train()
-    for step in range(steps):
-        inputs, labels = batch(seed=step)
-        loss = F.cross_entropy(model(**inputs).logits, labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.starts import EvaStart
-from tests.models import HEADS, batch, injected, make, sight_of
-from tests.unit.adapters.test_against_peft import descend
+from tests.models import HEADS, batch, descend, injected, make, sight_of
 
 ROWS = 16
 

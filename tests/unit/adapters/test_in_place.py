@@ -20,26 +20,11 @@ from reflora_cli.methods.method import Method
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.training.prepare import roles_in
 from tests.architectures import DECODERS
-from tests.models import HEADS, MODELS, batch, injected, make
+from tests.models import HEADS, MODELS, batch, injected, make, stepped
 from tests.random_models import language_model
 
-STEPS = 20
 RATES = Rates(1e-3, 5e-3, 0.1)
 """Rates of parameters in place and of heads, and the decay of matrices."""
-
-
-def stepped(model: nn.Module, optimizer: Any) -> list[float]:
-    """The losses of some steps, each on its own batch."""
-    losses = []
-    model.train()
-    for step in range(STEPS):
-        inputs, labels = batch(seed=step)
-        loss = F.cross_entropy(model(**inputs).logits, labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
 
 
 def trained(model: nn.Module, method: Method, name: str) -> tuple[Adapted, list[float]]:

@@ -20,8 +20,7 @@ from reflora_cli.adapters.quantized import quantize
 from reflora_cli.adapters.vera import Projections, VeRALinear
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
-from tests.models import HEADS, MODELS, batch, injected, make
-from tests.unit.adapters.test_against_peft import descend
+from tests.models import HEADS, MODELS, batch, descend, injected, make
 
 OUT, IN, RANK = 24, 64, 7
 BASES = pytest.mark.parametrize("base", ["linear", "linear without bias", "conv1d", "nf4", "int8"])

@@ -373,7 +373,7 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
     """Valid recipes as plain values."""
     length = st.fixed_dictionaries({"epochs": numbers(0, 1e6)}) | st.fixed_dictionaries({"steps": st.integers(1, 9)})
     method = {
-        "name": st.sampled_from([name for name in PRESETS if not Method(name=name).layer.in_place]),
+        "name": st.sampled_from([name for name in PRESETS if Method(name=name).layer.has_pairs]),
         "alpha": numbers(0, 1e9),
         "dropout": numbers(0, 1),
         "targets": st.just("all-linear") | st.lists(TEXT, min_size=1),
@@ -385,6 +385,8 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
             {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
         ),
     }
+    without_pairs = st.sampled_from([name for name in PRESETS if not Method(name=name).layer.has_pairs])
+    for_any = {key: method[key] for key in ("targets", "trainable_modules")}
     model = {"revision": st.none() | TEXT, "classifier_dropout": st.none() | numbers(0, 1)}
     train = {"learning_rate": numbers(0, 1), "seed": st.integers(0, 2**32 - 1), "gradient_checkpointing": st.booleans()}
     evaluation = {"every": st.integers(1, 2**62) | st.just("epoch"), "select": st.sampled_from(["best", "last"])}
@@ -395,7 +397,8 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
             "train": st.builds(dict.__or__, length, st.fixed_dictionaries({}, optional=train)),
         },
         optional={
-            "method": st.fixed_dictionaries({}, optional=method),
+            "method": st.fixed_dictionaries({}, optional=method)
+            | st.fixed_dictionaries({"name": without_pairs}, optional=for_any),
             "eval": st.fixed_dictionaries({}, optional=evaluation),
         },
     )
