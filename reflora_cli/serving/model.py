@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reflora_cli.console.reporter import Reporter
-from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.ground.paths import expanded, is_directory, is_file
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.paths import exists, expanded, is_directory, is_file
 from reflora_cli.model.auto import load_config
 from reflora_cli.model.base import positions
 from reflora_cli.model.labels import refuse_foreign_head, said_labels
@@ -81,8 +81,13 @@ def find_model(request: ModelRequest) -> Found:
         return from_recipe(str(run.recipe), request, request.adapter or run.adapter)
     if is_file(path / "config.json"):
         return from_directory(path, request)
-    if is_directory(path) and request.source not in bundled_recipes():
-        raise no_model(path)
+    if request.source not in bundled_recipes():
+        if is_directory(path):
+            raise no_model(path)
+        if not exists(path):
+            expected = "a run directory, a model directory, a YAML file or a bundled recipe"
+            remedy = nearest(request.source, bundled_recipes())
+            raise InputError(Problem("there is no such model", request.source, expected=expected, remedy=remedy))
     return from_recipe(request.source, request, request.adapter)
 
 
