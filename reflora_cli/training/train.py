@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.environment import peak_memory
+from reflora_cli.runs.places import with_data_found, with_places
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
@@ -63,7 +65,9 @@ def train(
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
-        job = prepare(recipe, compute, section, earlier, trained_tensors(place) if place else None, reporter)
+        read = with_data_found(recipe, run) if resume else recipe
+        job = prepare(read, compute, section, earlier, trained_tensors(place) if place else None, reporter)
+        job = replace(job, recipe=recipe, environment=with_places(job.environment, read, run, job.base.source))
         make_ready(job, accelerator, reporter)
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
