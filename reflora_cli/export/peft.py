@@ -17,7 +17,7 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
+from reflora_cli.export.card import adapter_card, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
@@ -74,9 +74,8 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_json(directory / RECORD, files.record)
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
         load_tokenizer(source).save_pretrained(directory)
-        subject = subject_of(recipe, run)
-        load = [*peft_lines(subject), "", vllm_line(files.config), *unmoved_lines(apart)]
-        write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
+        card = adapter_card(subject_of(recipe, run), files.config, further=unmoved_lines(apart))
+        write_file(directory / "README.md", card)
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))

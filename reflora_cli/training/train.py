@@ -11,7 +11,10 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
+from reflora_cli.adapter_io.files import CONFIG
+from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.console.reporter import Reporter
+from reflora_cli.export.card import adapter_card, make_subject
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
@@ -20,7 +23,7 @@ from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
-from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
+from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.environment import peak_memory
 from reflora_cli.runs.places import with_data_found, with_places
 from reflora_cli.training.anomaly import detecting_anomalies
@@ -140,9 +143,18 @@ def finish(session: Session) -> dict[str, Any]:
         else:
             write_file(session.run.curves, curves)
         draw_confusions(session)
+        write_card(session, results)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results
+
+
+def write_card(session: Session, results: dict[str, Any]) -> None:
+    """Write the model card of the adapter."""
+    job, directory = session.job, session.run.adapter
+    source = replace(job.base.source, revision=job.base.source.revision or job.base.commit)
+    about = make_subject(job.recipe, source, results, job.base.labels)
+    write_file(directory / CARD, adapter_card(about, read_config(directory / CONFIG), job.unreadable))
 
 
 def draw_confusions(session: Session) -> None:
