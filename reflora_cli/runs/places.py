@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reflora_cli.data.load import OWN
-from reflora_cli.ground.paths import exists, expanded
+from reflora_cli.ground.paths import exists, expanded, is_file
 from reflora_cli.model.sources import Source
 from reflora_cli.recipe.files import MISSING, load_recipe, parse_overrides, value_at
 from reflora_cli.recipe.sections import Recipe
@@ -84,6 +84,8 @@ def moved_data(recipe: Recipe, run: RunDirectory) -> str:
 
 def data_record(run: RunDirectory) -> Mapping[str, Any]:
     """Return what a run records of the place of its data; nothing for a run that records none."""
+    if not is_file(run.environment):
+        return {}
     try:
         places = json.loads(run.environment.read_text(encoding="utf-8"))[PLACES]
         return dict(places[DATA])

@@ -5,6 +5,7 @@ named.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,12 @@ def test_hub_data_and_models_of_the_package_have_no_place(tree: Path) -> None:
     assert record == {"base": {"name": "m"}}
     record = recorded(RunDirectory(tree / "other"), "hub", Source("base", str(tree / "base"), None, True))
     assert record["base"] == {"name": "m", "from_run": "../base"}
+
+
+def test_a_record_that_is_no_file_is_none(tree: Path) -> None:
+    """To open a pipe would wait for a writer."""
+    run = RunDirectory(tree / "run")
+    recorded(run, "data")
+    run.environment.unlink()
+    os.mkfifo(run.environment)
+    assert run_recipe(run).task.data == "data"
