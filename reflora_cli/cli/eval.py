@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Overrides
 from reflora_cli.methods.settings import EvalProtocol
 
@@ -36,12 +37,13 @@ def eval_command(
     """
     with guarded():
         refuse_several_processes("reflora eval")
-        from reflora_cli.console.output import make_reporter, print_json, show_table
+        reporter = opened(run)
+        from reflora_cli.console.output import print_json, show_table
         from reflora_cli.evaluation.evaluate import evaluate
         from reflora_cli.evaluation.request import Request
 
         request = Request(run, tuple(overrides or ()), adapter, tuple(task or ()), split, limit, protocol, output)
-        reporter, results = make_reporter(), []
+        results = []
         for found in evaluate(request, reporter):
             rows = [[name, *(cell(line.get(key)) for key in found.columns)] for name, line in found.lines.items()]
             show_table(found.title, [found.first, *found.columns], rows)

@@ -11,12 +11,13 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
-from reflora_cli.console.reporter import Reporter
+from reflora_cli.console.reporter import Reporter, Work
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.atomic import locked, write_json
@@ -24,14 +25,13 @@ from reflora_cli.objectives.language import by_length
 from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.objectives.watched import score_of, watched_tally
 from reflora_cli.runs.environment import base_identity
 from reflora_cli.runs.restore import Restored
 from reflora_cli.tasks.answers import AnswerCounts, mean_interval
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.tally import Tally
 
-EVERY_SECONDS = 15.0
-"""Seconds between two lines about progress."""
 COLUMNS = ("rows", "accuracy", "bleu", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
 """The first columns of the closing table, before those of other scores."""
 UNSHOWN = ("split", "seconds")
@@ -86,7 +86,7 @@ def score_split(restored: Restored, scorer: Scorer, split: Split, directory: Pat
     """Score one split by the protocol, or by the loss of its rows where there is no answer to find."""
     size = restored.recipe.eval.batch_size
     if split.task is None:
-        tally = restored.objective.tally(split, size)
+        tally = watched_tally(restored.objective, split, size, reporter)
         line = Line({**summary(tally), "dropped": split.dropped, "split": split.data_split}, tally)
     else:
         path = directory / f"predictions-{place(split.task, split.data_split)}.jsonl"
@@ -122,16 +122,15 @@ def place(task: PromptTask, split: str) -> str:
 def predict_rest(scorer: Scorer, task: PromptTask, file: PredictionFile, size: int, reporter: Reporter) -> float:
     """Score the rows that are not in the file yet, `size` at a time; returns the seconds that it took."""
     file.path.parent.mkdir(parents=True, exist_ok=True)
-    begin = shown = time.monotonic()
+    begin = time.monotonic()
     rest = [index for index in by_length(file.examples) if index not in file.done]
     if file.done:
         reporter.note(f"{task.name}: {len(file.done):,} of {len(file.examples):,} rows are there already, {file.path}")
-    for start in range(0, len(rest), size):
-        batch = rest[start : start + size]
-        file.add(batch, scorer.predict(task, [file.examples[index] for index in batch]))
-        if time.monotonic() - shown > EVERY_SECONDS:
-            shown = time.monotonic()
-            reporter.note(f"{task.name}: {file.tally.rows:,} of {len(file.examples):,} rows")
+    with reporter.counting(Work(f"scoring {task.name}", len(file.examples), before=len(file.done))) as tell:
+        for start in range(0, len(rest), size):
+            batch = rest[start : start + size]
+            file.add(batch, scorer.predict(task, [file.examples[index] for index in batch]))
+            tell(len(file.done), partial(score_of, file.tally))
     return time.monotonic() - begin
 
 

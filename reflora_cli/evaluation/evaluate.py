@@ -57,7 +57,7 @@ def evaluate_model(
         reporter.note(doubt)
     if restored.objective.scorer is None:
         is_run = is_file(RunDirectory(Path(request.source)).recipe)
-        return evaluate_labels(restored, request, below if is_run else None)
+        return evaluate_labels(restored, request, below if is_run else None, reporter)
     return evaluate_answers(restored, restored.objective.scorer, request, below, reporter)
 
 

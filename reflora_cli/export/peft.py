@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
@@ -48,8 +49,8 @@ class ExportReport:
     quantization_difference: dict[str, float] | None = None
 
 
-def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport:
-    """Write a run's adapter to `output`.
+def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Reporter = SILENT) -> ExportReport:
+    """Write a run's adapter to `output`. reporter: what is shown meanwhile.
 
     Raises InputError for wrong input, an existing output and adapters that PEFT cannot read, VerificationError when
     what was written is something else; nothing is left there then. Everything is compared on the base as it is,
@@ -77,6 +78,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         subject = subject_of(recipe, run)
         load = [*peft_lines(subject), "", vllm_line(files.config), *unmoved_lines(apart)]
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
+        reporter.note(f"reading {len(files.tensors):,} tensors back, to compare them and what is computed with them")
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))

@@ -37,5 +37,8 @@ class TokenLosses(Tally[BatchLoss]):
         losses = [loss for tally in tallies for loss in tally.losses]
         return cls(losses, sum(tally.rows for tally in tallies), sum(tally.tokens for tally in tallies))
 
+    def so_far(self) -> dict[str, float]:
+        return self.scores() if self.tokens else {}
+
     def scores(self) -> dict[str, float]:
         return {"loss": sum(self.losses) / self.tokens}

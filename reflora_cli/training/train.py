@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
-from reflora_cli.console.reporter import Reporter
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
@@ -30,7 +30,7 @@ from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
-from reflora_cli.training.prepare import SILENT, prepare
+from reflora_cli.training.prepare import prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
