@@ -8,25 +8,26 @@ from typing import final
 
 from reflora_cli.console.reporter import Score, Work, unscored
 
-SECONDS = 10.0
-"""The least time between two lines."""
+FIRST, SECONDS = 2.0, 10.0
+"""The seconds before the first line, and the least time between two."""
 
 
 @final
 class Pace:
-    """A function that tells how much of some work is done: nothing in the first ten seconds, then a line at most every
+    """A function that tells how much of some work is done: nothing in the first two seconds, then a line at most every
     ten, with the speed, the time left and the score so far.
     """
 
     def __init__(self, work: Work, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.work, self.say, self.clock = work, say, clock
-        self.began = self.told = clock()
+        self.began = clock()
+        self.due = self.began + FIRST
 
     def __call__(self, done: int, score: Score = unscored) -> None:
         now, work = self.clock(), self.work
-        if now - self.told < SECONDS or done >= work.total:
+        if now < self.due or done >= work.total:
             return
-        self.told = now
+        self.due = now + SECONDS
         speed = (done - work.before) / (now - self.began)
         left = [f"{duration((work.total - done) / speed)} left"] if speed else []
         pace = [f"{done:,} of {work.total:,} {work.unit}", f"{speed:,.1f} {work.unit}/s", *left, score()]

@@ -15,6 +15,7 @@ from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import digest
 from reflora_cli.evaluation.request import Evaluation, Request
+from reflora_cli.evaluation.together import of_first
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
@@ -52,7 +53,7 @@ def evaluate_labels(restored: Restored, request: Request, below: Path | None, re
         **({"directory": str(directory)} if directory else {}),
     }
     if directory is not None:
-        keep(directory, tallies, results)
+        of_first(restored.compute, lambda: keep(directory, tallies, results))
     columns = tuple(next(iter(scores.values())))
     return Evaluation(f"{task.name}, {adapter or base}", "split", columns, scores, results, directory, reports)
 

@@ -27,7 +27,9 @@ class Tally(ABC, Generic[OutcomeT]):
     @classmethod
     @abstractmethod
     def total(cls, tallies: Sequence[Self]) -> Self:
-        """Return one tally with the outcomes of all, which are of one split: those of its processes, at least one."""
+        """Return one tally with the outcomes of all, which are of one split: those of its processes, at least one. They
+        took its batches in turn.
+        """
 
     @abstractmethod
     def scores(self) -> dict[str, float]:

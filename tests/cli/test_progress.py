@@ -102,6 +102,7 @@ def test_long_work_in_a_pipe_is_told_with_the_score_so_far(
     trained: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no least time between two lines, each batch but the last has one."""
+    monkeypatch.setattr("reflora_cli.console.pace.FIRST", 0.0)
     monkeypatch.setattr("reflora_cli.console.pace.SECONDS", 0.0)
     outcome = reflora("eval", trained, "eval.batch_size=40", "--output", tmp_path / "scores")
     told = [line for line in outcome.err.splitlines() if line.startswith("scoring validation")]
@@ -116,6 +117,7 @@ def test_long_work_in_a_pipe_is_told_with_the_score_so_far(
 def test_merging_is_told_tensor_by_tensor(
     command: str, trained: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("reflora_cli.console.pace.FIRST", 0.0)
     monkeypatch.setattr("reflora_cli.console.pace.SECONDS", 0.0)
     format = ("--format", "safetensors") if command == "export" else ()
     outcome = reflora(command, trained, *format, "--output", tmp_path / "merged", "--json")

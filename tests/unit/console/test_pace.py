@@ -18,8 +18,8 @@ def told(work: Work, seconds: float, steps: list[int]) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0.1, []), (4.0, [3]), (12.0, [1, 2, 3, 4, 5])])
-def test_a_line_at_most_every_ten_seconds(seconds: float, expected: list[int]) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(0.1, []), (4.0, [1, 4]), (12.0, [1, 2, 3, 4, 5])])
+def test_a_line_after_two_seconds_and_then_at_most_every_ten(seconds: float, expected: list[int]) -> None:
     """The last part has none: what comes of the work is told next."""
     lines = told(Work("start xyz", 6, "modules"), seconds, list(range(1, 7)))
     assert [line.partition(" modules")[0] for line in lines] == [f"start xyz: {done} of 6" for done in expected]
