@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -45,13 +48,19 @@ def test_a_command_says_what_it_loads_before_it_imports_anything_heavy(arguments
     assert done.stdout == ""
 
 
-def on_a_terminal(*arguments: object) -> tuple[str, str]:
+def without_color() -> dict[str, str]:
+    """This environment, but for a wish for plain text."""
+    return {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+
+
+def on_a_terminal(*arguments: object, environment: dict[str, str] | None = None) -> tuple[str, str]:
     """Stdout of a command, and what its terminal got from stderr."""
     ours, its = os.openpty()
-    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    environment = environment or without_color()
     process = subprocess.Popen(
         [sys.executable, "-m", "reflora_cli", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=its, text=True, env={**environment, "TERM": "xterm", "COLUMNS": "160"},
+        stdout=subprocess.PIPE, stderr=its, text=True, env={**environment, "TERM": "xterm"},
     )  # fmt: skip
     os.close(its)
     shown = b""
