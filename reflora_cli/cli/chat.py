@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Adapter, AnyModel, BasePlace, TaskName
 
 
@@ -33,10 +34,8 @@ def chat_command(
     """
     with guarded():
         refuse_several_processes("reflora chat")
-        from reflora_cli.console.output import make_reporter, outliving_reader
-
-        reporter = make_reporter()
-        reporter.note(f"loading {model}")
+        reporter = opened(model)
+        from reflora_cli.console.output import outliving_reader
         from reflora_cli.serving.chat import ChatRequest, Screen, chat
         from reflora_cli.serving.model import ModelRequest
 

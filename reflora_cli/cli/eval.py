@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.ground.processes import is_first_process
 from reflora_cli.methods.settings import EvalProtocol
 
 MOST_CROSSED = 10
@@ -30,27 +32,29 @@ def eval_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a trained adapter, or any model as it is.
+    """Score a trained adapter, or any model as it is. Under torchrun the processes share the rows.
 
     Example: `reflora eval runs/llama3 --task commonsense --protocol llm-adapters`
     """
     with guarded():
-        refuse_several_processes("reflora eval")
-        from reflora_cli.console.output import make_reporter, print_json, show_table
+        reporter = opened(run)
+        from reflora_cli.console.output import print_json, show_table
         from reflora_cli.evaluation.evaluate import evaluate
         from reflora_cli.evaluation.request import Request
 
         request = Request(run, tuple(overrides or ()), adapter, tuple(task or ()), split, limit, protocol, output)
-        reporter, results = make_reporter(), []
+        results = []
         for found in evaluate(request, reporter):
+            results.append(found.results)
+            if not is_first_process():
+                continue
             rows = [[name, *(cell(line.get(key)) for key in found.columns)] for name, line in found.lines.items()]
             show_table(found.title, [found.first, *found.columns], rows)
             for name, report in found.reports.items():
                 show_report(name, report)
             if found.directory:
                 reporter.note(f"row by row: {found.directory}")
-            results.append(found.results)
-        if as_json:
+        if as_json and is_first_process():
             print_json(results[0] if len(results) == 1 else {"results": results})
 
 

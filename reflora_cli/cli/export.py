@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Places, Run
 from reflora_cli.cli.trained import merge_request, trained_recipe
 from reflora_cli.export.gguf_types import GgufType
+
+if TYPE_CHECKING:
+    from reflora_cli.console.reporter import Reporter
 
 
 class Format(StrEnum):
@@ -42,13 +46,15 @@ def export_command(
     """
     with guarded():
         refuse_several_processes("reflora export")
-        from reflora_cli.console.output import make_reporter, print_json
+        reporter = opened(run)
+        from reflora_cli.console.output import print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
-        recipe = trained_recipe(directory, places)
-        report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
-        make_reporter().facts(
+        recipe = trained_recipe(directory, places, reporter)
+        place = output or run / f"export-{format.value}"
+        report = asdict(write(format, recipe, directory, place, gguf_type, reporter))
+        reporter.facts(
             "exported and verified",
             {name: shown(value) for name, value in report.items() if value not in ((), None)},
         )
@@ -62,21 +68,21 @@ def shown(value: Any) -> str:
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType) -> Any:
+def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType, reporter: Reporter) -> Any:
     """Write one format and return its report."""
     match format:
         case Format.PEFT:
             from reflora_cli.export.peft import export_peft
 
-            return export_peft(recipe, run, place)
+            return export_peft(recipe, run, place, reporter)
         case Format.SAFETENSORS:
             from reflora_cli.merging.merge import merge
 
-            return merge(merge_request(recipe, run, place))
+            return merge(merge_request(recipe, run, place), reporter)
         case Format.GGUF:
             from reflora_cli.export.gguf_model import export_gguf
 
-            return export_gguf(recipe, run, place, gguf_type)
+            return export_gguf(recipe, run, place, gguf_type, reporter)
         case Format.GGUF_ADAPTER:
             from reflora_cli.export.gguf_model import export_gguf_adapter
 
@@ -84,4 +90,4 @@ def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufTyp
         case Format.ONNX:
             from reflora_cli.export.onnx import export_onnx
 
-            return export_onnx(recipe, run, place)
+            return export_onnx(recipe, run, place, reporter)

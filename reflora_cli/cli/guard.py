@@ -66,7 +66,8 @@ def tell(error: RefloraError) -> None:
         show_error(error.title, str(error))
     elif not isinstance(error, StoppedError | DivergedError):
         time.sleep(FIRST_SPEAKS)
-        show_error(f"{error.title} (process {process_rank()})", str(error))
+        if not error.is_shared:
+            show_error(f"{error.title} (process {process_rank()})", str(error))
 
 
 def out_of_memory(error: Exception) -> InputError:

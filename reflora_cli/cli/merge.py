@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Places, Run
 from reflora_cli.cli.trained import merge_request, trained_recipe
 from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
@@ -41,11 +42,12 @@ def merge_command(
     """
     with guarded():
         refuse_several_processes("reflora merge")
-        from reflora_cli.console.output import make_reporter, print_json
+        reporter = opened(run)
+        from reflora_cli.console.output import print_json
         from reflora_cli.runs.directory import open_run
 
         directory = open_run(run)
-        recipe = trained_recipe(directory, places)
+        recipe = trained_recipe(directory, places, reporter)
         from reflora_cli.merging.merge import merge
 
         report = merge(
@@ -54,9 +56,10 @@ def merge_command(
                 dtype=None if dtype is Dtype.AUTO else dtype,
                 base_weights=base_weights,
                 requantize=Quantization.NF4 if requantize else None,
-            )
+            ),
+            reporter,
         )
-        make_reporter().facts("merged and verified", facts_of(report))
+        reporter.facts("merged and verified", facts_of(report))
         if as_json:
             print_json(asdict(report))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Adapter, AnyModel, BasePlace, NewTokens, TaskName
 
 if TYPE_CHECKING:
@@ -51,10 +52,7 @@ def predict_command(
     """
     with guarded():
         refuse_several_processes("reflora predict")
-        from reflora_cli.console.output import make_reporter
-
-        reporter = make_reporter()
-        reporter.note(f"loading {model}")
+        reporter = opened(model)
         from reflora_cli.serving.model import AS_IT_IS, ModelRequest
         from reflora_cli.serving.predict import PredictRequest, predict
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Overrides
 from reflora_cli.ground.paths import is_file
 from reflora_cli.ground.processes import is_first_process
+
+if TYPE_CHECKING:
+    from reflora_cli.console.reporter import Reporter
 
 
 def train_command(
@@ -31,6 +35,7 @@ def train_command(
     Example: `reflora train glue/cola method.name=dora train.seed=1 --output runs/cola-dora`
     """
     with guarded():
+        reporter = opened(recipe)
         from reflora_cli.ground.errors import InputError, Problem
         from reflora_cli.recipe.files import load_recipe
 
@@ -39,13 +44,11 @@ def train_command(
             raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
         if dry_run:
             if is_first_process():
-                plan(loaded, as_json)
+                plan(loaded, reporter, as_json=as_json)
             return
-        from reflora_cli.console.output import make_reporter, print_json
-        from reflora_cli.console.reporter import SilentReporter
+        from reflora_cli.console.output import print_json
         from reflora_cli.training.train import train
 
-        reporter = make_reporter() if is_first_process() else SilentReporter()
         results = train(loaded, output, resume, reporter, detect_anomaly=detect_anomaly)
         if not is_first_process():
             return
@@ -54,9 +57,9 @@ def train_command(
             print_json(results)
 
 
-def plan(recipe: Any, as_json: bool) -> None:
+def plan(recipe: Any, reporter: Reporter, *, as_json: bool) -> None:
     """Prepare the run without writing anything and show what it would do."""
-    from reflora_cli.console.output import make_reporter, print_json
+    from reflora_cli.console.output import print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.own_labels import with_labels
@@ -66,7 +69,7 @@ def plan(recipe: Any, as_json: bool) -> None:
     recipe = with_labels(recipe, None)
     earlier = find_earlier(recipe)
     recipe = settled(recipe, earlier)
-    compute, reporter = Compute(device, resolve_dtype(recipe.model.dtype, device)), make_reporter()
+    compute = Compute(device, resolve_dtype(recipe.model.dtype, device))
     job = prepare(recipe, compute, recipe.model, earlier, reporter=reporter)
     reporter.facts("plan: nothing was trained or written", job.facts())
     if as_json:

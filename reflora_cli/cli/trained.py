@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reflora_cli.console.reporter import Reporter
     from reflora_cli.merging.merge import MergeRequest
     from reflora_cli.recipe.sections import Recipe
     from reflora_cli.runs.directory import RunDirectory
@@ -15,9 +16,8 @@ PLACES = ("model.name", "task.data")
 """The keys of a run's recipe that may be changed afterwards: everything else decided what was trained."""
 
 
-def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
+def trained_recipe(run: RunDirectory, places: Sequence[str] | None, reporter: Reporter) -> Recipe:
     """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
-    from reflora_cli.console.output import make_reporter
     from reflora_cli.ground.errors import InputError, Problem
     from reflora_cli.runs.places import run_recipe
     from reflora_cli.runs.restore import at_its_base
@@ -29,7 +29,7 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
             raise InputError(Problem(what, f"override {place}", expected=f"{expected}, where these are now"))
     recipe = run_recipe(run, places or [])
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
-        make_reporter().note(doubt)
+        reporter.note(doubt)
     return at_its_base(recipe, run.adapter)
 
 

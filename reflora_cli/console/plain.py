@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import final
 
-from reflora_cli.console.reporter import EvaluationRecord, StepRecord
+from reflora_cli.console.pace import Pace
+from reflora_cli.console.reporter import EvaluationRecord, StepRecord, Tell, Work
 from reflora_cli.console.stream import say
 
 
@@ -37,6 +39,9 @@ class PlainReporter:
             self.note(
                 f"evaluation after step {record.step}  {record.split}  {scores}{'  (best)' if record.best else ''}"
             )
+
+    def counting(self, work: Work) -> AbstractContextManager[Tell]:
+        return nullcontext(Pace(work, self.note))
 
     def note(self, text: str) -> None:
         say(text)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
+
+ItemT = TypeVar("ItemT")
+Score = Callable[[], str]
+"""A function that returns the score of what is done so far as a text, empty where there is none. It is called when the
+score is shown."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,29 @@ class EvaluationRecord:
     best: bool
 
 
+@dataclass(frozen=True)
+class Work:
+    """A piece of work whose parts are counted. unit: what its parts are called. before: the number of parts that were
+    done when it began.
+    """
+
+    what: str
+    total: int
+    unit: str = "rows"
+    before: int = 0
+
+
+def unscored() -> str:
+    """Return no score."""
+    return ""
+
+
+class Tell(Protocol):
+    """A function that is told how many parts of some work are done, as often as that is known."""
+
+    def __call__(self, done: int, score: Score = unscored) -> None: ...
+
+
 class Reporter(Protocol):
     """The interface by which a command tells what it is doing."""
 
@@ -43,6 +72,9 @@ class Reporter(Protocol):
 
     def evaluations(self, records: Sequence[EvaluationRecord]) -> None:
         """Show the scores of the evaluation splits."""
+
+    def counting(self, work: Work) -> AbstractContextManager[Tell]:
+        """Return a context in which it is shown how far some work is, with the time left and the score so far."""
 
     def note(self, text: str) -> None:
         """Show a line about something notable."""
@@ -59,5 +91,22 @@ class SilentReporter:
     def begin(self, done: int, total: int) -> None: ...
     def step(self, record: StepRecord) -> None: ...
     def evaluations(self, records: Sequence[EvaluationRecord]) -> None: ...
+    def counting(self, work: Work) -> AbstractContextManager[Tell]:
+        return nullcontext(unheard)
+
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
+
+
+SILENT = SilentReporter()
+
+
+def unheard(done: int, score: Score = unscored) -> None:
+    """Tell nobody."""
+
+
+def counted(items: Iterable[ItemT], tell: Tell) -> Iterator[ItemT]:
+    """Yield the items, and tell after each one how many there were, when the next one is asked for."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        tell(done)

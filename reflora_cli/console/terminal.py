@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, cast, final
 
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from reflora_cli.console.reporter import EvaluationRecord, StepRecord
+from reflora_cli.console.reporter import EvaluationRecord, Score, StepRecord, Tell, Work, unscored
 from reflora_cli.console.stream import LastingStream
+
+SECONDS = 0.5
+"""The least time between two computations of a score that is shown beside a bar."""
 
 
 @final
 class RichReporter:
-    """A reporter with a live bar (loss, rate, speed, time left), a table at every evaluation, and panels."""
+    """A reporter with a live bar (loss, rate, speed, time left), a table at every evaluation, and panels. Other work
+    has a bar of its own below that of training, which is gone when the work is done.
+    """
 
     def __init__(self) -> None:
         self.console = terminal_console()
         self.progress = Progress(
-            TextColumn("[bold]train"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
         )
@@ -40,8 +47,13 @@ class RichReporter:
 
     def begin(self, done: int, total: int) -> None:
         self.task = self.progress.add_task("train", total=total, completed=done, text="")
-        self.live = Live(self.progress, console=self.console, refresh_per_second=4)
-        self.live.start()
+        self.show()
+
+    def show(self) -> None:
+        """Show the bars, if they are not shown yet."""
+        if self.live is None:
+            self.live = Live(self.progress, console=self.console, refresh_per_second=4)
+            self.live.start()
 
     def step(self, record: StepRecord) -> None:
         text = (
@@ -61,13 +73,40 @@ class RichReporter:
             table.add_row(*map(Text, cells), style=style)
         self.console.print(table)
 
+    @contextmanager
+    def counting(self, work: Work) -> Iterator[Tell]:
+        bar = self.progress.add_task(work.what, total=work.total, completed=work.before, text="")
+        self.show()
+        try:
+            yield Bar(self.progress, bar)
+        finally:
+            self.progress.remove_task(bar)
+            if not self.progress.task_ids:
+                self.end()
+
     def note(self, text: str) -> None:
         self.console.print(Text(text))
 
     def end(self) -> None:
         if self.live is not None:
+            self.live.transient = not self.progress.task_ids  # else an empty line would stay
             self.live.stop()
             self.live = None
+
+
+@final
+class Bar:
+    """A function that moves one bar, and shows the score so far beside it."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+        self.scored = float("-inf")
+
+    def __call__(self, done: int, score: Score = unscored) -> None:
+        self.progress.update(self.task, completed=done)
+        if (now := time.monotonic()) - self.scored >= SECONDS:
+            self.scored = now
+            self.progress.update(self.task, text=score())
 
 
 def terminal_console() -> Console:

@@ -11,27 +11,29 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
-from reflora_cli.console.reporter import Reporter
+from reflora_cli.console.reporter import Reporter, Work
+from reflora_cli.data.batches import cut
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.ground.atomic import locked, write_json
+from reflora_cli.evaluation.together import locked_by_first, of_all, of_first
+from reflora_cli.ground.atomic import write_json
 from reflora_cli.objectives.language import by_length
-from reflora_cli.objectives.objective import Split, refuse_infinite
+from reflora_cli.objectives.objective import Split, mine, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.objectives.watched import score_of, watched_tally
 from reflora_cli.runs.environment import base_identity
 from reflora_cli.runs.restore import Restored
-from reflora_cli.tasks.answers import AnswerCounts, mean_interval
-from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.answers import AnswerCounts, Prediction, mean_interval
+from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.tally import Tally
 
-EVERY_SECONDS = 15.0
-"""Seconds between two lines about progress."""
 COLUMNS = ("rows", "accuracy", "bleu", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
 """The first columns of the closing table, before those of other scores."""
 UNSHOWN = ("split", "seconds")
@@ -55,8 +57,8 @@ def evaluate_answers(
     recipe, identity = restored.recipe, outcome_identity(restored, scorer)
     directory = request.output or below / f"{identity['protocol']}-{digest(identity)[:8]}"
     splits = kind_of(restored.task).splits(recipe, restored.base, request.split, request.limit)
-    with locked(directory):
-        lines = {split.name: score_split(restored, scorer, split, directory, reporter) for split in splits}
+    with locked_by_first(directory, restored.compute):
+        lines = {split.name: score_split(restored, split, directory, reporter) for split in splits}
         counts = [line.tally for line in lines.values() if isinstance(line.tally, AnswerCounts)]
         results = {
             "task": restored.task.name,
@@ -67,7 +69,7 @@ def evaluate_answers(
             "batch_size": recipe.eval.batch_size,
             "directory": str(directory),
         }
-        write_json(directory / "results.json", results)
+        of_first(restored.compute, lambda: write_json(directory / "results.json", results))
     return as_evaluation(restored, results, directory)
 
 
@@ -82,16 +84,19 @@ def as_evaluation(restored: Restored, results: dict[str, Any], directory: Path) 
     return Evaluation(title, "task", columns, lines, {"base": base, "adapter": adapter, **results}, directory=directory)
 
 
-def score_split(restored: Restored, scorer: Scorer, split: Split, directory: Path, reporter: Reporter) -> Line:
+def score_split(restored: Restored, split: Split, directory: Path, reporter: Reporter) -> Line:
     """Score one split by the protocol, or by the loss of its rows where there is no answer to find."""
     size = restored.recipe.eval.batch_size
     if split.task is None:
-        tally = restored.objective.tally(split, size)
+        tally = watched_tally(restored.objective, split, size, reporter)
         line = Line({**summary(tally), "dropped": split.dropped, "split": split.data_split}, tally)
     else:
         path = directory / f"predictions-{place(split.task, split.data_split)}.jsonl"
         file = PredictionFile(path, split.rows, split.task.tally())
-        seconds = predict_rest(scorer, split.task, file, size, reporter)
+        file.done, file.tally = of_first(restored.compute, file.read)
+        begin = time.monotonic()
+        predict_rest(restored, split.task, file, reporter)
+        seconds = time.monotonic() - begin
         line = Line({**summary(file.tally), "split": split.data_split, "seconds": seconds}, file.tally)
     refuse_infinite({split.name: line.values.get("loss", 0.0)})
     return line
@@ -119,20 +124,33 @@ def place(task: PromptTask, split: str) -> str:
     return task.short if (split,) == task.evaluation else f"{task.short}-{split}"
 
 
-def predict_rest(scorer: Scorer, task: PromptTask, file: PredictionFile, size: int, reporter: Reporter) -> float:
-    """Score the rows that are not in the file yet, `size` at a time; returns the seconds that it took."""
-    file.path.parent.mkdir(parents=True, exist_ok=True)
-    begin = shown = time.monotonic()
-    rest = [index for index in by_length(file.examples) if index not in file.done]
+def predict_rest(restored: Restored, task: PromptTask, file: PredictionFile, reporter: Reporter) -> None:
+    """Score the rows that are not in the file yet, a batch at a time. Processes take the batches in turn, and the first
+    one writes them in the order in which one process would.
+    """
+    compute, size, rows = restored.compute, restored.recipe.eval.batch_size, len(file.examples)
     if file.done:
-        reporter.note(f"{task.name}: {len(file.done):,} of {len(file.examples):,} rows are there already, {file.path}")
-    for start in range(0, len(rest), size):
-        batch = rest[start : start + size]
-        file.add(batch, scorer.predict(task, [file.examples[index] for index in batch]))
-        if time.monotonic() - shown > EVERY_SECONDS:
-            shown = time.monotonic()
-            reporter.note(f"{task.name}: {file.tally.rows:,} of {len(file.examples):,} rows")
-    return time.monotonic() - begin
+        reporter.note(f"{task.name}: {len(file.done):,} of {rows:,} rows are there already, {file.path}")
+    rest = [index for index in by_length(file.examples) if index not in file.done]
+    batches = cut(rest, size)
+    with reporter.counting(Work(f"scoring {task.name}", rows, before=len(file.done))) as tell:
+        for begin in range(0, len(batches), compute.processes):
+            turn = batches[begin : begin + compute.processes]
+            for batch, found in zip(turn, predicted(restored, task, file.examples, turn), strict=True):
+                if compute.rank == 0:
+                    file.write(batch, found)
+                file.count(batch, found)
+            tell(len(file.done), partial(score_of, file.tally))
+
+
+def predicted(
+    restored: Restored, task: PromptTask, examples: Sequence[PromptExample], turn: list[list[int]]
+) -> list[list[Prediction]]:
+    """Return the predictions of at most one batch for each process, in all processes."""
+    scorer, compute = restored.objective.scorer, restored.compute
+    assert scorer is not None
+    own = [scorer.predict(task, [examples[index] for index in batch]) for batch in mine(turn, compute)]
+    return of_all(compute, own)
 
 
 def summary(tally: Tally[Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from reflora_cli.recipe.files import bundled_recipes, load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.launch import join_launch
 from reflora_cli.runs.places import moved_data, run_recipe
 from reflora_cli.runs.restore import restore
 from reflora_cli.runs.trained_base import adapter_base, unchecked
@@ -79,13 +80,16 @@ def refuse_nothing(source: str) -> None:
 def evaluate_model(
     recipe: Recipe, adapter: Path | None, request: Request, below: Path, reporter: Reporter
 ) -> Evaluation:
-    """Score one model. below: where directories with predictions go."""
-    restored = restore(recipe, adapter)
+    """Score one model. below: where directories with predictions go. Several processes share the rows, the first one
+    writes, and all return the evaluation.
+    """
+    member = join_launch()
+    restored = restore(recipe, adapter, member.device, member.rank, member.processes)
     if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):
         reporter.note(doubt)
     if restored.objective.scorer is None:
         is_run = is_file(RunDirectory(Path(request.source)).recipe)
-        return evaluate_labels(restored, request, below if is_run else None)
+        return evaluate_labels(restored, request, below if is_run else None, reporter)
     return evaluate_answers(restored, restored.objective.scorer, request, below, reporter)
 
 

@@ -12,18 +12,21 @@ from torch import Tensor
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import digest
 from reflora_cli.evaluation.request import Evaluation, Request
+from reflora_cli.evaluation.together import of_first
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.sequence_tally import SequenceTally
+from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.runs.environment import base_identity
 from reflora_cli.runs.restore import Restored
 from reflora_cli.tasks.tally import Tally
 
 
-def evaluate_labels(restored: Restored, request: Request, below: Path | None) -> Evaluation:
+def evaluate_labels(restored: Restored, request: Request, below: Path | None, reporter: Reporter) -> Evaluation:
     """Score the splits that are asked for. Raises InputError for a model whose loss is not finite.
 
     below: where the directory with predictions goes if the request names none; None: then none are written.
@@ -31,7 +34,7 @@ def evaluate_labels(restored: Restored, request: Request, below: Path | None) ->
     recipe, task, objective = restored.recipe, restored.task, restored.objective
     size, base = recipe.eval.batch_size, restored.base.source.name
     splits = list(kind_of(task).splits(recipe, restored.base, request.split, request.limit))
-    tallies = {split.name: objective.tally(split, size) for split in splits}
+    tallies = {split.name: watched_tally(objective, split, size, reporter) for split in splits}
     scores = {name: own.scores() for name, own in tallies.items()}
     refuse_infinite({name: own["loss"] for name, own in scores.items()})
     adapter = str(restored.files.directory) if restored.files else None
@@ -50,7 +53,7 @@ def evaluate_labels(restored: Restored, request: Request, below: Path | None) ->
         **({"directory": str(directory)} if directory else {}),
     }
     if directory is not None:
-        keep(directory, tallies, results)
+        of_first(restored.compute, lambda: keep(directory, tallies, results))
     columns = tuple(next(iter(scores.values())))
     return Evaluation(f"{task.name}, {adapter or base}", "split", columns, scores, results, directory, reports)
 

@@ -45,16 +45,22 @@ class PredictionFile:
     """Predictions of one task's rows, kept on disk; in memory is only what the tally keeps of them."""
 
     def __init__(self, path: Path, examples: Sequence[PromptExample], tally: Tally[Prediction]) -> None:
-        """Read what is there already into an empty tally. Raises InputError when it belongs to other rows."""
+        """tally: an empty one."""
         self.path, self.examples, self.tally = path, examples, tally
         self.done: set[int] = set()
-        if path.is_symlink() or (exists(path) and not is_file(path)):
-            what = "predictions are written to a file, and this is none"
-            raise InputError(Problem(what, str(path), remedy="remove it, or choose another --output"))
-        if is_file(path):
-            self.read()
 
-    def read(self) -> None:
+    def read(self) -> tuple[set[int], Tally[Prediction]]:
+        """Count what is there already; returns the rows and their tally. Raises InputError when it belongs to other
+        rows.
+        """
+        if self.path.is_symlink() or (exists(self.path) and not is_file(self.path)):
+            what = "predictions are written to a file, and this is none"
+            raise InputError(Problem(what, str(self.path), remedy="remove it, or choose another --output"))
+        if is_file(self.path):
+            self.read_lines()
+        return self.done, self.tally
+
+    def read_lines(self) -> None:
         with readable_os_errors(self.path), self.path.open("r+b") as stream:
             whole = 0
             for line in stream:
@@ -81,17 +87,20 @@ class PredictionFile:
             remedy = "choose another --output, or remove the directory"
             what = "the predictions there are of other rows: the data has changed since"
             raise InputError(Problem(what, f"{self.path}, id {record.id}", remedy=remedy))
-        self.done.add(record.id)
-        self.tally.add(Prediction(**{name: getattr(record, name) for name in FIELDS}))
+        self.count([record.id], [Prediction(**{name: getattr(record, name) for name in FIELDS})])
 
-    def add(self, indices: Iterable[int], predictions: Iterable[Prediction]) -> None:
+    def count(self, indices: Iterable[int], predictions: Iterable[Prediction]) -> None:
+        """Take in one batch."""
+        for index, prediction in zip(indices, predictions, strict=True):
+            self.done.add(index)
+            self.tally.add(prediction)
+
+    def write(self, indices: Iterable[int], predictions: Iterable[Prediction]) -> None:
         """Append one batch and flush it to the disk."""
         with readable_os_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
             for index, prediction in zip(indices, predictions, strict=True):
                 own = {"id": index, "prompt": prompt_id(self.examples[index]), "correct": prediction.correct}
                 stream.write(json.dumps({**own, **asdict(prediction)}, ensure_ascii=False) + "\n")
-                self.done.add(index)
-                self.tally.add(prediction)
             stream.flush()
             os.fsync(stream.fileno())
 

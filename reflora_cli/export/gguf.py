@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reflora_cli.adapter_io.tensor_files import TensorPlace, tensor_places
+from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work, counted
 from reflora_cli.export.gguf_config import rope_of, write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
@@ -66,7 +67,7 @@ class GgufRequest:
     name: str = ""
 
 
-def write_gguf(request: GgufRequest) -> GgufFile:
+def write_gguf(request: GgufRequest, reporter: Reporter = SILENT) -> GgufFile:
     """Convert a merged transformers directory. Raises InputError for a model that llama.cpp would compute otherwise."""
     import gguf
 
@@ -82,12 +83,18 @@ def write_gguf(request: GgufRequest) -> GgufFile:
         writer.add_file_type(gguf.LlamaFileType[types[kind]])
         write_shape(writer, config)
         write_tokenizer(writer, request.tokenizer.tokenizer, request.chat_template)
-        write_tensors(writer, places, layout, kind, rope_of(config).divisors())
+        with reporter.counting(Work("writing the GGUF file", len(places), "tensors")) as tell:
+            write_tensors(writer, places, layout, kind, rope_of(config).divisors(), tell)
     return GgufFile(request.output, kind, len(places), sum(math.prod(place.shape) for place in places.values()))
 
 
 def write_tensors(
-    writer: Any, places: dict[str, TensorPlace], layout: Layout, kind: GgufType, divisors: NDArray[np.float32] | None
+    writer: Any,
+    places: dict[str, TensorPlace],
+    layout: Layout,
+    kind: GgufType,
+    divisors: NDArray[np.float32] | None,
+    tell: Tell,
 ) -> None:
     """Announce all tensors, then write them one at a time. divisors: those of rotary frequencies, if there are any."""
     import gguf
@@ -106,7 +113,7 @@ def write_tensors(
     writer.write_ti_data_to_file()
     if divisors is not None:
         writer.write_tensor_data(divisors)
-    for key, place in places.items():
+    for key, place in counted(places.items(), tell):
         tensor = place.read().float()
         refuse_overflow(key, tensor, type_of(place.shape, kind)[0])
         writer.write_tensor_data(encoded(layout.arranged(key, tensor), kind))

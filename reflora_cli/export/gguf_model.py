@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from reflora_cli.adapter_io.files import read_adapter
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
@@ -64,8 +65,10 @@ class GgufAdapterReport:
     modules: int
 
 
-def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType) -> GgufReport:
-    """Write `model.gguf`, a `Modelfile` and a card to `output`.
+def export_gguf(
+    recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType, reporter: Reporter = SILENT
+) -> GgufReport:
+    """Write `model.gguf`, a `Modelfile` and a card to `output`. reporter: what is shown meanwhile.
 
     Raises InputError for what cannot be converted, VerificationError when what was written is something else; nothing
     is left at `output` then.
@@ -77,12 +80,12 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType)
     asked = asking(tasks, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
-        merge(MergeRequest(recipe, run.adapter, merged, dtype=Dtype.FLOAT32, rows=kept_rows(recipe, run)))
+        merge(MergeRequest(recipe, run.adapter, merged, dtype=Dtype.FLOAT32, rows=kept_rows(recipe, run)), reporter)
         name = Path(recipe.model.name).name
         request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
         with quiet_transformers():
-            written = write_gguf(request)
-            difference = verify_gguf(written, request)
+            written = write_gguf(request, reporter)
+            difference = verify_gguf(written, request, reporter)
         write_file(directory / "Modelfile", modelfile("model.gguf", asked))
         card = model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", model_lines(asked, converted.notes))
         write_file(directory / "README.md", card)

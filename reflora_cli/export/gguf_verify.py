@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work, counted
 from reflora_cli.export.gguf import GgufFile, GgufRequest, weights
 from reflora_cli.export.gguf_forward import GgufModel
 from reflora_cli.export.gguf_names import layout_of
@@ -31,7 +32,7 @@ Scalings of rotary positions show at large positions only; much larger ones are 
 
 
 @torch.no_grad()
-def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
+def verify_gguf(written: GgufFile, request: GgufRequest, reporter: Reporter = SILENT) -> float:
     """Read the file back. Returns the largest difference of its logits from the merged model's.
 
     Raises VerificationError for a tensor or a tokenizer that is not what it should be, and for logits that differ by
@@ -44,7 +45,9 @@ def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
     ids, positions = text_of(config)
     own: Any = load_plain("AutoModelForCausalLM", request.directory, torch.float32)
     merged = logits(own, ids, positions)
-    check_tensors(written, request, file, own)
+    with reporter.counting(Work("comparing the GGUF file", written.tensors, "tensors")) as tell:
+        check_tensors(written, request, file, own, tell)
+    reporter.note("comparing what llama.cpp computes of the file")
     stored = logits(own, ids, positions) if written.kind != "f32" else merged
     del own
     found = file.logits(ids, positions)
@@ -68,10 +71,10 @@ def logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
     return found
 
 
-def check_tensors(written: GgufFile, request: GgufRequest, file: GgufModel, own: Any) -> None:
+def check_tensors(written: GgufFile, request: GgufRequest, file: GgufModel, own: Any, tell: Tell) -> None:
     """Compare every tensor with the merged one, and put what the file holds into the model `own`."""
     layout = layout_of(own.config, type(own).__name__)
-    for key, place in weights(request.directory, own.config).items():
+    for key, place in counted(weights(request.directory, own.config).items(), tell):
         expected = layout.arranged(key, place.read().float())
         back = file.tensor(layout.name(key))
         accepted = (0.0 if len(place.shape) == 1 else TOLERANCE[written.kind]) * np.abs(expected).max()

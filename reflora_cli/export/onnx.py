@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work
 from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.onnx_graph import Graph, Session, make_graph
 from reflora_cli.export.public import public_name
@@ -45,8 +46,8 @@ class OnnxReport:
     largest_difference: float
 
 
-def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
-    """Write `model.onnx`, tokenizer and card to `output`.
+def export_onnx(recipe: Recipe, run: RunDirectory, output: Path, reporter: Reporter = SILENT) -> OnnxReport:
+    """Write `model.onnx`, tokenizer and card to `output`. reporter: what is shown meanwhile.
 
     Raises InputError for a task without labels, a missing library, an existing output, or an architecture of which no
     graph computes the same, VerificationError when the graph is not the adapter's; nothing is left at `output` then.
@@ -63,10 +64,12 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path) -> OnnxReport:
     rows = kind_of(restored.task).probe_rows(recipe, restored.base, kept_rows(recipe, run))
     before = objective.probe(rows)
     with write_directory(output) as directory:
-        make_plain(restored, torch.float32)
+        make_plain(restored, torch.float32, reporter)
+        reporter.note("tracing the graph, and comparing it on batches of many shapes")
         graph = make_graph(objective, rows, recipe.task.max_length, directory / "model.onnx")
         describe(graph, restored)
-        after = logits_of_rows(graph, objective, rows)
+        with reporter.counting(Work("comparing the graph", len(rows))) as tell:
+            after = logits_of_rows(graph, objective, rows, tell)
         accepted = tolerance(before, torch.float32, objective.compute.dtype)
         refuse(apart := difference(before, after), accepted, str(output), "the graph in onnxruntime")
         load_tokenizer(restored.base.source).save_pretrained(directory)
@@ -113,10 +116,13 @@ def describe(graph: Graph, restored: Restored) -> None:
     onnx.save(model, graph.path)
 
 
-def logits_of_rows(graph: Graph, objective: SequenceObjective, rows: list[Any]) -> torch.Tensor:
+def logits_of_rows(graph: Graph, objective: SequenceObjective, rows: list[Any], tell: Tell) -> torch.Tensor:
     """Return the written file's logits [rows, labels]."""
-    session = Session(graph.path)
-    return torch.cat([session.run(objective.inputs(rows[start : start + 16])) for start in range(0, len(rows), 16)])
+    session, found = Session(graph.path), list[torch.Tensor]()
+    for start in range(0, len(rows), 16):
+        found.append(session.run(objective.inputs(rows[start : start + 16])))
+        tell(start + len(found[-1]))
+    return torch.cat(found)
 
 
 def usage(graph: Graph, task: SequenceTask, max_length: int) -> list[str]:

@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import adapter_card, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
@@ -48,8 +49,8 @@ class ExportReport:
     quantization_difference: dict[str, float] | None = None
 
 
-def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport:
-    """Write a run's adapter to `output`.
+def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Reporter = SILENT) -> ExportReport:
+    """Write a run's adapter to `output`. reporter: what is shown meanwhile.
 
     Raises InputError for wrong input, an existing output and adapters that PEFT cannot read, VerificationError when
     what was written is something else; nothing is left there then. Everything is compared on the base as it is,
@@ -76,6 +77,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         load_tokenizer(source).save_pretrained(directory)
         card = adapter_card(subject_of(recipe, run), files.config, further=unmoved_lines(apart))
         write_file(directory / "README.md", card)
+        reporter.note(f"reading {len(files.tensors):,} tensors back, to compare them and what is computed with them")
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))

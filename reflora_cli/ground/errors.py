@@ -27,8 +27,12 @@ class Problem:
 
 
 class RefloraError(Exception):
-    """The base of the errors below; it is never raised itself."""
+    """The base of the errors below; it is never raised itself.
 
+    is_shared: the error of one of several processes was sent to all of them, so that one message is enough.
+    """
+
+    is_shared = False
     exit_status: int
     title: str
 

@@ -9,24 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from reflora_cli.console.reporter import SILENT, Reporter, Work, counted
 from reflora_cli.merging.tensors import kept_ties, plain_modules, tied_names
 from reflora_cli.runs.restore import Restored
 
 
-def write_from_memory(restored: Restored, dtype: torch.dtype, directory: Path) -> None:
+def write_from_memory(restored: Restored, dtype: torch.dtype, directory: Path, reporter: Reporter) -> None:
     """Turn the restored model into a plain one in `dtype` and save it."""
-    make_plain(restored, dtype)
+    make_plain(restored, dtype, reporter)
+    reporter.note("writing the merged model")
     restored.base.model.save_pretrained(directory, safe_serialization=True)
 
 
 @torch.no_grad()
-def make_plain(restored: Restored, dtype: torch.dtype) -> None:
+def make_plain(restored: Restored, dtype: torch.dtype, reporter: Reporter = SILENT) -> None:
     """Turn the restored model into a plain one in `dtype`, in place, one module at a time."""
     assert restored.adapted is not None
     model = restored.base.model
     tied, kept = tied_names(model), kept_ties(model, restored.adapted)
-    for name, make in plain_modules(model, restored.adapted, dtype).items():
-        model.set_submodule(name, make())
+    modules = plain_modules(model, restored.adapted, dtype)
+    with reporter.counting(Work("merging", len(modules), "modules")) as tell:
+        for name, make in counted(modules.items(), tell):
+            model.set_submodule(name, make())
     nn.Module.to(model, dtype)
     model.config.dtype = dtype
     if tied and not kept:

@@ -19,6 +19,7 @@ from torch import Tensor
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.tensor_files import ShardedWriter, tensor_places
 from reflora_cli.adapters.ties import is_inside
+from reflora_cli.console.reporter import SILENT, Reporter, Work, counted
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.memory import write_from_memory
@@ -81,8 +82,8 @@ class MergeReport:
     rounding_difference: dict[str, float] | None = None
 
 
-def merge(request: MergeRequest) -> MergeReport:
-    """Write the merged model to `request.output`.
+def merge(request: MergeRequest, reporter: Reporter = SILENT) -> MergeReport:
+    """Write the merged model to `request.output`. reporter: what is shown meanwhile.
 
     Raises InputError for wrong input or an existing output, VerificationError when the merged model computes something
     else; in both cases nothing is left at the output.
@@ -94,15 +95,16 @@ def merge(request: MergeRequest) -> MergeReport:
         rows = kind_of(restored.task).probe_rows(recipe, restored.base, request.rows)
         before = restored.objective.probe(rows)
         dtype = DTYPES[request.dtype] if request.dtype else dtype_of_training(request.recipe, restored)
-        streamed, task = write_merged(restored, dtype, directory), restored.task
+        streamed, task = write_merged(restored, dtype, directory, reporter), restored.task
         seen = restored.compute.dtype
         del restored
         gc.collect()
+        reporter.note(f"loading the merged model back, to compare it on {len(rows):,} rows")
         after = probe_merged(recipe, task, directory, dtype, rows)
         found, accepted = difference(before, after), tolerance(before, dtype, seen)
         refuse(found, accepted, str(request.output))
         wanted = request.requantize is not None
-        rounded = requantize(recipe, task, directory, dtype, rows) if wanted else None
+        rounded = requantize(recipe, task, directory, dtype, rows, reporter) if wanted else None
         report = MergeReport(
             output=str(request.output),
             dtype=str(dtype).removeprefix("torch."),
@@ -167,7 +169,7 @@ def probe_merged(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype
     return kind_of(task).make_objective(recipe, merged, Compute(CPU, dtype)).probe(rows)
 
 
-def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> bool:
+def write_merged(restored: Restored, dtype: torch.dtype, directory: Path, reporter: Reporter) -> bool:
     """Write weights, config, tokenizer and generation config. Returns whether tensors were made and written one at a
     time.
     """
@@ -177,13 +179,14 @@ def write_merged(restored: Restored, dtype: torch.dtype, directory: Path) -> boo
     tensors = merged_tensors(model, restored.adapted, dtype)
     streamed = keeps_names(restored, tensors, tied)
     if streamed:
-        ShardedWriter(directory, tensors.announced(), SHARD_SIZE).write(iter(tensors))
+        with reporter.counting(Work("writing the merged model", len(tensors.names), "tensors")) as tell:
+            ShardedWriter(directory, tensors.announced(), SHARD_SIZE).write(counted(tensors, tell))
         model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
         model.config.save_pretrained(directory)
         if model.can_generate():
             model.generation_config.save_pretrained(directory)
     else:
-        write_from_memory(restored, dtype, directory)
+        write_from_memory(restored, dtype, directory, reporter)
     # A tokenizer that has been used saves the truncation of its last call.
     load_tokenizer(source).save_pretrained(directory)
     return streamed

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reflora_cli.console.reporter import Reporter
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.auto import auto_class, load_config, load_plain
 from reflora_cli.model.load import quiet_transformers
@@ -20,11 +21,14 @@ from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.base import Task
 
 
-def requantize(recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any]) -> Tensor:
+def requantize(
+    recipe: Recipe, task: Task, directory: Path, dtype: torch.dtype, rows: list[Any], reporter: Reporter
+) -> Tensor:
     """Replace the weights in `directory` by an NF4 checkpoint of bitsandbytes.
 
     Returns the logits of that checkpoint, as loaded back, on `rows`.
     """
+    reporter.note("quantizing the merged weights again")
     kind = kind_of(task)
     section = ModelSection(name=str(directory), quantization=Quantization.NF4)
     with quiet_transformers(), tempfile.TemporaryDirectory(dir=directory, prefix=".requantized-") as requantized:

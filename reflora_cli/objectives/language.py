@@ -19,7 +19,7 @@ from reflora_cli.model.language import hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, evaluating
-from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
+from reflora_cli.objectives.objective import Objective, Scores, Split, Watch, joined, mine, unwatched
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
@@ -123,26 +123,27 @@ class LanguageObjective(Objective[PromptRow]):
         """Return indices of rows, in order, in batches of at most `size`."""
         return cut(order, size, lambda index: self.kind(rows[index]))
 
-    def tally(self, split: Split, batch_size: int) -> Tally[Any]:
+    def tally(self, split: Split, batch_size: int, watch: Watch = unwatched) -> Tally[Any]:
         """Return the answers of a split with a task, or the losses of supervised tokens of one without."""
         was_training = self.base.model.training
         self.base.model.eval()
         if split.task is None:
-            found = self.losses(split.rows, batch_size)
+            found = self.losses(split.rows, batch_size, watch)
         else:
-            found = self.answers(split.task, split.rows, batch_size)
+            found = self.answers(split.task, split.rows, batch_size, watch)
         self.base.model.train(was_training)
         return found
 
-    def answers(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int) -> Tally[Any]:
+    def answers(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int, watch: Watch) -> Tally[Any]:
         own = task.tally()
         for batch in mine(cut(by_length(examples), batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
+            watch(own)
         return joined(own, self.compute)
 
     @torch.no_grad()
-    def losses(self, rows: Sequence[PromptRow], batch_size: int) -> Tally[Any]:
+    def losses(self, rows: Sequence[PromptRow], batch_size: int, watch: Watch) -> Tally[Any]:
         own = TokenLosses()
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
         for indices in mine(self.cut(order, rows, batch_size), self.compute):
@@ -150,6 +151,7 @@ class LanguageObjective(Objective[PromptRow]):
             with precision(self.compute.device, self.compute.dtype):
                 loss = float(self.plain_loss(**self.padded(batch)))
             own.add(BatchLoss(loss, len(batch), sum(row.weight for row in batch)))
+            watch(own)
         return joined(own, self.compute)
 
     def merit(self, scores: Scores) -> float:

@@ -26,6 +26,8 @@ from reflora_cli.tasks.tally import Tally
 
 RowT = TypeVar("RowT")
 TallyT = TypeVar("TallyT", bound=Tally[Any])
+Watch = Callable[[Tally[Any]], None]
+"""A function that is called after each batch, with the outcomes that this process has so far."""
 Scores = Mapping[str, Mapping[str, float]]
 """Scores by split name, then by score name."""
 
@@ -51,6 +53,10 @@ def refuse_infinite(losses: Mapping[str, float]) -> None:
     if bad:
         expected = "finite weights, and a dtype in which the model computes"
         raise InputError(Problem("the model's loss is not finite", found=", ".join(bad), expected=expected))
+
+
+def unwatched(_: Tally[Any]) -> None:
+    """Show nothing."""
 
 
 class Objective(ABC, Generic[RowT]):
@@ -120,7 +126,7 @@ class Objective(ABC, Generic[RowT]):
         """
 
     @abstractmethod
-    def tally(self, split: Split, batch_size: int) -> Tally[Any]:
+    def tally(self, split: Split, batch_size: int, watch: Watch = unwatched) -> Tally[Any]:
         """Return the outcomes of the split's rows; processes share the rows and all get the whole tally."""
 
     @abstractmethod

@@ -28,7 +28,7 @@ from reflora_cli.objectives.invariance import (
     pick_padding,
     twin,
 )
-from reflora_cli.objectives.objective import Objective, Scores, Split, joined, mine
+from reflora_cli.objectives.objective import Objective, Scores, Split, Watch, joined, mine, unwatched
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
 from reflora_cli.tasks.base import Example, SequenceTask
 from reflora_cli.tasks.metrics import LOWER_IS_BETTER
@@ -120,7 +120,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
 
     @torch.no_grad()
-    def tally(self, split: Split, batch_size: int) -> SequenceTally:
+    def tally(self, split: Split, batch_size: int, watch: Watch = unwatched) -> SequenceTally:
         """Return the outputs for the split's rows.
 
         Rows are batched by length, which changes padding but, as a trial has shown, scores only by rounding.
@@ -134,6 +134,7 @@ class SequenceObjective(Objective[EncodedRow]):
             with precision(compute.device, compute.dtype):
                 logits = model(**self.inputs([rows[index] for index in batch])).logits
             own.add(Outputs(batch, logits.float().cpu(), labels_of([rows[index] for index in batch])))
+            watch(own)
         model.train(was_training)
         return joined(own, compute)
 

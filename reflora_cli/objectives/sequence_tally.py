@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
 import torch
@@ -53,6 +53,15 @@ class SequenceTally(Tally[Outputs]):
         labels = self.labels()
         loss = loss_sum(self.logits(), targets(labels, self.places)) / self.rows
         return {**self.task.score(self.predictions().tolist(), labels.tolist()), "loss": float(loss)}
+
+    def so_far(self) -> dict[str, float]:
+        """Return the main metric; rows are numbered in the order in which they came, as most may not be there yet."""
+        if not self.rows:
+            return {}
+        numbers = iter(range(self.rows))
+        found = [replace(own, rows=[next(numbers) for _ in own.rows]) for own in self.found]
+        metric = self.task.main_metric
+        return {metric: SequenceTally(self.task, self.places, self.rows, found).scores()[metric]}
 
     def report(self) -> dict[str, Any] | None:
         """Return how well each label is found; None for a regression."""

@@ -50,16 +50,20 @@ def at_its_base(recipe: Recipe, adapter: Path) -> Recipe:
     return recipe.model_copy(update={"model": found_again(recipe.model, adapter_base(adapter))})
 
 
-def restore(recipe: Recipe, adapter: Path | None, device: torch.device | None = None) -> Restored:
-    """Load a recipe's base model and put an adapter on it.
+def restore(
+    recipe: Recipe, adapter: Path | None, device: torch.device | None = None, rank: int = 0, processes: int = 1
+) -> Restored:
+    """Load a recipe's base model and put an adapter on it. rank, processes: this process and those that share rows.
 
     Without an adapter the base itself must bring the task's head. Raises InputError for a base other than the one the
     adapter was trained on, and for everything that does not fit.
     """
-    return with_adapter(recipe, read_adapter(adapter) if adapter is not None else None, device)
+    return with_adapter(recipe, read_adapter(adapter) if adapter is not None else None, device, rank, processes)
 
 
-def with_adapter(recipe: Recipe, files: AdapterFiles | None, device: torch.device | None = None) -> Restored:
+def with_adapter(
+    recipe: Recipe, files: AdapterFiles | None, device: torch.device | None = None, rank: int = 0, processes: int = 1
+) -> Restored:
     """Do what `restore` does with an adapter that has been read."""
     task = task_of(recipe.task)
     kind = kind_of(task)
@@ -79,7 +83,8 @@ def with_adapter(recipe: Recipe, files: AdapterFiles | None, device: torch.devic
         adapted = load_adapter(base.model, files, base.fresh)
     base.place(device)
     base.model.eval()
-    return Restored(recipe, task, base, files, adapted, kind.make_objective(recipe, base, Compute(device, dtype)))
+    compute = Compute(device, dtype, rank, processes)
+    return Restored(recipe, task, base, files, adapted, kind.make_objective(recipe, base, compute))
 
 
 def trained_dtype(files: AdapterFiles | None, dtype: Dtype) -> Dtype:

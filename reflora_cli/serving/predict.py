@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
-from reflora_cli.console.reporter import Reporter
+from reflora_cli.console.reporter import Reporter, Tell, Work
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.objectives.asking import Answer, Answerer, Question
 from reflora_cli.objectives.pick import kind_of
@@ -23,9 +22,6 @@ from reflora_cli.serving.output_file import OutputFile, check_output, output_fil
 from reflora_cli.serving.records import Record, record
 from reflora_cli.serving.rows import read_rows
 from reflora_cli.tasks.prompts import Template
-
-EVERY_SECONDS = 2.0
-"""Seconds between two lines about progress."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,8 @@ def predict(request: PredictRequest, reporter: Reporter) -> Predictions:
         if answers:
             reporter.note(f"{len(answers):,} of {len(questions):,} rows are there already: {request.output}.part")
         before = len(answers)
-        answer_rest(answerer, questions, answers, size, Progress(len(questions), before, reporter), file)
+        with reporter.counting(Work("predicting", len(questions), before=before)) as tell:
+            answer_rest(answerer, questions, answers, size, tell, file)
         records = [record(index + 1, own, answers[index]) for index, own in enumerate(questions)]
         if file:
             file.finish(records)
@@ -133,7 +130,7 @@ def answer_rest(
     questions: Sequence[Question],
     answers: dict[int, Answer],
     size: int,
-    progress: Progress,
+    tell: Tell,
     file: OutputFile | None,
 ) -> None:
     """Answer the questions that have no answer yet, the longest first: rows of a batch are alike in length, and a batch
@@ -147,27 +144,4 @@ def answer_rest(
         answers |= dict(zip(batch, found, strict=True))
         if file:
             file.add(batch, found)
-        progress.tell(len(answers))
-
-
-class Progress:
-    """How far a command is: a line after the first batch, and then every few seconds.
-
-    total: the number of rows. before: those that were there at the start.
-    """
-
-    def __init__(
-        self, total: int, before: int, reporter: Reporter, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.total, self.before, self.reporter, self.clock = total, before, reporter, clock
-        self.began = clock()
-        self.told = float("-inf")
-
-    def tell(self, done: int) -> None:
-        now = self.clock()
-        if done == self.total or now - self.told < EVERY_SECONDS:
-            return
-        self.told = now
-        speed = (done - self.before) / max(now - self.began, 1e-9)
-        left = (self.total - done) / speed
-        self.reporter.note(f"{done:,} of {self.total:,} rows, {speed:,.1f} rows/s, {left:,.0f} s left")
+        tell(len(answers))

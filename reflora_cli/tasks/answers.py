@@ -69,6 +69,9 @@ class AnswerCounts(Tally[Prediction]):
         )
         return {"accuracy": self.correct / count, **own, "cut": self.cut / count}
 
+    def so_far(self) -> dict[str, float]:
+        return {"accuracy": self.correct / self.rows} if self.rows else {}
+
     def interval(self) -> tuple[float, float]:
         """Return Wilson's interval of the accuracy."""
         return wilson(self.correct, self.rows)

@@ -27,11 +27,19 @@ class Tally(ABC, Generic[OutcomeT]):
     @classmethod
     @abstractmethod
     def total(cls, tallies: Sequence[Self]) -> Self:
-        """Return one tally with the outcomes of all, which are of one split: those of its processes, at least one."""
+        """Return one tally with the outcomes of all, which are of one split: those of its processes, at least one. They
+        took its batches in turn.
+        """
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
         """Return the scores of all rows, the main one first; whose name is the same whatever the outcomes."""
+
+    def so_far(self) -> dict[str, float]:
+        """Return the main score of the rows added so far, which may be a part of a split; nothing where that takes
+        long.
+        """
+        return {}
 
     def interval(self) -> tuple[float, float] | None:
         """Return the 95% interval of the main score; None where no interval of it is known."""

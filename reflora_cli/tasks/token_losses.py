@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Self, final
 
 from reflora_cli.tasks.tally import Tally
@@ -34,8 +35,13 @@ class TokenLosses(Tally[BatchLoss]):
 
     @classmethod
     def total(cls, tallies: Sequence[Self]) -> Self:
-        losses = [loss for tally in tallies for loss in tally.losses]
+        """Return one tally, with the losses in the order of the batches, which processes take in turn."""
+        turns = zip_longest(*(tally.losses for tally in tallies))
+        losses = [loss for turn in turns for loss in turn if loss is not None]
         return cls(losses, sum(tally.rows for tally in tallies), sum(tally.tokens for tally in tallies))
+
+    def so_far(self) -> dict[str, float]:
+        return self.scores() if self.tokens else {}
 
     def scores(self) -> dict[str, float]:
         return {"loss": sum(self.losses) / self.tokens}

@@ -15,6 +15,7 @@ from reflora_cli.ground.errors import DivergedError, Problem, StoppedError
 from reflora_cli.ground.interruption import Aborted
 from reflora_cli.ground.paths import is_file
 from reflora_cli.objectives.objective import Scores
+from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.training.checkpoint import Checkpoint, named_random_states, random_state, save_checkpoint, save_stopped
 from reflora_cli.training.session import Session, append, current_adapter, save_adapter
 from reflora_cli.training.step import train_step
@@ -92,7 +93,7 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     if session.processes > 1 and progress.step:
         checkpoint_between(session)
     with session.interruption.interruptible() if session.processes == 1 else nullcontext():
-        tallies = {split.name: job.objective.tally(split, size) for split in job.rows.splits}
+        tallies = {split.name: watched_tally(job.objective, split, size, session.reporter) for split in job.rows.splits}
         scores = {name: own.scores() for name, own in tallies.items()}
     check_scores(session, scores)
     progress.evaluated = progress.step

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
-from reflora_cli.console.pace import Pace
-from reflora_cli.console.reporter import Reporter, SilentReporter
+from reflora_cli.console.reporter import SILENT, Reporter, Work
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
@@ -33,8 +32,6 @@ from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.factors import continue_factors, sight_of, start_factors
 from reflora_cli.training.job import Job
 from reflora_cli.training.targets import left_out
-
-SILENT = SilentReporter()
 
 
 def prepare(
@@ -69,7 +66,8 @@ def prepare(
         continue_factors(adapted, recipe, continued)
     elif fit is None:
         sight = sight_of(recipe, objective, rows, sampler, reporter.note)
-        start_factors(adapted, recipe, compute, sight, Pace(reporter, f"start {recipe.method.start}"))
+        with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
+            start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
     remove_empty(base.model, adapted)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()

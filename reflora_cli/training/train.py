@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 
 from reflora_cli.adapter_io.files import CONFIG
 from reflora_cli.adapter_io.formats import read_config
-from reflora_cli.console.reporter import Reporter
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import adapter_card, make_subject
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
@@ -35,7 +35,7 @@ from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
-from reflora_cli.training.prepare import SILENT, prepare
+from reflora_cli.training.prepare import prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 

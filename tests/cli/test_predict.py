@@ -182,11 +182,12 @@ def test_a_row_that_is_too_long_is_counted_and_said(reflora: Reflora, trained: P
     assert f"{sum(expected)} of {len(texts)} rows were too long" in outcome.err
 
 
-def test_progress_begins_at_once(reflora: Reflora, trained: Path, pairs: Path) -> None:
+def test_progress_is_told(reflora: Reflora, trained: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reflora_cli.console.pace.FIRST", 0.0)
     said = reflora("predict", trained, pairs, "--batch-size", 5).err.splitlines()
     assert said[0] == f"loading {trained}"
     assert f"{ROWS} rows, 5 at a time, on cpu" in said
-    assert any(line.startswith(f"5 of {ROWS} rows, ") and line.endswith("s left") for line in said)
+    assert any(line.startswith(f"predicting: 5 of {ROWS} rows, ") and line.endswith("s left") for line in said)
 
 
 def test_an_interrupted_output_is_continued(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,13 +58,31 @@ def filled(empty: Tally[Any], outcomes: Sequence[Any]) -> Tally[Any]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_parts_are_scored_as_the_whole(case: str, processes: int) -> None:
+    """Processes take batches in turn."""
     make, outcomes = CASES[case]
     whole = filled(make(), outcomes)
-    ends = [len(outcomes) * part // processes for part in range(processes + 1)]
-    parts = [filled(make(), outcomes[begin:end]) for begin, end in pairwise(ends)]
+    parts = [filled(make(), outcomes[rank::processes]) for rank in range(processes)]
     assert all(part.rows for part in parts)
     total = type(whole).total([pickle.loads(pickle.dumps(part)) for part in parts])
     assert (total.rows, total.scores(), total.interval()) == (whole.rows, whole.scores(), whole.interval())
+
+
+@pytest.mark.parametrize(("case", "name"), [("answers", "accuracy"), ("losses", "loss"), ("labels", "accuracy")])
+def test_the_score_so_far_is_that_of_the_rows_so_far(case: str, name: str) -> None:
+    """Rows of a part of a split need not be its first ones."""
+    make, outcomes = CASES[case]
+    part = make()
+    assert part.so_far() == {}
+    for outcome in outcomes[:2]:
+        part.add(outcome)
+    if case == "labels":
+        logits = torch.cat([own.logits for own in outcomes[:2]])
+        wanted = [row % 2 for row in (5, 0, 7, 1, 2)]
+        found = [1 - int(own.argmax()) for own in logits]  # the first output stands for label 1
+        assert part.so_far() == {name: sum(a == b for a, b in zip(wanted, found, strict=True)) / 5}
+    else:
+        assert part.so_far() == {name: part.scores()[name]}
+    assert TextScores().so_far() == {}
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if isinstance(task, SequenceTask)])
