@@ -198,6 +198,7 @@ class PromptTask(Named):
     references: the column with a list of reference texts, which some splits have; none if it is empty.
     tally: makes an empty tally of the answers that are found.
     evaluation: splits that are scored.
+    by_chat_template: whether rows are put by the tokenizer's chat template instead of `template`.
     """
 
     name: str
@@ -212,6 +213,7 @@ class PromptTask(Named):
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
+    by_chat_template: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
