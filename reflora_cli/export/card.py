@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapter_io.lora import LoraConfig
+from reflora_cli.export.prompting import card_lines
 from reflora_cli.methods.settings import Optimizer
+from reflora_cli.model.chat_template import QUESTION
+from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import dump_recipe
@@ -17,6 +21,9 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,30 @@ def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
     return Subject(recipe, task_of(recipe.task), source, read_results(run))
 
 
-def merged_card(recipe: Recipe, run: RunDirectory) -> str:
-    """Return the card of a run's merged model."""
+def merged_card(recipe: Recipe, run: RunDirectory, directory: Path) -> str:
+    """Return the card of a run's merged model. directory: that of the model, with its tokenizer."""
     subject = subject_of(recipe, run)
-    return model_card(subject, "merged model", "transformers", transformers_lines(subject))
+    tokenizer = load_tokenizer(find_source(str(directory), None))
+    load = [*transformers_lines(subject), *asking_lines(subject.task, tokenizer)]
+    return model_card(subject, "merged model", "transformers", load)
+
+
+def asking_lines(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the card's section on how a language model is asked; nothing for a classifier. tokenizer: the one with
+    the chat template that goes with the model.
+    """
+    if not task.parts:
+        return []
+    ask = python(
+        f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+        ")",
+        "written = model.generate(**inputs, max_new_tokens=100)",
+        'print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    )
+    shown = ["The chat template of this tokenizer asks so:", "", *ask, ""] if tokenizer.chat_template else []
+    return ["", "## Ask it", "", *card_lines(task.parts, tokenizer), "", *shown]
 
 
 def python(*lines: str) -> list[str]:

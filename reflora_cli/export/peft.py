@@ -17,7 +17,7 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.export.card import model_card, peft_lines, subject_of, vllm_line
+from reflora_cli.export.card import asking_lines, model_card, peft_lines, subject_of, vllm_line
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
@@ -25,7 +25,7 @@ from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.verify import summary
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.base import outermost
-from reflora_cli.model.load import load_tokenizer
+from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -64,6 +64,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
     refuse_unreadable(restored, output)
     files = replace(completed(restored), record=read_adapter(run.adapter).record)
     task, source, dtype = restored.task, restored.base.source, restored.compute.dtype
+    tokenizer = served_tokenizer(restored.base, task)
     assert restored.adapted is not None
     config = readable(files.config.model_dump(), restored.base.model, restored.adapted.layers)
     view = PeftView(restored.objective)
@@ -73,9 +74,10 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_json(directory / CONFIG, config)
         write_json(directory / RECORD, files.record)
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
-        load_tokenizer(source).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
         subject = subject_of(recipe, run)
         load = [*peft_lines(subject), "", vllm_line(files.config), *unmoved_lines(apart)]
+        load += asking_lines(task, tokenizer)
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)

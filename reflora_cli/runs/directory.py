@@ -19,6 +19,11 @@ from reflora_cli.ground.atomic import LOCK
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
 
+BESIDE = (
+    "adapter_*", "reflora*", "tokenizer*", "chat_template*", "special_tokens_map*", "added_tokens*", "vocab*",
+    "merges*", "spiece*",
+)  # fmt: skip
+"""Names of the files in `adapter/`, those of tokenizers too."""
 CHECKPOINT = re.compile(r"step-([0-9]{6,15})(-stopped)?")
 
 
@@ -128,7 +133,7 @@ def refuse_links(run: RunDirectory) -> None:
 def remove_strays(run: RunDirectory) -> None:
     """Remove what killed processes left half-written in a run that this process holds."""
     files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.confusion, run.probes)
-    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, ["adapter_*", "reflora*"])):
+    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, BESIDE)):
         for place in (place for name in names for place in folder.glob(f".{name}.*")):
             place.unlink(missing_ok=True)
     for pattern in (".step-*", ".removed-step-*"):

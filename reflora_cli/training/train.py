@@ -14,9 +14,11 @@ from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
+from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.model.precision import Compute, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
+from reflora_cli.model.tokenizer_files import tokenizer_files
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
@@ -65,9 +67,11 @@ def train(
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
         job = prepare(recipe, compute, section, earlier, trained_tensors(place) if place else None, reporter)
         make_ready(job, accelerator, reporter)
+        # A tokenizer that cannot be saved is found out before the first step.
+        beside = tokenizer_files(served_tokenizer(job.base, job.task)) if accelerator.is_main_process else {}
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
-            session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
+            session = Session(job, accelerator, model, optimizer, run, reporter, interruption, beside)
             start(session, resume, place)
             try:
                 with watching(session) if detect_anomaly else contextlib.nullcontext():
