@@ -3,7 +3,7 @@
 Ollama does not run Jinja: without TEMPLATE it takes the best known of its own templates, or none. The form here is cut
 out of what the tokenizer's template renders. It holds for templates that write a conversation as
 
-    start  U1  answer  A1  next  U2  ...  answer
+    start  U1  reply  A1  next  U2  ...  answer
 
 with a system message inside of the start. That is checked on conversations, and anything else is left out: a wrong
 prompt would be worse than none.
@@ -20,7 +20,7 @@ from reflora_cli.model.chat_template import Message, prompt_of, said
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SYSTEM, FIRST, REPLY, SECOND = "SYSTEM0", "FIRST0", "REPLY0", "SECOND0"
+SYSTEM, FIRST, REPLY, SECOND = "System0x", "First0x", "Reply0x", "Second0x"
 """Texts that no template holds, to find out what it writes around messages."""
 TRIED = ("Is {{ this }} {% so %}?", "a \"b\" 'c'\n\n- d", "1 < 2 & 3\\n", "é 你好")
 """Contents of messages that a template must leave as they are."""
@@ -36,14 +36,15 @@ class UnlikeError(Exception):
 class Conversation:
     """What a template writes around messages.
 
-    start: before the first question without a system message. answer: between a question and its answer, which ends a
-    prompt too. next: between an answer and the next question. around_system: before and after a system message, up to
-    the first question; None where the template reads none.
+    start: before the first question without a system message. reply: between a question and an answer that was given.
+    next: between that answer and the next question. answer: behind the last question. around_system: before and after a
+    system message, up to the first question; None where the template reads none.
     """
 
     start: str
-    answer: str
+    reply: str
     next: str
+    answer: str
     around_system: tuple[str, str] | None
 
     def text(self, messages: Sequence[Message]) -> str:
@@ -56,7 +57,7 @@ class Conversation:
                 case "user":
                     text += message["content"]
                 case "assistant":
-                    text += self.answer + message["content"] + self.next
+                    text += self.reply + message["content"] + self.next
         return text + self.answer
 
     @property
@@ -77,10 +78,8 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase) -> Conversation:
     try:
         start, answer = between(prompt_of(tokenizer, [said("user", FIRST)]), FIRST)
         turns = [said("user", FIRST), said("assistant", REPLY), said("user", SECOND)]
-        _, inner, following, _ = between(prompt_of(tokenizer, turns), FIRST, REPLY, SECOND)
-        if inner != answer:
-            raise UnlikeError("it writes an earlier question otherwise than the last one")
-        found = Conversation(start, answer, following, around_system(tokenizer))
+        _, reply, following, _ = between(prompt_of(tokenizer, turns), FIRST, REPLY, SECOND)
+        found = Conversation(start, reply, following, answer, around_system(tokenizer))
         for tried in trials(with_system=found.around_system is not None):
             if found.text(tried) != prompt_of(tokenizer, tried):
                 raise UnlikeError("what it writes depends on more than roles and texts")
@@ -136,12 +135,12 @@ def go_template(conversation: Conversation, begin: str) -> str:
         before, after = conversation.around_system
         given = f"{literal(before.removeprefix(begin))}{{{{ .System }}}}{literal(after)}"
         start = f"{{{{ if .System }}}}{given}{{{{ else }}}}{start}{{{{ end }}}}"
-    answer, following = literal(conversation.answer), literal(conversation.next)
+    reply, following = literal(conversation.reply), literal(conversation.next)
     return (
         f"{start}{{{{ range .Messages }}}}"
         '{{ if eq .Role "user" }}{{ .Content }}'
-        f'{{{{ else if eq .Role "assistant" }}}}{answer}{{{{ .Content }}}}{following}'
-        f"{{{{ end }}}}{{{{ end }}}}{answer}"
+        f'{{{{ else if eq .Role "assistant" }}}}{reply}{{{{ .Content }}}}{following}'
+        f"{{{{ end }}}}{{{{ end }}}}{literal(conversation.answer)}"
     )
 
 
@@ -154,12 +153,14 @@ def literal(text: str) -> str:
 class OllamaPrompt:
     """How Ollama asks a model.
 
-    template: in Go's syntax; None if it is left out. left_out: why. system: the system message that the model gets
+    template: in Go's syntax; None if it is left out. left_out: why. trims: whether the template that was trained cuts
+    white space around messages, which Go's syntax cannot. system: the system message that the model gets
     where there is no other. stops: texts that end an answer.
     """
 
     template: str | None
     left_out: str = ""
+    trims: bool = False
     system: str = ""
     stops: tuple[str, ...] = ()
 
@@ -173,7 +174,9 @@ def trained_prompt(tokenizer: PreTrainedTokenizerBase, begin: str, stops: tuple[
     template = go_template(found, begin)
     if not quotable(template) or not quotable(found.system):
         return OllamaPrompt(None, "it holds quotes that a Modelfile cannot", stops=stops)
-    return OllamaPrompt(template, system=found.system, stops=stops)
+    padded = [said("user", " padded\n")]
+    trims = found.text(padded) != prompt_of(tokenizer, padded)
+    return OllamaPrompt(template, trims=trims, system=found.system, stops=stops)
 
 
 def quotable(text: str) -> bool:
@@ -192,7 +195,8 @@ def modelfile(source: str, prompt: OllamaPrompt, adapter: str = "") -> str:
             "# Ollama would guess another one. Ask by the chat template in the GGUF file, as llama.cpp does (--jinja).",
         ]
     else:
-        lines.append(f'TEMPLATE """{prompt.template}"""')
+        cut = "# The trained template cuts white space around messages, which a TEMPLATE cannot: send them without."
+        lines += [*([cut] if prompt.trims else []), f'TEMPLATE """{prompt.template}"""']
     lines += [f'SYSTEM """{prompt.system}"""'] if prompt.system else []
     lines.append("PARAMETER temperature 0")
     lines += [f'PARAMETER stop "{stop}"' for stop in prompt.stops if '"' not in stop and "\n" not in stop]

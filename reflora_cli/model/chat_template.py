@@ -24,7 +24,7 @@ Message = Mapping[str, str]
 PLACE = "{instruction}"
 ALONE = Template(PLACE, f"{PLACE}\n{{input}}")
 """The wording of an instruction that is read without a prompt around it."""
-QUESTION, ANSWER = "What is a cup?", "ANSWER0"
+QUESTION, ANSWER = "What is a cup?", "Answer0x"
 """Texts by which templates are tried."""
 
 
