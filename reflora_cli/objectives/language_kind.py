@@ -54,7 +54,9 @@ class LanguageKind(Kind):
             what = f"task {self.task.name} has no classifier to put dropout before"
             where, found = "model.classifier_dropout", str(section.classifier_dropout)
             raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
-        return load_language_model(section, revision, dtype)
+        base = load_language_model(section, revision, dtype)
+        template = next((part.chat_template for part in self.task.parts if part.chat_template), "")
+        return base.with_chat_template(template) if template else base
 
     def load_examples(self, recipe: Recipe) -> Examples:
         return language_examples(recipe, self.task)

@@ -198,6 +198,8 @@ class PromptTask(Named):
     references: the column with a list of reference texts, which some splits have; none if it is empty.
     tally: makes an empty tally of the answers that are found.
     evaluation: splits that are scored.
+    by_chat_template: rows are put by the tokenizer's chat template, not by `template`.
+    chat_template: the text of the chat template that the tokenizer gets, in the place of its own; empty: its own.
     """
 
     name: str
@@ -212,6 +214,8 @@ class PromptTask(Named):
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
+    by_chat_template: bool = False
+    chat_template: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
