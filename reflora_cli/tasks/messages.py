@@ -83,12 +83,9 @@ def call_of(call: object, name: str) -> dict[str, Any]:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             raise ValueError(f"{name} calls {function['name']} with arguments that are not JSON") from None
-    return {**without_null(call), "type": "function", "function": {"name": function["name"], "arguments": arguments}}
-
-
-def without_null(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what an object says beside a function's name and arguments."""
-    return {key: own for key, own in values.items() if own is not None and key not in ("name", "arguments")}
+    named = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    others = {key: own for key, own in call.items() if own is not None and key not in (*named, *named["function"])}
+    return {**named, **others}
 
 
 def refuse_surrogates(text: str, name: str) -> None:
