@@ -60,10 +60,11 @@ def plan(recipe: Any, as_json: bool) -> None:
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.own_labels import with_labels
+    from reflora_cli.training.own_template import with_template
     from reflora_cli.training.prepare import prepare
 
     device = pick_device()
-    recipe = with_labels(recipe, None)
+    recipe = with_template(with_labels(recipe, None))
     earlier = find_earlier(recipe)
     recipe = settled(recipe, earlier)
     compute, reporter = Compute(device, resolve_dtype(recipe.model.dtype, device)), make_reporter()

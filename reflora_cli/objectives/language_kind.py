@@ -54,7 +54,9 @@ class LanguageKind(Kind):
             what = f"task {self.task.name} has no classifier to put dropout before"
             where, found = "model.classifier_dropout", str(section.classifier_dropout)
             raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
-        return load_language_model(section, revision, dtype)
+        base = load_language_model(section, revision, dtype)
+        template = next((part.chat_template for part in self.task.parts if part.chat_template), "")
+        return base.with_chat_template(template) if template else base
 
     def load_examples(self, recipe: Recipe) -> Examples:
         return language_examples(recipe, self.task)
@@ -68,7 +70,7 @@ class LanguageKind(Kind):
         if recipe.train.packing:
             check_packing(base, compute)
         settings = LanguageSettings(
-            train_on_prompt=recipe.task.train_on_prompt,
+            train_on_prompt=recipe.task.learns_all,
             main_metric=main_metric(recipe, self.task),
             packing=recipe.train.packing,
             padding=padding,
@@ -102,7 +104,7 @@ class LanguageKind(Kind):
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
-        return split is None and free and recipe.task.validation_rows is not None
+        return split is None and free and recipe.task.wants_held_out
 
 
 def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:

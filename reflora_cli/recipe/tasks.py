@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.recipe.sections import TaskSection
-from reflora_cli.tasks.base import OwnLabels, SequenceTask, Task
+from reflora_cli.tasks.base import OwnLabels, PromptTask, SequenceTask, Task
+from reflora_cli.tasks.chat import chat_task
+from reflora_cli.tasks.chat_templates import template_text
 from reflora_cli.tasks.own import own_task
 from reflora_cli.tasks.registry import find_task
 
@@ -13,10 +15,18 @@ def task_of(section: TaskSection) -> Task:
     """Return the section's task. Raises InputError for an unknown name, metric, or labels that were not found yet."""
     if section.kind is None:
         return find_task(section.name)
+    if section.kind == "chat":
+        return described_chat(section)
     if section.labels is None and section.kind != "regression":
         expected, remedy = "task.labels, or a run directory", "name the labels in the order of the model's outputs"
         raise InputError(Problem("it is not said what the outputs mean", "task.labels", "null", expected, remedy))
     return described_task(section)
+
+
+def described_chat(section: TaskSection) -> PromptTask:
+    """Return the task of a section with conversations. Raises InputError for a template that is not there or broken."""
+    name = section.name if isinstance(section.name, str) else ""
+    return chat_task(name, template_text(section.template) if section.template is not None else "")
 
 
 def described_task(section: TaskSection) -> SequenceTask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -148,6 +148,10 @@ class SequenceTask(Named):
         return {name: metric(p, y) for name, metric in self.metrics.items()}
 
 
+LATER = ("references", "conversation")
+"""The fields of a PromptExample that older runs do not have."""
+
+
 @dataclass(frozen=True)
 class PromptExample:
     """One row for a language model.
@@ -156,7 +160,8 @@ class PromptExample:
     generation_prompt: what the model reads when it is asked to generate; most tasks use `prompt`. candidates: the
     possible answers, written like `answer`; none for free text. labels: the word that stands for each candidate in a
     generated text, in the same order. label: the right one of the labels. references: the right texts, if free text is
-    compared with any: `label` is the first of them, and `answer` ends with it.
+    compared with any: `label` is the first of them, and `answer` ends with it. conversation: JSON with `messages` and
+    `tools` for a row that a chat template puts; `prompt` and `answer` are then only what a reader should see.
     """
 
     prompt: str
@@ -166,10 +171,13 @@ class PromptExample:
     labels: tuple[str, ...] = ()
     label: str = ""
     references: tuple[str, ...] = ()
+    conversation: str = ""
 
     def __repr__(self) -> str:
-        """Return all fields, but no empty references: runs know their rows by this text, also those that are older."""
-        names = [own.name for own in fields(self) if own.name != "references" or self.references]
+        """Return all fields, but of the later ones those that are not empty: runs know their rows by this text, also
+        those that are older.
+        """
+        names = [own.name for own in fields(self) if own.name not in LATER or getattr(self, own.name)]
         return f"PromptExample({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
@@ -182,6 +190,25 @@ class Answers(StrEnum):
     """A free text, which is generated and compared with a row's reference texts."""
     LOSS = "loss"
     """A free text, of which only the loss is known."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the ways in which a file may hold the rows of a task, known by its columns.
+
+    name: what the user is told. fields, example, optional: as those of a PromptTask. untyped: columns that may be
+    absent, and whose cells the example checks.
+    """
+
+    name: str
+    fields: Mapping[str, type]
+    example: Callable[[Row], PromptExample]
+    optional: tuple[str, ...] = ()
+    untyped: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.fields, *self.optional, *self.untyped)
 
 
 @dataclass(frozen=True)
@@ -198,7 +225,10 @@ class PromptTask(Named):
     references: the column with a list of reference texts, which some splits have; none if it is empty.
     tally: makes an empty tally of the answers that are found.
     evaluation: splits that are scored.
-    by_chat_template: whether rows are put by the tokenizer's chat template instead of `template`.
+    layouts: the ways in which a file may hold the rows, where there are several; that of a file gives the task its
+        fields.
+    by_chat_template: rows are put by the tokenizer's chat template, not by `template`.
+    chat_template: the text of the chat template that the tokenizer gets, in the place of its own; empty: its own.
     """
 
     name: str
@@ -213,11 +243,18 @@ class PromptTask(Named):
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
+    layouts: tuple[Layout, ...] = ()
     by_chat_template: bool = False
+    chat_template: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*self.fields, *self.optional, *((self.references,) if self.references else ()))
+        own = (*self.fields, *self.optional, *((self.references,) if self.references else ()))
+        return tuple(dict.fromkeys((*own, *(name for layout in self.layouts for name in layout.columns))))
+
+    def laid_out(self, layout: Layout) -> PromptTask:
+        """Return the task of the rows of one layout."""
+        return replace(self, fields=layout.fields, optional=layout.optional, example=layout.example, layouts=())
 
     @property
     def parts(self) -> tuple[PromptTask, ...]:

@@ -32,6 +32,7 @@ from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
+from reflora_cli.training.own_template import with_template
 from reflora_cli.training.prepare import SILENT, prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -52,7 +53,7 @@ def train(
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
     """
     accelerator = make_accelerator(recipe)
-    recipe = with_labels(recipe, output if resume else None)
+    recipe = with_template(with_labels(recipe, output if resume else None))
     run = RunDirectory(output or shared_default(recipe))
     earlier = find_earlier(recipe, run.after if resume else None)
     recipe = settled(recipe, earlier)
