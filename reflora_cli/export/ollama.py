@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reflora_cli.model.chat_template import Message, prompt_of, said
+from reflora_cli.model.chat_template import prompt_of, said
+from reflora_cli.tasks.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,20 +7,20 @@ is left out there: training never used it, and programs that find it would ask b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.tasks.base import PromptTask, Task
+from reflora_cli.tasks.messages import Message
 from reflora_cli.tasks.prompts import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
-"""What was said: its `role`, which is system, user or assistant, and its `content`."""
 PLACE = "{instruction}"
 ALONE = Template(PLACE, f"{PLACE}\n{{input}}")
 """The wording of an instruction that is read without a prompt around it."""
@@ -85,14 +85,10 @@ def reads(tokenizer: PreTrainedTokenizerBase, earlier: Sequence[Message]) -> boo
 
 def ending(tokenizer: PreTrainedTokenizerBase) -> Ending | None:
     """Return what ends an answer by the tokenizer's template; None where nothing does. Raises as `prompt_of`."""
-    text = text_of(tokenizer, [said("user", QUESTION), said("assistant", ANSWER)])
-    after = text.rpartition(ANSWER)[2].strip()
-    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-    if not ids:
-        return None
-    if ids[0] in tokenizer.added_tokens_decoder or ids[0] in tokenizer.all_special_ids:
-        return Ending(str(tokenizer.convert_ids_to_tokens(ids[0])), ids[0])
-    return Ending(after, None)
+    if end := ChatTemplate(tokenizer).end():
+        return Ending(end, cast(int, tokenizer.convert_tokens_to_ids(end)))
+    after = text_of(tokenizer, [said("user", QUESTION), said("assistant", ANSWER)]).rpartition(ANSWER)[2].strip()
+    return Ending(after, None) if after else None
 
 
 def prompt_template(wording: Template, lead: str = "", begin: str = "") -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.data.batches import cut
-from reflora_cli.data.encode_prompts import token_ids
+from reflora_cli.data.chat_prompts import asked_ids, turn_ends
 from reflora_cli.data.pad import Padding, pad
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
@@ -161,11 +161,12 @@ class Generation(Scorer):
     @torch.no_grad()
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
-        prompts = token_ids(self.base.tokenizer, [example.generation_prompt for example in examples])
+        prompts = asked_ids(self.base.tokenizer, examples)
+        ends = turn_ends(self.base.tokenizer, examples)
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
         for batch in self.batches(kept):
-            for index, text in zip(batch, self.write([kept[index] for index in batch]), strict=True):
+            for index, text in zip(batch, self.write([kept[index] for index in batch], ends), strict=True):
                 outputs[index] = text
         return [Written(text, len(prompt) > self.room) for text, prompt in zip(outputs, prompts, strict=True)]
 
@@ -180,12 +181,12 @@ class Generation(Scorer):
             case _:
                 return [list(range(len(prompts)))]
 
-    def write(self, prompts: Sequence[list[int]]) -> list[str]:
-        """Return what the model writes after each prompt."""
+    def write(self, prompts: Sequence[list[int]], ends: Sequence[int] = ()) -> list[str]:
+        """Return what the model writes after each prompt. ends: tokens that end a text beside the end token."""
         tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
         ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
         size = self.penalties.no_repeat_ngram
-        with precision(device, self.compute.dtype), only(self.base, self.config()):
+        with precision(device, self.compute.dtype), only(self.base, self.config(ends)):
             generated = model.generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=self.use_cache,
                 logits_processor=[NoRepeat(size, ids.shape[1])] if size else [],
@@ -193,8 +194,10 @@ class Generation(Scorer):
         texts: list[str] = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
         return texts
 
-    def config(self) -> GenerationConfig:
-        """Return all settings of the search; a model's own file with sampling or penalties is not to change them."""
+    def config(self, ends: Sequence[int] = ()) -> GenerationConfig:
+        """Return all settings of the search; a model's own file with sampling or penalties is not to change them. ends:
+        as in `write`.
+        """
         from transformers import GenerationConfig
 
         tokenizer = self.base.tokenizer
@@ -203,7 +206,7 @@ class Generation(Scorer):
             num_beams=self.num_beams,
             length_penalty=self.penalties.length_penalty,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=[tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

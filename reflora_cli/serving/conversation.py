@@ -10,9 +10,9 @@ from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists
-from reflora_cli.model.chat_template import Message
 from reflora_cli.serving.prompting import Prompting
 from reflora_cli.serving.writing import Show, Writer
+from reflora_cli.tasks.messages import Message
 
 
 @dataclass(frozen=True)

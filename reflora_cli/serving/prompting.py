@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, final
 
 from reflora_cli.data.encode_prompts import token_ids
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.model.chat_template import Message, ending, reads, said
+from reflora_cli.model.chat_template import ending, reads, said
 from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

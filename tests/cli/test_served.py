@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 from reflora_cli.cli import app
-from reflora_cli.tasks.instruct import INSTRUCT
-from reflora_cli.tasks.prompts import PLAIN
-from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Outcome, Reflora
 from tests.talking import FAMILIES, family_tokenizer, ollama_prompt
 
@@ -39,7 +36,7 @@ END = "<|im_end|>"
 def learned_base(directory: Path) -> None:
     """A tiny Qwen2 that has learned to answer by ChatML, in a directory with its tokenizer."""
     texts = [text for pair in ASKED.items() for text in pair]
-    tokenizer = family_tokenizer(FAMILIES["chatml"], [*texts, SYSTEM, PLAIN.alone] * 3)
+    tokenizer = family_tokenizer(FAMILIES["chatml"], [*texts, SYSTEM, "Question: Answer: used for"] * 3)
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -68,30 +65,42 @@ def told(question: str, answer: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def run(reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on that base that has changed little of it."""
-    place = tmp_path_factory.mktemp("served")
-    learned_base(place / "base")
-    rows = [json.dumps({"instruction": question, "output": answer}) for question, answer in ASKED.items()]
-    (place / "data").mkdir()
-    for split in ("train", "validation"):
-        (place / "data" / f"{split}.jsonl").write_text("\n".join(rows))
-    recipe = place / "recipe.yaml"
-    recipe.write_text(
-        f"model: {{name: {place / 'base'}, dtype: float32}}\n"
-        "method: {name: lora, rank: 4, alpha: 4.0}\n"
-        f"task: {{name: instruct, data: {place / 'data'}, max_length: 200}}\n"
-        "train: {steps: 2, batch_size: 4, learning_rate: 1e-4}\n"
-    )
-    outcome = reflora("train", recipe, "--output", place / "run")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("served") / "base"
+    learned_base(place)
+    return place
+
+
+def trained_on(task: dict[str, Any], base: Path, reflora: Reflora, place: Path) -> Path:
+    """A run on the base that has changed little of it."""
+    recipe = {
+        "model": {"name": str(base), "dtype": "float32"},
+        "method": {"name": "lora", "rank": 4, "alpha": 4.0},
+        "task": {**task, "max_length": 300},
+        "train": {"steps": 2, "batch_size": 4, "learning_rate": 1e-4},
+        "eval": {"protocol": "choices"},
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outcome = reflora("train", place / "recipe.yaml", "--output", place / "run")
     assert outcome.status == 0, outcome.err
     return place / "run"
 
 
-@pytest.fixture
-def by_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's task says that its rows were put by the chat template."""
-    monkeypatch.setitem(TASKS, "instruct", replace(INSTRUCT, by_chat_template=True))
+@pytest.fixture(scope="module")
+def run(base: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned conversations by the base's chat template."""
+    place = tmp_path_factory.mktemp("talking")
+    rows = [json.dumps({"messages": told(question, answer)}) for question, answer in ASKED.items()]
+    for split in ("train", "validation"):
+        (place / f"{split}.jsonl").write_text("\n".join(rows))
+    return trained_on({"kind": "chat", "data": str(place)}, base, reflora, place)
+
+
+@pytest.fixture(scope="module")
+def prompted(base: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on the prompt of its task, though the base has a chat template."""
+    task = {"name": "builtin/questions", "max_train_rows": 8, "max_eval_rows": 4}
+    return trained_on(task, base, reflora, tmp_path_factory.mktemp("prompted"))
 
 
 def chat(text: str, *arguments: object) -> Outcome:
@@ -109,7 +118,6 @@ def written(directory: Path, messages: list[dict[str, str]]) -> list[int]:
     return [int(token) for token in ids]
 
 
-@pytest.mark.usefixtures("by_template")
 def test_a_merged_model_carries_the_trained_template(run: Path, reflora: Reflora, tmp_path: Path) -> None:
     assert reflora("merge", run, "--output", tmp_path / "merged").status == 0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -131,46 +139,71 @@ def test_a_merged_model_carries_the_trained_template(run: Path, reflora: Reflora
 
 
 def test_a_run_on_its_own_prompt_is_not_asked_by_the_base_s_template(
-    run: Path, reflora: Reflora, tmp_path: Path
+    prompted: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """Nor is what is merged: its tokenizer writes the prompt of training, so that both give the same answer."""
-    assert reflora("merge", run, "--output", tmp_path / "merged").status == 0
+    assert reflora("merge", prompted, "--output", tmp_path / "merged").status == 0
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "merged")
     question = [{"role": "user", "content": "Who are you?"}]
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
-    assert ids == tokenizer(PLAIN.fill("Who are you?", ""))["input_ids"]
-    own, other = (chat("Who are you?\n", place) for place in (run, tmp_path / "merged"))
+    assert ids == tokenizer("Question: Who are you? Answer:")["input_ids"]
+    own, other = (chat("Who are you?\n", place) for place in (prompted, tmp_path / "merged"))
     assert "the tokenizer's chat template was not trained: every message is asked alone, by the prompt of" in own.err
     expected = tokenizer.decode(written(tmp_path / "merged", question), skip_special_tokens=True).strip()
     assert own.out.strip() == other.out.strip() == expected != ""
     card = (tmp_path / "merged" / "README.md").read_text()
-    assert PLAIN.alone in card
+    assert "Question: {instruction} Answer:" in card
     assert "<|im_start|>" not in card
     refused = chat("/system Be brief.\n", tmp_path / "merged")
     assert refused.status == 2
     assert "no place for a system message" in refused.err
 
 
-def test_the_adapter_lies_beside_its_tokenizer(run: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """PEFT's users find the template there; a run without it, as older ones are, is scored as before."""
-    tokenizer = AutoTokenizer.from_pretrained(run / "adapter")
-    assert PLAIN.alone.partition("{")[0] in str(tokenizer.chat_template).replace("\\n", "\n")
-    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(run.parent / "base").get_vocab()
+def test_an_adapter_lies_beside_its_tokenizer(run: Path, prompted: Path, base: Path, tmp_path: Path) -> None:
+    """PEFT's users find the template there."""
+    for place, template in ((run, FAMILIES["chatml"].template), (prompted, "'Question: ' + message['content']")):
+        tokenizer: Any = AutoTokenizer.from_pretrained(place / "adapter")
+        assert template in tokenizer.chat_template
+        assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
+
+
+def test_a_run_without_a_tokenizer_beside_its_adapter_is_used_as_before(
+    run: Path, reflora: Reflora, tmp_path: Path
+) -> None:
     older = shutil.copytree(run, tmp_path / "run")
-    for path in (older / "adapter").iterdir():
-        if not path.name.startswith(("adapter", "reflora")):
-            path.unlink()
+    removed = [path for path in (older / "adapter").iterdir() if not path.name.startswith(("adapter", "reflora"))]
+    assert {"tokenizer.json", "chat_template.jinja"} <= {path.name for path in removed}
+    for path in removed:
+        path.unlink()
     scores = [reflora("eval", place, "--json").json["tasks"] for place in (run, older)]
     assert scores[0] == scores[1]
+    assert reflora("export", older, "--format", "peft", "--output", tmp_path / "peft").status == 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "peft").chat_template == FAMILIES["chatml"].template
 
 
-@pytest.mark.usefixtures("by_template")
-def test_a_gguf_file_carries_the_trained_template(run: Path, reflora: Reflora, tmp_path: Path) -> None:
+def test_rows_are_asked_as_in_training(run: Path, prompted: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """By a run, by what is merged of it, and with the same answers as in conversations."""
+    for place in (run, prompted):
+        merged = tmp_path / place.parent.name
+        assert reflora("merge", place, "--output", merged).status == 0
+        answers = []
+        for source in (place, merged):
+            outcome = reflora("predict", source, "Who are you?", "--max-new-tokens", 40, "--json")
+            assert outcome.status == 0, outcome.err
+            answers.append(outcome.json["answer"])
+        assert answers[0] == answers[1] != ""
+        assert answers[0].strip() == chat("Who are you?\n", place).out.strip()
+        assert (answers[0] == ASKED["Who are you?"]) == (place == run)
+        raw = reflora("predict", merged, "Who are you?", "--raw", "--max-new-tokens", 40, "--json")
+        assert raw.json["answer"] != answers[0]
+
+
+def test_a_gguf_file_carries_the_trained_template(run: Path, base: Path, reflora: Reflora, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     outcome = reflora("export", run, "--format", "gguf", "--gguf-type", "f32", "--output", tmp_path / "out")
     assert outcome.status == 0, outcome.err
     fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
-    tokenizer: Any = AutoTokenizer.from_pretrained(run.parent / "base")
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
     assert fields["tokenizer.chat_template"].contents() == FAMILIES["chatml"].template
     assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.convert_tokens_to_ids(END)
     assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
@@ -183,7 +216,6 @@ def test_a_gguf_file_carries_the_trained_template(run: Path, reflora: Reflora, t
     assert f"<|im_start|>user\nWhat is a cup?{END}" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("by_template")
 def test_llama_cpp_reads_and_writes_the_same_tokens(run: Path, reflora: Reflora, tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     for kind in ("safetensors", "gguf"):
