@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflora_cli import __version__
-from reflora_cli.adapter_io.config import PeftConfig
-from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.export.prompting import card_lines
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.model.chat_template import QUESTION
@@ -133,18 +131,6 @@ def peft_lines(subject: Subject) -> list[str]:
     return python(
         "from peft import PeftModel", *lines, 'model = PeftModel.from_pretrained(base, "path/to/this/directory")'
     )
-
-
-def vllm_line(config: PeftConfig) -> str:
-    """Say whether vLLM can serve the adapter beside its base: it takes plain LoRA, and no modules saved whole."""
-    whole = ", ".join(config.modules_to_save or ())
-    if not isinstance(config, LoraConfig):
-        return f"vLLM does not take it: it knows LoRA, and this is {config.peft_type}."
-    reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
-    if reason:
-        return f"vLLM does not take {reason}: give it the merged model (`reflora merge RUN`)."
-    rank = max((config.r, *config.rank_pattern.values()))
-    return f"vLLM takes it: `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=DIRECTORY`."
 
 
 def transformers_lines(subject: Subject) -> list[str]:

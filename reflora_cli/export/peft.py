@@ -17,9 +17,10 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.export.card import asking_lines, model_card, peft_lines, subject_of, vllm_line
+from reflora_cli.export.card import asking_lines, model_card, peft_lines, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
+from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.verify import summary
@@ -34,7 +35,8 @@ from reflora_cli.runs.restore import Restored
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The report of an exported adapter. checked_by: the reader that computed the same logits with it.
+    """The report of an exported adapter. checked_by: the reader that computed the same logits with it. vllm: whether
+    vLLM can serve it, and how, or why not.
 
     quantization_difference: how far it is, on the quantized base, from the model that was trained, where training had
     moved that base and quantized it again.
@@ -45,6 +47,7 @@ class ExportReport:
     tensors: int
     parameters: int
     checked_by: str
+    vllm: str
     quantization_difference: dict[str, float] | None = None
 
 
@@ -67,7 +70,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
     tokenizer = served_tokenizer(restored.base, task)
     assert restored.adapted is not None
     config = readable(files.config.model_dump(), restored.base.model, restored.adapted.layers)
-    view = PeftView(restored.objective)
+    view, vllm = PeftView(restored.objective), vllm_line(recipe.method.layer, files.config)
     del restored  # two models are never in memory together
     gc.collect()
     with write_directory(output) as directory:
@@ -76,7 +79,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
         tokenizer.save_pretrained(directory)
         subject = subject_of(recipe, run)
-        load = [*peft_lines(subject), "", vllm_line(files.config), *unmoved_lines(apart)]
+        load = [*peft_lines(subject), "", vllm, *unmoved_lines(apart)]
         load += asking_lines(task, tokenizer)
         write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
         check_tensors(files, directory)
@@ -84,7 +87,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         reader = view.verify(base, directory, str(output))
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
     cost = None if apart is None else summary(apart)
-    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader, cost)
+    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader, vllm, cost)
 
 
 def refuse_unreadable(restored: Restored, output: Path) -> None:
