@@ -59,6 +59,11 @@ class ChatTemplate:
         turns = self.marked(messages, tools) if self.is_marked(tools) else self.found(messages, tools, text)
         return ChatText(text, tuple(turns))
 
+    def asked(self, conversation: str) -> str:
+        """Return the text that asks for the last message of a conversation. Raises ValueError."""
+        values = json.loads(conversation)
+        return self.put(values["messages"][:-1], values["tools"], ask=True)
+
     def put(self, messages: Sequence[Message], tools: Sequence[Any], *, ask: bool) -> str:
         """Return messages as text. ask: with the prompt for an answer. Raises ValueError."""
         from jinja2 import TemplateError

@@ -21,6 +21,7 @@ from reflora_cli.data.encode_prompts import (
     encode_prompts,
     from_place,
     refuse_cut_answers,
+    token_ids,
 )
 from reflora_cli.data.token_cache import Columns, as_array, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
@@ -84,6 +85,18 @@ def encode_chats(
     dropped = len(examples) - len(rows)
     refuse_cut_answers(dropped, len(examples), max_length)
     return EncodedPrompts(rows, dropped)
+
+
+def asked_tokens(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[list[int]]:
+    """Return what a model reads when it is asked for the last answer of each example; no tokens for an empty prompt."""
+    template, found = ChatTemplate(tokenizer), []
+    for example in examples:
+        if example.conversation:
+            text = template.asked(example.conversation)
+            found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            found.append(token_ids(tokenizer, [example.generation_prompt])[0])
+    return found
 
 
 def pairs(flat: np.ndarray) -> Spans:

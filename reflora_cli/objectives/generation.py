@@ -71,11 +71,13 @@ class Penalties:
     """What a search avoids beside unlikely tokens.
 
     length_penalty: beams are compared by their log-likelihood over their length to this power. no_repeat_ngram: the
-    number of tokens that no text has twice in a row; 0 for none.
+    number of tokens that no text has twice in a row; 0 for none. ends: tokens with which a text ends beside the
+    tokenizer's end token.
     """
 
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
+    ends: tuple[int, ...] = ()
 
     def settings(self) -> dict[str, object]:
         """Return those that are in force."""
@@ -158,10 +160,13 @@ class Generation(Scorer):
             found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
         return found
 
-    @torch.no_grad()
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
-        prompts = token_ids(self.base.tokenizer, [example.generation_prompt for example in examples])
+        return self.answers(token_ids(self.base.tokenizer, [example.generation_prompt for example in examples]))
+
+    @torch.no_grad()
+    def answers(self, prompts: Sequence[list[int]]) -> list[Written]:
+        """Return what the model writes after each prompt, given as tokens, in their order."""
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
         for batch in self.batches(kept):
@@ -197,13 +202,13 @@ class Generation(Scorer):
         """Return all settings of the search; a model's own file with sampling or penalties is not to change them."""
         from transformers import GenerationConfig
 
-        tokenizer = self.base.tokenizer
+        tokenizer, others = self.base.tokenizer, self.penalties.ends
         return GenerationConfig(
             do_sample=False,
             num_beams=self.num_beams,
             length_penalty=self.penalties.length_penalty,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=[tokenizer.eos_token_id, *others] if others else tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )
