@@ -59,6 +59,15 @@ class ChatTemplate:
         turns = self.marked(messages, tools) if self.is_marked(tools) else self.found(messages, tools, text)
         return ChatText(text, tuple(turns))
 
+    def asked(self, conversation: str) -> str:
+        """Return the text that asks for the last answer of a conversation, or for one where it ends with a question.
+        Raises ValueError.
+        """
+        values = json.loads(conversation)
+        messages = values["messages"]
+        asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return self.put(asked, values["tools"], ask=True)
+
     def put(self, messages: Sequence[Message], tools: Sequence[Any], *, ask: bool) -> str:
         """Return messages as text. ask: with the prompt for an answer. Raises ValueError."""
         from jinja2 import TemplateError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from reflora_cli.data.encode_prompts import (
     encode_prompts,
     from_place,
     refuse_cut_answers,
+    token_ids,
 )
 from reflora_cli.data.token_cache import Columns, as_array, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
@@ -84,6 +85,34 @@ def encode_chats(
     dropped = len(examples) - len(rows)
     refuse_cut_answers(dropped, len(examples), max_length)
     return EncodedPrompts(rows, dropped)
+
+
+def asked_tokens(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[list[int]]:
+    """Return what a model reads when it is asked for the last answer of each example; no tokens for an empty prompt.
+
+    Raises InputError for a conversation that the chat template does not take.
+    """
+    template, found = ChatTemplate(tokenizer), []
+    for example in examples:
+        if example.conversation:
+            found.append(tokenizer(asked_text(template, example), add_special_tokens=False)["input_ids"])
+        else:
+            found.append(token_ids(tokenizer, [example.generation_prompt])[0])
+    return found
+
+
+def asked_text(template: ChatTemplate, example: PromptExample) -> str:
+    """Return the text of a prompt. Raises InputError."""
+    try:
+        return template.asked(example.conversation)
+    except ValueError as error:
+        raise InputError(Problem(str(error), "the tokenizer's chat template")) from error
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[int]:
+    """Return the token that ends a turn where any example is a conversation; none otherwise."""
+    end = ChatTemplate(tokenizer).end() if any(own.conversation for own in examples) else ""
+    return [cast(int, tokenizer.convert_tokens_to_ids(end))] if end else []
 
 
 def pairs(flat: np.ndarray) -> Spans:

@@ -25,6 +25,7 @@ from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask, Row
+from reflora_cli.tasks.chat import ASKED
 from reflora_cli.tasks.prompts import Template
 
 WRITING = EvalProtocol.LLM_ADAPTERS
@@ -79,7 +80,7 @@ class LanguageAsking(Asking):
     def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
         self.make_scorer = make_scorer
         part = part_asked(task)
-        plain = worded(part, wording or part.template)
+        plain = worded(part, wording or (ASKED if part.by_chat_template else part.template))
         self.by_chat_template = part.by_chat_template and wording is None
         self.plain = spoken(plain) if self.by_chat_template else plain
         self.whole = part if wording is None and part.answers is Answers.CHOSEN else self.plain

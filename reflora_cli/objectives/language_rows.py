@@ -7,17 +7,17 @@ task's evaluation splits are scored as the task says: by a protocol, by comparis
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reflora_cli.data.chat_text import ChatTemplate
-from reflora_cli.data.encode_chats import encode_examples
+from reflora_cli.data.encode_chats import asked_tokens, encode_examples
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import layout_in, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.objective import Asked, Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe, TaskSection
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask
@@ -100,12 +100,14 @@ def language_splits(
     section, limit = recipe.task, limit or recipe.task.max_eval_rows
     for name, part, own in parts_to_score(task, split):
         if part.answers is not Answers.LOSS:
-            yield Split(name, load_scored(part, section.data, own, limit), part, own)
+            scored = load_scored(part, section.data, own, limit)
+            yield Split(name, scored, part, own, asked=asked_rows(recipe, base, scored))
             continue
         held_out = held_out_examples(recipe, part) if split is None else None
         examples = (held_out or load_prompts(part, section.data, own, limit))[:limit]
         encoded = encode_examples(base.tokenizer, examples, section.max_length, train_on_prompt=section.learns_all)
-        yield Split(name, encoded.rows, data_split=own, dropped=encoded.dropped)
+        asked = asked_rows(recipe, base, examples)
+        yield Split(name, encoded.rows, data_split=own, dropped=encoded.dropped, asked=asked)
 
 
 def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
@@ -116,16 +118,30 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
         found = encode_examples(base.tokenizer, examples[name], section.max_length, train_on_prompt=section.learns_all)
         return found.rows, found.dropped
 
+    def asked(name: str) -> list[Asked]:
+        return asked_rows(recipe, base, examples[name])
+
     training, dropped = encoded(task.train)
     facts = chat_facts(recipe, task, base)
     if section.wants_held_out and HELD_OUT in examples:
-        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped, facts)
+        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0], asked=asked(HELD_OUT))], dropped, facts)
     splits = [
-        Split(name, encoded(name)[0]) if part.answers is Answers.LOSS else Split(name, examples[name], part)
+        Split(name, encoded(name)[0], asked=asked(name))
+        if part.answers is Answers.LOSS
+        else Split(name, examples[name], part, asked=asked(name))
         for name, part, _ in parts_to_score(task, None)
         if name in examples
     ]
     return Rows(training, splits, dropped, facts)
+
+
+def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[Asked]:
+    """Return the first rows as the model is asked about them, as many as the recipe wants to see answered."""
+    first = examples[: recipe.eval.samples]
+    tokens = asked_tokens(base.tokenizer, first)
+    return [
+        Asked(example.prompt, ids, example.answer.strip()) for example, ids in zip(first, tokens, strict=True) if ids
+    ]
 
 
 def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]:

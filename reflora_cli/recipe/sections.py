@@ -91,6 +91,11 @@ class TaskSection(Section):
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0, le=1e9)]] | None = Field(
         None, description="kind: the weight of each label in the loss; balanced: rare labels count more"
     )
+    prompt: Literal["template", "alpaca"] | None = Field(
+        None,
+        description="instruct: put rows by the tokenizer's chat template, or by Alpaca's wording; "
+        "null: alpaca, for a tokenizer without a chat template",
+    )
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
     train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
     validation_rows: int | None = Field(
@@ -109,7 +114,8 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _keys_of_a_kind(self) -> TaskSection:
-        given = [key for key in OWN_KEYS if getattr(self, key) is not None]
+        chosen = ("template",) if self.prompt == "template" else ()
+        given = [key for key in OWN_KEYS if getattr(self, key) is not None and key not in chosen]
         if self.kind is None and given:
             reason = f"a named task has its own columns and labels, and {given[0]} is for a task of your own"
             remedy = "set task.kind to classification, regression or multilabel, or leave it out"
@@ -130,6 +136,8 @@ class TaskSection(Section):
         if given := [key for key in wrong if getattr(self, key) is not None]:
             reason = f"conversations have no {given[0]}" if is_chat else f"only conversations have a {given[0]}"
             raise refusal(given[0], reason, "leave it out", also="kind")
+        if self.kind is not None and self.prompt is not None:
+            raise refusal("prompt", f"a task of kind {self.kind} has no prompt to choose", "leave it out", also="kind")
         if is_chat and self.train_on_prompt:
             raise refusal("train_on_prompt", "conversations have task.train_on instead", "set task.train_on=all")
         if is_chat and self.validation is not None and self.validation_rows is not None:
@@ -255,6 +263,9 @@ class EvalSection(Section):
         1.0, ge=-10, le=10, description="beams are compared by log-likelihood over length to this power"
     )
     no_repeat_ngram: int = Field(0, ge=0, description="no answer has so many tokens in a row twice; 0: it may")
+    samples: int = Field(
+        0, ge=0, le=100, description="language models: answers to the first N scored rows, shown with every evaluation"
+    )
     select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
 
     @field_validator("every", mode="before")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,12 @@ class Named:
     @property
     def short(self) -> str:
         return self.name.rpartition("/")[2]
+
+    def templated(self, chat_template: str) -> Self:
+        """Return the task with its rows put by a chat template, where they may be. chat_template: its text, instead of
+        the tokenizer's.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,8 @@ class PromptTask(Named):
         fields.
     by_chat_template: rows are put by the tokenizer's chat template, not by `template`.
     chat_template: the text of the chat template that the tokenizer gets, in the place of its own; empty: its own.
+    example_by_template: the example of a row that is put by a chat template, of a task whose rows may be put either
+        way; the recipe chooses (`task.prompt`).
     """
 
     name: str
@@ -246,6 +254,13 @@ class PromptTask(Named):
     layouts: tuple[Layout, ...] = ()
     by_chat_template: bool = False
     chat_template: str = ""
+    example_by_template: Callable[[Row], PromptExample] | None = None
+
+    def templated(self, chat_template: str) -> PromptTask:
+        if self.example_by_template is None:
+            return self
+        example = self.example_by_template
+        return replace(self, example=example, by_chat_template=True, chat_template=chat_template)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -294,6 +309,9 @@ class Mixture(Named):
     joint: PromptTask | None = None
     joint_files: tuple[str, ...] = ()
     train: str = "train"
+
+    def templated(self, chat_template: str) -> Mixture:
+        return replace(self, parts=tuple(part.templated(chat_template) for part in self.parts))
 
 
 DataTask = SequenceTask | PromptTask

@@ -32,7 +32,7 @@ from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
-from reflora_cli.training.own_template import with_template
+from reflora_cli.training.own_template import refuse_unchosen_prompt, with_template
 from reflora_cli.training.prepare import SILENT, prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -66,6 +66,8 @@ def train(
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
+        if not resume:
+            refuse_unchosen_prompt(recipe, section)
         job = prepare(recipe, compute, section, earlier, trained_tensors(place) if place else None, reporter)
         make_ready(job, accelerator, reporter)
         # A tokenizer that cannot be saved is found out before the first step.

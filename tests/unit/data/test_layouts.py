@@ -17,7 +17,6 @@ from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat import chat_task
 from tests.chat_tokenizers import tokenizer_of
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "own" / "instructions"
 TASK = chat_task("chat", "")
 PAIRS = [("What is it?", "", "It is red."), ("Say it twice:", "red", "red red"), ("é?", "", "☕")]
 
@@ -72,10 +71,10 @@ def test_the_same_conversations_are_the_same_rows(name: str, tmp_path: Path) -> 
     assert [len(spans) for _, spans in tokens(found)] == [1, 1, 1]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared instructions are not there")
-def test_shared_files_of_three_layouts_are_the_same_rows() -> None:
+def test_shared_files_of_three_layouts_are_the_same_rows(shared_data: Path) -> None:
     """Alpaca and ShareGPT hold the same questions; of the messages those rows that are one question and no system."""
-    alpaca, sharegpt, messages = (read(SHARED / name) for name in ("alpaca.json", "sharegpt.json", "messages.jsonl"))
+    names = ("alpaca.json", "sharegpt.json", "messages.jsonl")
+    alpaca, sharegpt, messages = (read(shared_data / "own" / "instructions" / name) for name in names)
     assert len(alpaca) == 175
     assert tokens(alpaca) == tokens(sharegpt)
     short = [index for index, row in enumerate(messages) if len(json.loads(row.conversation)["messages"]) == 2]
