@@ -20,7 +20,7 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
     """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
     from reflora_cli.console.output import make_reporter
     from reflora_cli.ground.errors import InputError, Problem
-    from reflora_cli.recipe.files import load_recipe
+    from reflora_cli.runs.places import run_recipe
     from reflora_cli.runs.restore import at_its_base
     from reflora_cli.runs.trained_base import adapter_base, unchecked
 
@@ -28,7 +28,7 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None) -> Recipe:
         if place.partition("=")[0] not in PLACES:
             what, expected = "a finished run cannot be changed", " or ".join(f"{key}=PATH" for key in PLACES)
             raise InputError(Problem(what, f"override {place}", expected=f"{expected}, where these are now"))
-    recipe = load_recipe(str(run.recipe), places or [])
+    recipe = run_recipe(run, places or [])
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
         make_reporter().note(doubt)
     return at_its_base(recipe, run.adapter)

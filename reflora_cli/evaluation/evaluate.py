@@ -11,13 +11,14 @@ from reflora_cli.evaluation.answers import evaluate_answers
 from reflora_cli.evaluation.labels import evaluate_labels
 from reflora_cli.evaluation.learned import has_learned_rows, refuse_learned_file
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.ground.paths import is_file
+from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.paths import exists, expanded, is_file
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.files import bundled_recipes, load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.places import moved_data, run_recipe
 from reflora_cli.runs.restore import restore
 from reflora_cli.runs.trained_base import adapter_base, unchecked
 from reflora_cli.tasks.registry import find_task
@@ -30,22 +31,49 @@ def evaluate(request: Request, reporter: Reporter) -> Iterator[Evaluation]:
     """
     run = RunDirectory(Path(request.source))
     is_run = is_file(run.recipe)
-    source = str(run.recipe) if is_run else request.source
+    if not is_run:
+        refuse_nothing(request.source)
     adapter = request.adapter or (run.adapter if is_run else None)
     below = (run.path if is_run else Path("runs")) / "evaluations"
     protocol = [f"eval.protocol={request.protocol.value}"] if request.protocol else []
     if request.tasks:
-        refuse_other_task(load_recipe(source, request.overrides), request)
+        refuse_other_task(recipe_of(request), request)
     for named in task_overrides(request.tasks):
-        recipe = with_recorded_labels(load_recipe(source, [*request.overrides, *protocol, *named]), adapter)
+        recipe = with_recorded_labels(recipe_of(request, *protocol, *named), adapter)
         if is_run:
-            recipe = with_all_rows(recipe, load_recipe(source, []), run)
-        task = task_of(recipe.task)
-        if is_run and request.adapter is None:
-            refuse_learned_file(recipe, load_recipe(source, []), task, request.split)
-        if request.protocol and not kind_of(task).protocols:
+            recipe = beside_run(recipe, run, request, reporter)
+        if request.protocol and not kind_of(task_of(recipe.task)).protocols:
             raise InputError(Problem("only language models' answers are found by protocols", "--protocol"))
         yield evaluate_model(recipe, adapter, request, below, reporter)
+
+
+def recipe_of(request: Request, *further: str) -> Recipe:
+    """Return the recipe to score by, that of a run with the present place of its data. further: more overrides."""
+    run, overrides = RunDirectory(Path(request.source)), [*request.overrides, *further]
+    return run_recipe(run, overrides) if is_file(run.recipe) else load_recipe(request.source, overrides)
+
+
+def beside_run(recipe: Recipe, run: RunDirectory, request: Request, reporter: Reporter) -> Recipe:
+    """Return the recipe by which a run is scored, seen beside its own. Raises InputError for rows that it learned."""
+    trained = run_recipe(run)
+    if recipe.task.data == trained.task.data and (moved := moved_data(trained, run)):
+        reporter.note(moved)
+    recipe = with_all_rows(recipe, trained, run)
+    if request.adapter is None:
+        refuse_learned_file(recipe, trained, task_of(recipe.task), request.split)
+    return recipe
+
+
+def refuse_nothing(source: str) -> None:
+    """Raises InputError for a name of neither a run nor a recipe."""
+    path, bundled = expanded(source), bundled_recipes()
+    if is_file(path) or source in bundled:
+        return
+    there = source and exists(path)
+    what = "this is neither a run nor a recipe" if there else "there is no such run or recipe"
+    expected = "a run directory written by `reflora train`, with recipe.yaml; a YAML file; or a bundled recipe"
+    remedy = "" if there else nearest(source, bundled)
+    raise InputError(Problem(what, source, expected=expected, remedy=remedy))
 
 
 def evaluate_model(

@@ -1,4 +1,7 @@
-"""Write the model card that goes with every export."""
+"""Write the model card that goes with every adapter and export.
+
+A card is published: it has names of the hub, and of local paths their last part only (`public.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflora_cli import __version__
+from reflora_cli.adapter_io.config import PeftConfig, read_json
+from reflora_cli.adapter_io.files import RECORD
+from reflora_cli.data.load import OWN
+from reflora_cli.export.metadata import Published, front_matter
 from reflora_cli.export.prompting import card_lines
-from reflora_cli.methods.settings import Optimizer
-from reflora_cli.model.chat_template import QUESTION
+from reflora_cli.export.public import public_recipe
+from reflora_cli.export.usage import peft_lines, transformers_lines
+from reflora_cli.export.vllm import vllm_line
+from reflora_cli.ground.paths import is_file
+from reflora_cli.methods.settings import Optimizer, Quantization
 from reflora_cli.model.load import load_tokenizer
-from reflora_cli.model.sources import Source, find_source
-from reflora_cli.objectives.pick import kind_of
+from reflora_cli.model.sources import Source, find_source, weights_hash
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
@@ -26,40 +35,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about: a recipe's result on a base. results: the run's results.json, if there is one."""
+    """What a card is about: a recipe's result on a base.
+
+    recipe: with public names only. results: the run's results.json, if there is one. labels: those of a classifier's
+    outputs, in their order.
+    """
 
     recipe: Recipe
     task: Task
     source: Source
     results: dict[str, Any] | None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The scores of the kept adapter, by split or task."""
+        return (self.results or {}).get("scores") or {}
 
 
 def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -> str:
-    """Return a README with base, method, data, scores and how to load it. kind: adapter or model. load: the lines of
-    a fenced block.
+    """Return a README with what the hub reads, base, method, data, scores and how to load it.
+
+    kind: adapter or model. library: the one that loads it. load: the lines on how.
     """
-    recipe, task, source, method = subject.recipe, subject.task, subject.source, subject.recipe.method
+    recipe, task, method = subject.recipe, subject.task, subject.recipe.method
     sources = [choice.source for choice in (method.layer, method.start, method.update) if choice.source]
     lines = [
         "---",
-        *([] if source.is_local else [f"base_model: {source.name}"]),
-        f"library_name: {library}",
-        f"tags: [{', '.join(dict.fromkeys((method.layer.peft_type.lower(), str(method.layer), method.name)))}]",
+        front_matter(Published(recipe, task, subject.source, subject.scores), library),
         "---",
         "",
         f"# {task.name}, {kind}: {recipe.model.name}",
         "",
         f"Trained by reflora {__version__} with {method.summary}, "
-        f"seed {recipe.train.seed}, on {task.name} ({recipe.task.data}).",
+        f"seed {recipe.train.seed}, on {task.name}{data_words(recipe)}.",
         *(f"Source: {source}." for source in dict.fromkeys(sources)),
         *rule_lines(recipe),
+        *base_note(subject.source),
         "",
         *score_lines(subject.results),
         "## Load it",
         "",
         *load,
         "",
-        "## Recipe",
+        "## Training",
+        "",
+        *fact_lines(recipe),
         "",
         "```yaml",
         dump_recipe(recipe).rstrip(),
@@ -67,6 +88,45 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "",
     ]
     return "\n".join(lines)
+
+
+def base_note(source: Source) -> list[str]:
+    """Say which base it was where it is not one of the hub, and which weights it has."""
+    if not source.is_local:
+        return []
+    base = "a local directory" if source.is_path else f"{source.name}, which comes with a Python package"
+    return ["", f"The base was {base}; its weights have the sha256 {weights_hash(source)}."]
+
+
+def data_words(recipe: Recipe) -> str:
+    """Name the user's own data."""
+    return "" if recipe.task.data in OWN else f" ({recipe.task.data})"
+
+
+def fact_lines(recipe: Recipe) -> list[str]:
+    """Return a table of the settings that decide most."""
+    method, train = recipe.method, recipe.train
+    targets = method.targets if isinstance(method.targets, str) else ", ".join(f"`{name}`" for name in method.targets)
+    rates = [f"{train.learning_rate:g}"]
+    rates += [f"{train.head_learning_rate:g} for modules trained whole"] if train.head_learning_rate else []
+    rates += [f"that of B {method.lr_ratio:g} times that of A"] if method.lr_ratio != 1 else []
+    length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
+    facts = {
+        "method": method.label,
+        **({} if method.layer.in_place else {"rank": str(method.rank)}),
+        **({"alpha": f"{method.alpha:g}"} if method.layer.has_pairs else {}),
+        "targets": targets,
+        "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
+        "learning rate": ", ".join(rates),
+        "length": f"{length} of {train.batch_size} rows",
+        "seed": str(train.seed),
+    }
+    return ["| setting | value |", "|---|---|", *(f"| {name} | {escaped(value)} |" for name, value in facts.items())]
+
+
+def escaped(text: str) -> str:
+    """Return a text for a table's cell: a bar, as in a regular expression, would end it."""
+    return text.replace("|", "\\|")
 
 
 def rule_lines(recipe: Recipe) -> list[str]:
@@ -81,67 +141,60 @@ def rule_lines(recipe: Recipe) -> list[str]:
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
-    """Return a run as a card's subject."""
+    """Return a run as a card's subject. recipe: the run's, with the present place of its base."""
     source = find_source(recipe.model.name, recipe.model.revision)
-    return Subject(recipe, task_of(recipe.task), source, read_results(run))
+    names = (read_json(run.adapter / RECORD) if is_file(run.adapter / RECORD) else {}).get("label_names")
+    labels = tuple(map(str, names)) if isinstance(names, list) else ()
+    return make_subject(recipe, source, read_results(run), labels)
+
+
+def make_subject(recipe: Recipe, source: Source, results: dict[str, Any] | None, labels: Sequence[str]) -> Subject:
+    """Return a card's subject. recipe: with any names; source: that of the base, under the name that was given."""
+    return Subject(public_recipe(recipe, source), task_of(recipe.task), source, results, tuple(labels))
+
+
+def adapter_card(
+    subject: Subject,
+    config: PeftConfig,
+    unreadable: str = "",
+    further: Sequence[str] = (),
+    asked: Sequence[str] = (),
+) -> str:
+    """Return the card of an adapter directory.
+
+    unreadable: why PEFT cannot read it; empty if it can. further: more lines on how to load it. asked: the section on
+    how it is asked.
+    """
+    if unreadable:
+        load = [f"PEFT does not read this adapter: {unreadable}.", "", "Merge it into its base: `reflora merge RUN`."]
+        return model_card(subject, "adapter", "reflora", [*load, *asked])
+    code = peft_lines(subject.task, subject.source, subject.labels)
+    vllm = vllm_line(subject.recipe.method.layer, config)
+    load = [*code, "", vllm, *(further or moved_lines(subject.recipe)), *asked]
+    return model_card(subject, "adapter", "peft", load)
+
+
+def moved_lines(recipe: Recipe) -> list[str]:
+    """Say that PEFT computes otherwise where training has moved a quantized base; an export measures how far."""
+    if not (recipe.method.start.moves_base and recipe.model.quantization is not Quantization.NONE):
+        return []
+    what = "In training a part of the quantized base was taken out and the rest quantized again, which PEFT does not do"
+    return ["", f"{what}: `reflora export RUN --format peft` measures the difference, a merge has none."]
 
 
 def merged_card(recipe: Recipe, run: RunDirectory, directory: Path) -> str:
     """Return the card of a run's merged model. directory: that of the model, with its tokenizer."""
-    subject = subject_of(recipe, run)
+    about = subject_of(recipe, run)
     tokenizer = load_tokenizer(find_source(str(directory), None))
-    load = [*transformers_lines(subject), *asking_lines(subject.task, tokenizer)]
-    return model_card(subject, "merged model", "transformers", load)
+    load = [*transformers_lines(about.task), *asked_section(about.task, tokenizer)]
+    return model_card(about, "merged model", "transformers", load)
 
 
-def asking_lines(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def asked_section(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the card's section on how a language model is asked; nothing for a classifier. tokenizer: the one with
-    the chat template that goes with the model.
+    the chat template that was trained.
     """
-    if not task.parts:
-        return []
-    ask = python(
-        f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
-        "inputs = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
-        ")",
-        "written = model.generate(**inputs, max_new_tokens=100)",
-        'print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
-    )
-    shown = ["The chat template of this tokenizer asks so:", "", *ask, ""] if tokenizer.chat_template else []
-    return ["", "## Ask it", "", *card_lines(task.parts, tokenizer), "", *shown]
-
-
-def python(*lines: str) -> list[str]:
-    """Return a fenced block of Python."""
-    return ["```python", *lines, "```"]
-
-
-def base_lines(task: Task, location: str) -> list[str]:
-    """Return Python that loads the base model."""
-    kind = kind_of(task)
-    arguments = [repr(location), *(f"{name}={value!r}" for name, value in kind.base_arguments.items())]
-    load = f"base = {kind.auto_class}.from_pretrained({', '.join(arguments)})"
-    return [f"from transformers import {kind.auto_class}", "", load]
-
-
-def peft_lines(subject: Subject) -> list[str]:
-    """Return Python that puts the adapter on its base with PEFT."""
-    lines = base_lines(subject.task, subject.source.location)
-    return python(
-        "from peft import PeftModel", *lines, 'model = PeftModel.from_pretrained(base, "path/to/this/directory")'
-    )
-
-
-def transformers_lines(subject: Subject) -> list[str]:
-    """Return Python that loads the merged model with transformers."""
-    auto = kind_of(subject.task).auto_class
-    return python(
-        f"from transformers import {auto}, AutoTokenizer",
-        "",
-        f'model = {auto}.from_pretrained("path/to/this/directory")',
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
-    )
+    return ["", "## Ask it", "", *card_lines(task.parts, tokenizer)] if task.parts else []
 
 
 def score_lines(results: dict[str, Any] | None) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from reflora_cli.export.card import model_card, python, subject_of
+from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.onnx_graph import Graph, Session, make_graph
+from reflora_cli.export.public import public_name
+from reflora_cli.export.usage import python
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.memory import make_plain
@@ -102,7 +104,7 @@ def describe(graph: Graph, restored: Restored) -> None:
 
     model, recipe = onnx.load(graph.path), restored.recipe
     facts = {"labels": json.dumps(list(restored.base.labels)), "task": restored.task.name,
-             "base_model": recipe.model.name, "max_length": str(recipe.task.max_length),
+             "base_model": public_name(restored.base.source), "max_length": str(recipe.task.max_length),
              "length": length_of(graph)}  # fmt: skip
     for key, value in facts.items():
         entry = model.metadata_props.add()

@@ -17,7 +17,7 @@ from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, r
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
-from reflora_cli.export.card import asking_lines, model_card, peft_lines, subject_of
+from reflora_cli.export.card import adapter_card, asked_section, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
 from reflora_cli.export.vllm import vllm_line
@@ -78,10 +78,9 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path) -> ExportReport
         write_json(directory / RECORD, files.record)
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
         tokenizer.save_pretrained(directory)
-        subject = subject_of(recipe, run)
-        load = [*peft_lines(subject), "", vllm, *unmoved_lines(apart)]
-        load += asking_lines(task, tokenizer)
-        write_file(directory / "README.md", model_card(subject, "adapter", "peft", load))
+        about, asked = subject_of(recipe, run), asked_section(task, tokenizer)
+        card = adapter_card(about, files.config, further=unmoved_lines(apart), asked=asked)
+        write_file(directory / "README.md", card)
         check_tensors(files, directory)
         base = kind_of(task).load_base(section, source.revision, dtype, recipe.train.seed)
         reader = view.verify(base, directory, str(output))

@@ -121,7 +121,8 @@ def template_lines(tokenizer: PreTrainedTokenizerBase, end: Ending | None) -> li
     messages = [*(system if reads(tokenizer, system) else []), said("user", QUESTION)]
     ends = f" An answer ends with `{end.text}`." if end else ""
     is_one = end is None or end.token is not None
-    several = "" if is_one else " That is several tokens: a program must be told to stop at this text."
+    several = " A search that does not end there by itself is to be told (`eos_token_id` of `generate`)." if end else ""
+    several = several if is_one else " That is several tokens: a program must be told to stop at this text."
     return [
         "It was trained on conversations by the tokenizer's chat template, and is to be asked by it. A question is "
         f"written so, special tokens included:{'' if len(messages) > 1 else ' (a system message is not read)'}",

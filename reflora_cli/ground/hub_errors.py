@@ -12,7 +12,7 @@ vary with its version."""
 
 @dataclass(frozen=True)
 class Reason:
-    """The reason why something cannot be downloaded from the hub, and what the user can do."""
+    """The reason why something cannot be downloaded from the hub or uploaded to it, and what the user can do."""
 
     found: str
     remedy: str
@@ -59,3 +59,29 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def upload_reason(error: BaseException, repository: str) -> Reason | None:
+    """Return the reason if the hub or the network refused an upload, else None. repository: NAME or OWNER/NAME."""
+    from huggingface_hub import constants, errors
+
+    chain = list(causes(error))
+    login = "log in by `hf auth login`, or set HF_TOKEN, with a token that may write"
+    unknown = Reason("nobody is logged in, or the token is not valid any more", login)
+    statuses = {
+        401: unknown,
+        403: Reason("whoever is logged in may not write there", f"name a repository that is yours, or {login}"),
+        404: Reason(
+            f"the hub knows no such owner for this token: {repository}", f"check OWNER in OWNER/NAME, or {login}"
+        ),
+    }
+    kinds = ((errors.LocalTokenNotFoundError, unknown),
+             (errors.OfflineModeIsEnabled, Reason("HF_HUB_OFFLINE is set", "unset it")))  # fmt: skip
+    found = next((reason for kind, reason in kinds if any(isinstance(one, kind) for one in chain)), None)
+    refused = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    if refused is not None and found is None:
+        words = str(refused).strip().partition("\n")[0] or type(refused).__name__
+        found = statuses.get(refused.response.status_code, Reason(words, ""))
+    if found is None and any(isinstance(one, ConnectionError) or type(one).__name__ in UNREACHABLE for one in chain):
+        found = Reason(f"{constants.ENDPOINT} cannot be reached", "check the network (proxy? HF_ENDPOINT?)")
+    return found

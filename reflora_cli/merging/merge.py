@@ -117,7 +117,8 @@ def merge(request: MergeRequest) -> MergeReport:
             quantization_difference=None if trained is None else summary(difference(trained, after)),
             rounding_difference=None if rounded is None else summary(difference(after, rounded)),
         )
-        write_json(directory / "merge.json", asdict(report))
+        # The directory may be published: its file of figures names it, and not where it lies.
+        write_json(directory / "merge.json", {**asdict(report), "output": request.output.name})
         if request.card:
             write_file(directory / "README.md", request.card(directory))
     return report

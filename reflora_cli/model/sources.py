@@ -21,6 +21,8 @@ from reflora_cli.ground.paths import exists, expanded, is_directory, is_file
 
 BUILTIN = {"tiny-llama": Path(__file__).parents[1] / "builtin" / "tiny_llama"}
 HUB = "hub"
+PACKAGED = ("builtin:", "pkg:")
+"""How names of models begin that are found inside installed packages."""
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WANTED = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of the files of a hub model: those with its weights, and all others that are read."""
@@ -35,6 +37,11 @@ class Source:
     location: str
     revision: str | None
     is_local: bool
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is a directory of the user's, which means nothing on another machine."""
+        return self.is_local and not self.name.startswith(PACKAGED)
 
 
 def find_source(name: str, revision: str | None) -> Source:

@@ -23,12 +23,14 @@ from reflora_cli.tasks.prompts import Template
 class Kind(ABC):
     """A task with everything that its kind decides.
 
-    auto_class: the class by which transformers loads its model. peft_type: PEFT's name for the kind. protocols: the
-    ways in which its model's answers can be found; none where the model's outputs are labels or numbers.
+    auto_class: the class by which transformers loads its model. peft_type: PEFT's name for the kind. pipeline_tag: the
+    hub's name for it. protocols: the ways in which its model's answers can be found; none where the model's outputs are
+    labels or numbers.
     """
 
     auto_class: ClassVar[AutoName]
     peft_type: ClassVar[Literal["SEQ_CLS", "CAUSAL_LM"]]
+    pipeline_tag: ClassVar[str]
     protocols: ClassVar[tuple[EvalProtocol, ...]] = ()
 
     @property

@@ -48,6 +48,7 @@ class LanguageKind(Kind):
     task: LanguageTask
     auto_class = "AutoModelForCausalLM"
     peft_type = "CAUSAL_LM"
+    pipeline_tag = "text-generation"
     protocols = tuple(EvalProtocol)
 
     def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:

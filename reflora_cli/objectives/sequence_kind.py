@@ -33,6 +33,7 @@ class SequenceKind(Kind):
     task: SequenceTask
     auto_class = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
+    pipeline_tag = "text-classification"
 
     @property
     def base_arguments(self) -> Mapping[str, object]:

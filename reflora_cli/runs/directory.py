@@ -19,11 +19,13 @@ from reflora_cli.ground.atomic import LOCK
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
 
+CARD = "README.md"
+"""The model card of an adapter directory."""
 BESIDE = (
     "adapter_*", "reflora*", "tokenizer*", "chat_template*", "special_tokens_map*", "added_tokens*", "vocab*",
-    "merges*", "spiece*",
+    "merges*", "spiece*", CARD,
 )  # fmt: skip
-"""Names of the files in `adapter/`, those of tokenizers too."""
+"""Names of the files in `adapter/`, those of tokenizers and the card too."""
 CHECKPOINT = re.compile(r"step-([0-9]{6,15})(-stopped)?")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reflora_cli.adapter_io.files import PEFT_BASE, AdapterFiles, read_adapter
+from reflora_cli.adapter_io.files import AdapterFiles, read_adapter
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.adapted import Adapted
@@ -21,11 +21,11 @@ from reflora_cli.model.labels import as_recorded, refuse_foreign_head
 from reflora_cli.model.precision import DTYPES, Compute, pick_device, resolve_dtype
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.runs.trained_base import adapter_base, check_same, found_again, trained_on
+from reflora_cli.runs.places import run_recipe
+from reflora_cli.runs.trained_base import adapter_base, check_same, found_again
 from reflora_cli.tasks.base import Task
 
 
@@ -65,7 +65,7 @@ def with_adapter(recipe: Recipe, files: AdapterFiles | None, device: torch.devic
     kind = kind_of(task)
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
-    known = trained_on(files.record, (files.config.model_extra or {}).get(PEFT_BASE)) if files is not None else None
+    known = adapter_base(files.directory) if files is not None else None
     section = found_again(recipe.model, known) if known is not None else recipe.model
     base = kind.load_base(section, section.revision, dtype, recipe.train.seed)
     check_length(base, recipe.task.max_length)
@@ -117,4 +117,4 @@ def with_its_labels(files: AdapterFiles, base: Base, task: Task) -> Base:
 
 def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:
     """Return the file in which a run keeps its rows; None if the recipe asks for other data than the run's."""
-    return run.probes if load_recipe(str(run.recipe), []).task.data == recipe.task.data else None
+    return run.probes if run_recipe(run).task.data == recipe.task.data else None

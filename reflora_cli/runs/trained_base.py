@@ -18,8 +18,9 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
 from reflora_cli.model.sources import HUB, Source, find_source, local_directory, weights_hash
 from reflora_cli.recipe.sections import ModelSection
+from reflora_cli.runs.places import moved_with
 
-REMEDY = "say where it is: model.name=PATH"
+REMEDY = "say where it is: model.name=PATH (predict and chat: --base PATH)"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class TrainedOn:
     """What a run or an adapter says of its base; None or empty for what it does not say.
 
     name: the name in the recipe. path: the absolute directory of a local base. sha256: that of its weights. commit: the
-    commit on the hub. on_hub: whether it was a hub model; older runs may not tell its commit.
+    commit on the hub. on_hub: whether it was a hub model; older runs may not tell its commit. moved: the directory of a
+    local base that was moved together with the run.
     """
 
     name: str
@@ -35,16 +37,18 @@ class TrainedOn:
     sha256: str | None
     commit: str | None
     on_hub: bool
+    moved: str | None = None
 
     @property
     def is_local(self) -> bool:
         return bool(self.sha256)
 
 
-def trained_on(record: Mapping[str, Any], peft_base: object = None) -> TrainedOn:
+def trained_on(record: Mapping[str, Any], peft_base: object = None, run: Path | None = None) -> TrainedOn:
     """Return what a record (`reflora.json`, `environment.json`) says of the base.
 
-    peft_base: PEFT's `base_model_name_or_path`; in records that do not tell it apart it is the absolute directory.
+    peft_base: PEFT's `base_model_name_or_path`; in records that do not tell it apart it is the absolute directory. run:
+    the present directory of the run that the record belongs to.
     """
     base = record.get("base")
     said: Mapping[str, Any] = base if isinstance(base, dict) else {}
@@ -55,13 +59,14 @@ def trained_on(record: Mapping[str, Any], peft_base: object = None) -> TrainedOn
     if sha256 and not path and Path(other).is_absolute():
         path = other
     on_hub = not sha256 and (bool(commit) or "sha256" in said)
-    return TrainedOn(name or other, path or None, sha256 or None, commit or None, on_hub)
+    moved = moved_with(run, said) if run is not None and sha256 else None
+    return TrainedOn(name or other, path or None, sha256 or None, commit or None, on_hub, moved)
 
 
 def adapter_base(directory: Path) -> TrainedOn:
     """Return what an adapter directory says of its base. Raises InputError for files that are no JSON objects."""
     record, config = (read_json(directory / name) if is_file(directory / name) else {} for name in (RECORD, CONFIG))
-    return trained_on(record, config.get(PEFT_BASE))
+    return trained_on(record, config.get(PEFT_BASE), directory.resolve().parent)
 
 
 def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
@@ -76,7 +81,8 @@ def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
         place = f"{HUB}:{base.name}" if find_local(section.name) else section.name
         return section.model_copy(update={"name": place, "revision": section.revision or base.commit})
     seen = list[str]()
-    for place in dict.fromkeys((section.name, base.path or section.name)):
+    places = list(dict.fromkeys(place for place in (section.name, base.path, base.moved) if place))
+    for place in places:
         source = find_local(place)
         if source is None:
             continue
@@ -85,7 +91,7 @@ def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
             return section.model_copy(update={"name": place})
         seen.append(f"sha256 {found} in {source.location}")
     what = "the base model is not the one that the adapter was trained on" if seen else "the base model is gone"
-    lost = f"nothing at {base.path}" if base.path else "no such directory here"
+    lost = f"nothing at {' or '.join(places[1:])}" if places[1:] else "no such directory here"
     expected = f"the local directory {base.path or base.name}, sha256 {base.sha256}"
     where = f"model.name: {section.name}"
     raise InputError(Problem(what, where, found="; ".join(seen) or lost, expected=expected, remedy=REMEDY))

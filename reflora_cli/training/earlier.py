@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from reflora_cli.adapter_io.checks import tensor_problem
 from reflora_cli.adapter_io.config import ends_with
-from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, WEIGHTS, AdapterFiles, read_adapter
+from reflora_cli.adapter_io.files import CONFIG, RECORD, WEIGHTS, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapters.target_patterns import PLAIN_NAME
 from reflora_cli.ground.atomic import write_directory
@@ -26,7 +26,7 @@ from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.runs.trained_base import TrainedOn, trained_on
+from reflora_cli.runs.trained_base import TrainedOn, adapter_base
 
 LAYER_REMEDY = "merge the adapter, and train on the merged model: another layer has no place for its parameters"
 
@@ -41,7 +41,7 @@ class Earlier:
     @property
     def base(self) -> TrainedOn:
         """What the adapter says of its base."""
-        return trained_on(self.files.record, (self.files.config.model_extra or {}).get(PEFT_BASE))
+        return adapter_base(self.files.directory)
 
     def record(self) -> dict[str, str]:
         """Return what environment.json and reflora.json say of it: the directory and the digest of the weights."""

@@ -24,6 +24,7 @@ from reflora_cli.objectives.rows import rows_text
 from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
+from reflora_cli.runs.places import FROM_RUN
 from reflora_cli.runs.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
@@ -134,7 +135,7 @@ def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
     if not resume:
         return recipe.model
     try:
-        return found_again(recipe.model, trained_on(read_environment(run) or {}))
+        return found_again(recipe.model, trained_on(read_environment(run) or {}, run=run.path))
     except InputError as error:
         what, remedy = "the base model changed since the run began", "put it there again, or begin anew"
         raise InputError(*(replace(problem, what=what, remedy=remedy) for problem in error.problems)) from error
@@ -152,6 +153,8 @@ def check_environment(session: Session, known: Mapping[str, Any]) -> None:
         if key == "base" and isinstance(before, dict):
             # Where it lies may change. Older runs tell neither that, nor the commit, nor what outputs mean: the labels.
             before = {"labels": list(job.task.label_names), **before, "path": now[key]["path"]}
+            before.pop(FROM_RUN, None)
+            now[key].pop(FROM_RUN, None)
             before["commit"] = before.get("commit") or now[key]["commit"]
         if before != now.get(key):
             found, expected = json.dumps(now.get(key)), json.dumps(before)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
+from reflora_cli.adapter_io.files import CONFIG
+from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.console.reporter import Reporter
+from reflora_cli.export.card import adapter_card, asked_section, make_subject
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
@@ -21,8 +25,9 @@ from reflora_cli.model.shard import shard_blocks
 from reflora_cli.model.tokenizer_files import tokenizer_files
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
-from reflora_cli.runs.directory import RunDirectory, default_output, read_results, refuse_links
+from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.environment import peak_memory
+from reflora_cli.runs.places import with_data_found, with_places
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
@@ -68,7 +73,9 @@ def train(
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
         if not resume:
             refuse_unchosen_prompt(recipe, section)
-        job = prepare(recipe, compute, section, earlier, trained_tensors(place) if place else None, reporter)
+        read = with_data_found(recipe, run) if resume else recipe
+        job = prepare(read, compute, section, earlier, trained_tensors(place) if place else None, reporter)
+        job = replace(job, recipe=recipe, environment=with_places(job.environment, read, run, job.base.source))
         make_ready(job, accelerator, reporter)
         # A tokenizer that cannot be saved is found out before the first step.
         beside = tokenizer_files(served_tokenizer(job.base, job.task)) if accelerator.is_main_process else {}
@@ -143,9 +150,19 @@ def finish(session: Session) -> dict[str, Any]:
         else:
             write_file(session.run.curves, curves)
         draw_confusions(session)
+        write_card(session, results)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results
+
+
+def write_card(session: Session, results: dict[str, Any]) -> None:
+    """Write the model card of the adapter."""
+    job, directory = session.job, session.run.adapter
+    source = replace(job.base.source, revision=job.base.source.revision or job.base.commit)
+    about = make_subject(job.recipe, source, results, job.base.labels)
+    asked = asked_section(job.task, job.base.tokenizer)
+    write_file(directory / CARD, adapter_card(about, read_config(directory / CONFIG), job.unreadable, asked=asked))
 
 
 def draw_confusions(session: Session) -> None:

@@ -50,12 +50,15 @@ def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def forget(run: Path) -> None:
-    """Make it a run as they were written before: without the base's place, what its outputs mean, and rows."""
+    """Make it a run as they were written before: without the places of base and data, what its outputs mean, and
+    rows.
+    """
     (run / "probe_rows.jsonl").unlink()
     for file in (run / "adapter" / "reflora.json", run / "environment.json"):
         said = json.loads(file.read_text())
-        for key in ("path", "labels"):
+        for key in ("path", "labels", "from_run"):
             del said["base"][key]
+        said.pop("paths", None)
         file.write_text(json.dumps(said))
 
 
@@ -81,7 +84,7 @@ def test_base_is_found_where_training_had_it(original: Path, place: Path, reflor
     base, found = (load_file(file) for file in (original / "some/base/model.safetensors", "merged/model.safetensors"))
     name = "bert.embeddings.word_embeddings.weight"
     assert base[name].equal(found[name])
-    assert str(original) in (Path("merged") / "README.md").read_text()
+    assert str(original) not in (Path("merged") / "README.md").read_text()
     for format in ("peft", "onnx"):
         assert reflora("export", run, "--format", format, "--output", format).status == 0
 
@@ -107,6 +110,80 @@ def test_lost_base_and_data_are_named_with_what_mends_it(place: Path, reflora: R
     assert reflora(*command, name, data).status == 0
     assert reflora("export", run, name, "--format", "peft", "--output", "peft").status == 0
     assert reflora("eval", run, name, data).status == 0
+
+
+def test_a_tree_with_run_base_and_data_moves_together(
+    original: Path, place: Path, reflora: Reflora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To another place, read from a third one in which the relative names are other data and another model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(original)
+        expected = reflora("eval", "run", "--json").json["scores"]
+        assert reflora("merge", "run", "--output", place.parent / "first").status == 0
+    kept = original.rename(original.parent / "kept")
+    try:
+        (moved := place.parent / "deeper").mkdir()
+        tree = place.rename(moved / "tree")
+        other_model(Path("some/base"), tree / "some" / "base")
+        shutil.copytree(tree / "data", "data")
+        for file in Path("data").iterdir():
+            file.write_text(file.read_text().replace("small", "large"))
+        outcome = reflora("eval", tree / "run", "--json")
+        assert outcome.status == 0, outcome.err
+        assert outcome.json["scores"] == expected
+        assert f"the data are read from {tree / 'data'}" in " ".join(outcome.err.split())
+        assert reflora("merge", tree / "run", "--output", "merged").status == 0
+        written = (Path("merged") / "model.safetensors").read_bytes()
+        assert written == (place.parent / "first" / "model.safetensors").read_bytes()
+        assert reflora("export", tree / "run", "--format", "peft", "--output", "peft").status == 0
+        assert reflora("predict", tree / "run", "a cup", "a box").status == 2  # a row of this task has two columns
+        resumed_equals_finished(tree, reflora)
+        shutil.rmtree(tree / "data")
+        shutil.rmtree("data")
+        lost = reflora("eval", tree / "run")
+        words = ("task.data", str(original / "data"), "task.data=PATH")
+        assert (lost.status, [word for word in words if word not in lost.err]) == (2, []), lost.err
+    finally:
+        kept.rename(original)
+
+
+def resumed_equals_finished(tree: Path, reflora: Reflora) -> None:
+    """Lose the last step of the run, and make it again from a recipe with its relative paths."""
+    run = tree / "run"
+    expected = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+    outcome = reflora("train", tree / "recipe.yaml", "--output", run, "--resume")
+    assert outcome.status == 0, outcome.err
+    assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == expected
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["task"]["data"] == "data"
+
+
+def test_data_are_those_of_training_in_another_directory(original: Path, place: Path, reflora: Reflora) -> None:
+    """A relative name means other rows there, unless it is said that these are meant."""
+    Path("data").mkdir()
+    for file in (original / "data").iterdir():
+        (Path("data") / file.name).write_text(file.read_text().replace('"label": 0', '"label": 1'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(original)
+        expected = reflora("eval", "run", "--json").json["scores"]
+    assert reflora("eval", original / "run", "--json").json["scores"] == expected
+    meant = reflora("eval", original / "run", "task.data=data", "--json")
+    assert meant.status == 0, meant.err
+    assert meant.json["scores"] != expected
+    assert "training read them" not in meant.err
+
+
+@pytest.mark.parametrize("name", ["nowhere", "some/nowhere", "glue/coal"])
+def test_what_is_neither_run_nor_recipe_is_told_as_both(name: str, reflora: Reflora) -> None:
+    outcome = reflora("eval", name)
+    assert outcome.status == 2
+    assert not [word for word in ("no such run or recipe", "recipe.yaml", "bundled recipe") if word not in outcome.err]
+
+
+def test_a_directory_without_a_run_is_no_run(place: Path, reflora: Reflora) -> None:
+    outcome = reflora("eval", place / "data")
+    assert (outcome.status, "neither a run nor a recipe" in outcome.err) == (2, True), outcome.err
 
 
 @pytest.mark.parametrize("override", ["train.seed=1", "model.dtype=bfloat16", "task.max_length=4", "nonsense"])

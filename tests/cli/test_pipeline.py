@@ -221,10 +221,10 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(command in done.stdout for command in ("train", "eval", "merge", "export"))
+    assert all(command in done.stdout for command in ("train", "eval", "merge", "export", "push"))
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "merge", "export"])
+@pytest.mark.parametrize("command", ["train", "eval", "merge", "export", "push"])
 def test_every_command_has_help_with_an_example(command: str, reflora: Reflora) -> None:
     outcome = reflora(command, "--help")
     assert outcome.status == 0

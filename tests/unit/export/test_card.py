@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reflora_cli.export.card import base_lines, rule_lines
+from reflora_cli.export.card import rule_lines
+from reflora_cli.export.usage import base_lines
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.model.sources import find_source
