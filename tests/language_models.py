@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from reflora_cli.data.encode_prompts import PromptRow
+from reflora_cli.data.encode_prompts import PromptRow, from_place
 from reflora_cli.model.base import Base
 from reflora_cli.model.sources import Source
 from tests.architectures import DECODERS
@@ -42,4 +42,4 @@ def saved(name: str, directory: Path) -> Path:
 
 def prompt_row(tokens: Sequence[int], supervised: int) -> PromptRow:
     """A row of these tokens."""
-    return PromptRow(np.array(tokens, dtype=np.int32), supervised)
+    return from_place(np.array(tokens, dtype=np.int32), supervised)

@@ -63,17 +63,22 @@ def plan(recipe: Any, reporter: Reporter, *, as_json: bool) -> None:
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.own_labels import with_labels
+    from reflora_cli.training.own_template import refuse_unchosen_prompt, with_template
     from reflora_cli.training.prepare import prepare
 
     device = pick_device()
-    recipe = with_labels(recipe, None)
+    recipe = with_template(with_labels(recipe, None))
     earlier = find_earlier(recipe)
     recipe = settled(recipe, earlier)
+    refuse_unchosen_prompt(recipe, recipe.model)
     compute = Compute(device, resolve_dtype(recipe.model.dtype, device))
     job = prepare(recipe, compute, recipe.model, earlier, reporter=reporter)
     reporter.facts("plan: nothing was trained or written", job.facts())
+    row = job.objective.shown(job.rows.training[0])
+    if row:
+        reporter.text("the first training row, with what is learned marked", row)
     if as_json:
-        print_json({"plan": job.facts(), "recipe": recipe.model_dump(mode="json")})
+        print_json({"plan": job.facts(), **({"row": row} if row else {}), "recipe": recipe.model_dump(mode="json")})
 
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:

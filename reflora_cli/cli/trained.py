@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,4 +40,5 @@ def merge_request(recipe: Recipe, run: RunDirectory, output: Path) -> MergeReque
     from reflora_cli.merging.merge import MergeRequest
     from reflora_cli.runs.restore import kept_rows
 
-    return MergeRequest(recipe, run.adapter, output, card=merged_card(recipe, run), rows=kept_rows(recipe, run))
+    card = partial(merged_card, recipe, run)
+    return MergeRequest(recipe, run.adapter, output, card=card, rows=kept_rows(recipe, run))

@@ -46,4 +46,8 @@ class PlainReporter:
     def note(self, text: str) -> None:
         say(text)
 
+    def text(self, title: str, pieces: Sequence[tuple[str, bool]]) -> None:
+        self.note(title)
+        self.note("".join(f"[[{text}]]" if is_marked else text for text, is_marked in pieces))
+
     def end(self) -> None: ...

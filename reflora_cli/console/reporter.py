@@ -79,6 +79,9 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Show a line about something notable."""
 
+    def text(self, title: str, pieces: Sequence[tuple[str, bool]]) -> None:
+        """Show a text under a title. pieces: its parts in order, each with whether it is marked."""
+
     def end(self) -> None:
         """End the display, because training has ended, successfully or not."""
 
@@ -95,6 +98,7 @@ class SilentReporter:
         return nullcontext(unheard)
 
     def note(self, text: str) -> None: ...
+    def text(self, title: str, pieces: Sequence[tuple[str, bool]]) -> None: ...
     def end(self) -> None: ...
 
 

@@ -87,6 +87,14 @@ class RichReporter:
     def note(self, text: str) -> None:
         self.console.print(Text(text))
 
+    def text(self, title: str, pieces: Sequence[tuple[str, bool]]) -> None:
+        self.console.print(Text(title, style="cyan"))
+        has_color = self.console.color_system is not None and not self.console.no_color
+        for text, is_marked in pieces:
+            shown = f"[[{text}]]" if is_marked and not has_color else text
+            self.console.print(Text(shown, style="bold green" if is_marked else ""), end="")
+        self.console.print()
+
     def end(self) -> None:
         if self.live is not None:
             self.live.transient = not self.progress.task_ids  # else an empty line would stay

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from reflora_cli.data.check import SHORT, check_columns, summary
+from reflora_cli.data.layouts import layout_of
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample, PromptTask, Row
 
-WORDS = {str: "a text", list: "a list of texts", int: "a whole number"}
+WORDS = {str: "a text", list: "a list of texts", int: "a whole number", object: "a text or a list"}
+LISTS = {"messages": "a list of messages", "conversations": "a list of messages"}
+"""What the columns hold whose lists are not of texts."""
 
 
 def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
     """Return one PromptExample for each row. Raises InputError for missing columns, no rows, or bad rows."""
+    task = task.laid_out(layout_of(table, task)) if task.layouts else task
     check_columns(table, tuple(task.fields), task.name, lambda row: not isinstance(example_of(row, task, ""), Problem))
     examples: list[PromptExample] = []
     problems: list[Problem] = []
@@ -49,7 +53,7 @@ def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
     for name, kind in task.fields.items():
         value = row.get(name)
         if value is None or value == "":
-            return Problem(f"{name!r} is missing", where, "nothing", WORDS[kind])
+            return Problem(f"{name!r} is missing", where, "nothing", LISTS.get(name, WORDS[kind]))
         if problem := wrong_type(name, value, kind, where):
             return problem
     others = [(name, str) for name in task.optional] + [(task.references, list)]
@@ -58,9 +62,9 @@ def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
 
 
 def wrong_type(name: str, value: Any, kind: type, where: str) -> Problem | None:
-    if type(value) is not kind:
-        found = f"{SHORT.repr(value)}, of type {type(value).__name__}"
-        return Problem(f"{name!r} is not {WORDS[kind]}", where, found, WORDS[kind])
+    if type(value) is not kind and kind is not object:
+        words, found = LISTS.get(name, WORDS[kind]), f"{SHORT.repr(value)}, of type {type(value).__name__}"
+        return Problem(f"{name!r} is not {words}", where, found, words)
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         return Problem(f"{name!r} is not valid Unicode", where, SHORT.repr(value), expected="no lone surrogates")
     return None

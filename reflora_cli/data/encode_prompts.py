@@ -28,22 +28,33 @@ MOST_DROPPED = 0.05
 """The largest accepted share of rows without any answer left; beyond it `max_length` is taken for a mistake."""
 
 
+Spans = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class PromptRow:
-    """One row as the model reads it, unpadded, with its end token; tokens from `supervised` on are to be predicted."""
+    """One row as the model reads it, unpadded.
+
+    spans: the places (begin, end) of the tokens that are to be predicted, apart and in order; none begins at 0.
+    """
 
     input_ids: TokenIds
-    supervised: int
+    spans: Spans
 
     @property
     def weight(self) -> int:
         """The number of supervised tokens."""
-        return len(self.input_ids) - self.supervised
+        return sum(end - begin for begin, end in self.spans)
+
+
+def from_place(ids: TokenIds, begin: int) -> PromptRow:
+    """Return the row whose tokens from `begin` on are to be predicted."""
+    return PromptRow(ids, ((begin, len(ids)),))
 
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Rows ready for training, and the number of rows that were dropped because their whole answer was cut off."""
+    """Rows ready for training, and the number of rows that were dropped because all that is learned was cut off."""
 
     rows: list[PromptRow]
     dropped: int
@@ -61,7 +72,7 @@ def encode_prompts(
         tokenizer, ("prompts", max_length), examples, lambda: tokenize(tokenizer, examples, max_length)
     )
     texts = zip(rows_of(columns["ids"], columns["lengths"]), columns["borders"].tolist(), strict=True)
-    rows = [PromptRow(ids, 1 if train_on_prompt else border) for ids, border in texts]
+    rows = [from_place(ids, 1 if train_on_prompt else border) for ids, border in texts]
     refuse_cut_answers(len(examples) - len(rows), len(examples), max_length)
     return EncodedPrompts(rows, len(examples) - len(rows))
 
@@ -128,12 +139,12 @@ def supervision(sequences: Sequence[Sequence[PromptRow]], length: int) -> dict[s
     """
     places, targets = [], []
     for index, rows in enumerate(sequences):
-        begin = index * length
+        offset = index * length
         for row in rows:
-            end = begin + len(row.input_ids)
-            places.append(np.arange(begin + row.supervised - 1, end - 1))
-            targets.append(row.input_ids[row.supervised :].astype(np.int64))
-            begin = end
+            for begin, end in row.spans:
+                places.append(np.arange(offset + begin - 1, offset + end - 1))
+                targets.append(row.input_ids[begin:end].astype(np.int64))
+            offset += len(row.input_ids)
     return {
         "supervised": torch.from_numpy(np.concatenate(places)),
         "targets": torch.from_numpy(np.concatenate(targets)),

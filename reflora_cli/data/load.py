@@ -12,6 +12,7 @@ from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
 from reflora_cli.data.delimited import delimited_form
 from reflora_cli.data.held_out import divided
 from reflora_cli.data.hub import read_hub, unknown_split
+from reflora_cli.data.layouts import layout_of
 from reflora_cli.data.own import own_examples
 from reflora_cli.data.read import Table, read_file, table_of
 from reflora_cli.ground.errors import InputError, Problem, nearest
@@ -104,6 +105,11 @@ def form_of(data: str, task: DataTask, split: str) -> str:
         return ""
     path = find_file(expanded(data), task, split)
     return f"{path.name}: {form}" if (form := delimited_form(path)) else ""
+
+
+def layout_in(data: str, task: PromptTask, split: str) -> str:
+    """Say in which of a task's layouts the split's file holds its rows; empty for a task with one layout."""
+    return layout_of(load_table(task, data, split, 1), task).name if task.layouts else ""
 
 
 def find_file(path: Path, task: DataTask, split: str) -> Path:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.evaluation.together import locked_by_first, of_all, of_first
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.objectives.language import by_length
-from reflora_cli.objectives.objective import Split, mine, refuse_infinite
+from reflora_cli.objectives.objective import Sample, Split, mine, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.watched import score_of, watched_tally
@@ -41,10 +41,11 @@ UNSHOWN = ("split", "seconds")
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the closing table, and the tally from which it was made."""
+    """One line of the closing table, the tally from which it was made, and rows with the model's answers."""
 
     values: dict[str, Any]
     tally: Tally[Any]
+    samples: Sequence[Sample] = ()
 
 
 def evaluate_answers(
@@ -59,11 +60,13 @@ def evaluate_answers(
     splits = kind_of(restored.task).splits(recipe, restored.base, request.split, request.limit)
     with locked_by_first(directory, restored.compute):
         lines = {split.name: score_split(restored, split, directory, reporter) for split in splits}
+        samples = {name: [own.record() for own in line.samples] for name, line in lines.items() if line.samples}
         counts = [line.tally for line in lines.values() if isinstance(line.tally, AnswerCounts)]
         results = {
             "task": restored.task.name,
             "tasks": {name: line.values for name, line in lines.items()},
             "mean": mean(counts) if len(counts) > 1 else None,
+            **({"samples": samples} if samples else {}),
             "identity": identity,
             "train_on_prompt": recipe.task.train_on_prompt,
             "batch_size": recipe.eval.batch_size,
@@ -99,7 +102,10 @@ def score_split(restored: Restored, split: Split, directory: Path, reporter: Rep
         seconds = time.monotonic() - begin
         line = Line({**summary(file.tally), "split": split.data_split, "seconds": seconds}, file.tally)
     refuse_infinite({split.name: line.values.get("loss", 0.0)})
-    return line
+    samples = restored.objective.samples(split)
+    for sample in samples:
+        reporter.note(f"sample: {sample.line()}")
+    return replace(line, samples=samples)
 
 
 def outcome_identity(restored: Restored, scorer: Scorer) -> dict[str, object]:

@@ -7,24 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reflora_cli import __version__
 from reflora_cli.adapter_io.config import PeftConfig, read_json
 from reflora_cli.adapter_io.files import RECORD
-from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.data.load import OWN
 from reflora_cli.export.metadata import Published, front_matter
+from reflora_cli.export.prompting import card_lines
 from reflora_cli.export.public import public_recipe
 from reflora_cli.export.usage import peft_lines, transformers_lines
+from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.paths import is_file
 from reflora_cli.methods.settings import Optimizer, Quantization
+from reflora_cli.model.load import load_tokenizer
 from reflora_cli.model.sources import Source, find_source, weights_hash
 from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory, read_results
 from reflora_cli.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -147,16 +153,24 @@ def make_subject(recipe: Recipe, source: Source, results: dict[str, Any] | None,
     return Subject(public_recipe(recipe, source), task_of(recipe.task), source, results, tuple(labels))
 
 
-def adapter_card(subject: Subject, config: PeftConfig, unreadable: str = "", further: Sequence[str] = ()) -> str:
+def adapter_card(
+    subject: Subject,
+    config: PeftConfig,
+    unreadable: str = "",
+    further: Sequence[str] = (),
+    asked: Sequence[str] = (),
+) -> str:
     """Return the card of an adapter directory.
 
-    unreadable: why PEFT cannot read it; empty if it can. further: more lines on how to load it.
+    unreadable: why PEFT cannot read it; empty if it can. further: more lines on how to load it. asked: the section on
+    how it is asked.
     """
     if unreadable:
         load = [f"PEFT does not read this adapter: {unreadable}.", "", "Merge it into its base: `reflora merge RUN`."]
-        return model_card(subject, "adapter", "reflora", load)
+        return model_card(subject, "adapter", "reflora", [*load, *asked])
     code = peft_lines(subject.task, subject.source, subject.labels)
-    load = [*code, "", vllm_line(config), *(further or moved_lines(subject.recipe))]
+    vllm = vllm_line(subject.recipe.method.layer, config)
+    load = [*code, "", vllm, *(further or moved_lines(subject.recipe)), *asked]
     return model_card(subject, "adapter", "peft", load)
 
 
@@ -168,22 +182,19 @@ def moved_lines(recipe: Recipe) -> list[str]:
     return ["", f"{what}: `reflora export RUN --format peft` measures the difference, a merge has none."]
 
 
-def merged_card(recipe: Recipe, run: RunDirectory) -> str:
-    """Return the card of a run's merged model."""
+def merged_card(recipe: Recipe, run: RunDirectory, directory: Path) -> str:
+    """Return the card of a run's merged model. directory: that of the model, with its tokenizer."""
     about = subject_of(recipe, run)
-    return model_card(about, "merged model", "transformers", transformers_lines(about.task))
+    tokenizer = load_tokenizer(find_source(str(directory), None))
+    load = [*transformers_lines(about.task), *asked_section(about.task, tokenizer)]
+    return model_card(about, "merged model", "transformers", load)
 
 
-def vllm_line(config: PeftConfig) -> str:
-    """Say whether vLLM can serve the adapter beside its base: it takes plain LoRA, and no modules saved whole."""
-    whole = ", ".join(config.modules_to_save or ())
-    if not isinstance(config, LoraConfig):
-        return f"vLLM does not take it: it knows LoRA, and this is {config.peft_type}."
-    reason = "DoRA" if config.use_dora else f"modules saved whole ({whole})" if whole else ""
-    if reason:
-        return f"vLLM does not take {reason}: give it the merged model (`reflora merge RUN`)."
-    rank = max((config.r, *config.rank_pattern.values()))
-    return f"vLLM takes it: `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=DIRECTORY`."
+def asked_section(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the card's section on how a language model is asked; nothing for a classifier. tokenizer: the one with
+    the chat template that was trained.
+    """
+    return ["", "## Ask it", "", *card_lines(task.parts, tokenizer)] if task.parts else []
 
 
 def score_lines(results: dict[str, Any] | None) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from reflora_cli.export.gguf_tokenizer import REMEDY, Converted
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.chat_template import prompt_of, reads, said
 
 TEXTS = (
     "Below is an instruction that describes a task.\n\n### Instruction:\nAdd 12 and 345.\n\n### Response:\n",
@@ -41,6 +42,22 @@ def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
         expected, found = tokenizer(text)["input_ids"], converted.tokenizer.ids(asked)
         if found != expected:
             raise disagreement(text, tokenizer, expected, found)
+
+
+def refuse_other_turns(converted: Converted, tokenizer: Any) -> None:
+    """Raises InputError if llama.cpp would tokenize a conversation differently than the tokenizer's chat template."""
+    turns = [said("user", TEXTS[1]), said("assistant", TEXTS[4]), said("user", TEXTS[11])]
+    system = [said("system", TEXTS[0].strip())]
+    begin = str(tokenizer.bos_token) if converted.tokenizer.add_bos else ""
+    for earlier in ([], system if reads(tokenizer, system) else []):
+        for messages in ([*earlier, *turns[:1]], [*earlier, *turns] if reads(tokenizer, turns[:2]) else turns[:1]):
+            text = prompt_of(tokenizer, messages)
+            expected = tokenizer.apply_chat_template(
+                [dict(own) for own in messages], add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            found = converted.tokenizer.ids(text.removeprefix(begin))
+            if found != list(expected):
+                raise disagreement(text, tokenizer, list(expected), found)
 
 
 def disagreement(text: str, tokenizer: Any, expected: list[int], found: list[int]) -> InputError:

@@ -15,17 +15,19 @@ from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
-from reflora_cli.export.gguf_agreement import refuse_disagreement
+from reflora_cli.export.gguf_agreement import refuse_disagreement, refuse_other_turns
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
 from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
-from reflora_cli.export.prompting import Asking, asking, chat_template, modelfile, prompt_lines
+from reflora_cli.export.ollama import modelfile
+from reflora_cli.export.prompting import Reader, Served, served
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.merge import MergeRequest, merge
 from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.auto import load_config
+from reflora_cli.model.chat_template import by_chat_template
 from reflora_cli.model.load import load_tokenizer, quiet_transformers
 from reflora_cli.model.sources import find_source
 from reflora_cli.recipe.sections import Recipe
@@ -77,16 +79,20 @@ def export_gguf(
     tasks = asked_tasks(recipe)
     with quiet_transformers():
         converted = convertible(recipe)
-    asked = asking(tasks, converted.tokenizer.tokens[converted.tokenizer.eos], converted.lead)
     with write_directory(output) as directory, tempfile.TemporaryDirectory(dir=directory) as place:
         merged = Path(place) / "merged"
         merge(MergeRequest(recipe, run.adapter, merged, dtype=Dtype.FLOAT32, rows=kept_rows(recipe, run)), reporter)
         name = Path(recipe.model.name).name
-        request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
+        tokenizer = load_tokenizer(find_source(str(merged), None))
+        asked = served(tasks, tokenizer, Reader(converted.tokenizer.add_bos, converted.lead))
+        if by_chat_template(tasks):
+            converted = converted.talking(asked.end.token if asked.end else None, begins=asked.begins)
+            refuse_other_turns(converted, tokenizer)
+        request = GgufRequest(merged, directory / "model.gguf", kind, converted, asked.chat_template, name)
         with quiet_transformers():
             written = write_gguf(request, reporter)
             difference = verify_gguf(written, request, reporter)
-        write_file(directory / "Modelfile", modelfile("model.gguf", asked))
+        write_file(directory / "Modelfile", modelfile("model.gguf", asked.ollama))
         card = model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", model_lines(asked, converted.notes))
         write_file(directory / "README.md", card)
     cut = f"{converted.tokenizer.model}, {converted.tokenizer.pre}"
@@ -102,12 +108,12 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
     files = read_adapter(run.adapter)
     refuse_unrepresentable(files)
     with quiet_transformers():
-        lead, notes = reading(recipe)
+        reader, notes = reading(recipe)
     restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
-    asked = asking(tasks, restored.base.tokenizer.eos_token, lead)
+    asked = served(tasks, restored.base.tokenizer, reader)
     with write_directory(output) as directory:
         modules = write_gguf_adapter(files, restored.base.model, directory / "adapter.gguf")
-        write_file(directory / "Modelfile", modelfile("base.gguf", asked, adapter="adapter.gguf"))
+        write_file(directory / "Modelfile", modelfile("base.gguf", asked.ollama, adapter="adapter.gguf"))
         card = model_card(subject_of(recipe, run), "GGUF adapter", "gguf", adapter_lines(asked, notes))
         write_file(directory / "README.md", card)
     return GgufAdapterReport(str(output), "gguf-adapter", modules)
@@ -141,8 +147,8 @@ def computable(recipe: Recipe) -> Any:
     return config
 
 
-def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
-    """Return what a prompt must begin with, and notes, for an adapter, whose base has a tokenizer of its own.
+def reading(recipe: Recipe) -> tuple[Reader, tuple[str, ...]]:
+    """Return how llama.cpp reads prompts, and notes, for an adapter, whose base has a tokenizer of its own.
 
     Raises InputError for a base that llama.cpp would compute differently.
     """
@@ -150,11 +156,11 @@ def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
     try:
         converted = convertible(recipe)
     except InputError:
-        return "", (UNCOMPARED,)
-    return converted.lead, converted.notes
+        return Reader(begins=True), (UNCOMPARED,)
+    return Reader(converted.tokenizer.add_bos, converted.lead), converted.notes
 
 
-def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
+def model_lines(asked: Served, notes: Sequence[str]) -> list[str]:
     """Return the card's lines on how a model is run and asked."""
     return [
         "```sh",
@@ -163,15 +169,14 @@ def model_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
         "llama-cli -m model.gguf --jinja -p 'a question'",
         "```",
         "",
-        "The Modelfile and the chat template inside of the file write the prompt of training around a question. The "
-        "chat template of the base, if it has one, is left out: this model was not trained on it.",
+        *carried_lines(asked),
         "",
-        *prompt_lines(asked),
+        *asked.card,
         *note_lines(notes),
     ]
 
 
-def adapter_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
+def adapter_lines(asked: Served, notes: Sequence[str]) -> list[str]:
     """Return the card's lines on how an adapter is put on its base and asked."""
     return [
         "```sh",
@@ -180,11 +185,24 @@ def adapter_lines(asked: Asking, notes: Sequence[str]) -> list[str]:
         "ollama create my-model -f Modelfile  # with base.gguf beside it",
         "```",
         "",
-        "The Modelfile writes the prompt of training around a question. The base's GGUF may carry a chat template: "
-        "this adapter was not trained on it.",
+        "The Modelfile writes the prompt of training around a question. A chat template that the base's GGUF carries "
+        "may be another one than this adapter was trained on.",
         "",
-        *prompt_lines(asked),
+        *asked.card,
         *note_lines(notes),
+    ]
+
+
+def carried_lines(asked: Served) -> list[str]:
+    """Return the card's lines on what in the files asks as training did."""
+    if asked.ollama.template is None:
+        return [
+            "The chat template that was trained is inside of the file. The Modelfile has no TEMPLATE, since Ollama has "
+            f"no equal of it: {asked.ollama.left_out}.",
+        ]
+    return [
+        "The Modelfile and the chat template inside of the file write the prompt of training around a question. "
+        "Another chat template of the base is left out: this model was not trained on it.",
     ]
 
 

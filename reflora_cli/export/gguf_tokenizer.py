@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from reflora_cli.export.gguf_pieces import is_joined_by_score, scores
@@ -39,6 +39,14 @@ class Converted:
     lead: str = ""
     pads_leading_space: bool = False
     notes: tuple[str, ...] = ()
+
+    def talking(self, turn: int | None, *, begins: bool) -> Converted:
+        """Return the tokenizer of a model of conversations. turn: the token that ends a turn; None for the end token
+        alone. begins: whether a prompt begins with the begin token, whatever a text of another kind begins with.
+        """
+        own = self.tokenizer
+        has_begin = own.bos is not None and begins
+        return replace(self, tokenizer=replace(own, eot=own.eot if turn is None else turn, add_bos=has_begin))
 
 
 def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
@@ -249,7 +257,7 @@ def write_tokenizer(writer: Any, tokenizer: LlamaTokenizer, chat_template: str) 
         writer.add_token_scores(list(tokenizer.scores))
     else:
         writer.add_token_merges([" ".join(merge) for merge in tokenizer.merges])
-    for name in ("bos", "eos", "unk", "pad"):
+    for name in ("bos", "eos", "unk", "pad", "eot"):
         if (index := getattr(tokenizer, name)) is not None:
             getattr(writer, f"add_{name}_token_id")(index)
     writer.add_add_bos_token(tokenizer.add_bos)
@@ -267,7 +275,7 @@ def read_tokenizer(fields: Any) -> LlamaTokenizer:
     return LlamaTokenizer(
         value("model"), value("pre"), tuple(value("tokens")), tuple(value("token_type")),
         bos=value("bos_token_id"), eos=value("eos_token_id"),
-        unk=value("unknown_token_id"), pad=value("padding_token_id"),
+        unk=value("unknown_token_id"), pad=value("padding_token_id"), eot=value("eot_token_id"),
         scores=tuple(value("scores", ())),
         merges=tuple(cast(tuple[str, str], tuple(merge.split(" ", 1))) for merge in value("merges", ())),
         add_bos=value("add_bos_token"), add_eos=value("add_eos_token"), add_space_prefix=value("add_space_prefix"),

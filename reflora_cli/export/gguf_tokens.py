@@ -33,7 +33,8 @@ class LlamaTokenizer:
     """A tokenizer as a GGUF file keeps it.
 
     model: `llama` (pieces joined by score) or `gpt2` (bytes joined by merges). pre: how words are cut, for `gpt2`.
-    tokens, types: by id. scores: by id, for `llama`. merges: in order, for `gpt2`. bos, eos, unk, pad: ids.
+    tokens, types: by id. scores: by id, for `llama`. merges: in order, for `gpt2`. bos, eos, unk, pad: ids. eot: the
+    id of the token that ends a turn of a conversation.
     """
 
     model: Literal["llama", "gpt2"]
@@ -44,6 +45,7 @@ class LlamaTokenizer:
     bos: int | None = None
     unk: int | None = None
     pad: int | None = None
+    eot: int | None = None
     scores: tuple[float, ...] = ()
     merges: tuple[tuple[str, str], ...] = ()
     add_bos: bool = False

@@ -18,15 +18,16 @@ from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
 from reflora_cli.console.reporter import SILENT, Reporter
-from reflora_cli.export.card import adapter_card, subject_of
+from reflora_cli.export.card import adapter_card, asked_section, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
 from reflora_cli.export.peft_view import REMEDY, PeftView
+from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.verify import summary
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.base import outermost
-from reflora_cli.model.load import load_tokenizer
+from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
@@ -35,7 +36,8 @@ from reflora_cli.runs.restore import Restored
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The report of an exported adapter. checked_by: the reader that computed the same logits with it.
+    """The report of an exported adapter. checked_by: the reader that computed the same logits with it. vllm: whether
+    vLLM can serve it, and how, or why not.
 
     quantization_difference: how far it is, on the quantized base, from the model that was trained, where training had
     moved that base and quantized it again.
@@ -46,6 +48,7 @@ class ExportReport:
     tensors: int
     parameters: int
     checked_by: str
+    vllm: str
     quantization_difference: dict[str, float] | None = None
 
 
@@ -65,17 +68,19 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
     refuse_unreadable(restored, output)
     files = replace(completed(restored), record=read_adapter(run.adapter).record)
     task, source, dtype = restored.task, restored.base.source, restored.compute.dtype
+    tokenizer = served_tokenizer(restored.base, task)
     assert restored.adapted is not None
     config = readable(files.config.model_dump(), restored.base.model, restored.adapted.layers)
-    view = PeftView(restored.objective)
+    view, vllm = PeftView(restored.objective), vllm_line(recipe.method.layer, files.config)
     del restored  # two models are never in memory together
     gc.collect()
     with write_directory(output) as directory:
         write_json(directory / CONFIG, config)
         write_json(directory / RECORD, files.record)
         write_adapter(directory, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
-        load_tokenizer(source).save_pretrained(directory)
-        card = adapter_card(subject_of(recipe, run), files.config, further=unmoved_lines(apart))
+        tokenizer.save_pretrained(directory)
+        about, asked = subject_of(recipe, run), asked_section(task, tokenizer)
+        card = adapter_card(about, files.config, further=unmoved_lines(apart), asked=asked)
         write_file(directory / "README.md", card)
         reporter.note(f"reading {len(files.tensors):,} tensors back, to compare them and what is computed with them")
         check_tensors(files, directory)
@@ -83,7 +88,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
         reader = view.verify(base, directory, str(output))
     parameters = sum(tensor.numel() for tensor in files.tensors.values())
     cost = None if apart is None else summary(apart)
-    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader, cost)
+    return ExportReport(str(output), "peft", len(files.tensors), parameters, reader, vllm, cost)
 
 
 def refuse_unreadable(restored: Restored, output: Path) -> None:

@@ -1,94 +1,138 @@
-"""Tell users how to ask an exported language model as it was trained: a chat template, Ollama's Modelfile, the card.
-
-A base's own chat template is left out: training never used it, and programs that find it in the file would ask by it.
-"""
+"""Tell users how to ask an exported language model as it was trained: by chat template, by Modelfile, in the card."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from reflora_cli.export.ollama import OllamaPrompt, literal, trained_prompt
+from reflora_cli.model.chat_template import (
+    PLACE,
+    QUESTION,
+    Ending,
+    by_chat_template,
+    ending,
+    prompt_of,
+    prompt_template,
+    reads,
+    said,
+    shared_wording,
+)
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.prompts import Template
 
-PLACE = "{instruction}"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SYSTEM = "Answer in one sentence."
+"""A system message in the card's example."""
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What is written around a question. head and tail: the texts before and after it. end: the text of the end token.
+class Reader:
+    """What a program's own tokenizer does with a prompt.
 
-    with_input: the prompt of a question with further input, if training has another one for it.
+    begins: whether it puts the begin token before a text. lead: what a text must begin with, as some tokenizers put
+    that there in training and the program does not.
     """
 
-    head: str
-    tail: str
-    end: str | None
-    with_input: str = ""
-
-    @property
-    def prompt(self) -> str:
-        """The whole prompt, with a placeholder for the question."""
-        return self.head + PLACE + self.tail
+    begins: bool
+    lead: str = ""
 
 
-def asking(tasks: Sequence[PromptTask], end: str | None, lead: str = "") -> Asking:
-    """Return how the model of some tasks is asked: without any text around the question if the tasks ask in several
-    ways.
+@dataclass(frozen=True)
+class Served:
+    """How a language model is asked where it is served.
 
-    lead: what a prompt must begin with if the tokenizer that reads it puts nothing before a text.
+    chat_template: in Jinja. end: what ends an answer by a chat template that was trained; None for the end token alone.
+    begins: whether a prompt begins with the begin token. ollama: for its Modelfile. card: the lines of a model card.
     """
-    templates = {task.template for task in tasks}
-    template = templates.pop() if len(templates) == 1 else Template(PLACE, PLACE)
-    head, _, tail = template.alone.partition(PLACE)
-    other = template.with_input if template.with_input != template.alone else ""
-    return Asking(lead + head, tail, end, lead + other if other else "")
+
+    chat_template: str
+    end: Ending | None
+    begins: bool
+    ollama: OllamaPrompt
+    card: tuple[str, ...]
 
 
-def chat_template(asked: Asking) -> str:
-    """Return a Jinja template in which each user's message is a prompt of training, and each answer ends as in
-    training.
+def served(parts: Sequence[PromptTask], tokenizer: PreTrainedTokenizerBase, reader: Reader) -> Served:
+    """Return how the model of some tasks is asked. tokenizer: the one with the template that was trained. reader: the
+    tokenizer of the program that serves it.
     """
-    head, tail = quoted(asked.head), quoted(asked.tail)
-    return (
-        "{%- for message in messages %}"
-        "{%- if message['role'] == 'user' %}{{- " + head + " + message['content'] + " + tail + " }}"
-        "{%- elif message['role'] == 'assistant' %}{{- message['content'] + eos_token }}"
-        "{%- endif %}{%- endfor %}"
+    if by_chat_template(parts):
+        return by_template(tokenizer, reader)
+    return by_prompt(shared_wording(parts), str(tokenizer.eos_token), reader)
+
+
+def by_prompt(wording: Template, end: str, reader: Reader) -> Served:
+    """Return how a model is asked that was trained on a prompt of its task's own. end: the text of the end token."""
+    begin = "bos_token" if reader.begins else ""
+    head, _, tail = wording.alone.partition(PLACE)
+    go = f"{literal(reader.lead + head)}{{{{ .Prompt }}}}{literal(tail)}"
+    return Served(
+        prompt_template(wording, reader.lead, begin),
+        None,
+        reader.begins,
+        OllamaPrompt(go, stops=(end,)),
+        tuple(wording_lines(wording, reader.lead)),
     )
 
 
-def quoted(text: str) -> str:
-    """Return a text as a literal in a template, since spaces and lines around tags would not be kept."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+def by_template(tokenizer: PreTrainedTokenizerBase, reader: Reader) -> Served:
+    """Return how a model is asked that was trained by a chat template."""
+    end = ending(tokenizer)
+    stops = dict.fromkeys([*([end.text] if end else []), str(tokenizer.eos_token)])
+    bos = tokenizer.bos_token
+    begins = bool(bos) and prompt_of(tokenizer, [said("user", QUESTION)]).startswith(str(bos))
+    begin = str(bos) if begins and reader.begins else ""
+    return Served(
+        str(tokenizer.chat_template),
+        end,
+        begins,
+        trained_prompt(tokenizer, begin, tuple(stops)),
+        tuple(template_lines(tokenizer, end)),
+    )
 
 
-def modelfile(source: str, asked: Asking, adapter: str = "") -> str:
-    """Return an Ollama `Modelfile`. source: the GGUF of the model, or of the base that the file `adapter` belongs
-    to.
-    """
-    lines = [
-        f"FROM ./{source}",
-        *([f"ADAPTER ./{adapter}"] if adapter else []),
-        f'TEMPLATE """{asked.head}{{{{ .Prompt }}}}{asked.tail}"""',
-        "PARAMETER temperature 0",
-        *([f'PARAMETER stop "{asked.end}"'] if asked.end and '"' not in asked.end else []),
-    ]
-    return "\n".join(lines) + "\n"
+def card_lines(parts: Sequence[PromptTask], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the card's lines on how the model of some tasks is asked. tokenizer: as in `served`."""
+    if by_chat_template(parts):
+        return template_lines(tokenizer, ending(tokenizer))
+    return wording_lines(shared_wording(parts))
 
 
-def prompt_lines(asked: Asking) -> list[str]:
+def wording_lines(wording: Template, lead: str = "") -> list[str]:
     """Return the card's lines that show the prompt of training."""
     lines = [
         "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
         "system message:",
         "",
-        *block(asked.prompt),
+        *block(lead + wording.alone),
     ]
-    if asked.with_input:
-        lines += ["", "A question with further input was asked so:", "", *block(asked.with_input)]
+    if wording.with_input != wording.alone:
+        lines += ["", "A question with further input was asked so:", "", *block(lead + wording.with_input)]
     return lines
 
 
+def template_lines(tokenizer: PreTrainedTokenizerBase, end: Ending | None) -> list[str]:
+    """Return the card's lines that show a prompt by the chat template that was trained."""
+    system = [said("system", SYSTEM)]
+    messages = [*(system if reads(tokenizer, system) else []), said("user", QUESTION)]
+    ends = f" An answer ends with `{end.text}`." if end else ""
+    is_one = end is None or end.token is not None
+    several = " A search that does not end there by itself is to be told (`eos_token_id` of `generate`)." if end else ""
+    several = several if is_one else " That is several tokens: a program must be told to stop at this text."
+    return [
+        "It was trained on conversations by the tokenizer's chat template, and is to be asked by it. A question is "
+        f"written so, special tokens included:{'' if len(messages) > 1 else ' (a system message is not read)'}",
+        "",
+        *block(prompt_of(tokenizer, messages)),
+        "",
+        f"What follows is the answer.{ends}{several}",
+    ]
+
+
 def block(text: str) -> list[str]:
+    """Return a text as a fenced block."""
     return ["```text", *text.split("\n"), "```"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reflora_cli.export.prompting import PLACE, asking
 from reflora_cli.export.public import hub_id
+from reflora_cli.model.chat_template import by_chat_template, shared_wording
 from reflora_cli.model.sources import Source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.tasks.base import LanguageTask, SequenceTask, Task
@@ -15,6 +15,12 @@ HERE, BASE = "path/to/this/directory", "path/to/base"
 QUESTION = "What is a shelf used for?"
 TEXTS = ("This is a text.", "This is another one.")
 NEW_TOKENS = 32
+WRITE = (
+    f"tokens = model.generate(**inputs, max_new_tokens={NEW_TOKENS}, do_sample=False)",
+    'answer = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)',
+    "print(answer)",
+)
+"""Python that writes an answer behind `inputs`."""
 
 
 def python(*lines: str) -> list[str]:
@@ -42,7 +48,7 @@ def peft_lines(task: Task, source: Source, labels: Sequence[str]) -> list[str]:
         "from peft import PeftModel",
         *base_lines(task, location, None if source.is_local else source.revision),
         f'model = PeftModel.from_pretrained(base, "{HERE}").eval()',
-        f'tokenizer = AutoTokenizer.from_pretrained("{location}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
         *asking_lines(task, f"labels = {list(labels)!r}"),
     )
 
@@ -62,7 +68,9 @@ def transformers_lines(task: Task) -> list[str]:
 
 def asking_lines(task: Task, labels: str) -> list[str]:
     """Return Python that asks `model` with `tokenizer`. labels: the line that says what outputs mean."""
-    return label_lines(task, labels) if isinstance(task, SequenceTask) else prompt_code(task)
+    if isinstance(task, SequenceTask):
+        return label_lines(task, labels)
+    return message_code() if by_chat_template(task.parts) else prompt_code(task)
 
 
 def label_lines(task: SequenceTask, labels: str) -> list[str]:
@@ -82,11 +90,16 @@ def label_lines(task: SequenceTask, labels: str) -> list[str]:
 
 def prompt_code(task: LanguageTask) -> list[str]:
     """Return Python that has the model write after the prompt of training."""
-    prompt = asking(task.parts, None).prompt.replace(PLACE, QUESTION)
+    prompt = shared_wording(task.parts).fill(QUESTION, "")
+    return [f"prompt = {prompt!r}", 'inputs = tokenizer(prompt, return_tensors="pt")', *WRITE]
+
+
+def message_code() -> list[str]:
+    """Return Python that has the model answer a message by the chat template of its tokenizer."""
     return [
-        f"prompt = {prompt!r}",
-        'inputs = tokenizer(prompt, return_tensors="pt")',
-        f"tokens = model.generate(**inputs, max_new_tokens={NEW_TOKENS}, do_sample=False)",
-        'answer = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)',
-        "print(answer)",
+        f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+        ")",
+        *WRITE,
     ]

@@ -8,7 +8,7 @@ rows of the task. The two models are never in memory together.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from reflora_cli.merging.requantize import requantize
 from reflora_cli.merging.tensors import MergedTensors, merged_tensors, named_alike, tied_names
 from reflora_cli.merging.verify import difference, refuse, summary, tolerance
 from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
-from reflora_cli.model.load import load_tokenizer
+from reflora_cli.model.chat_template import end_tokens, served_tokenizer
 from reflora_cli.model.precision import DTYPES, Compute, resolve_dtype
 from reflora_cli.model.sources import Source, find_source, local_directory
 from reflora_cli.objectives.pick import kind_of
@@ -46,8 +46,8 @@ class MergeRequest:
 
     base_weights: `dequantized` for the weights that training saw, quantized and cast; `original` for the checkpoint's
     own. dtype: the dtype of the written weights, by default that of training. requantize: write a bitsandbytes
-    checkpoint instead. card: the text of the README.md beside the weights. rows: the file in which the run keeps rows
-    to check with; without it they are read from the recipe's data.
+    checkpoint instead. card: makes the text of the README.md beside the weights, from the directory that holds them.
+    rows: the file in which the run keeps rows to check with; without it they are read from the recipe's data.
     """
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class MergeRequest:
     dtype: Dtype | None = None
     base_weights: BaseWeights = BaseWeights.DEQUANTIZED
     requantize: Literal[Quantization.NF4] | None = None
-    card: str = ""
+    card: Callable[[Path], str] | None = None
     rows: Path | None = None
 
 
@@ -122,7 +122,7 @@ def merge(request: MergeRequest, reporter: Reporter = SILENT) -> MergeReport:
         # The directory may be published: its file of figures names it, and not where it lies.
         write_json(directory / "merge.json", {**asdict(report), "output": request.output.name})
         if request.card:
-            write_file(directory / "README.md", request.card)
+            write_file(directory / "README.md", request.card(directory))
     return report
 
 
@@ -174,8 +174,10 @@ def write_merged(restored: Restored, dtype: torch.dtype, directory: Path, report
     time.
     """
     assert restored.adapted is not None
-    model, source = restored.base.model, restored.base.source
+    model = restored.base.model
     tied = tied_names(model)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.eos_token_id = written_ends(restored)
     tensors = merged_tensors(model, restored.adapted, dtype)
     streamed = keeps_names(restored, tensors, tied)
     if streamed:
@@ -187,9 +189,17 @@ def write_merged(restored: Restored, dtype: torch.dtype, directory: Path, report
             model.generation_config.save_pretrained(directory)
     else:
         write_from_memory(restored, dtype, directory, reporter)
-    # A tokenizer that has been used saves the truncation of its last call.
-    load_tokenizer(source).save_pretrained(directory)
+    served_tokenizer(restored.base, restored.task).save_pretrained(directory)
     return streamed
+
+
+def written_ends(restored: Restored) -> int | list[int] | None:
+    """Return the tokens that end what the merged model writes, as the base's generation config spells them unless
+    training ended answers with others.
+    """
+    own: int | list[int] | None = restored.base.model.generation_config.eos_token_id
+    ends = end_tokens(restored.base, restored.task)
+    return own if not restored.task.parts or ends == (own if isinstance(own, list) else [own]) else ends
 
 
 def keeps_names(restored: Restored, tensors: MergedTensors, tied: Mapping[str, str]) -> bool:

@@ -21,15 +21,16 @@ class LayerRecord(Choice):
 
     has_pairs: whether it trains pairs A, B. peft_type: the kind of adapter under which PEFT's format has it.
     peft_flags: the settings of PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot
-    read it; empty where it can. in_place: the parameters of the base that it trains where they are, in words; empty for
-    a layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
-    quantized nor shared out.
+    read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the
+    parameters of the base that it trains where they are, in words; empty for a layer with modules of its own.
+    trains_weights: whether weight matrices are among them, which then are neither quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
     not_for_peft: ClassVar[str] = ""
+    not_for_vllm: ClassVar[str] = ""
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
 
@@ -52,6 +53,7 @@ class DoRALayer(LayerRecord):
     kind: Literal["dora"] = Field("dora", description="the rows of W + s B A rescaled to trained magnitudes")
     source: ClassVar[str] = "Liu et al. 2024, DoRA, arXiv 2402.09353"
     peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": True}
+    not_for_vllm: ClassVar[str] = "it has no place for DoRA's magnitudes"
 
 
 class VeRALayer(LayerRecord):
@@ -65,6 +67,7 @@ class VeRALayer(LayerRecord):
     has_pairs: ClassVar[bool] = False
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
 
 
 class BiasLayer(LayerRecord):
@@ -76,6 +79,7 @@ class BiasLayer(LayerRecord):
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     not_for_peft: ClassVar[str] = NO_ADAPTER
+    not_for_vllm: ClassVar[str] = NO_ADAPTER
     in_place: ClassVar[str] = "biases"
 
     def trains(self, name: str) -> bool:
@@ -93,6 +97,7 @@ class FullLayer(LayerRecord):
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     not_for_peft: ClassVar[str] = NO_ADAPTER
+    not_for_vllm: ClassVar[str] = NO_ADAPTER
     in_place: ClassVar[str] = "parameters"
     trains_weights: ClassVar[bool] = True
 

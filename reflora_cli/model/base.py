@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +26,8 @@ class Base:
 
     fresh: outermost modules with a parameter that the checkpoint lacks. head: modules outside the pretrained body.
     labels: the meaning of a classifier's outputs, in their order, in the task's words. foreign_labels: the names that
-    the checkpoint gives to the outputs of its own head, if they are not the task's words.
+    the checkpoint gives to the outputs of its own head, if they are not the task's words. lost_template: whether the
+    tokenizer had another chat template of its own than that with which the model is trained.
     """
 
     model: PreTrainedModel
@@ -37,6 +38,12 @@ class Base:
     head: tuple[str, ...]
     labels: tuple[str, ...] = ()
     foreign_labels: tuple[str, ...] = ()
+    lost_template: bool = False
+
+    def with_chat_template(self, text: str) -> Base:
+        """Return the base with a chat template in the place of its tokenizer's own, which is changed in place."""
+        own, self.tokenizer.chat_template = self.tokenizer.chat_template, text
+        return replace(self, lost_template=bool(own) and own != text)
 
     def place(self, device: torch.device) -> None:
         """Move the model to a device, in place."""

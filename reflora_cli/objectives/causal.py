@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reflora_cli.data.encode_prompts import PromptRow, collate_prompts, token_ids
+from reflora_cli.data.encode_prompts import PromptRow, collate_prompts, from_place, token_ids
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
@@ -71,7 +71,7 @@ def trial_tokens(base: Base) -> list[list[int]]:
 
 def prompt_row(ids: Sequence[int]) -> PromptRow:
     """Return a row in which everything but the first token is supervised."""
-    return PromptRow(np.array(ids, dtype=np.int32), 1)
+    return from_place(np.array(ids, dtype=np.int32), 1)
 
 
 def states(base: Base, compute: Compute, rows: Sequence[PromptRow], together: Together) -> Tensor:

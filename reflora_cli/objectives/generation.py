@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.data.batches import cut
-from reflora_cli.data.encode_prompts import token_ids
+from reflora_cli.data.encode_chats import asked_tokens, turn_ends
 from reflora_cli.data.pad import Padding, pad
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
@@ -71,11 +71,13 @@ class Penalties:
     """What a search avoids beside unlikely tokens.
 
     length_penalty: beams are compared by their log-likelihood over their length to this power. no_repeat_ngram: the
-    number of tokens that no text has twice in a row; 0 for none.
+    number of tokens that no text has twice in a row; 0 for none. ends: tokens with which a text ends beside the
+    tokenizer's end token.
     """
 
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
+    ends: tuple[int, ...] = ()
 
     def settings(self) -> dict[str, object]:
         """Return those that are in force."""
@@ -158,14 +160,20 @@ class Generation(Scorer):
             found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
         return found
 
-    @torch.no_grad()
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
-        prompts = token_ids(self.base.tokenizer, [example.generation_prompt for example in examples])
+        tokenizer = self.base.tokenizer
+        return self.answers(asked_tokens(tokenizer, examples), turn_ends(tokenizer, examples))
+
+    @torch.no_grad()
+    def answers(self, prompts: Sequence[list[int]], ends: Sequence[int] = ()) -> list[Written]:
+        """Return what the model writes after each prompt, given as tokens, in their order. ends: tokens that end a text
+        beside those of every text.
+        """
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
         for batch in self.batches(kept):
-            for index, text in zip(batch, self.write([kept[index] for index in batch]), strict=True):
+            for index, text in zip(batch, self.write([kept[index] for index in batch], ends), strict=True):
                 outputs[index] = text
         return [Written(text, len(prompt) > self.room) for text, prompt in zip(outputs, prompts, strict=True)]
 
@@ -180,12 +188,12 @@ class Generation(Scorer):
             case _:
                 return [list(range(len(prompts)))]
 
-    def write(self, prompts: Sequence[list[int]]) -> list[str]:
-        """Return what the model writes after each prompt."""
+    def write(self, prompts: Sequence[list[int]], ends: Sequence[int] = ()) -> list[str]:
+        """Return what the model writes after each prompt. ends: as in `answers`."""
         tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
         ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
         size = self.penalties.no_repeat_ngram
-        with precision(device, self.compute.dtype), only(self.base, self.config()):
+        with precision(device, self.compute.dtype), only(self.base, self.config(ends)):
             generated = model.generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=self.use_cache,
                 logits_processor=[NoRepeat(size, ids.shape[1])] if size else [],
@@ -193,17 +201,19 @@ class Generation(Scorer):
         texts: list[str] = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
         return texts
 
-    def config(self) -> GenerationConfig:
-        """Return all settings of the search; a model's own file with sampling or penalties is not to change them."""
+    def config(self, ends: Sequence[int] = ()) -> GenerationConfig:
+        """Return all settings of the search; a model's own file with sampling or penalties is not to change them. ends:
+        as in `answers`.
+        """
         from transformers import GenerationConfig
 
-        tokenizer = self.base.tokenizer
+        tokenizer, others = self.base.tokenizer, dict.fromkeys((*self.penalties.ends, *ends))
         return GenerationConfig(
             do_sample=False,
             num_beams=self.num_beams,
             length_penalty=self.penalties.length_penalty,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=[tokenizer.eos_token_id, *others] if others else tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

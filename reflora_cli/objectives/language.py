@@ -18,8 +18,18 @@ from reflora_cli.model.base import Base, pad_multiple
 from reflora_cli.model.language import hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
+from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.invariance import LONG, evaluating
-from reflora_cli.objectives.objective import Objective, Scores, Split, Watch, joined, mine, unwatched
+from reflora_cli.objectives.objective import (
+    Objective,
+    Sample,
+    Scores,
+    Split,
+    Watch,
+    joined,
+    mine,
+    unwatched,
+)
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptExample, PromptTask
@@ -58,6 +68,7 @@ def states_at(model: nn.Module, supervised: Tensor, inputs: Mapping[str, Tensor]
 class LanguageSettings:
     """What the recipe decides. main_metric: the score by which models are compared, or `loss` where there is no other.
     packing: training rows share sequences. label_smoothing: that of the loss in training, not of a score.
+    writer: the search that answers rows for the user to see; None where none are wanted.
     """
 
     train_on_prompt: bool
@@ -65,6 +76,7 @@ class LanguageSettings:
     packing: bool
     padding: Padding
     label_smoothing: float = 0.0
+    writer: Generation | None = None
 
 
 @final
@@ -80,13 +92,37 @@ class LanguageObjective(Objective[PromptRow]):
         self.loss_module = LanguageLoss(base.model, settings.label_smoothing)
         self.plain_loss = LanguageLoss(base.model)
         self.multiple = 1 if self.padding is Padding.NONE else pad_multiple(base, compute)
-        self.main_metric = settings.main_metric
+        self.main_metric, self.writer = settings.main_metric, settings.writer
 
     def weight(self, row: PromptRow) -> int:
         return row.weight
 
     def length(self, row: PromptRow) -> int:
         return len(row.input_ids)
+
+    def shown(self, row: PromptRow) -> list[tuple[str, bool]]:
+        """Return the text between the borders of spans, special tokens included, as differences of whole beginnings:
+        a tokenizer may write a token otherwise at the begin of a text.
+        """
+        borders = sorted({0, len(row.input_ids), *(place for span in row.spans for place in span)})
+        tokenizer = self.base.tokenizer
+        texts = [str(tokenizer.decode(row.input_ids[:end], clean_up_tokenization_spaces=False)) for end in borders]
+        learned = {begin for begin, _ in row.spans}
+        pairs = zip(borders, texts, texts[1:], strict=False)
+        return [(whole[len(before) :], begin in learned) for begin, before, whole in pairs]
+
+    @torch.no_grad()
+    def samples(self, split: Split) -> list[Sample]:
+        if self.writer is None or not split.asked:
+            return []
+        was_training = self.base.model.training
+        self.base.model.eval()
+        answers = self.writer.answers([own.ids for own in split.asked])
+        self.base.model.train(was_training)
+        return [
+            Sample(own.prompt, answer.text.strip(), own.expected)
+            for own, answer in zip(split.asked, answers, strict=True)
+        ]
 
     @contextmanager
     def trial_pass(self) -> Iterator[Callable[[], Tensor]]:

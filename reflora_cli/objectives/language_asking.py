@@ -1,11 +1,13 @@
 """Ask a language model for the answers to new rows.
 
 A row that has all columns of a task with candidates is answered by the recipe's protocol, as `reflora eval` does. Any
-other row is an instruction: it is put into the task's prompt, and the model writes what follows.
+other row is an instruction: it is put into the task's prompt, or by the chat template that was trained, and the model
+writes what follows.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -23,6 +25,7 @@ from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask, Row
+from reflora_cli.tasks.chat import ASKED
 from reflora_cli.tasks.prompts import Template
 
 WRITING = EvalProtocol.LLM_ADAPTERS
@@ -53,7 +56,19 @@ def worded(task: PromptTask, wording: Template) -> PromptTask:
         prompt = wording.fill(row[asked], context)
         return PromptExample(prompt, "", prompt)
 
-    return replace(task, fields={asked: str}, example=example, template=wording, answers=Answers.LOSS)
+    return replace(task, fields={asked: str}, example=example, template=wording, answers=Answers.LOSS, layouts=())
+
+
+def spoken(task: PromptTask) -> PromptTask:
+    """Return a task of `worded` whose instructions are messages of the user, put by the tokenizer's chat template."""
+
+    def example(row: Row) -> PromptExample:
+        own = task.example(row)
+        message = {"role": "user", "content": own.generation_prompt}
+        conversation = json.dumps({"messages": [message], "tools": []}, ensure_ascii=False)
+        return replace(own, conversation=conversation)
+
+    return replace(task, example=example)
 
 
 @final
@@ -65,7 +80,9 @@ class LanguageAsking(Asking):
     def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
         self.make_scorer = make_scorer
         part = part_asked(task)
-        self.plain = worded(part, wording or part.template)
+        plain = worded(part, wording or (ASKED if part.by_chat_template else part.template))
+        self.by_chat_template = part.by_chat_template and wording is None
+        self.plain = spoken(plain) if self.by_chat_template else plain
         self.whole = part if wording is None and part.answers is Answers.CHOSEN else self.plain
         self.columns, self.optional = tuple(self.plain.fields), self.plain.optional
 
@@ -89,7 +106,8 @@ class LanguageAsking(Asking):
         if recipe.eval.protocol is not WRITING or self.whole is self.plain:
             section = recipe.eval.model_copy(update={"protocol": WRITING})
             writer = self.make_scorer(section, objective.base, objective.compute, objective.padding)
-        return LanguageAnswerer(self.whole, objective.scorer, writer)
+        template = str(objective.base.tokenizer.chat_template) if self.by_chat_template else ""
+        return LanguageAnswerer(self.whole, objective.scorer, writer, template)
 
 
 @final
@@ -98,8 +116,9 @@ class LanguageAnswerer(Answerer):
     the `scores` of candidates where a protocol compares them.
     """
 
-    def __init__(self, task: PromptTask, scorer: Scorer, writer: Scorer) -> None:
-        self.task, self.scorer, self.writer = task, scorer, writer
+    def __init__(self, task: PromptTask, scorer: Scorer, writer: Scorer, chat_template: str = "") -> None:
+        """chat_template: the text of the template that puts the questions; empty if none does."""
+        self.task, self.scorer, self.writer, self.chat_template = task, scorer, writer, chat_template
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         examples: list[PromptExample] = [question.example for question in questions]
@@ -115,4 +134,5 @@ class LanguageAnswerer(Answerer):
     def settings(self) -> dict[str, object]:
         template = self.task.template
         prompts = [template.alone, template.with_input]
-        return {"scored": self.scorer.settings(), "written": self.writer.settings(), "prompts": prompts}
+        chat = {"chat_template": self.chat_template} if self.chat_template else {}
+        return {"scored": self.scorer.settings(), "written": self.writer.settings(), "prompts": prompts, **chat}

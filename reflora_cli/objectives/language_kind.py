@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 
+from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import refuse_undivided
 from reflora_cli.data.pad import Padding
@@ -55,7 +56,9 @@ class LanguageKind(Kind):
             what = f"task {self.task.name} has no classifier to put dropout before"
             where, found = "model.classifier_dropout", str(section.classifier_dropout)
             raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
-        return load_language_model(section, revision, dtype)
+        base = load_language_model(section, revision, dtype)
+        template = next((part.chat_template for part in self.task.parts if part.chat_template), "")
+        return base.with_chat_template(template) if template else base
 
     def load_examples(self, recipe: Recipe) -> Examples:
         return language_examples(recipe, self.task)
@@ -69,13 +72,25 @@ class LanguageKind(Kind):
         if recipe.train.packing:
             check_packing(base, compute)
         settings = LanguageSettings(
-            train_on_prompt=recipe.task.train_on_prompt,
+            train_on_prompt=recipe.task.learns_all,
             main_metric=main_metric(recipe, self.task),
             packing=recipe.train.packing,
             padding=padding,
             label_smoothing=recipe.train.label_smoothing,
+            writer=self.make_writer(recipe, base, compute),
         )
         return LanguageObjective(base, compute, self.make_scorer(recipe.eval, base, compute, padding), settings)
+
+    def make_writer(self, recipe: Recipe, base: Base, compute: Compute) -> Generation | None:
+        """Return the search that answers rows for the user to see; it ends with a turn of the chat template too."""
+        if not recipe.eval.samples:
+            return None
+        by_template = any(part.by_chat_template for part in self.task.parts)
+        end = ChatTemplate(base.tokenizer).end() if by_template else ""
+        own = tuple(own_id for token, own_id in base.tokenizer.get_vocab().items() if token == end)
+        section = recipe.eval
+        penalties = Penalties(section.length_penalty, section.no_repeat_ngram, own)
+        return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
 
     def make_scorer(self, section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
         """Return what finds the answers of the task. Raises InputError if no one way finds those of all parts."""
@@ -103,7 +118,7 @@ class LanguageKind(Kind):
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
-        return split is None and free and recipe.task.validation_rows is not None
+        return split is None and free and recipe.task.wants_held_out
 
 
 def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:

@@ -7,18 +7,21 @@ task's evaluation splits are scored as the task says: by a protocol, by comparis
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
-from reflora_cli.data.load import load_mixture, load_prompts
+from reflora_cli.data.chat_text import ChatTemplate
+from reflora_cli.data.encode_chats import asked_tokens, encode_examples
+from reflora_cli.data.encode_prompts import PromptRow
+from reflora_cli.data.load import layout_in, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.objectives.objective import Split
+from reflora_cli.objectives.objective import Asked, Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
-from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.sections import Recipe, TaskSection
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask
+from reflora_cli.tasks.chat_templates import TEMPLATES
 from reflora_cli.tasks.text_scores import require_libraries
 
 HELD_OUT = "validation"
@@ -29,9 +32,9 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     """Return the training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
     training = divided(load_mixture(task, section.data, section.max_train_rows))
-    if section.validation_rows is not None:
+    if section.wants_held_out:
         # Without evaluations too: they are what `reflora eval` scores afterwards.
-        kept, held_out = hold_out(training, section.validation_rows)
+        kept, held_out = hold_out(training, held_out_count(section, len(training)))
         return {task.train: kept, HELD_OUT: held_out} if wants_evaluation(recipe) else {task.train: kept}
     if not wants_evaluation(recipe):
         return {task.train: training}
@@ -60,6 +63,12 @@ def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, Pro
     return [(name if single else part.short, part, name) for part, name in found]
 
 
+def held_out_count(section: TaskSection, rows: int) -> int:
+    """Return how many of the training rows are held out."""
+    wanted = section.validation if section.validation_rows is None else section.validation_rows
+    return max(1, round(float(wanted.rstrip("%")) / 100 * rows)) if isinstance(wanted, str) else wanted or 0
+
+
 def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExample], list[PromptExample]]:
     """Divide the examples into all but `count` and those `count`, drawn at random but the same for every seed of a
     run.
@@ -75,10 +84,10 @@ def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExam
 def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample] | None:
     """Return the training rows that a run held out; None if it held out none."""
     section = recipe.task
-    if section.validation_rows is None:
+    if not section.wants_held_out:
         return None
     training = divided(load_mixture(task, section.data, section.max_train_rows))
-    return hold_out(training, section.validation_rows)[1]
+    return hold_out(training, held_out_count(section, len(training)))[1]
 
 
 def language_splits(
@@ -91,12 +100,14 @@ def language_splits(
     section, limit = recipe.task, limit or recipe.task.max_eval_rows
     for name, part, own in parts_to_score(task, split):
         if part.answers is not Answers.LOSS:
-            yield Split(name, load_scored(part, section.data, own, limit), part, own)
+            scored = load_scored(part, section.data, own, limit)
+            yield Split(name, scored, part, own, asked=asked_rows(recipe, base, scored))
             continue
         held_out = held_out_examples(recipe, part) if split is None else None
         examples = (held_out or load_prompts(part, section.data, own, limit))[:limit]
-        encoded = encode_prompts(base.tokenizer, examples, section.max_length, train_on_prompt=section.train_on_prompt)
-        yield Split(name, encoded.rows, data_split=own, dropped=encoded.dropped)
+        encoded = encode_examples(base.tokenizer, examples, section.max_length, train_on_prompt=section.learns_all)
+        asked = asked_rows(recipe, base, examples)
+        yield Split(name, encoded.rows, data_split=own, dropped=encoded.dropped, asked=asked)
 
 
 def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Examples) -> Rows:
@@ -104,20 +115,48 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
     section = recipe.task
 
     def encoded(name: str) -> tuple[list[PromptRow], int]:
-        found = encode_prompts(
-            base.tokenizer, examples[name], section.max_length, train_on_prompt=section.train_on_prompt
-        )
+        found = encode_examples(base.tokenizer, examples[name], section.max_length, train_on_prompt=section.learns_all)
         return found.rows, found.dropped
 
+    def asked(name: str) -> list[Asked]:
+        return asked_rows(recipe, base, examples[name])
+
     training, dropped = encoded(task.train)
-    if section.validation_rows is not None and HELD_OUT in examples:
-        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped)
+    facts = chat_facts(recipe, task, base)
+    if section.wants_held_out and HELD_OUT in examples:
+        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0], asked=asked(HELD_OUT))], dropped, facts)
     splits = [
-        Split(name, encoded(name)[0]) if part.answers is Answers.LOSS else Split(name, examples[name], part)
+        Split(name, encoded(name)[0], asked=asked(name))
+        if part.answers is Answers.LOSS
+        else Split(name, examples[name], part, asked=asked(name))
         for name, part, _ in parts_to_score(task, None)
         if name in examples
     ]
-    return Rows(training, splits, dropped)
+    return Rows(training, splits, dropped, facts)
+
+
+def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[Asked]:
+    """Return the first rows as the model is asked about them, as many as the recipe wants to see answered."""
+    first = examples[: recipe.eval.samples]
+    tokens = asked_tokens(base.tokenizer, first)
+    return [
+        Asked(example.prompt, ids, example.answer.strip()) for example, ids in zip(first, tokens, strict=True) if ids
+    ]
+
+
+def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]:
+    """Return what the user should see of rows that a chat template puts; nothing of other rows."""
+    part = task.parts[0]
+    if not part.by_chat_template:
+        return {}
+    section, end = recipe.task, ChatTemplate(base.tokenizer).end()
+    own = "that of the tokenizer"
+    if section.template is not None:
+        own = section.template if section.template in TEMPLATES else "the recipe's"
+        own += ", in the place of the tokenizer's own" if base.lost_template else ""
+    unended = "; it ends no answer with a token of its own, so answers do not end by themselves"
+    layout = layout_in(section.data, part, part.train)
+    return {**({"rows": layout} if layout else {}), "chat template": own + ("" if end else unended)}
 
 
 def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | None) -> list[PromptRow]:
@@ -125,14 +164,14 @@ def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | 
     section, part = recipe.task, task.parts[0]
     if kept and (found := kept_examples(kept, PromptExample)):
         examples = found
-    elif section.validation_rows is None and wants_evaluation(recipe):
+    elif not section.wants_held_out and wants_evaluation(recipe):
         examples = load_prompts(part, section.data, part.evaluation[0], PROBED)
     else:
         examples = load_mixture(task, section.data, PROBED)[:PROBED]
-    return encode_prompts(base.tokenizer, examples, positions(base), train_on_prompt=False).rows
+    return encode_examples(base.tokenizer, examples, positions(base), train_on_prompt=False).rows
 
 
 def main_metric(recipe: Recipe, task: LanguageTask) -> str:
     """Return the score that in training tells a better model from a worse one: `loss` where there is no other."""
     answering = [part for part in task.parts if part.answers is not Answers.LOSS]
-    return answering[0].main_metric if answering and recipe.task.validation_rows is None else "loss"
+    return answering[0].main_metric if answering and not recipe.task.wants_held_out else "loss"

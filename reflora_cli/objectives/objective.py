@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
 from accelerate.utils import gather_object
@@ -28,8 +28,39 @@ RowT = TypeVar("RowT")
 TallyT = TypeVar("TallyT", bound=Tally[Any])
 Watch = Callable[[Tally[Any]], None]
 """A function that is called after each batch, with the outcomes that this process has so far."""
+LONGEST = 120
+"""The most characters that a line shows of a text."""
 Scores = Mapping[str, Mapping[str, float]]
 """Scores by split name, then by score name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row that is answered for the user to see. prompt: what the user sees of it. ids: what the model reads.
+    expected: the right answer, or one of them.
+    """
+
+    prompt: str
+    ids: list[int]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row with the model's answer."""
+
+    prompt: str
+    answer: str
+    expected: str
+
+    def record(self) -> dict[str, str]:
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return the sample on one line."""
+        parts = (" ".join(text.split()) for text in (self.prompt, self.answer, self.expected))
+        prompt, answer, expected = (text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for text in parts)
+        return f"{prompt} -> {answer} (expected: {expected})"
 
 
 @dataclass(frozen=True)
@@ -38,6 +69,7 @@ class Split:
 
     name: what the scores are called by. task: the task whose answers are looked for, if the rows are scored by a
     protocol. data_split: the name of the rows in the data. dropped: the number of rows that lost their whole answer.
+    asked: rows that a language model is to answer for the user to see.
     """
 
     name: str
@@ -45,6 +77,7 @@ class Split:
     task: PromptTask | None = None
     data_split: str = ""
     dropped: int = 0
+    asked: Sequence[Asked] = ()
 
 
 def refuse_infinite(losses: Mapping[str, float]) -> None:
@@ -86,6 +119,14 @@ class Objective(ABC, Generic[RowT]):
     @abstractmethod
     def length(self, row: RowT) -> int:
         """Return the row's number of tokens."""
+
+    def shown(self, row: RowT) -> list[tuple[str, bool]]:
+        """Return the pieces of a row's text, each with whether it is learned; nothing for rows with a label."""
+        return []
+
+    def samples(self, split: Split) -> list[Sample]:
+        """Return the model's answers to the rows of a split that the user is to see."""
+        return []
 
     @abstractmethod
     def trial_pass(self) -> AbstractContextManager[Callable[[], Tensor]]:

@@ -74,6 +74,7 @@ class SequenceKind(Kind):
         idle = [
             ("task.train_on_prompt", section.train_on_prompt),
             ("task.validation_rows", section.validation_rows),
+            ("eval.samples", recipe.eval.samples),
             ("train.packing", recipe.train.packing),
             ("train.label_smoothing", recipe.train.label_smoothing),
         ]

@@ -18,8 +18,12 @@ from reflora_cli.recipe.schedules import Schedule
 
 STEPS = re.compile(r"([0-9]{1,15}) steps?")
 SHARE = re.compile(r"(0*[1-9][0-9]?|0*[0-9]{1,2}\.[0-9]{1,6})%")
-OWN_KEYS = ("text", "label", "labels", "separator", "validation", "metric", "class_weights")
-"""The keys of a task section that belong to a task with a kind."""
+LABEL_KEYS = ("text", "label", "labels", "separator", "metric", "class_weights")
+"""The keys of a task section that belong to a task with labels or numbers of the user's own."""
+CHAT_KEYS = ("template", "train_on")
+"""Those that belong to conversations."""
+OWN_KEYS = (*LABEL_KEYS, "validation", *CHAT_KEYS)
+"""Those that belong to a task with a kind."""
 
 
 class Section(BaseModel):
@@ -59,8 +63,16 @@ class TaskSection(Section):
         description="family/task, for example glue/cola; or a list of tasks for a language model"
     )
     data: str = Field("hub", description="hub, or a directory or file of jsonl, json, csv, tsv, parquet")
-    kind: Literal["classification", "regression", "multilabel"] | None = Field(
-        None, description="of a task of your own, which text and label describe; null: the task is known by its name"
+    kind: Literal["classification", "regression", "multilabel", "chat"] | None = Field(
+        None,
+        description="of a task of your own: labels or numbers, which text and label describe, or conversations; "
+        "null: the task is known by its name",
+    )
+    template: str | None = Field(
+        None, description="chat: chatml, llama3, plain or a Jinja file; null: the tokenizer's own chat template"
+    )
+    train_on: Literal["answers", "all"] | None = Field(
+        None, description="chat: learn what the assistant says, or everything; null: answers"
     )
     text: str | list[str] | None = Field(None, description="kind: the column of the text, or two for a pair of texts")
     label: str | list[str] | None = Field(
@@ -78,6 +90,11 @@ class TaskSection(Section):
     metric: str | None = Field(None, description="kind: the score by which the best adapter is kept")
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0, le=1e9)]] | None = Field(
         None, description="kind: the weight of each label in the loss; balanced: rare labels count more"
+    )
+    prompt: Literal["template", "alpaca"] | None = Field(
+        None,
+        description="instruct: put rows by the tokenizer's chat template, or by Alpaca's wording; "
+        "null: alpaca, for a tokenizer without a chat template",
     )
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
     train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
@@ -97,18 +114,46 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _keys_of_a_kind(self) -> TaskSection:
-        given = [key for key in OWN_KEYS if getattr(self, key) is not None]
+        chosen = ("template",) if self.prompt == "template" else ()
+        given = [key for key in OWN_KEYS if getattr(self, key) is not None and key not in chosen]
         if self.kind is None and given:
             reason = f"a named task has its own columns and labels, and {given[0]} is for a task of your own"
-            raise refusal(
-                given[0], reason, "set task.kind to classification, regression or multilabel, or leave it out"
-            )
+            remedy = "set task.kind to classification, regression or multilabel, or leave it out"
+            if given[0] in CHAT_KEYS:
+                reason, remedy = f"only conversations have a {given[0]}", "set task.kind=chat, or leave it out"
+            raise refusal(given[0], reason, remedy)
         if self.kind is not None and not isinstance(self.name, str):
             raise refusal("name", "a task of your own has one name", "give one name, or none", also="kind")
         idle = {"regression": ("labels", "separator", "class_weights"), "classification": ("separator",)}
         if found := [key for key in idle.get(self.kind or "", ()) if key in given]:
             raise refusal(found[0], f"a {self.kind} has no {found[0]}", "leave it out", also="kind")
         return self
+
+    @model_validator(mode="after")
+    def _keys_of_conversations(self) -> TaskSection:
+        is_chat = self.kind == "chat"
+        wrong = LABEL_KEYS if is_chat else CHAT_KEYS if self.kind is not None else ()
+        if given := [key for key in wrong if getattr(self, key) is not None]:
+            reason = f"conversations have no {given[0]}" if is_chat else f"only conversations have a {given[0]}"
+            raise refusal(given[0], reason, "leave it out", also="kind")
+        if self.kind is not None and self.prompt is not None:
+            raise refusal("prompt", f"a task of kind {self.kind} has no prompt to choose", "leave it out", also="kind")
+        if is_chat and self.train_on_prompt:
+            raise refusal("train_on_prompt", "conversations have task.train_on instead", "set task.train_on=all")
+        if is_chat and self.validation is not None and self.validation_rows is not None:
+            reason = "task.validation and task.validation_rows both hold rows out"
+            raise refusal("validation", reason, "give one of them", also="validation_rows")
+        return self
+
+    @property
+    def learns_all(self) -> bool:
+        """Whether a language model learns prompts too."""
+        return self.train_on_prompt or self.train_on == "all"
+
+    @property
+    def wants_held_out(self) -> bool:
+        """Whether training rows of a language model are held out."""
+        return self.validation_rows is not None or self.validation is not None
 
     @model_validator(mode="after")
     def _columns_of_a_kind(self) -> TaskSection:
@@ -218,6 +263,9 @@ class EvalSection(Section):
         1.0, ge=-10, le=10, description="beams are compared by log-likelihood over length to this power"
     )
     no_repeat_ngram: int = Field(0, ge=0, description="no answer has so many tokens in a row twice; 0: it may")
+    samples: int = Field(
+        0, ge=0, le=100, description="language models: answers to the first N scored rows, shown with every evaluation"
+    )
     select: Literal["best", "last"] = Field("best", description="which adapter is kept, by the task's main score")
 
     @field_validator("every", mode="before")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.recipe.sections import TaskSection
-from reflora_cli.tasks.base import OwnLabels, SequenceTask, Task
+from reflora_cli.tasks.base import OwnLabels, PromptTask, SequenceTask, Task
+from reflora_cli.tasks.chat import chat_task
+from reflora_cli.tasks.chat_templates import template_text
 from reflora_cli.tasks.own import own_task
 from reflora_cli.tasks.registry import find_task
 
@@ -12,11 +14,36 @@ from reflora_cli.tasks.registry import find_task
 def task_of(section: TaskSection) -> Task:
     """Return the section's task. Raises InputError for an unknown name, metric, or labels that were not found yet."""
     if section.kind is None:
-        return find_task(section.name)
+        return named_task(section)
+    if section.kind == "chat":
+        return described_chat(section)
     if section.labels is None and section.kind != "regression":
         expected, remedy = "task.labels, or a run directory", "name the labels in the order of the model's outputs"
         raise InputError(Problem("it is not said what the outputs mean", "task.labels", "null", expected, remedy))
     return described_task(section)
+
+
+def named_task(section: TaskSection) -> Task:
+    """Return the task of that name, its rows put as the section says. Raises InputError for a choice of prompt that it
+    does not have, and for a template that is not there or broken.
+    """
+    task = find_task(section.name)
+    if section.prompt is None:
+        return task
+    if not any(part.example_by_template for part in task.parts):
+        what = f"task {task.name} has a prompt of its own, and none to choose"
+        raise InputError(Problem(what, "task.prompt", section.prompt, remedy="leave it out"))
+    return task.templated(given_template(section)) if section.prompt == "template" else task
+
+
+def given_template(section: TaskSection) -> str:
+    return template_text(section.template) if section.template is not None else ""
+
+
+def described_chat(section: TaskSection) -> PromptTask:
+    """Return the task of a section with conversations. Raises InputError for a template that is not there or broken."""
+    name = section.name if isinstance(section.name, str) else ""
+    return chat_task(name, given_template(section))
 
 
 def described_task(section: TaskSection) -> SequenceTask:

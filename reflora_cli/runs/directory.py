@@ -21,6 +21,11 @@ from reflora_cli.ground.paths import exists, is_directory, is_file
 
 CARD = "README.md"
 """The model card of an adapter directory."""
+BESIDE = (
+    "adapter_*", "reflora*", "tokenizer*", "chat_template*", "special_tokens_map*", "added_tokens*", "vocab*",
+    "merges*", "spiece*", CARD,
+)  # fmt: skip
+"""Names of the files in `adapter/`, those of tokenizers and the card too."""
 CHECKPOINT = re.compile(r"step-([0-9]{6,15})(-stopped)?")
 
 
@@ -130,7 +135,7 @@ def refuse_links(run: RunDirectory) -> None:
 def remove_strays(run: RunDirectory) -> None:
     """Remove what killed processes left half-written in a run that this process holds."""
     files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.confusion, run.probes)
-    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, ["adapter_*", "reflora*", CARD])):
+    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, BESIDE)):
         for place in (place for name in names for place in folder.glob(f".{name}.*")):
             place.unlink(missing_ok=True)
     for pattern in (".step-*", ".removed-step-*"):

@@ -14,7 +14,7 @@ from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.restore import Restored
 from reflora_cli.serving.conversation import Conversation
 from reflora_cli.serving.model import ModelRequest, find_model, load_model, without_adapter
-from reflora_cli.serving.prompting import prompting_of
+from reflora_cli.serving.prompting import Prompting, prompting_of
 from reflora_cli.serving.writing import Show, Writer, WritingSettings, most_new_tokens
 
 COMMANDS = {
@@ -85,19 +85,21 @@ def begin(request: ChatRequest, reporter: Reporter) -> Conversation:
     assert isinstance(asking, LanguageAsking)
     plain = without_adapter(found) if request.compare else None
     restored = load_model(found, reporter)
-    writers = {"with the adapter": writer(restored, request)}
     prompting = prompting_of(restored.base.tokenizer, asking.plain, has_prompt=found.has_prompt)
+    writers = {"with the adapter": writer(restored, request, prompting)}
     if plain is not None:
         reporter.note("loading its base a second time, without the adapter")
-        writers["without the adapter"] = writer(load_model(plain, reporter), request)
+        writers["without the adapter"] = writer(load_model(plain, reporter), request, prompting)
     reporter.note(prompting.note)
     return Conversation(request.model.source, prompting, writers, reporter)
 
 
-def writer(restored: Restored, request: ChatRequest) -> Writer:
+def writer(restored: Restored, request: ChatRequest, prompting: Prompting) -> Writer:
     """Return the model, ready to write."""
     most = request.max_new_tokens or most_new_tokens(restored.base)
-    return Writer(restored.base, restored.compute, WritingSettings(most, request.temperature, request.seed))
+    return Writer(
+        restored.base, restored.compute, WritingSettings(most, request.temperature, request.seed, prompting.ends)
+    )
 
 
 def answer(conversation: Conversation, line: str, screen: Screen) -> bool:

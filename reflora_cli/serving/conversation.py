@@ -10,8 +10,9 @@ from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists
-from reflora_cli.serving.prompting import Message, Prompting
+from reflora_cli.serving.prompting import Prompting
 from reflora_cli.serving.writing import Show, Writer
+from reflora_cli.tasks.messages import Message
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Conversation:
 
     def instruct(self, text: str) -> None:
         """Take a system message; none for an empty text. Raises InputError where none would be read."""
-        if not self.prompting.reads_history:
+        if not self.prompting.reads_system:
             what, remedy = "there is no place for a system message", "say it in the message itself"
-            raise InputError(Problem(what, "/system", self.prompting.note, "a tokenizer with a chat template", remedy))
+            raise InputError(Problem(what, "/system", self.prompting.note, "a chat template that reads one", remedy))
         before, self.system = self.system, text
         try:
             self.prompting.tokens([*self.beginning(), {"role": "user", "content": "?"}])

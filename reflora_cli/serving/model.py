@@ -1,22 +1,25 @@
 """Find the trained model that a user means, and load it.
 
 It is a run directory, a directory with a merged model, or a recipe with an adapter. A directory with a merged model
-says in its config what its outputs mean, and nothing of its prompt.
+says in its config what its outputs mean, and by its tokenizer's chat template how it is asked.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import exists, expanded, is_directory, is_file
 from reflora_cli.model.auto import load_config
 from reflora_cli.model.base import positions
+from reflora_cli.model.chat_template import by_chat_template
 from reflora_cli.model.labels import refuse_foreign_head, said_labels
+from reflora_cli.model.load import load_tokenizer, loading_errors, quiet_transformers
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
+from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import bundled_recipes, load_recipe
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TaskSection, TrainSection
@@ -28,6 +31,9 @@ from reflora_cli.tasks.base import Answers, BuiltinSource, Metric, PromptExample
 from reflora_cli.tasks.metrics import accuracy
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.registry import find_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AS_IT_IS = Template("{instruction}", "{instruction}\n{input}")
 """The wording of an instruction that is read without a prompt around it."""
@@ -121,7 +127,12 @@ def from_directory(path: Path, request: ModelRequest) -> Found:
         train=TrainSection(steps=1),
         eval=EvalSection(max_new_tokens=request.max_new_tokens or MOST_NEW_TOKENS),
     )
-    return Found(recipe, task, None, path, has_prompt=bool(request.task) or not kind_of(task).protocols)
+    return Found(recipe, task, None, path, has_prompt=bool(request.task) or tells_asking(task))
+
+
+def tells_asking(task: Task) -> bool:
+    """Whether a model directory alone says how its model is asked."""
+    return not kind_of(task).protocols or by_chat_template(task.parts)
 
 
 def no_model(path: Path) -> InputError:
@@ -138,7 +149,8 @@ def told_task(path: Path, columns: tuple[str, ...]) -> SequenceTask | PromptTask
     config = config_of(path)
     architecture = str(next(iter(getattr(config, "architectures", None) or ()), ""))
     if architecture.endswith(LANGUAGE):
-        return plain_prompts(path.name, (columns or (COLUMN,))[0])
+        task = plain_prompts(path.name, (columns or (COLUMN,))[0])
+        return replace(task, by_chat_template=bool(tokenizer_of(path).chat_template))
     if not architecture.endswith(CLASSIFIER):
         what, found = "this is no model that labels texts or writes answers", architecture or "no architecture"
         expected = f"an architecture that ends in {CLASSIFIER} or {' or '.join(LANGUAGE)}"
@@ -153,6 +165,13 @@ def config_of(path: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = str(error).strip().partition("\n")[0]
         raise InputError(Problem("the model's config cannot be read", str(path / "config.json"), found)) from error
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
+    """Return a directory's tokenizer. Raises InputError for one that cannot be read."""
+    source = find_source(str(path), None)
+    with quiet_transformers(), loading_errors(source):
+        return load_tokenizer(source)
 
 
 def outputs_of(config: Any, path: Path) -> tuple[str, ...]:

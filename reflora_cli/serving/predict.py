@@ -13,6 +13,7 @@ from reflora_cli import __version__
 from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter, Tell, Work
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.chat_template import by_chat_template
 from reflora_cli.objectives.asking import Answer, Answerer, Question
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.environment import base_identity
@@ -101,8 +102,12 @@ def finished(records: list[Record], made: int, reporter: Reporter) -> Prediction
 
 
 def say_wording(found: Found, request: PredictRequest, reporter: Reporter) -> None:
-    """Say that a model directory does not tell the prompt of training."""
-    if not found.has_prompt and request.wording is None:
+    """Say how a model directory's language model is asked: by its chat template, or it does not tell."""
+    if request.wording is not None:
+        return
+    if found.directory is not None and by_chat_template(found.task.parts):
+        reporter.note("asked by the tokenizer's chat template (--raw: texts are read as they are)")
+    elif not found.has_prompt:
         reporter.note("the directory does not tell the prompt of training: texts are read as they are (see --task)")
 
 

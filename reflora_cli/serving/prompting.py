@@ -1,31 +1,34 @@
-"""Turn a conversation into the tokens that a language model reads.
+"""Turn a conversation into the tokens that a language model reads, as its training put them.
 
-The tokenizer's chat template is used where there is one, and otherwise the prompt of a task.
+A run, or a recipe, says whether that was the tokenizer's chat template or the prompt of a task. A model directory is
+asked by the chat template that its tokenizer carries.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 from reflora_cli.data.encode_prompts import token_ids
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.chat_template import ending, reads, said
 from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
-"""What was said: its `role`, which is system, user or assistant, and its `content`."""
-
 
 class Prompting(ABC):
-    """A way to ask. reads_history: whether earlier messages and a system message are read. note: what a user should
-    know of it.
+    """A way to ask. reads_history: whether earlier messages are read. reads_system: whether a system message is. ends:
+    the tokens that end an answer beside the tokenizer's end token. note: what a user should know of it.
     """
 
-    reads_history: bool
+    reads_history: bool = False
+    reads_system: bool = False
+    ends: tuple[int, ...] = ()
     note: str
 
     @abstractmethod
@@ -39,34 +42,43 @@ class Prompting(ABC):
 class ChatTemplate(Prompting):
     """The tokenizer's own template for conversations."""
 
-    reads_history = True
-    note = "asked by the tokenizer's chat template; earlier messages are read too"
-
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises InputError for a template that takes no question with its answer."""
         self.tokenizer = tokenizer
+        with template_errors():
+            end = ending(tokenizer)
+        self.ends = () if end is None or end.token is None else (end.token,)
+        self.reads_history = reads(tokenizer, [said("user", "a"), said("assistant", "b")])
+        self.reads_system = reads(tokenizer, [said("system", "c")])
+        others = "earlier messages are read too" if self.reads_history else "every message is asked alone"
+        self.note = f"asked by the tokenizer's chat template; {others}"
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        from jinja2 import TemplateError
-
-        try:
+        with template_errors():
             found: Any = self.tokenizer.apply_chat_template(
                 [dict(own) for own in messages], add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            what, remedy = "the chat template does not take these messages", "/reset, or /system without a text"
-            raise InputError(Problem(what, "the tokenizer's chat template", str(error), remedy=remedy)) from error
         return [int(token) for token in found]
+
+
+@contextmanager
+def template_errors() -> Iterator[None]:
+    """Turn a template's refusal of messages into an InputError."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except (TemplateError, TypeError, ValueError) as error:
+        what, remedy = "the chat template does not take these messages", "/reset, or /system without a text"
+        raise InputError(Problem(what, "the tokenizer's chat template", str(error), remedy=remedy)) from error
 
 
 @final
 class TaskPrompt(Prompting):
     """The prompt of a task around the last message; nothing else is read."""
 
-    reads_history = False
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: PromptTask, name: str) -> None:
-        self.tokenizer, self.task = tokenizer, task
-        self.note = f"the tokenizer has no chat template: every message is asked alone, by {name}"
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: PromptTask, note: str) -> None:
+        self.tokenizer, self.task, self.note = tokenizer, task, note
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         (ids,) = token_ids(self.tokenizer, [self.task.template.fill(messages[-1]["content"], "")])
@@ -74,7 +86,15 @@ class TaskPrompt(Prompting):
 
 
 def prompting_of(tokenizer: PreTrainedTokenizerBase, task: PromptTask, *, has_prompt: bool) -> Prompting:
-    """Return how a model is asked. has_prompt: whether the task's prompt is that of training."""
-    if tokenizer.chat_template:
+    """Return how a model is asked. has_prompt: whether the task says how training asked."""
+    has_template = bool(tokenizer.chat_template)
+    if has_template and (task.by_chat_template or not has_prompt):
         return ChatTemplate(tokenizer)
-    return TaskPrompt(tokenizer, task, f"the prompt of {task.name}" if has_prompt else "its text as it is (see --task)")
+    alone = "every message is asked alone, by"
+    if not has_prompt:
+        note = f"the tokenizer has no chat template: {alone} its text as it is (see --task)"
+    elif has_template:
+        note = f"the tokenizer's chat template was not trained: {alone} the prompt of {task.name}"
+    else:
+        note = f"the tokenizer has no chat template: {alone} the prompt of {task.name}"
+    return TaskPrompt(tokenizer, task, note)

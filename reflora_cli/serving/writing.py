@@ -29,12 +29,13 @@ Show = Callable[[str], None]
 @dataclass(frozen=True)
 class WritingSettings:
     """How answers are written. temperature: 0 for the likeliest token each time. seed: that of the first answer's
-    draws.
+    draws. ends: the tokens that end an answer because it is asked for in a way that does.
     """
 
     max_new_tokens: int
     temperature: float
     seed: int
+    ends: tuple[int, ...] = ()
 
 
 class Stream:
@@ -117,7 +118,7 @@ class Writer:
             do_sample=bool(draws),
             **draws,
             max_new_tokens=self.settings.max_new_tokens,
-            eos_token_id=sorted({*named, tokenizer.eos_token_id}),
+            eos_token_id=sorted({*named, *self.settings.ends, tokenizer.eos_token_id}),
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,12 @@ class Named:
     def short(self) -> str:
         return self.name.rpartition("/")[2]
 
+    def templated(self, chat_template: str) -> Self:
+        """Return the task with its rows put by a chat template, where they may be. chat_template: its text, instead of
+        the tokenizer's.
+        """
+        return self
+
 
 @dataclass(frozen=True)
 class SequenceTask(Named):
@@ -148,6 +154,10 @@ class SequenceTask(Named):
         return {name: metric(p, y) for name, metric in self.metrics.items()}
 
 
+LATER = ("references", "conversation")
+"""The fields of a PromptExample that older runs do not have."""
+
+
 @dataclass(frozen=True)
 class PromptExample:
     """One row for a language model.
@@ -156,7 +166,8 @@ class PromptExample:
     generation_prompt: what the model reads when it is asked to generate; most tasks use `prompt`. candidates: the
     possible answers, written like `answer`; none for free text. labels: the word that stands for each candidate in a
     generated text, in the same order. label: the right one of the labels. references: the right texts, if free text is
-    compared with any: `label` is the first of them, and `answer` ends with it.
+    compared with any: `label` is the first of them, and `answer` ends with it. conversation: JSON with `messages` and
+    `tools` for a row that a chat template puts; `prompt` and `answer` are then only what a reader should see.
     """
 
     prompt: str
@@ -166,10 +177,13 @@ class PromptExample:
     labels: tuple[str, ...] = ()
     label: str = ""
     references: tuple[str, ...] = ()
+    conversation: str = ""
 
     def __repr__(self) -> str:
-        """Return all fields, but no empty references: runs know their rows by this text, also those that are older."""
-        names = [own.name for own in fields(self) if own.name != "references" or self.references]
+        """Return all fields, but of the later ones those that are not empty: runs know their rows by this text, also
+        those that are older.
+        """
+        names = [own.name for own in fields(self) if own.name not in LATER or getattr(self, own.name)]
         return f"PromptExample({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
@@ -182,6 +196,25 @@ class Answers(StrEnum):
     """A free text, which is generated and compared with a row's reference texts."""
     LOSS = "loss"
     """A free text, of which only the loss is known."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the ways in which a file may hold the rows of a task, known by its columns.
+
+    name: what the user is told. fields, example, optional: as those of a PromptTask. untyped: columns that may be
+    absent, and whose cells the example checks.
+    """
+
+    name: str
+    fields: Mapping[str, type]
+    example: Callable[[Row], PromptExample]
+    optional: tuple[str, ...] = ()
+    untyped: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.fields, *self.optional, *self.untyped)
 
 
 @dataclass(frozen=True)
@@ -198,6 +231,12 @@ class PromptTask(Named):
     references: the column with a list of reference texts, which some splits have; none if it is empty.
     tally: makes an empty tally of the answers that are found.
     evaluation: splits that are scored.
+    layouts: the ways in which a file may hold the rows, where there are several; that of a file gives the task its
+        fields.
+    by_chat_template: rows are put by the tokenizer's chat template, not by `template`.
+    chat_template: the text of the chat template that the tokenizer gets, in the place of its own; empty: its own.
+    example_by_template: the example of a row that is put by a chat template, of a task whose rows may be put either
+        way; the recipe chooses (`task.prompt`).
     """
 
     name: str
@@ -212,10 +251,25 @@ class PromptTask(Named):
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
+    layouts: tuple[Layout, ...] = ()
+    by_chat_template: bool = False
+    chat_template: str = ""
+    example_by_template: Callable[[Row], PromptExample] | None = None
+
+    def templated(self, chat_template: str) -> PromptTask:
+        if self.example_by_template is None:
+            return self
+        example = self.example_by_template
+        return replace(self, example=example, by_chat_template=True, chat_template=chat_template)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*self.fields, *self.optional, *((self.references,) if self.references else ()))
+        own = (*self.fields, *self.optional, *((self.references,) if self.references else ()))
+        return tuple(dict.fromkeys((*own, *(name for layout in self.layouts for name in layout.columns))))
+
+    def laid_out(self, layout: Layout) -> PromptTask:
+        """Return the task of the rows of one layout."""
+        return replace(self, fields=layout.fields, optional=layout.optional, example=layout.example, layouts=())
 
     @property
     def parts(self) -> tuple[PromptTask, ...]:
@@ -255,6 +309,9 @@ class Mixture(Named):
     joint: PromptTask | None = None
     joint_files: tuple[str, ...] = ()
     train: str = "train"
+
+    def templated(self, chat_template: str) -> Mixture:
+        return replace(self, parts=tuple(part.templated(chat_template) for part in self.parts))
 
 
 DataTask = SequenceTask | PromptTask

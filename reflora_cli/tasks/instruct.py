@@ -1,11 +1,13 @@
 """Instruction data: any JSON file with `instruction`, `output` and, where a row needs one, `input`.
 
-The answer is free text, scored by its loss.
+The answer is free text, scored by its loss. A row is put by the wording of Alpaca, or as a turn of the user and one of
+the assistant by the tokenizer's chat template (`task.prompt`).
 """
 
 from __future__ import annotations
 
 from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, Row
+from reflora_cli.tasks.chat import from_instruction
 from reflora_cli.tasks.prompts import PLAIN
 
 
@@ -24,6 +26,7 @@ INSTRUCT = PromptTask(
     template=PLAIN,
     answers=Answers.LOSS,
     evaluation=("validation",),
+    example_by_template=from_instruction,
 )
 
 TASKS = (INSTRUCT,)

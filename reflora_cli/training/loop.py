@@ -95,6 +95,7 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     with session.interruption.interruptible() if session.processes == 1 else nullcontext():
         tallies = {split.name: watched_tally(job.objective, split, size, session.reporter) for split in job.rows.splits}
         scores = {name: own.scores() for name, own in tallies.items()}
+        samples = {split.name: job.objective.samples(split) for split in job.rows.splits}
     check_scores(session, scores)
     progress.evaluated = progress.step
     merit = job.objective.merit(scores)
@@ -111,6 +112,9 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     session.reporter.evaluations([EvaluationRecord(progress.step, name, own, best) for name, own in scores.items()])
     for name, own in scores.items():
         append(session, {"event": "evaluation", "step": progress.step, "split": name, **own})
+        for sample in samples[name]:
+            session.reporter.note(f"sample: {sample.line()}")
+            append(session, {"event": "sample", "step": progress.step, "split": name, **sample.record()})
     session.model.train()
     return scores
 

@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.formats import adapter_config, format_of
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.interruption import Interruption
+from reflora_cli.model.tokenizer_files import write_tokenizer
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.training.checkpoint import Progress
@@ -27,7 +28,8 @@ from reflora_cli.training.job import Job
 class Session:
     """A job, accelerate's handles on it, its directory, and all that advances.
 
-    best: the best adapter so far, as it is in `adapter/`. agreed_stop: the signal by which all processes stop after
+    tokenizer_files: those that go beside the adapter, by name. best: the best adapter so far, as it is in `adapter/`.
+    agreed_stop: the signal by which all processes stop after
     this step; a signal that only one of them got does not count yet. plain: the adapters whose last steps were reported
     as plain.
     """
@@ -39,6 +41,7 @@ class Session:
     run: RunDirectory
     reporter: Reporter
     interruption: Interruption
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     agreed_stop: int = 0
@@ -81,6 +84,7 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
     base = NamedBase(source.location if source.is_local else source.name, source.revision)
     kind = kind_of(job.task).peft_type
     config = adapter_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
+    write_tokenizer(directory, session.tokenizer_files)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)
 

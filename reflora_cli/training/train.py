@@ -14,13 +14,15 @@ from accelerate.utils import broadcast_object_list, set_seed
 from reflora_cli.adapter_io.files import CONFIG
 from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.console.reporter import SILENT, Reporter
-from reflora_cli.export.card import adapter_card, make_subject
+from reflora_cli.export.card import adapter_card, asked_section, make_subject
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
+from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.model.precision import Compute, resolve_dtype
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
+from reflora_cli.model.tokenizer_files import tokenizer_files
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
@@ -35,6 +37,7 @@ from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
+from reflora_cli.training.own_template import refuse_unchosen_prompt, with_template
 from reflora_cli.training.prepare import prepare
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
@@ -55,7 +58,7 @@ def train(
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
     """
     accelerator = make_accelerator(recipe)
-    recipe = with_labels(recipe, output if resume else None)
+    recipe = with_template(with_labels(recipe, output if resume else None))
     run = RunDirectory(output or shared_default(recipe))
     earlier = find_earlier(recipe, run.after if resume else None)
     recipe = settled(recipe, earlier)
@@ -68,13 +71,17 @@ def train(
         refuse_links(run)
         place = chosen_checkpoint(run, accelerator, reporter) if resume else None
         compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
+        if not resume:
+            refuse_unchosen_prompt(recipe, section)
         read = with_data_found(recipe, run) if resume else recipe
         job = prepare(read, compute, section, earlier, trained_tensors(place) if place else None, reporter)
         job = replace(job, recipe=recipe, environment=with_places(job.environment, read, run, job.base.source))
         make_ready(job, accelerator, reporter)
+        # A tokenizer that cannot be saved is found out before the first step.
+        beside = tokenizer_files(served_tokenizer(job.base, job.task)) if accelerator.is_main_process else {}
         model, optimizer = accelerator.prepare(job.objective.loss_module, job.optimizer)
         with noted_signals() as interruption:
-            session = Session(job, accelerator, model, optimizer, run, reporter, interruption)
+            session = Session(job, accelerator, model, optimizer, run, reporter, interruption, beside)
             start(session, resume, place)
             try:
                 with watching(session) if detect_anomaly else contextlib.nullcontext():
@@ -154,7 +161,8 @@ def write_card(session: Session, results: dict[str, Any]) -> None:
     job, directory = session.job, session.run.adapter
     source = replace(job.base.source, revision=job.base.source.revision or job.base.commit)
     about = make_subject(job.recipe, source, results, job.base.labels)
-    write_file(directory / CARD, adapter_card(about, read_config(directory / CONFIG), job.unreadable))
+    asked = asked_section(job.task, job.base.tokenizer)
+    write_file(directory / CARD, adapter_card(about, read_config(directory / CONFIG), job.unreadable, asked=asked))
 
 
 def draw_confusions(session: Session) -> None:

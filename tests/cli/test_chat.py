@@ -50,10 +50,9 @@ def merged(reflora: Reflora, answering: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def talking(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A merged model whose tokenizer has a chat template."""
+    """A merged model whose tokenizer has a chat template with a place for a system message."""
     output = shutil.copytree(merged, tmp_path_factory.mktemp("talking") / "model")
-    config = json.loads((output / "tokenizer_config.json").read_text())
-    (output / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}))
+    (output / "chat_template.jinja").write_text(TEMPLATE)
     return output
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from reflora_cli.adapter_io.lora import LoraConfig
-from reflora_cli.export.card import vllm_line
 from tests.cli.conftest import Reflora
 from tests.models import make
 
@@ -84,13 +81,12 @@ def test_merged_model_has_a_card(trained: Path, reflora: Reflora, tmp_path: Path
     assert "AutoModelForSequenceClassification" in card
 
 
-def test_a_card_says_whether_vllm_takes_the_adapter(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
-    assert reflora("export", trained, "--format", "peft", "--output", tmp_path / "peft").status == 0
-    assert "vLLM does not take modules saved whole (score)" in (tmp_path / "peft" / "README.md").read_text()
-    plain: dict[str, Any] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
-    assert "--max-lora-rank 4" in vllm_line(LoraConfig(**plain))
-    assert "--max-lora-rank 7" in vllm_line(LoraConfig(**{**plain, "rank_pattern": {"q_proj": 7, "v_proj": 2}}))
-    assert "vLLM does not take DoRA" in vllm_line(LoraConfig(**plain, use_dora=True))
+def test_an_export_says_whether_vllm_serves_the_adapter(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("export", trained, "--format", "peft", "--output", tmp_path / "peft", "--json")
+    assert outcome.status == 0, outcome.err
+    assert "vLLM cannot serve the adapter itself: modules are saved whole (score)" in outcome.json["vllm"]
+    assert outcome.json["vllm"] in (tmp_path / "peft" / "README.md").read_text()
+    assert "modules are saved whole" in outcome.err
 
 
 @pytest.fixture(scope="module")

@@ -130,16 +130,22 @@ def test_a_merged_classifier_of_one_text_takes_texts(reflora: Reflora, merged: P
         assert own["label"] == max(own["probabilities"], key=own["probabilities"].__getitem__)
 
 
-def test_a_merged_language_model_says_that_it_knows_no_prompt(
-    reflora: Reflora, answering: Path, merged_language: Path
+def test_a_merged_language_model_is_asked_as_it_was_trained(
+    reflora: Reflora, answering: Path, merged_language: Path, tmp_path: Path
 ) -> None:
+    """By the template that its tokenizer carries; one without, as older ones are, says that it knows no prompt."""
     question = "What is the shelf used for?"
-    outcome = reflora("predict", merged_language, f"Question: {question} Answer:", "--max-new-tokens", 8)
-    assert "does not tell the prompt" in outcome.err
-    tasked = reflora("predict", merged_language, question, "--task", "builtin/questions", "--max-new-tokens", 8)
-    assert "does not tell the prompt" not in tasked.err
     (own,) = lines(reflora("predict", answering, question, "--max-new-tokens", 8))
-    assert lines(outcome)[0]["answer"] == lines(tasked)[0]["answer"] == own["answer"]
+    carried = reflora("predict", merged_language, question, "--max-new-tokens", 8)
+    assert "asked by the tokenizer's chat template" in carried.err
+    older = shutil.copytree(merged_language, tmp_path / "model")
+    (older / "chat_template.jinja").unlink()
+    outcome = reflora("predict", older, f"Question: {question} Answer:", "--max-new-tokens", 8)
+    assert "does not tell the prompt" in outcome.err
+    tasked = reflora("predict", older, question, "--task", "builtin/questions", "--max-new-tokens", 8)
+    assert "does not tell the prompt" not in tasked.err
+    found = [lines(each)[0]["answer"] for each in (carried, outcome, tasked)]
+    assert found == [own["answer"]] * 3
 
 
 def test_standard_input_holds_texts_or_objects(trained: Path, answering: Path, merged: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ def test_reflora_commands_run_in_order(
     data = {"glue": small_glue, "commonsense": small_commonsense, "nlg": small_nlg}
     monkeypatch.chdir(tmp_path)
     put_tickets(tmp_path)
+    put_chat(tmp_path)
     commands = [shlex.split(line)[1:] for line in "\n".join(blocks("sh")).splitlines() if line.startswith("reflora ")]
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
     (tmp_path / "rows.csv").write_text("premise,hypothesis\nA cup is red.,A cup has a colour.\n", encoding="utf-8")
@@ -88,11 +90,20 @@ def put_tickets(place: Path) -> None:
         (place / name).write_text("\n".join(["subject;body;category", *rows]), encoding="utf-8")
 
 
+def put_chat(place: Path) -> None:
+    """Write the recipe that the README shows of conversations, and a file of them."""
+    (place / "chat.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
+    rows = [{"instruction": f"What color is cup {number}?", "output": "It is red."} for number in range(40)]
+    (place / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def affordable(command: list[str], data: Mapping[str, Path]) -> list[str]:
     """The same command, on rows and models that are at hand."""
     rest = [part for part in command if not part.startswith("task.data=")]
     if command[1] == "tickets.yaml":
         return [*command, "model.name=builtin:tiny-llama"]
+    if command[1] == "chat.yaml":
+        return [*command, "model.name=builtin:tiny-llama", "task.max_length=64", "train.epochs=1"]
     family = command[1].partition("/")[0]
     if family in data:
         models = {"glue": LOCAL, "commonsense": LOCAL_LANGUAGE, "nlg": LOCAL_TEXTS}
@@ -117,7 +128,7 @@ def test_recipe_blocks_are_valid_recipes(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(recipe, encoding="utf-8")
         methods.append(load_recipe(str(path), []).method.name)
-    assert methods == ["lora", "reflora"]
+    assert methods == ["lora", "lora", "reflora"]
 
 
 def test_the_scores_of_every_kind_are_in_the_table() -> None:

@@ -27,19 +27,19 @@ def example(prompt: str, answer: str) -> PromptExample:
 
 
 def supervised_text(row: PromptRow) -> str:
-    return str(TOKENIZER.decode(row.input_ids[row.supervised :]))
+    return str(TOKENIZER.decode(row.input_ids[row.spans[0][0] :]))
 
 
 def test_the_answer_and_the_end_are_supervised() -> None:
     (row,) = encode_prompts(TOKENIZER, [example("Who is it? Answer:", " the box")], 64, train_on_prompt=False).rows
     assert row.input_ids[-1] == END
     assert supervised_text(row) == " the box<eos>"
-    assert row.weight == len(row.input_ids) - row.supervised
+    assert row.weight == len(row.input_ids) - row.spans[0][0]
 
 
 def test_with_the_prompt_everything_but_the_first_token_is() -> None:
     (row,) = encode_prompts(TOKENIZER, [example("Who?", " the box")], 64, train_on_prompt=True).rows
-    assert row.supervised == 1
+    assert row.spans[0][0] == 1
     assert supervised_text(row) == " Who? the box<eos>"
 
 
@@ -48,7 +48,7 @@ def test_a_token_across_the_border_belongs_to_the_answer() -> None:
     (row,) = encode_prompts(TOKENIZER, [example("a kit", "chen")], 64, train_on_prompt=False).rows
     joined = TOKENIZER("a kitchen")["input_ids"]
     assert row.input_ids.tolist() == [*joined, END]
-    assert row.supervised == common_length(TOKENIZER("a kit")["input_ids"], joined) < len(joined)
+    assert row.spans[0][0] == common_length(TOKENIZER("a kit")["input_ids"], joined) < len(joined)
 
 
 def test_an_end_token_that_the_tokenizer_adds_is_not_doubled() -> None:
@@ -106,7 +106,7 @@ def test_as_many_targets_as_the_rows_weigh(rows: list[PromptRow]) -> None:
     assert len(batch["targets"]) == sum(row.weight for row in rows)
     parts = torch.split(batch["targets"], [row.weight for row in rows])
     for row, targets in zip(rows, parts, strict=True):
-        assert targets.tolist() == row.input_ids[row.supervised :].tolist()
+        assert targets.tolist() == row.input_ids[row.spans[0][0] :].tolist()
     flat = batch["input_ids"].flatten()
     assert torch.equal(flat[batch["supervised"] + 1], batch["targets"]), "each is the token after its place"
 

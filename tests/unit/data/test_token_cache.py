@@ -25,7 +25,7 @@ def texts(tokenizer: Any, length: int) -> list[Any]:
 
 def prompts(tokenizer: Any, length: int) -> list[Any]:
     rows = encode_prompts(tokenizer, PROMPTS, length, train_on_prompt=False).rows
-    return [(row.input_ids.tolist(), row.supervised) for row in rows]
+    return [(row.input_ids.tolist(), row.spans) for row in rows]
 
 
 ENCODE: dict[str, Callable[[Any, int], list[Any]]] = {"texts": texts, "prompts": prompts}

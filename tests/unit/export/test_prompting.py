@@ -1,4 +1,4 @@
-"""How an exported language model is asked: as it was trained, by chat template and by Modelfile."""
+"""How an exported language model is asked: as it was trained, by chat template, by Modelfile, in the card."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import jinja2
 import pytest
 
-from reflora_cli.export.prompting import asking, chat_template, modelfile, prompt_lines
+from reflora_cli.export.ollama import modelfile
+from reflora_cli.export.prompting import Reader, Served, by_prompt
+from reflora_cli.model.chat_template import shared_wording
 from reflora_cli.tasks.prompts import LLM_ADAPTERS, PLAIN
 from reflora_cli.tasks.registry import find_task
 
 
-def ask(name: Any, lead: str = "") -> Any:
-    task = find_task(name)
-    return asking(task.parts, "</s>", lead)
+def ask(name: Any, lead: str = "") -> Served:
+    return by_prompt(shared_wording(find_task(name).parts), "</s>", Reader(begins=False, lead=lead))
 
 
 @pytest.mark.parametrize(
@@ -32,31 +33,31 @@ def test_a_question_is_asked_as_in_training(name: Any, prompt: str) -> None:
     asked = ask(name)
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers and llama.cpp render
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "It's {odd}?"}]
-    rendered = environment.from_string(chat_template(asked)).render(messages=messages, eos_token="</s>")
+    rendered = environment.from_string(asked.chat_template).render(messages=messages, eos_token="</s>")
     assert rendered == prompt
-    lines = modelfile("model.gguf", asked)
+    lines = modelfile("model.gguf", asked.ollama)
     assert lines.startswith("FROM ./model.gguf\n")
     template = lines.partition('TEMPLATE """')[2].partition('"""')[0]
     assert template.replace("{{ .Prompt }}", "It's {odd}?") == prompt
     assert 'PARAMETER stop "</s>"' in lines
     assert "SYSTEM" not in lines
-    assert prompt.replace("It's {odd}?", "{instruction}") in "\n".join(prompt_lines(asked))
+    assert prompt.replace("It's {odd}?", "{instruction}") in "\n".join(asked.card)
 
 
 def test_answers_are_ended_and_begin_where_tokenizers_need_it() -> None:
     asked = ask("instruct", lead=" ")
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rendered = jinja2.Environment().from_string(chat_template(asked)).render(messages=messages, eos_token="</s>")
+    rendered = jinja2.Environment().from_string(asked.chat_template).render(messages=messages, eos_token="</s>")
     assert rendered == " " + PLAIN.fill("a", "") + "b</s>"
 
 
 def test_further_input_has_a_prompt_of_its_own() -> None:
-    text = "\n".join(prompt_lines(ask("instruct")))
+    text = "\n".join(ask("instruct").card)
     assert PLAIN.with_input in text
-    assert "further input" not in "\n".join(prompt_lines(ask("builtin/questions")))
+    assert "further input" not in "\n".join(ask("builtin/questions").card)
 
 
 def test_an_adapter_goes_onto_its_base() -> None:
-    assert modelfile("base.gguf", ask("instruct"), adapter="adapter.gguf").startswith(
+    assert modelfile("base.gguf", ask("instruct").ollama, adapter="adapter.gguf").startswith(
         "FROM ./base.gguf\nADAPTER ./adapter.gguf\nTEMPLATE"
     )

@@ -50,7 +50,7 @@ def test_the_same_tokens_are_supervised(shapes: list[tuple[int, int]]) -> None:
             (ids[i - 1], ids[i])
             for row in rows
             for ids in [row.input_ids.tolist()]
-            for i in range(row.supervised, len(ids))
+            for i in range(row.spans[0][0], len(ids))
         )
         assert pairs == expected, name
     assert packed["input_ids"].numel() <= padded["input_ids"].numel()

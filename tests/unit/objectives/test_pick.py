@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -15,6 +16,7 @@ from reflora_cli.ground.errors import InputError
 from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import ModelSection
+from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.registry import TASKS, find_task
 from tests.unit.recipe_texts import GOOD, load, put
 
@@ -37,6 +39,20 @@ def test_the_base_of_every_task_is_loaded_by_its_kind(name: str) -> None:
     assert type(own.model) is type(model)
     assert bool(own.head) is is_classifier
     assert bool(kind.protocols) is not is_classifier
+
+
+def test_the_chat_template_of_a_task_is_that_of_its_tokenizer() -> None:
+    """A task without one leaves the tokenizer as it is."""
+    section = ModelSection(name="builtin:tiny-llama")
+    instruct = find_task("instruct")
+    assert isinstance(instruct, PromptTask)
+    assert not instruct.by_chat_template
+    plain = kind_of(instruct).load_base(section, None, torch.float32, seed=0)
+    assert (plain.tokenizer.chat_template, plain.lost_template) == (None, False)
+    told = replace(instruct, by_chat_template=True, chat_template="{{ messages }}")
+    base = kind_of(told).load_base(section, None, torch.float32, seed=0)
+    assert (base.tokenizer.chat_template, base.lost_template) == ("{{ messages }}", False)
+    assert base.with_chat_template("{{ bos_token }}").lost_template
 
 
 def told_apart(tree: ast.AST) -> set[str]:

@@ -73,7 +73,8 @@ def theirs(model: Any) -> Tensor:
     batch = collate_prompts(ROWS, pad_token=2)
     labels = torch.full_like(batch["input_ids"], -100)
     for index, row in enumerate(ROWS):
-        labels[index, row.supervised : len(row.input_ids)] = torch.tensor(row.input_ids[row.supervised :])
+        begin = row.spans[0][0]
+        labels[index, begin : len(row.input_ids)] = torch.tensor(row.input_ids[begin:])
     output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)
     loss: Tensor = output.loss * sum(row.weight for row in ROWS)
     return loss

@@ -1,0 +1,215 @@
+"""Turn conversations into token ids, and find the places of what the assistant says.
+
+The text of a whole conversation is tokenized at once, as transformers' `apply_chat_template` does it: without special
+tokens beside those of the template. A token is supervised if it holds any character of a turn of the assistant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from reflora_cli.data.chat_text import ChatTemplate
+from reflora_cli.data.encode_prompts import (
+    EncodedPrompts,
+    PromptRow,
+    Spans,
+    encode_prompts,
+    from_place,
+    refuse_cut_answers,
+    token_ids,
+)
+from reflora_cli.data.token_cache import Columns, as_array, remembered, rows_of
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.chat_templates import EXPECTED, markers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN = 3
+"""The number of conversations that a message describes; all are counted."""
+EXCERPT = 60
+"""The characters of a conversation that a message shows."""
+BATCH = 256
+"""Conversations per tokenizer call: they are many times longer than other rows."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation as tokens. spans: the places of what the assistant says."""
+
+    ids: list[int]
+    spans: Spans
+
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int, *, train_on_prompt: bool
+) -> EncodedPrompts:
+    """Tokenize prompts with answers as `encode_prompts` does, and conversations by the tokenizer's chat template.
+
+    Where there are both, the prompts come first. Raises InputError when more than a twentieth of either has nothing to
+    learn left, and for conversations that the template does not take.
+    """
+    chats = [example for example in examples if example.conversation]
+    prompts = [example for example in examples if not example.conversation]
+    if not chats:
+        return encode_prompts(tokenizer, prompts, max_length, train_on_prompt=train_on_prompt)
+    found = encode_chats(tokenizer, chats, max_length, train_on_prompt=train_on_prompt)
+    if not prompts:
+        return found
+    others = encode_prompts(tokenizer, prompts, max_length, train_on_prompt=train_on_prompt)
+    return EncodedPrompts(others.rows + found.rows, others.dropped + found.dropped)
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int, *, train_on_prompt: bool
+) -> EncodedPrompts:
+    """Tokenize conversations and cut them to `max_length` tokens.
+
+    What the assistant says is supervised, with `train_on_prompt` everything but the first token.
+    """
+    refuse_template(tokenizer)
+    template = str(tokenizer.chat_template)
+    # Some templates write the day on which they are filled in.
+    key = ("chats", max_length, template, date.today() if "strftime_now" in template else "")
+    columns = remembered(tokenizer, key, examples, lambda: tokenize(tokenizer, examples, max_length))
+    ids = rows_of(columns["ids"], columns["lengths"])
+    spans = rows_of(columns["spans"], columns["counts"])
+    rows = [from_place(own, 1) if train_on_prompt else PromptRow(own, pairs(places))
+            for own, places in zip(ids, spans, strict=True)]  # fmt: skip
+    dropped = len(examples) - len(rows)
+    refuse_cut_answers(dropped, len(examples), max_length)
+    return EncodedPrompts(rows, dropped)
+
+
+def asked_tokens(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[list[int]]:
+    """Return what a model reads when it is asked for the last answer of each example; no tokens for an empty prompt.
+
+    Raises InputError for a conversation that the chat template does not take.
+    """
+    template, found = ChatTemplate(tokenizer), []
+    for example in examples:
+        if example.conversation:
+            found.append(tokenizer(asked_text(template, example), add_special_tokens=False)["input_ids"])
+        else:
+            found.append(token_ids(tokenizer, [example.generation_prompt])[0])
+    return found
+
+
+def asked_text(template: ChatTemplate, example: PromptExample) -> str:
+    """Return the text of a prompt. Raises InputError."""
+    try:
+        return template.asked(example.conversation)
+    except ValueError as error:
+        raise InputError(Problem(str(error), "the tokenizer's chat template")) from error
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[int]:
+    """Return the token that ends a turn where any example is a conversation; none otherwise."""
+    end = ChatTemplate(tokenizer).end() if any(own.conversation for own in examples) else ""
+    return [cast(int, tokenizer.convert_tokens_to_ids(end))] if end else []
+
+
+def pairs(flat: np.ndarray) -> Spans:
+    """Return (begin, end) of each span from begin, end, begin, end, ..."""
+    own = flat.tolist()
+    return tuple(zip(own[::2], own[1::2], strict=True))
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> Columns:
+    """Return `ids`, their `lengths`, `spans` as begin, end, begin, end, ... and their `counts`, of the conversations of
+    which something to learn is left.
+    """
+    kept = [cut for own in whole(tokenizer, examples) if (cut := shortened(own, max_length)).spans]
+    flat = [[place for span in own.spans for place in span] for own in kept]
+    return {
+        "ids": as_array([own.ids for own in kept]),
+        "lengths": np.array([len(own.ids) for own in kept], dtype=np.int32),
+        "spans": as_array(flat),
+        "counts": np.array(list(map(len, flat)), dtype=np.int32),
+    }
+
+
+def whole(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> Iterator[Tokens]:
+    """Yield the tokens of conversations. Raises InputError for those that the chat template does not take."""
+    template, problems, written = ChatTemplate(tokenizer), [], []
+    for number, example in enumerate(examples, start=1):
+        try:
+            written.append(template.written(example.conversation))
+        except ValueError as error:
+            found = example.prompt[:EXCERPT] + ("..." if len(example.prompt) > EXCERPT else "")
+            problems.append(Problem(str(error), f"conversation {number} of {len(examples):,}", repr(found)))
+    if problems:
+        raise refused(problems)
+    for start in range(0, len(written), BATCH):
+        chunk = written[start : start + BATCH]
+        encoded = tokenizer(
+            [own.text for own in chunk], add_special_tokens=False, return_offsets_mapping=True,
+            return_attention_mask=False, verbose=False,
+        )  # fmt: skip
+        for own, ids, offsets in zip(chunk, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            yield Tokens(ids, spans_of(offsets, own.turns))
+
+
+def refused(problems: Sequence[Problem]) -> InputError:
+    """Return the error with the first problems, and the number of the others."""
+    remedy = "task.template=chatml, plain or a file is another template; or mend the conversations"
+    first = [Problem(own.what, own.where, own.found, remedy=remedy) for own in problems[:SHOWN]]
+    more = len(problems) - len(first)
+    return InputError(*first, *([Problem(f"{more:,} more conversations cannot be put either")] if more else []))
+
+
+def spans_of(offsets: Sequence[tuple[int, int]], turns: Sequence[tuple[int, int]]) -> Spans:
+    """Return the places of the tokens that hold a character of a turn.
+
+    offsets: the characters of each token. White space that a tokenizer leaves out of its offsets belongs to the token
+    after it. Token 0 is never a place, as nothing predicts it.
+    """
+    chosen, place, reached = list[int](), 0, 0
+    for index, (begin, end) in enumerate(offsets):
+        first, reached = min(begin, reached), max(end, reached)
+        while place < len(turns) and turns[place][1] <= first:
+            place += 1
+        if index and place < len(turns) and first < turns[place][1] and end > turns[place][0]:
+            chosen.append(index)
+    return runs(chosen)
+
+
+def runs(places: Sequence[int]) -> Spans:
+    """Return sorted places as (begin, end) of those that follow each other."""
+    known = set(places)
+    begins = [place for place in places if place - 1 not in known]
+    ends = [place + 1 for place in places if place + 1 not in known]
+    return tuple(zip(begins, ends, strict=True))
+
+
+def shortened(tokens: Tokens, length: int) -> Tokens:
+    """Return the first `length` tokens."""
+    spans = tuple((begin, min(end, length)) for begin, end in tokens.spans if begin < length)
+    return Tokens(tokens.ids[:length], spans)
+
+
+def refuse_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError for a tokenizer without a chat template, with one whose tokens it lacks, or without offsets."""
+    where = "task.template"
+    if not tokenizer.chat_template:
+        remedy = "task.template=chatml, llama3 or plain, or a file; plain works with every tokenizer"
+        raise InputError(Problem("the tokenizer has no chat template", where, "null", EXPECTED, remedy))
+    absent = [own for own in markers(str(tokenizer.chat_template)) if not is_token(tokenizer, own)]
+    if absent:
+        what = "the tokenizer lacks tokens of the chat template: they would be read as several, and no answer would end"
+        remedy = "task.template=plain ends answers with the tokenizer's own end token"
+        raise InputError(Problem(what, where, f"absent: {', '.join(absent)}", "one token each", remedy))
+    if not tokenizer.is_fast:
+        what = "the tokenizer does not say which characters its tokens hold, so no answer can be found"
+        raise InputError(Problem(what, "model.name", type(tokenizer).__name__, "a tokenizer with tokenizer.json"))
+
+
+def is_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text is read as one token."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
