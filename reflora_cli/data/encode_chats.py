@@ -6,14 +6,13 @@ tokens beside those of the template. A token is supervised if it holds any chara
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from reflora_cli.data.chat_text import ChatTemplate
+from reflora_cli.data.chat_text import ChatTemplate, ChatText
 from reflora_cli.data.encode_prompts import (
     EncodedPrompts,
     PromptRow,
@@ -23,7 +22,7 @@ from reflora_cli.data.encode_prompts import (
     refuse_cut_answers,
     token_ids,
 )
-from reflora_cli.data.token_cache import Columns, as_array, remembered, rows_of
+from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat_templates import EXPECTED, markers
@@ -37,14 +36,6 @@ EXCERPT = 60
 """The characters of a conversation that a message shows."""
 BATCH = 256
 """Conversations per tokenizer call: they are many times longer than other rows."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A conversation as tokens. spans: the places of what the assistant says."""
-
-    ids: list[int]
-    spans: Spans
 
 
 def encode_examples(
@@ -123,37 +114,45 @@ def pairs(flat: np.ndarray) -> Spans:
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample], max_length: int) -> Columns:
     """Return `ids`, their `lengths`, `spans` as begin, end, begin, end, ... and their `counts`, of the conversations of
-    which something to learn is left.
+    which something to learn is left. Raises InputError for those that the chat template does not take.
     """
-    kept = [cut for own in whole(tokenizer, examples) if (cut := shortened(own, max_length)).spans]
-    flat = [[place for span in own.spans for place in span] for own in kept]
+    texts = texts_of(tokenizer, examples)
+    parts: list[Columns] = []
+    for start in range(0, len(texts), BATCH):
+        chunk = texts[start : start + BATCH]
+        encoded = tokenizer(
+            [own.text for own in chunk], add_special_tokens=False, return_offsets_mapping=True,
+            return_attention_mask=False, verbose=False,
+        )  # fmt: skip
+        rows = zip(chunk, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        cut = [(ids[:max_length], shortened(spans_of(own, text.turns), max_length)) for text, ids, own in rows]
+        parts.append(columns_of([(ids, spans) for ids, spans in cut if spans]))
+    return joined(parts)
+
+
+def columns_of(rows: Sequence[tuple[list[int], Spans]]) -> Columns:
+    """Return the columns of rows that are kept, each its ids and its spans."""
+    flat = [[place for span in spans for place in span] for _, spans in rows]
     return {
-        "ids": as_array([own.ids for own in kept]),
-        "lengths": np.array([len(own.ids) for own in kept], dtype=np.int32),
+        "ids": as_array([ids for ids, _ in rows]),
+        "lengths": np.array([len(ids) for ids, _ in rows], dtype=np.int32),
         "spans": as_array(flat),
         "counts": np.array(list(map(len, flat)), dtype=np.int32),
     }
 
 
-def whole(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> Iterator[Tokens]:
-    """Yield the tokens of conversations. Raises InputError for those that the chat template does not take."""
-    template, problems, written = ChatTemplate(tokenizer), [], []
+def texts_of(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExample]) -> list[ChatText]:
+    """Return the texts of conversations. Raises InputError for those that the chat template does not take."""
+    template, problems, texts = ChatTemplate(tokenizer), [], []
     for number, example in enumerate(examples, start=1):
         try:
-            written.append(template.written(example.conversation))
+            texts.append(template.written(example.conversation))
         except ValueError as error:
             found = example.prompt[:EXCERPT] + ("..." if len(example.prompt) > EXCERPT else "")
             problems.append(Problem(str(error), f"conversation {number} of {len(examples):,}", repr(found)))
     if problems:
         raise refused(problems)
-    for start in range(0, len(written), BATCH):
-        chunk = written[start : start + BATCH]
-        encoded = tokenizer(
-            [own.text for own in chunk], add_special_tokens=False, return_offsets_mapping=True,
-            return_attention_mask=False, verbose=False,
-        )  # fmt: skip
-        for own, ids, offsets in zip(chunk, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield Tokens(ids, spans_of(offsets, own.turns))
+    return texts
 
 
 def refused(problems: Sequence[Problem]) -> InputError:
@@ -170,28 +169,20 @@ def spans_of(offsets: Sequence[tuple[int, int]], turns: Sequence[tuple[int, int]
     offsets: the characters of each token. White space that a tokenizer leaves out of its offsets belongs to the token
     after it. Token 0 is never a place, as nothing predicts it.
     """
-    chosen, place, reached = list[int](), 0, 0
-    for index, (begin, end) in enumerate(offsets):
-        first, reached = min(begin, reached), max(end, reached)
-        while place < len(turns) and turns[place][1] <= first:
-            place += 1
-        if index and place < len(turns) and first < turns[place][1] and end > turns[place][0]:
-            chosen.append(index)
-    return runs(chosen)
+    begins, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    reached = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
+    begins = np.minimum(begins, reached)
+    chosen = np.zeros(len(ends) + 2, dtype=bool)  # with a place that is not chosen at either end
+    for begin, end in turns:
+        chosen[1:-1] |= (begins < end) & (ends > begin)
+    chosen[1:2] = False
+    borders = np.flatnonzero(chosen[1:] != chosen[:-1]).tolist()
+    return tuple(zip(borders[::2], borders[1::2], strict=True))
 
 
-def runs(places: Sequence[int]) -> Spans:
-    """Return sorted places as (begin, end) of those that follow each other."""
-    known = set(places)
-    begins = [place for place in places if place - 1 not in known]
-    ends = [place + 1 for place in places if place + 1 not in known]
-    return tuple(zip(begins, ends, strict=True))
-
-
-def shortened(tokens: Tokens, length: int) -> Tokens:
-    """Return the first `length` tokens."""
-    spans = tuple((begin, min(end, length)) for begin, end in tokens.spans if begin < length)
-    return Tokens(tokens.ids[:length], spans)
+def shortened(spans: Spans, length: int) -> Spans:
+    """Return the places of spans in the first `length` tokens."""
+    return tuple((begin, min(end, length)) for begin, end in spans if begin < length)
 
 
 def refuse_template(tokenizer: PreTrainedTokenizerBase) -> None:

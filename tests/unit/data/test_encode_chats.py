@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflora_cli.data.encode_chats import encode_chats, encode_examples, runs, spans_of
+from reflora_cli.data.encode_chats import encode_chats, encode_examples, spans_of
 from reflora_cli.data.encode_prompts import PromptRow, supervision
+from reflora_cli.data.token_cache import WORTHWHILE
 from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat import conversation_example
@@ -233,5 +235,27 @@ def test_white_space_left_out_of_offsets_belongs_to_the_next_token() -> None:
     assert spans_of([(0, 2), (3, 5), (6, 8)], [(2, 5)]) == ((1, 2),)
     assert spans_of([(0, 2), (2, 3), (2, 3), (3, 4)], [(2, 3)]) == ((1, 3),)
     assert spans_of([(0, 2), (2, 4)], [(0, 1)]) == ()
-    assert runs([1, 2, 4]) == ((1, 3), (4, 5))
-    assert runs([]) == ()
+    assert spans_of([(0, 1), (1, 2), (2, 3), (3, 4)], [(0, 2), (3, 4)]) == ((1, 2), (3, 4))
+    assert spans_of([], [(0, 2)]) == ()
+
+
+def test_many_conversations_are_read_from_disk_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another template is another file: its tokens are others."""
+    monkeypatch.setenv("REFLORA_CACHE", str(tmp_path))
+    examples = [conversation_example(say(f"What is {number}?", "It is red.")) for number in range(WORTHWHILE)]
+
+    def found() -> list[tuple[list[int], Any]]:
+        rows = encode_chats(tokenizer, examples, 100, train_on_prompt=False).rows
+        return [(row.input_ids.tolist(), row.spans) for row in rows]
+
+    tokenizer = tokenizer_of("chatml")
+    first = found()
+    assert len(list((tmp_path / "tokens").iterdir())) == 1
+    assert found() == first
+    assert len(list((tmp_path / "tokens").iterdir())) == 1
+    own, tokenizer.chat_template = tokenizer.chat_template, TEMPLATES["plain"]
+    try:
+        assert found() != first
+    finally:
+        tokenizer.chat_template = own
+    assert len(list((tmp_path / "tokens").iterdir())) == 2
