@@ -10,7 +10,7 @@ from reflora_cli.data.check import examples_of
 from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
 from reflora_cli.data.delimited import delimited_form
-from reflora_cli.data.held_out import divided
+from reflora_cli.data.held_out import divided, divided_prompts
 from reflora_cli.data.hub import read_hub, unknown_split
 from reflora_cli.data.own import own_examples
 from reflora_cli.data.read import Table, read_file, table_of
@@ -52,7 +52,11 @@ def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
     """Return the first `limit` rows of a split of a language model's task; `data` is explained at `load_split`."""
-    return prompt_examples(load_table(task, data, split, limit), task)
+    if task.held_out is None or split not in (task.train, *task.evaluation):
+        return prompt_examples(load_table(task, data, split, limit), task)
+    examples = prompt_examples(load_table(task, data, task.train, None), task)
+    training, held_out = divided_prompts(examples, task.held_out, data)
+    return (training if split == task.train else held_out)[:limit]
 
 
 def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:

@@ -74,9 +74,9 @@ def task_overrides(names: Sequence[str]) -> list[list[str]]:
 
 
 def refuse_other_task(recipe: Recipe, request: Request) -> None:
-    """Raises InputError where a named task would be scored with the columns and labels of a task of the user's own."""
+    """Raises InputError where a named task would be scored with the columns of a task of the user's own."""
     if recipe.task.kind is not None:
-        what = "the model is trained for labels of your own"
+        what = "the model is trained for a task of your own"
         remedy = "leave --task out; task.data=PATH scores other rows"
         raise InputError(Problem(what, "--task", ", ".join(request.tasks), remedy=remedy))
 
@@ -84,7 +84,7 @@ def refuse_other_task(recipe: Recipe, request: Request) -> None:
 def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:
     """Return the recipe with the labels that the adapter records, where a task of the user's own leaves them open."""
     section = recipe.task
-    if section.kind in (None, "regression") or section.labels is not None or adapter is None:
+    if not section.finds_labels or section.labels is not None or adapter is None:
         return recipe
     names = read_adapter(adapter).record.get("label_names")
     recorded = [str(name) for name in names] if isinstance(names, list) and names else None
@@ -94,6 +94,6 @@ def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:
 def with_all_rows(recipe: Recipe, trained: Recipe, run: RunDirectory) -> Recipe:
     """Return the recipe without rows held out of other data than the run's: all rows there are new to the run."""
     section = recipe.task
-    if section.validation is None or section.data == trained.task.data or has_learned_rows(section, run):
+    if section.validation is None or section.data == trained.task.data or has_learned_rows(recipe, run):
         return recipe
     return recipe.model_copy(update={"task": section.model_copy(update={"validation": None})})

@@ -101,6 +101,8 @@ class LanguageKind(Kind):
         return LanguageAsking(self.task, wording, protocol)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
+        if recipe.task.validation is not None:
+            return all(split in (None, *part.evaluation) for part in self.task.parts)
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
         return split is None and free and recipe.task.validation_rows is not None
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.recipe.sections import TaskSection
-from reflora_cli.tasks.base import OwnLabels, SequenceTask, Task
-from reflora_cli.tasks.own import own_task
+from reflora_cli.tasks.base import OwnLabels, PromptTask, SequenceTask, Task
+from reflora_cli.tasks.own import own_generation, own_task
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.wording import Wording
 
 
 def task_of(section: TaskSection) -> Task:
     """Return the section's task. Raises InputError for an unknown name, metric, or labels that were not found yet."""
     if section.kind is None:
         return find_task(section.name)
+    if section.kind == "generation":
+        return described_generation(section)
     if section.labels is None and section.kind != "regression":
         expected, remedy = "task.labels, or a run directory", "name the labels in the order of the model's outputs"
         raise InputError(Problem("it is not said what the outputs mean", "task.labels", "null", expected, remedy))
@@ -27,3 +32,12 @@ def described_task(section: TaskSection) -> SequenceTask:
     is_known = section.labels is not None or kind == "regression"
     metric = section.metric if is_known else None
     return own_task(kind, name, section.text_columns, section.labels or (), own, metric)
+
+
+def described_generation(section: TaskSection) -> PromptTask:
+    """Return the task of a section that has texts written."""
+    name = section.name if isinstance(section.name, str) else ""
+    wording, column = Wording(section.wording or f"{{{section.text_columns[0]}}} ||"), section.label_columns[0]
+    task = own_generation(name, wording, column, section.metric, section.validation)
+    inputs = dict.fromkeys(wording.columns, "task.text" if section.wording is None else "task.wording")
+    return replace(task, keys={**inputs, column: "task.label"})

@@ -23,7 +23,7 @@ def with_labels(recipe: Recipe, continued: Path | None) -> Recipe:
     that cannot be trained on.
     """
     section = recipe.task
-    if section.kind in (None, "regression"):
+    if not section.finds_labels:
         return recipe
     known = RunDirectory(continued).recipe if continued is not None else None
     if known is not None and is_file(known):
