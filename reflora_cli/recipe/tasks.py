@@ -27,7 +27,7 @@ def task_of(section: TaskSection) -> Task:
 def described_task(section: TaskSection) -> SequenceTask:
     """Return the task of a section with a kind, whose labels may not be known yet."""
     weights = tuple(section.class_weights) if isinstance(section.class_weights, list) else ()
-    own = OwnLabels(section.label_columns, section.separator, section.validation, weights)
+    own = OwnLabels(section.label_columns, section.separator, section.validation, weights, section.kind == "regression")
     kind, name = section.kind or "", section.name if isinstance(section.name, str) else ""
     is_known = section.labels is not None or kind == "regression"
     metric = section.metric if is_known else None

@@ -66,12 +66,14 @@ class OwnLabels:
     between the labels of one cell of a multilabel task, where the cell is a text. held_out: the training rows that are
     held out and scored as `validation`: a number of rows, or a share like `10%`; None: they have a file of their own.
     weights: the weight of each label in the training loss, in the order of `label_names`; none where all count alike.
+    numbers: whether the labels are numbers, not names.
     """
 
     columns: tuple[str, ...]
     separator: str | None = None
     held_out: int | str | None = None
     weights: tuple[float, ...] = ()
+    numbers: bool = False
 
 
 class Named:

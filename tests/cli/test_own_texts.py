@@ -187,6 +187,9 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "number among answers": (changed(label=["a", 3]), {}, ("'label' holds something that is not a text", "row 7")),
     "number for an answer": (changed(label=3), {}, ("'label' is not a text", "row 7")),
     "column in two places": (GOOD, {"wording": "{label}: {text}"}, ("column 'label' is named twice",)),
+    "no name of the hub": (GOOD, {"data": "hub:a/b/c/d"}, ("names no data set on the hub", "hub:OWNER/NAME/CONFIG")),
+    "data set out of reach": (GOOD, {"data": "hub:nobody/no-rows"}, ("cannot be loaded from the hub", "no-rows")),
+    "no data": (GOOD, {"data": "hub"}, ("needs your own data", "hub:OWNER/NAME")),
     "no protocol of choices": (GOOD, {"eval": "choices"}, ("has no candidates to choose from", "eval.protocol")),
 }
 
