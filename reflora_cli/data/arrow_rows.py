@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from reflora_cli.data.read import Table
-from reflora_cli.tasks.base import DataTask, PromptTask
+from reflora_cli.tasks.base import DataTask
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,17 +26,10 @@ def with_class_names(table: Table, rows: Dataset, task: DataTask) -> Table:
     rows: the data set that the table was read from. Hidden labels, which are negative, become None. A regression and a
     task that is known by its name read numbers.
     """
-    if not reads_names(task):
+    if not task.reads_names:
         return table
     columns = {name: named(cells, rows.features[name]) for name, cells in table.columns.items()}
     return Table(table.where, table.height, table.names, columns, table.first)
-
-
-def reads_names(task: DataTask) -> bool:
-    """Whether a recipe describes the task, and its labels are names."""
-    if isinstance(task, PromptTask):
-        return bool(task.keys)
-    return task.own is not None and not task.own.numbers
 
 
 def named(cells: list[Any], feature: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reflora_cli.data.encode_prompts import PromptRow, encode_prompts
-from reflora_cli.data.load import load_mixture, load_prompts
+from reflora_cli.data.load import form_of, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
@@ -114,13 +114,20 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
 
     training, dropped = encoded(task.train)
     if section.validation_rows is not None and HELD_OUT in examples:
-        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped)
+        return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0])], dropped, facts_of(recipe, task))
     splits = [
         Split(name, encoded(name)[0]) if part.answers is Answers.LOSS else Split(name, examples[name], part)
         for name, part, _ in parts_to_score(task, None)
         if name in examples
     ]
-    return Rows(training, splits, dropped)
+    return Rows(training, splits, dropped, facts_of(recipe, task))
+
+
+def facts_of(recipe: Recipe, task: LanguageTask) -> dict[str, str]:
+    """Return what the user of a task of his own should see: how the file was read."""
+    part = task.parts[0]
+    form = form_of(recipe.task.data, part, part.train) if part.keys else ""
+    return {"file": form} if form else {}
 
 
 def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | None) -> list[PromptRow]:

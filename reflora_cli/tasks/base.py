@@ -141,6 +141,11 @@ class SequenceTask(Named):
         return next(iter(self.metrics))
 
     @property
+    def reads_names(self) -> bool:
+        """Whether labels are known by their names alone: those that a recipe describes, unless they are numbers."""
+        return self.own is not None and not self.own.numbers
+
+    @property
     def weights(self) -> tuple[float, ...]:
         """The weight of each label in the training loss; empty where all count alike."""
         return self.own.weights if self.own else ()
@@ -232,6 +237,11 @@ class PromptTask(Named):
     @property
     def parts(self) -> tuple[PromptTask, ...]:
         return (self,)
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether classes are known by their names: in the columns that a recipe describes, which hold texts."""
+        return bool(self.keys)
 
     @property
     def joint(self) -> None:

@@ -61,6 +61,7 @@ def own(reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Own:
     recipe = write_recipe(place, {**TASK, "data": str(place / "rows.csv")})
     outcome = reflora("train", recipe, "--output", place / "run")
     assert outcome.status == 0, outcome.err
+    assert "rows.csv: cells separated by commas" in outcome.err
     return Own(recipe, place / "run", place / "rows.csv")
 
 
