@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from reflora_cli.data.check import SHORT, check_columns, summary
 from reflora_cli.data.layouts import layout_of
+from reflora_cli.data.own import check_named_columns
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptExample, PromptTask, Row
@@ -19,7 +21,11 @@ LISTS = {"messages": "a list of messages", "conversations": "a list of messages"
 def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
     """Return one PromptExample for each row. Raises InputError for missing columns, no rows, or bad rows."""
     task = task.laid_out(layout_of(table, task)) if task.layouts else task
-    check_columns(table, tuple(task.fields), task.name, lambda row: not isinstance(example_of(row, task, ""), Problem))
+    if task.keys:
+        check_named_columns(table, task.keys)
+    else:
+        accepts = partial(is_example, task=task)
+        check_columns(table, tuple(task.fields), task.name, accepts)
     examples: list[PromptExample] = []
     problems: list[Problem] = []
     for number, row in enumerate(rows_of(table), start=1):
@@ -31,6 +37,10 @@ def prompt_examples(table: Table, task: PromptTask) -> list[PromptExample]:
     if problems:
         raise InputError(*summary(problems, len(problems), table))
     return examples
+
+
+def is_example(row: Row, task: PromptTask) -> bool:
+    return not isinstance(example_of(row, task, ""), Problem)
 
 
 def example_of(row: Row, task: PromptTask, where: str) -> PromptExample | Problem:
@@ -57,6 +67,8 @@ def bad_cell(row: Row, task: PromptTask, where: str) -> Problem | None:
         if problem := wrong_type(name, value, kind, where):
             return problem
     others = [(name, str) for name in task.optional] + [(task.references, list)]
+    if not isinstance(row.get(task.answer), list):
+        others.append((task.answer, str))
     wrong = (wrong_type(name, row[name], kind, where) for name, kind in others if row.get(name) is not None)
     return next((problem for problem in wrong if problem), None)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import Example, PromptExample, SequenceTask
 
 
 def divided(
@@ -24,6 +24,23 @@ def divided(
     return parts
 
 
+def divided_prompts(
+    examples: Sequence[PromptExample], wanted: int | str, where: str
+) -> tuple[list[PromptExample], list[PromptExample]]:
+    """Return the rows that stay in training and those that are held out, both in the order of the file; all rows with
+    one prompt are on the same side, and of rows without a prompt all with one text.
+
+    wanted: a number of prompts, or a share such as `10%`. Raises InputError where there are not as many.
+    """
+    asked = [example.prompt or example.answer for example in examples]
+    prompts = list(dict.fromkeys(asked))
+    held = {prompts[index] for index in held_out_rows([0.0] * len(prompts), wanted, where)}
+    parts: tuple[list[PromptExample], list[PromptExample]] = ([], [])
+    for prompt, example in zip(asked, examples, strict=True):
+        parts[prompt in held].append(example)
+    return parts
+
+
 def held_out_rows(labels: Sequence[float], wanted: int | str, where: str) -> frozenset[int]:
     """Return the indices of the rows that are held out: of each label in proportion to its rows, and never its last.
 
@@ -34,7 +51,8 @@ def held_out_rows(labels: Sequence[float], wanted: int | str, where: str) -> fro
         groups.setdefault(label, []).append(index)
     count = wanted if isinstance(wanted, int) else max(1, round(float(wanted.rstrip("%")) / 100 * len(labels)))
     if count > (most := len(labels) - len(groups)):
-        found, expected = f"{count} of {len(labels)}", f"at most {most}: a row of each label stays in training"
+        each = "a row of each label" if len(groups) > 1 else "a row"
+        found, expected = f"{count} of {len(labels)}", f"at most {most}: {each} stays in training"
         raise InputError(Problem("too many rows would be held out", f"task.validation: {where}", found, expected))
     sizes = shares([len(rows) for rows in groups.values()], count)
     return frozenset(

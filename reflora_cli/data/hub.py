@@ -1,19 +1,44 @@
-"""Read the columns of a split of a data set on the Hugging Face hub, through `datasets` and its cache."""
+"""Read the columns of a split of a data set on the Hugging Face hub, through `datasets` and its cache.
+
+It is the task's own, or one that `task.data` names: `hub:NAME`, `hub:OWNER/NAME` or `hub:OWNER/NAME/CONFIG`. How many
+parts there are says what they are, so that no name is read in two ways: a configuration follows an owner only.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from reflora_cli.console.stream import is_terminal
+from reflora_cli.data.arrow_rows import table_from, with_class_names
 from reflora_cli.data.check import check_columns
 from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.tasks.base import DataTask, HubSource, Row
+
+PREFIX = "hub:"
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}")
+"""What an owner, a name or a configuration may be."""
+
+
+def is_hub_name(data: str) -> bool:
+    """Whether a recipe's `task.data` names a data set on the hub."""
+    return data.startswith(PREFIX)
+
+
+def named_source(data: str) -> HubSource:
+    """Return the data set that `hub:...` names. Raises InputError for what is no name."""
+    parts = data.removeprefix(PREFIX).split("/")
+    if len(parts) > 3 or not all(PART.fullmatch(part) for part in parts):
+        what, expected = "this names no data set on the hub", "hub:OWNER/NAME, hub:OWNER/NAME/CONFIG or hub:NAME"
+        remedy = "leave the address of the site out" if "://" in data else ""
+        raise InputError(Problem(what, "task.data", repr(data), expected, remedy))
+    return HubSource("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)
 
 
 def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -> Table:
@@ -42,12 +67,10 @@ def read_hub(task: DataTask, source: HubSource, split: str, limit: int | None) -
     if own_split not in splits:
         raise unknown_split(own_split, where, tuple(splits))
     rows = splits[own_split]
-    rows = rows.select(range(len(rows) if limit is None else min(limit, len(rows))))
-    wanted = [name for name in source.columns or task.columns if name in rows.column_names]
-    table = Table(
-        f"{where} {own_split}", len(rows), tuple(rows.column_names), rows.select_columns(wanted)[:] if wanted else {}
-    )
-    return table if source.convert is None else converted(table, source, source.convert, task)
+    table = table_from(rows, f"{where} {own_split}", source.columns or task.columns, limit)
+    if source.convert is not None:
+        return converted(table, source, source.convert, task)
+    return with_class_names(table, rows, task)
 
 
 def converted(table: Table, source: HubSource, convert: Callable[[Row], Row], task: DataTask) -> Table:

@@ -10,11 +10,12 @@ from reflora_cli.data.check import examples_of
 from reflora_cli.data.check_prompts import prompt_examples
 from reflora_cli.data.decode import COMPRESSED, SUFFIXES, format_of, stem_of
 from reflora_cli.data.delimited import delimited_form
-from reflora_cli.data.held_out import divided
-from reflora_cli.data.hub import read_hub, unknown_split
+from reflora_cli.data.held_out import divided, divided_prompts
+from reflora_cli.data.hub import is_hub_name, named_source, read_hub, unknown_split
 from reflora_cli.data.layouts import layout_of
 from reflora_cli.data.own import own_examples
 from reflora_cli.data.read import Table, read_file, table_of
+from reflora_cli.data.saved import is_saved, is_saved_rows, read_saved
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.tasks.base import (
@@ -35,11 +36,12 @@ SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> list[Example]:
-    """Return the first `limit` rows of a split, all of them for None. data: the recipe's `task.data`: hub, builtin, a
-    folder or a file.
+    """Return the first `limit` rows of a split, all of them for None. data: the recipe's `task.data`: hub, builtin,
+    hub:NAME, a folder or a file.
 
-    A folder holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as that of LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its
-    family). A file is read for any split. A task that a recipe describes may hold rows out of its training split.
+    A folder is what `save_to_disk` of the library datasets wrote, or holds `SPLIT.EXT`, `TASK/SPLIT.EXT` or, as that of
+    LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its family). A file, or a saved data set without splits, is
+    read for any split. A task that a recipe describes may hold rows out of its training split.
     """
     own = task.own
     if own is None:
@@ -53,7 +55,11 @@ def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
     """Return the first `limit` rows of a split of a language model's task; `data` is explained at `load_split`."""
-    return prompt_examples(load_table(task, data, split, limit), task)
+    if task.held_out is None or split not in (task.train, *task.evaluation):
+        return prompt_examples(load_table(task, data, split, limit), task)
+    examples = prompt_examples(load_table(task, data, task.train, None), task)
+    training, held_out = divided_prompts(examples, task.held_out, data)
+    return (training if split == task.train else held_out)[:limit]
 
 
 def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:
@@ -69,6 +75,11 @@ def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[Promp
     return [example for part in task.parts for example in load_prompts(part, data, part.train, limit)]
 
 
+def is_undivided(path: Path) -> bool:
+    """Whether all rows at a path are one table, which is read for any split."""
+    return is_file(path) or is_saved_rows(path)
+
+
 def joint_file(task: LanguageTask, path: Path) -> Path | None:
     """Return the file with the training rows of all parts of a mixture, if there is one."""
     if is_file(path):
@@ -78,20 +89,27 @@ def joint_file(task: LanguageTask, path: Path) -> Path | None:
 
 
 def refuse_undivided(task: LanguageTask, data: str) -> None:
-    """Raises InputError where one file would be taken for each part's own file."""
-    if len(task.parts) > 1 and data not in OWN and is_file(expanded(data)):
-        what = f"one file cannot be divided among the tasks of {task.name}"
+    """Raises InputError where one file or data set would be taken for each part's own file."""
+    if len(task.parts) > 1 and data not in OWN and (is_hub_name(data) or is_undivided(expanded(data))):
+        what = (
+            f"one {'file' if is_file(expanded(data)) else 'data set'} cannot be divided among the tasks of {task.name}"
+        )
         raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 
 
 def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Table:
     """Return the task's columns of a split."""
+    if is_hub_name(data):
+        return read_hub(task, named_source(data), split, limit)
     if data not in OWN:
-        return read_file(find_file(expanded(data), task, split), task.columns, limit)
+        path = expanded(data)
+        if is_saved(path):
+            return read_saved(path, task, split, limit)
+        return read_file(find_file(path, task, split), task.columns, limit)
     if isinstance(task.source, BuiltinSource):
         return read_builtin(task, task.source, split, limit)
     if task.source is None:
-        expected = "a directory or file: jsonl, json, csv, tsv, parquet"
+        expected = "a directory or file: jsonl, json, csv, tsv, parquet; or hub:OWNER/NAME"
         raise InputError(Problem(f"task {task.name} needs your own data", "task.data", repr(data), expected))
     if data == "builtin":
         remedy = "task.data=hub, or a directory or file"
@@ -101,7 +119,7 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
 
 def form_of(data: str, task: DataTask, split: str) -> str:
     """Say how the split's file is written where that was found out from the file itself; empty where it was not."""
-    if data in OWN:
+    if data in OWN or is_hub_name(data) or is_saved(expanded(data)):
         return ""
     path = find_file(expanded(data), task, split)
     return f"{path.name}: {form}" if (form := delimited_form(path)) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -39,13 +39,20 @@ def own_examples(table: Table, task: SequenceTask, own: OwnLabels) -> list[Examp
 
 def check_own_columns(table: Table, task: SequenceTask, own: OwnLabels) -> None:
     """Raises InputError for a table without rows, or without a column that the recipe names."""
+    check_named_columns(table, {name: "task.label" if name in own.columns else "task.text" for name in task.columns})
+
+
+def check_named_columns(table: Table, keys: Mapping[str, str]) -> None:
+    """Raises InputError for a table without rows, or without a column. keys: the recipe's keys that name the columns,
+    by column.
+    """
     if not table.height:
-        raise InputError(Problem("there are no rows", table.where, expected=f"rows with {', '.join(task.columns)}"))
-    missing = [name for name in task.columns if name not in table.columns]
-    meant = similar(missing, [name for name in table.names if name not in task.columns])
+        raise InputError(Problem("there are no rows", table.where, expected=f"rows with {', '.join(keys)}"))
+    missing = [name for name in keys if name not in table.columns]
+    meant = similar(missing, [name for name in table.names if name not in keys])
     problems = []
     for name in missing:
-        key = "task.label" if name in own.columns else "task.text"
+        key = keys[name]
         likely = f"did you mean {meant[name]!r}? Set {key} to it." if name in meant else f"set {key} to one of them"
         problems.append(
             Problem(f"column {name!r} is missing", table.where, ", ".join(table.names), f"{name} ({key})", likely)

@@ -106,9 +106,9 @@ def task_overrides(names: Sequence[str]) -> list[list[str]]:
 
 
 def refuse_other_task(recipe: Recipe, request: Request) -> None:
-    """Raises InputError where a named task would be scored with the columns and labels of a task of the user's own."""
+    """Raises InputError where a named task would be scored with the columns of a task of the user's own."""
     if recipe.task.kind is not None:
-        learned = "conversations" if recipe.task.kind == "chat" else "labels of your own"
+        learned = "conversations" if recipe.task.kind == "chat" else "a task of your own"
         what = f"the model is trained for {learned}"
         remedy = "leave --task out; task.data=PATH scores other rows"
         raise InputError(Problem(what, "--task", ", ".join(request.tasks), remedy=remedy))
@@ -117,7 +117,7 @@ def refuse_other_task(recipe: Recipe, request: Request) -> None:
 def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:
     """Return the recipe with the labels that the adapter records, where a task of the user's own leaves them open."""
     section = recipe.task
-    if section.kind in (None, "regression", "chat") or section.labels is not None or adapter is None:
+    if not section.finds_labels or section.labels is not None or adapter is None:
         return recipe
     names = read_adapter(adapter).record.get("label_names")
     recorded = [str(name) for name in names] if isinstance(names, list) and names else None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
-from reflora_cli.data.load import load_split
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import data_file
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.recipe.tasks import described_task, task_of
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.environment import data_hash
 from reflora_cli.tasks.base import Task
+
+UNSCORED = {"every": "never", "at_start": False}
+"""The settings with which a run reads its training rows alone."""
 
 
 def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str | None) -> None:
@@ -32,15 +34,10 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
 
 def has_learned_rows(recipe: Recipe, run: RunDirectory) -> bool:
     """Whether the data of a task of the user's own are those of the run, wherever they lie now."""
-    section = recipe.task
+    unscored = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=UNSCORED)})
     try:
-        if section.kind == "chat":
-            task: Task = task_of(section)
-            rows = kind_of(task).load_examples(recipe)[task.train]
-        else:
-            task = described_task(section)
-            rows = load_split(task, section.data, task.train, section.max_train_rows)
+        task = task_of(recipe.task)
         known = json.loads(run.environment.read_text(encoding="utf-8"))["data"][task.train]["sha256"]
-        return bool(known == data_hash(rows))
+        return bool(known == data_hash(kind_of(task).load_examples(unscored)[task.train]))
     except (InputError, OSError, ValueError, KeyError, TypeError):  # of a lost record, or of data unlike the run's
         return False

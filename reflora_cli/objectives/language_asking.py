@@ -27,6 +27,7 @@ from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask, Row
 from reflora_cli.tasks.chat import ASKED
 from reflora_cli.tasks.prompts import Template
+from reflora_cli.tasks.wording import Wording
 
 WRITING = EvalProtocol.LLM_ADAPTERS
 """The protocol by which a model writes its answer."""
@@ -45,6 +46,21 @@ def part_asked(task: LanguageTask) -> PromptTask:
     return first
 
 
+def asked_by_columns(task: PromptTask, wording: Wording) -> PromptTask:
+    """Return the task of writing an answer after the prompt that the wording makes of a row's columns."""
+
+    def example(row: Row) -> PromptExample:
+        prompt = wording.fill(row)
+        return PromptExample(prompt, "", prompt)
+
+    return replace(unanswered(task), fields=dict.fromkeys(wording.columns, str), example=example)
+
+
+def unanswered(task: PromptTask) -> PromptTask:
+    """Return the task without anything that is read of its answers."""
+    return replace(task, answer="", references="", keys={}, answers=Answers.LOSS)
+
+
 def worded(task: PromptTask, wording: Template) -> PromptTask:
     """Return the task of writing an answer after an instruction in this wording: the first of the task's columns,
     with the further input of its optional ones.
@@ -56,7 +72,8 @@ def worded(task: PromptTask, wording: Template) -> PromptTask:
         prompt = wording.fill(row[asked], context)
         return PromptExample(prompt, "", prompt)
 
-    return replace(task, fields={asked: str}, example=example, template=wording, answers=Answers.LOSS, layouts=())
+    alone = replace(unanswered(task), fields={asked: str}, example=example, template=wording, wording=None)
+    return replace(alone, layouts=())
 
 
 def spoken(task: PromptTask) -> PromptTask:
@@ -80,9 +97,12 @@ class LanguageAsking(Asking):
     def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
         self.make_scorer = make_scorer
         part = part_asked(task)
-        plain = worded(part, wording or (ASKED if part.by_chat_template else part.template))
         self.by_chat_template = part.by_chat_template and wording is None
-        self.plain = spoken(plain) if self.by_chat_template else plain
+        if wording is None and part.wording is not None:
+            self.plain = asked_by_columns(part, part.wording)
+        else:
+            plain = worded(part, wording or (ASKED if part.by_chat_template else part.template))
+            self.plain = spoken(plain) if self.by_chat_template else plain
         self.whole = part if wording is None and part.answers is Answers.CHOSEN else self.plain
         self.columns, self.optional = tuple(self.plain.fields), self.plain.optional
 
@@ -132,7 +152,9 @@ class LanguageAnswerer(Answerer):
         return {**written, **labelled, **({} if found.scores is None else {"scores": found.scores})}
 
     def settings(self) -> dict[str, object]:
-        template = self.task.template
+        template, wording = self.task.template, self.task.wording
         prompts = [template.alone, template.with_input]
+        if wording is not None and not wording.is_instruction:
+            prompts = [wording.text]
         chat = {"chat_template": self.chat_template} if self.chat_template else {}
         return {"scored": self.scorer.settings(), "written": self.writer.settings(), "prompts": prompts, **chat}

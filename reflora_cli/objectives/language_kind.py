@@ -117,8 +117,10 @@ class LanguageKind(Kind):
         return LanguageAsking(self.task, wording, protocol)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
+        if recipe.task.validation is not None:
+            return all(split in (None, *part.evaluation) for part in self.task.parts)
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
-        return split is None and free and recipe.task.wants_held_out
+        return split is None and free and recipe.task.validation_rows is not None
 
 
 def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:

@@ -13,13 +13,13 @@ from pathlib import Path
 from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.data.encode_chats import asked_tokens, encode_examples
 from reflora_cli.data.encode_prompts import PromptRow
-from reflora_cli.data.load import layout_in, load_mixture, load_prompts
+from reflora_cli.data.load import form_of, layout_in, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Asked, Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
-from reflora_cli.recipe.sections import Recipe, TaskSection
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask
 from reflora_cli.tasks.chat_templates import TEMPLATES
 from reflora_cli.tasks.text_scores import require_libraries
@@ -32,13 +32,16 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     """Return the training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
     training = divided(load_mixture(task, section.data, section.max_train_rows))
-    if section.wants_held_out:
+    if section.validation_rows is not None:
         # Without evaluations too: they are what `reflora eval` scores afterwards.
-        kept, held_out = hold_out(training, held_out_count(section, len(training)))
+        kept, held_out = hold_out(training, section.validation_rows)
         return {task.train: kept, HELD_OUT: held_out} if wants_evaluation(recipe) else {task.train: kept}
     if not wants_evaluation(recipe):
         return {task.train: training}
-    refuse_one_file(recipe, "or hold rows out: task.validation_rows=120")
+    if section.validation is None:
+        refuse_one_file(
+            recipe, f"or hold rows out: {'task.validation=10%' if section.kind else 'task.validation_rows=120'}"
+        )
     examples = {task.train: training}
     for name, part, split in parts_to_score(task, None):
         examples[name] = load_scored(part, section.data, split, section.max_eval_rows)
@@ -63,12 +66,6 @@ def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, Pro
     return [(name if single else part.short, part, name) for part, name in found]
 
 
-def held_out_count(section: TaskSection, rows: int) -> int:
-    """Return how many of the training rows are held out."""
-    wanted = section.validation if section.validation_rows is None else section.validation_rows
-    return max(1, round(float(wanted.rstrip("%")) / 100 * rows)) if isinstance(wanted, str) else wanted or 0
-
-
 def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExample], list[PromptExample]]:
     """Divide the examples into all but `count` and those `count`, drawn at random but the same for every seed of a
     run.
@@ -84,10 +81,10 @@ def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExam
 def held_out_examples(recipe: Recipe, task: LanguageTask) -> list[PromptExample] | None:
     """Return the training rows that a run held out; None if it held out none."""
     section = recipe.task
-    if not section.wants_held_out:
+    if section.validation_rows is None:
         return None
     training = divided(load_mixture(task, section.data, section.max_train_rows))
-    return hold_out(training, held_out_count(section, len(training)))[1]
+    return hold_out(training, section.validation_rows)[1]
 
 
 def language_splits(
@@ -122,8 +119,8 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
         return asked_rows(recipe, base, examples[name])
 
     training, dropped = encoded(task.train)
-    facts = chat_facts(recipe, task, base)
-    if section.wants_held_out and HELD_OUT in examples:
+    facts = {**file_facts(recipe, task), **chat_facts(recipe, task, base)}
+    if section.validation_rows is not None and HELD_OUT in examples:
         return Rows(training, [Split(HELD_OUT, encoded(HELD_OUT)[0], asked=asked(HELD_OUT))], dropped, facts)
     splits = [
         Split(name, encoded(name)[0], asked=asked(name))
@@ -159,12 +156,19 @@ def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]
     return {**({"rows": layout} if layout else {}), "chat template": own + ("" if end else unended)}
 
 
+def file_facts(recipe: Recipe, task: LanguageTask) -> dict[str, str]:
+    """Return how the file of a task of the user's own was read; nothing for other tasks."""
+    part = task.parts[0]
+    form = form_of(recipe.task.data, part, part.train) if part.keys else ""
+    return {"file": form} if form else {}
+
+
 def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | None) -> list[PromptRow]:
     """Return the rows that a run has kept, or else some that are scored in training, or else some training rows."""
     section, part = recipe.task, task.parts[0]
     if kept and (found := kept_examples(kept, PromptExample)):
         examples = found
-    elif not section.wants_held_out and wants_evaluation(recipe):
+    elif section.validation_rows is None and wants_evaluation(recipe):
         examples = load_prompts(part, section.data, part.evaluation[0], PROBED)
     else:
         examples = load_mixture(task, section.data, PROBED)[:PROBED]
@@ -174,4 +178,4 @@ def language_probe(recipe: Recipe, task: LanguageTask, base: Base, kept: Path | 
 def main_metric(recipe: Recipe, task: LanguageTask) -> str:
     """Return the score that in training tells a better model from a worse one: `loss` where there is no other."""
     answering = [part for part in task.parts if part.answers is not Answers.LOSS]
-    return answering[0].main_metric if answering and not recipe.task.wants_held_out else "loss"
+    return answering[0].main_metric if answering and recipe.task.validation_rows is None else "loss"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from reflora_cli.data.load import is_undivided
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.objectives.objective import Split
@@ -73,6 +74,6 @@ def refuse_one_file(recipe: Recipe, remedy: str) -> None:
 
 
 def data_file(recipe: Recipe) -> Path | None:
-    """Return the one file that all rows of a recipe come from; None if they come from elsewhere."""
+    """Return the one file, or saved data set, that all rows of a recipe come from; None if they come from elsewhere."""
     path = expanded(recipe.task.data)
-    return path.resolve() if is_file(path) else None
+    return path.resolve() if is_undivided(path) else None

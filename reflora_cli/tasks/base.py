@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from reflora_cli.tasks.answers import AnswerCounts, Prediction
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.tally import Tally
+from reflora_cli.tasks.wording import Wording
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 """(predictions [n], labels [n]) -> score; class ids or real values, as float64. Both are [n, labels] of 0 and 1 where
@@ -65,12 +66,14 @@ class OwnLabels:
     between the labels of one cell of a multilabel task, where the cell is a text. held_out: the training rows that are
     held out and scored as `validation`: a number of rows, or a share like `10%`; None: they have a file of their own.
     weights: the weight of each label in the training loss, in the order of `label_names`; none where all count alike.
+    numbers: whether the labels are numbers, not names.
     """
 
     columns: tuple[str, ...]
     separator: str | None = None
     held_out: int | str | None = None
     weights: tuple[float, ...] = ()
+    numbers: bool = False
 
 
 class Named:
@@ -142,6 +145,11 @@ class SequenceTask(Named):
     @property
     def main_metric(self) -> str:
         return next(iter(self.metrics))
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether labels are known by their names alone: those that a recipe describes, unless they are numbers."""
+        return self.own is not None and not self.own.numbers
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -223,13 +231,18 @@ class PromptTask(Named):
 
     fields: the columns that every row must have, with the type of their values; `optional` columns hold texts and may
         be absent or empty.
+    answer: the column with a right text, or with a list of right texts; none if it is empty.
     example: (row) -> PromptExample; raises ValueError that says what is wrong with the row.
     template: the text around what is asked, as rows are trained; it tells a trained model's users how to ask.
+    wording: the prompt of a row that is made of its columns, if it is; `template` is then made from it.
     pattern: finds the answer in a generated text, the first match counting; empty for free text, which is scored by its
         loss. A task whose candidates differ from row to row has none either: there the candidates are looked for.
     answers: how answers are scored.
     references: the column with a list of reference texts, which some splits have; none if it is empty.
     tally: makes an empty tally of the answers that are found.
+    keys: the recipe's keys that name the columns, by column, if a recipe describes the task.
+    held_out: the training rows that are held out and scored as `validation`: a number of prompts, or a share like
+        `10%`; None: they have a file of their own.
     evaluation: splits that are scored.
     layouts: the ways in which a file may hold the rows, where there are several; that of a file gives the task its
         fields.
@@ -247,7 +260,11 @@ class PromptTask(Named):
     pattern: str = ""
     optional: tuple[str, ...] = ()
     answers: Answers = Answers.CHOSEN
+    answer: str = ""
     references: str = ""
+    wording: Wording | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    held_out: int | str | None = None
     tally: Callable[[], Tally[Prediction]] = AnswerCounts
     train: str = "train"
     evaluation: tuple[str, ...] = ("test",)
@@ -264,7 +281,7 @@ class PromptTask(Named):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        own = (*self.fields, *self.optional, *((self.references,) if self.references else ()))
+        own = (*self.fields, *self.optional, *filter(None, (self.answer, self.references)))
         return tuple(dict.fromkeys((*own, *(name for layout in self.layouts for name in layout.columns))))
 
     def laid_out(self, layout: Layout) -> PromptTask:
@@ -274,6 +291,11 @@ class PromptTask(Named):
     @property
     def parts(self) -> tuple[PromptTask, ...]:
         return (self,)
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether classes are known by their names: in the columns that a recipe describes, which hold texts."""
+        return bool(self.keys)
 
     @property
     def joint(self) -> None:

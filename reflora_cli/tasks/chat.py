@@ -98,8 +98,10 @@ LAYOUTS = (
 )
 
 
-def chat_task(name: str, chat_template: str) -> PromptTask:
-    """Return the task of learning conversations. chat_template: the text of a template, instead of the tokenizer's."""
+def chat_task(name: str, chat_template: str, held_out: int | str | None = None) -> PromptTask:
+    """Return the task of learning conversations. chat_template: the text of a template, instead of the tokenizer's.
+    held_out: the training rows that are scored instead, as a number or a share; None: they have a file of their own.
+    """
     return PromptTask(
         name=name,
         source=None,
@@ -111,4 +113,5 @@ def chat_task(name: str, chat_template: str) -> PromptTask:
         layouts=LAYOUTS,
         by_chat_template=True,
         chat_template=chat_template,
+        held_out=held_out,
     )

@@ -9,28 +9,23 @@ between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, Row
-from reflora_cli.tasks.prompts import Template
-from reflora_cli.tasks.text_scores import TextScores
-
-WORDING = "{instruction} ||"
-DATA_TO_TEXT = Template(WORDING, WORDING)
+from reflora_cli.tasks.text_scores import MAIN, TextScores
+from reflora_cli.tasks.wording import Wording
 
 
 @dataclass(frozen=True)
 class TextColumns:
-    """The columns of a file with inputs and texts: a row has a text, a list of references, or both."""
+    """The columns of the right texts: a row has a text (or a list of texts), a list of references, or both.
 
-    source: str = "input"
+    references: no column if it is empty.
+    """
+
     text: str = "text"
     references: str = "references"
-
-
-def same(text: str) -> str:
-    return text
 
 
 def linear_triples(triples: str) -> str:
@@ -43,30 +38,35 @@ def linear_triples(triples: str) -> str:
 
 def generation_task(
     name: str,
-    columns: TextColumns,
-    template: Template = DATA_TO_TEXT,
-    written: Callable[[str], str] = same,
+    wording: Wording,
+    columns: TextColumns = TextColumns(),
+    metric: str = MAIN,
+    held_out: int | str | None = None,
 ) -> PromptTask:
-    """Return a task that writes a text after an input, scored by its likeness to reference texts.
+    """Return a task that writes a text after a prompt, scored by its likeness to reference texts.
 
-    written: the function that makes the input of a prompt from that of a row; it raises ValueError for a bad one.
+    metric: the score by which the best adapter is chosen. held_out: the share or number of inputs that are held out of
+    the training rows.
     """
 
     def example(row: Row) -> PromptExample:
-        prompt = template.fill(written(row[columns.source]), "")
+        prompt = wording.fill(row)
         references = references_of(row, columns)
-        return PromptExample(prompt, f" {references[0]}", prompt, label=references[0], references=references)
+        answer = wording.lead + references[0]
+        return PromptExample(prompt, answer, prompt, label=references[0], references=references)
 
     return PromptTask(
         name=name,
         source=None,
-        fields={columns.source: str},
-        optional=(columns.text,),
+        fields=dict.fromkeys(wording.columns, str),
+        answer=columns.text,
         references=columns.references,
         example=example,
-        template=template,
+        template=wording.template,
+        wording=wording,
         answers=Answers.COMPARED,
-        tally=TextScores,
+        tally=partial(TextScores, main=metric),
+        held_out=held_out,
         evaluation=("validation",),
     )
 
@@ -75,18 +75,20 @@ def references_of(row: Row, columns: TextColumns) -> tuple[str, ...]:
     """Return the right texts of a row, without white space around them. Raises ValueError if there are none, or one is
     empty.
     """
-    text, listed = row.get(columns.text), row.get(columns.references) or []
-    texts = [*([text] if text else []), *listed]
+    found, listed = row.get(columns.text) or [], row.get(columns.references) or []
+    texts = [*(found if isinstance(found, list) else [found]), *listed]
+    named = [name for name in (columns.text, columns.references) if name]
     if not texts:
-        raise ValueError(f"{columns.text!r} and {columns.references!r} are both missing")
+        missing = " and ".join(map(repr, named)) + (" are both missing" if len(named) > 1 else " is missing")
+        raise ValueError(missing)
     if not all(isinstance(one, str) and one.strip() for one in texts):
-        raise ValueError(f"{columns.references!r} holds something that is not a text, or an empty one")
+        raise ValueError(f"{named[-1]!r} holds something that is not a text, or an empty one")
     return tuple(text.strip() for text in texts)
 
 
 # Say what a restaurant is like, from up to eight of its properties.
-E2E = generation_task("nlg/e2e", TextColumns("meaning"))
+E2E = generation_task("nlg/e2e", Wording("{meaning} ||"))
 # Say what one to seven triples of DBpedia say.
-WEBNLG = generation_task("nlg/webnlg", TextColumns("triples"), written=linear_triples)
+WEBNLG = generation_task("nlg/webnlg", Wording("{triples} ||", linear_triples))
 
 TASKS = (E2E, WEBNLG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import Metric, OwnLabels, SequenceTask
+from reflora_cli.tasks.base import Metric, OwnLabels, PromptTask, SequenceTask
 from reflora_cli.tasks.metrics import (
     accuracy,
     exact_match,
@@ -17,6 +17,9 @@ from reflora_cli.tasks.metrics import (
     rmse,
     spearman,
 )
+from reflora_cli.tasks.nlg import TextColumns, generation_task
+from reflora_cli.tasks.text_scores import MAIN, NAMES
+from reflora_cli.tasks.wording import Wording
 
 VALIDATION = "validation"
 """The split that is scored in training: rows of a file of that name, or those that are held out."""
@@ -54,6 +57,20 @@ def own_task(
         several=kind == "multilabel",
         own=own,
     )
+
+
+def own_generation(
+    name: str, wording: Wording, column: str, metric: str | None, held_out: int | str | None
+) -> PromptTask:
+    """Return a task of writing texts. column: that of the right text of a row, or of a list of right texts.
+
+    metric: the main one, if it is not BLEU. Raises InputError for one that texts do not have.
+    """
+    metrics = [one for one in NAMES if one != "cut"]
+    if metric is not None and metric not in metrics:
+        what = "generated texts are not scored so"
+        raise InputError(Problem(what, "task.metric", repr(metric), ", ".join(metrics), near(metric, metrics)))
+    return generation_task(name, wording, TextColumns(column, ""), metric or MAIN, held_out)
 
 
 def near(name: str, known: Sequence[str] | Mapping[str, object]) -> str:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
 NAMES = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match", "cut")
-"""The names of the scores, the main one first. `cut` is the share of prompts that lost their beginning, up to 1."""
+"""The names of the scores. `cut` is the share of prompts that lost their beginning, up to 1."""
+MAIN = "bleu"
+"""The main score where no other is asked for."""
 ROUGE = ("rouge1", "rouge2", "rougeL")
 RESAMPLES = 1000
 """The number of draws of the bootstrap (Koehn 2004), which is sacrebleu's own with its own seed."""
@@ -38,11 +40,12 @@ class Text:
 @final
 @dataclass
 class TextScores(Tally[Prediction]):
-    """Generated texts with their references; no score depends on their order."""
+    """Generated texts with their references; no score depends on their order. main: the name of the main score."""
 
     texts: list[Text] = field(default_factory=list)
     exact: int = 0
     cut: int = 0
+    main: str = MAIN
 
     @property
     def rows(self) -> int:  # type: ignore[override]
@@ -57,12 +60,14 @@ class TextScores(Tally[Prediction]):
     @classmethod
     def total(cls, tallies: Sequence[Self]) -> Self:
         texts = [text for tally in tallies for text in tally.texts]
-        return cls(texts, sum(tally.exact for tally in tallies), sum(tally.cut for tally in tallies))
+        exact, cut = sum(tally.exact for tally in tallies), sum(tally.cut for tally in tallies)
+        return cls(texts, exact, cut, tallies[0].main)
 
     def scores(self) -> dict[str, float]:
-        """Return all scores, BLEU first; of no rows they are 0."""
+        """Return all scores, the main one first; of no rows they are 0."""
+        names = dict.fromkeys((self.main, *NAMES))
         if not self.texts:
-            return dict.fromkeys(NAMES, 0.0)
+            return dict.fromkeys(names, 0.0)
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
@@ -73,11 +78,11 @@ class TextScores(Tally[Prediction]):
             "exact_match": 100 * self.exact / self.rows,
             "cut": self.cut / self.rows,
         }
-        return {name: found[name] for name in NAMES}
+        return {name: found[name] for name in names}
 
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95% interval of BLEU over texts drawn anew; None for no texts."""
-        if not self.texts:
+        """Return the 95% interval of BLEU over texts drawn anew; None for no texts, and for another main score."""
+        if not self.texts or self.main != MAIN:
             return None
         from sacrebleu.metrics.bleu import BLEU, BLEUScore
 

@@ -15,9 +15,6 @@ from reflora_cli.recipe.sections import Recipe, TaskSection
 from reflora_cli.recipe.tasks import described_task
 from reflora_cli.runs.directory import RunDirectory
 
-LABELLED = ("classification", "multilabel")
-"""The kinds whose labels are found in the training rows."""
-
 
 def with_labels(recipe: Recipe, continued: Path | None) -> Recipe:
     """Return the recipe with the labels of its task, if it has labels of its own.
@@ -26,7 +23,7 @@ def with_labels(recipe: Recipe, continued: Path | None) -> Recipe:
     that cannot be trained on.
     """
     section = recipe.task
-    if section.kind not in LABELLED:
+    if not section.finds_labels:
         return recipe
     known = RunDirectory(continued).recipe if continued is not None else None
     if known is not None and is_file(known):

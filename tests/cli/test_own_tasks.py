@@ -243,7 +243,7 @@ def test_other_rows_are_all_scored_and_those_of_training_are_refused(
     assert reflora("eval", own.run, "--split", "train", "--json").json["rows"] == {"train": 80}
     assert reflora("eval", own.run, "task.validation=null").status == 2
     other = reflora("eval", own.run, "--task", "glue/cola")
-    assert (other.status, "labels of your own" in other.err) == (2, True)
+    assert (other.status, "task of your own" in other.err) == (2, True)
 
 
 def test_a_recipe_with_an_adapter_has_the_labels_of_the_adapter(

@@ -19,6 +19,7 @@ from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
 from reflora_cli.tasks.own import METRICS
 from reflora_cli.tasks.registry import TASKS
+from reflora_cli.tasks.text_scores import NAMES
 from tests.cli.conftest import Reflora
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def test_recipe_blocks_are_valid_recipes(tmp_path: Path) -> None:
 
 
 def test_the_scores_of_every_kind_are_in_the_table() -> None:
-    for kind, metrics in METRICS.items():
+    for kind, metrics in {**METRICS, "generation": [name for name in NAMES if name != "cut"]}.items():
         (line,) = re.findall(rf"^\| `{kind}` \| (.*) \|$", README, flags=re.MULTILINE)
         assert [name for name in re.findall(r"\w+", line) if name in metrics] == list(metrics)
 
@@ -168,7 +169,10 @@ def test_the_columns_of_every_task_are_in_the_table() -> None:
             kinds = {"": str, "list": list, "number": int, "may be empty": str}
             said = dict(re.fullmatch(r"(\w+)(?: \((.*)\))?", part).groups(default="") for part in columns.split(", "))  # type: ignore[union-attr]
             assert {column: kinds[said[column]] for column in task.fields} == dict(task.fields), name
-            assert [column for column in said if said[column] == "may be empty"] == list(task.optional), name
+            assert [column for column in said if said[column] == "may be empty"] == [
+                *task.optional,
+                *filter(None, [task.answer]),
+            ], name
     assert {name.strip("`") for name in table if "," not in name} | {"commonsense"} <= {*TASKS}
 
 

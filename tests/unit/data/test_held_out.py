@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflora_cli.data.held_out import divided, held_out_rows, strata
+from reflora_cli.data.held_out import divided, divided_prompts, held_out_rows, strata
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import Example, OwnLabels, SequenceTask
+from reflora_cli.tasks.base import Example, OwnLabels, PromptExample, SequenceTask
 from reflora_cli.tasks.own import own_task
 
 LABELS = [0.0] * 60 + [1.0] * 30 + [2.0] * 9 + [3.0]
@@ -62,6 +62,22 @@ def test_both_parts_keep_the_order_of_the_file_and_are_all_of_it() -> None:
     assert sorted(training, key=lambda row: row.texts) == training
     assert sorted(held, key=lambda row: row.texts) == held
     assert {row.texts for row in training} | {row.texts for row in held} == {row.texts for row in examples}
+
+
+def test_all_rows_with_one_prompt_are_on_the_same_side() -> None:
+    examples = [PromptExample(f"p{index % 40}", f" a{index}", f"p{index % 40}") for index in range(100)]
+    training, held = divided_prompts(examples, "10%", "x.csv")
+    own = [{example.prompt for example in part} for part in (training, held)]
+    assert (len(own[0]), len(own[1]), own[0] & own[1]) == (36, 4, set())
+    assert [example for example in examples if example.prompt in own[1]] == held
+    assert [example for example in examples if example.prompt in own[0]] == training
+    numbered = held_out_rows([0.0] * 40, 4, "x.csv")
+    assert own[1] == {f"p{index}" for index in numbered}
+
+
+def test_one_prompt_cannot_be_divided() -> None:
+    with pytest.raises(InputError, match="at most 0: a row stays"):
+        divided_prompts([PromptExample("p", " a", "p")] * 5, 1, "x.csv")
 
 
 def test_several_labels_count_by_their_rarest_and_numbers_all_alike() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,29 @@ from reflora_cli.methods.updates import Refactor
 from reflora_cli.recipe import files as recipe_file
 from reflora_cli.recipe.files import bundled_recipes, dump_recipe, load_recipe
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
+from reflora_cli.tasks.base import Answers, PromptTask
 from reflora_cli.tasks.registry import find_task
 
 ROOT = Path(__file__).parents[3] / "recipes"
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+SIZES = {
+    "cola": 8551,
+    "mnli": 392702,
+    "mrpc": 3668,
+    "qnli": 104743,
+    "qqp": 363846,
+    "rte": 2490,
+    "sst2": 67349,
+    "stsb": 5749,
+}
+"""The training rows of GLUE's tasks."""
+BY_TABLE = {
+    "roberta-base": ("FacebookAI/roberta-base", 8, 8.0, ("query", "value"), 0.06),
+    "roberta-large": ("FacebookAI/roberta-large", 8, 16.0, ("query", "value"), 0.06),
+    "deberta-v2-xxl": ("microsoft/deberta-v2-xxlarge", 16, 32.0, ("query_proj", "value_proj"), 0.1),
+}
+"""Model, rank, alpha, targets and the share of warm-up steps of LoRA's published runs on GLUE."""
 COMMONSENSE = {"llama-7b": (2e-4, 200), "llama2-7b": (2e-4, 100), "llama3-8b": (1e-4, 100)}
 """Learning rate and RefLoRA's warm-up of the published runs."""
 RECIPES = sorted(bundled_recipes())
@@ -99,6 +119,52 @@ def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
     assert train.warmup_steps == round(0.1 * steps_per_epoch * (train.epochs or 0))
 
 
+@pytest.mark.parametrize("task", GLUE)
+@pytest.mark.parametrize("model", BY_TABLE)
+def test_recipes_of_lora_s_tables_warm_up_for_their_share_of_steps(model: str, task: str) -> None:
+    recipe, (name, rank, alpha, targets, share) = load_recipe(f"glue/{model}/{task}", []), BY_TABLE[model]
+    method, train = recipe.method, recipe.train
+    assert (recipe.model.name, recipe.task.name) == (name, f"glue/{task}")
+    assert (method.label, method.rank, method.alpha, method.targets) == ("lora", rank, alpha, targets)
+    steps = math.ceil(SIZES[task] / train.batch_size) * int(train.epochs or 0)
+    assert train.warmup_steps == math.ceil(round(share * steps, 6))
+    comment = bundled_recipes()[f"glue/{model}/{task}"].read_text(encoding="utf-8").partition("extends")[0]
+    assert all(words in " ".join(comment.replace("#", "").split()) for words in (f"of {steps:,} steps", "Published:"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "batch", "epochs", "length"),
+    [
+        ("roberta-base/sst2", 5e-4, 16, 60, 512),
+        ("roberta-base/rte", 5e-4, 32, 80, 512),
+        ("roberta-large/mnli", 3e-4, 4, 10, 128),
+        ("roberta-large/qnli", 2e-4, 4, 10, 512),
+        ("deberta-v2-xxl/sst2", 6e-5, 8, 16, 128),
+        ("deberta-v2-xxl/qqp", 1e-4, 8, 11, 320),
+    ],
+)
+def test_some_columns_of_lora_s_tables(name: str, rate: float, batch: int, epochs: float, length: int) -> None:
+    recipe = load_recipe(f"glue/{name}", [])
+    train = recipe.train
+    assert (train.learning_rate, train.batch_size, train.epochs, recipe.task.max_length) == (
+        rate,
+        batch,
+        epochs,
+        length,
+    )
+
+
+@pytest.mark.parametrize("name", ["samsum", "wikisql"])
+def test_texts_with_an_open_base_say_that_no_score_is_repeated(name: str) -> None:
+    recipe = load_recipe(f"texts/{name}", [])
+    task = task_of(recipe.task)
+    assert isinstance(task, PromptTask)
+    assert (task.name, task.answers) == (name, Answers.COMPARED)
+    assert "no measure of this base" in " ".join(
+        bundled_recipes()[f"texts/{name}"].read_text().replace("#", "").split()
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "task"), [("quickstart", "builtin/entailment"), ("quickstart-commonsense", "builtin/questions")]
 )
@@ -124,12 +190,15 @@ def test_commonsense_is_as_published(name: str) -> None:
     assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
 
 
-@pytest.mark.parametrize(("name", "penalty"), [("e2e", 0.9), ("webnlg", 0.8)])
+@pytest.mark.parametrize(("name", "penalty"), [("e2e", 0.9), ("e2e-large", 0.9), ("webnlg", 0.8)])
 def test_texts_from_data_are_as_published(name: str, penalty: float) -> None:
     """Rate 2e-4, decay 0.01, 500 warm-up steps, batch 8, 5 epochs, smoothing 0.1, rank 4, alpha 32, ten beams."""
     recipe = load_recipe(f"nlg/{name}", [])
     method, train, evaluation = recipe.method, recipe.train, recipe.eval
-    assert (recipe.task.name, recipe.model.name) == (f"nlg/{name}", "openai-community/gpt2-medium")
+    assert (recipe.task.name, recipe.model.name) == (
+        f"nlg/{name.removesuffix('-large')}",
+        f"openai-community/gpt2-{'large' if name.endswith('large') else 'medium'}",
+    )
     assert (method.label, method.rank, method.alpha, method.dropout) == ("lora", 4, 32.0, 0.1)
     assert method.targets == ("c_attn",)
     assert (train.learning_rate, train.weight_decay, train.warmup_steps, train.schedule) == (2e-4, 0.01, 500, "linear")

@@ -12,7 +12,7 @@ from reflora_cli.data.load import load_prompts
 from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.nlg import E2E, WEBNLG, TextColumns, generation_task
-from reflora_cli.tasks.prompts import Template
+from reflora_cli.tasks.wording import Wording
 
 MEANING = "name : Blue Spice | Type : coffee shop | area : city centre"
 TEXTS = ("A coffee shop in the city centre area called Blue Spice .", "Blue Spice is a coffee shop in city centre .")
@@ -36,7 +36,7 @@ def test_triples_become_a_prompt() -> None:
 
 
 def test_columns_and_wording_of_one_s_own() -> None:
-    task = generation_task("own", TextColumns("article", "summary", "summaries"), Template("{instruction}\nTL;DR:", ""))
+    task = generation_task("own", Wording("{article}\nTL;DR:"), TextColumns("summary", "summaries"))
     assert task.columns == ("article", "summary", "summaries")
     row = {"article": "Long {input}.", "summary": "Short.\nAnd more.", "summaries": ["Brief."]}
     assert task.example(row) == expected("Long {input}.\nTL;DR:", "Short.\nAnd more.", "Brief.")

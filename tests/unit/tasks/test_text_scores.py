@@ -106,6 +106,17 @@ def test_the_same_texts_are_worth_100_and_none_0() -> None:
     assert set(TextScores().scores().values()) == {0.0}
 
 
+def test_another_main_score_comes_first_and_has_no_interval() -> None:
+    usual, own = tally(predictions(20, 2)), TextScores(main="rouge2")
+    assert next(iter(own.scores())) == "rouge2"
+    for outcome in predictions(20, 2):
+        own.add(outcome)
+    whole = TextScores.total([own, TextScores(main="rouge2")])
+    assert list(whole.scores()) == ["rouge2", "bleu", "chrf", "rouge1", "rougeL", "exact_match", "cut"]
+    assert whole.scores() == usual.scores()
+    assert whole.interval() is None
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     outcomes = predictions(60, 3)
     shuffled = random.Random(0).sample(outcomes, len(outcomes))
