@@ -32,7 +32,18 @@ from reflora_cli.tasks.tally import Tally
 
 EVERY_SECONDS = 15.0
 """Seconds between two lines about progress."""
-COLUMNS = ("rows", "accuracy", "bleu", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
+COLUMNS = (
+    "rows",
+    "accuracy",
+    "bleu",
+    "interval",
+    "accuracy_by_character",
+    "unparsed",
+    "cut",
+    "loss",
+    "perplexity",
+    "dropped",
+)
 """The first columns of the closing table, before those of other scores."""
 UNSHOWN = ("split", "seconds")
 
