@@ -34,7 +34,18 @@ from reflora_cli.tasks.answers import AnswerCounts, Prediction, mean_interval
 from reflora_cli.tasks.base import PromptExample, PromptTask
 from reflora_cli.tasks.tally import Tally
 
-COLUMNS = ("rows", "accuracy", "bleu", "interval", "accuracy_by_character", "unparsed", "cut", "loss", "dropped")
+COLUMNS = (
+    "rows",
+    "accuracy",
+    "bleu",
+    "interval",
+    "accuracy_by_character",
+    "unparsed",
+    "cut",
+    "loss",
+    "perplexity",
+    "dropped",
+)
 """The first columns of the closing table, before those of other scores."""
 UNSHOWN = ("split", "seconds")
 

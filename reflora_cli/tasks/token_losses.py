@@ -1,13 +1,17 @@
-"""The loss per supervised token, which is the only score of free text."""
+"""The loss per supervised token and its exponential, the perplexity, which are the only scores of free text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Self, final
 
 from reflora_cli.tasks.tally import Tally
+
+LARGEST = 700.0
+"""The largest loss whose exponential is a number."""
 
 
 @dataclass(frozen=True)
@@ -44,4 +48,5 @@ class TokenLosses(Tally[BatchLoss]):
         return self.scores() if self.tokens else {}
 
     def scores(self) -> dict[str, float]:
-        return {"loss": sum(self.losses) / self.tokens}
+        loss = sum(self.losses) / self.tokens
+        return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST))}

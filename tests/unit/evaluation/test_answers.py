@@ -117,4 +117,4 @@ def test_rows_without_a_task_are_scored_by_their_loss(restored: Restored) -> Non
         summed -= float(sum(logs[place - 1, ids[place]] for place in places))
         tokens += row.weight
     for found in (one, other):
-        assert found.scores() == {"loss": pytest.approx(summed / tokens, rel=1e-5)}
+        assert found.scores()["loss"] == pytest.approx(summed / tokens, rel=1e-5)

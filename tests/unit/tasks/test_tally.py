@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 from collections.abc import Sequence
@@ -105,5 +106,7 @@ def test_the_loss_is_that_of_all_tokens() -> None:
     """Batches of unequal size count by their tokens."""
     found = filled(TokenLosses(), LOSSES)
     expected = np.sum([own.loss for own in LOSSES], dtype=np.float64) / sum(own.tokens for own in LOSSES)
-    assert found.scores() == {"loss": pytest.approx(expected, rel=1e-12)}
+    assert found.scores()["loss"] == pytest.approx(expected, rel=1e-12)
+    assert TokenLosses([3.0, 1.0], 2, 2).scores() == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2.0))}
+    assert math.isfinite(TokenLosses([1e6], 1, 1).scores()["perplexity"])
     assert (found.rows, found.interval()) == (36, None)
