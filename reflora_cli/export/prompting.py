@@ -18,13 +18,15 @@ PLACE = "{instruction}"
 class Asking:
     """What is written around a question. head and tail: the texts before and after it. end: the text of the end token.
 
-    with_input: the prompt of a question with further input, if training has another one for it.
+    with_input: the prompt of a question with further input, if training has another one for it. wording: the prompt of
+    training with columns in braces, if it has several: then the question is the whole prompt.
     """
 
     head: str
     tail: str
     end: str | None
     with_input: str = ""
+    wording: str = ""
 
     @property
     def prompt(self) -> str:
@@ -42,7 +44,9 @@ def asking(tasks: Sequence[PromptTask], end: str | None, lead: str = "") -> Aski
     template = templates.pop() if len(templates) == 1 else Template(PLACE, PLACE)
     head, _, tail = template.alone.partition(PLACE)
     other = template.with_input if template.with_input != template.alone else ""
-    return Asking(lead + head, tail, end, lead + other if other else "")
+    wordings = {task.wording.text for task in tasks if task.wording and not task.wording.is_instruction}
+    wording = lead + wordings.pop() if len(wordings) == 1 else ""
+    return Asking(lead + head, tail, end, "" if wording or not other else lead + other, wording)
 
 
 def chat_template(asked: Asking) -> str:
@@ -79,6 +83,9 @@ def modelfile(source: str, asked: Asking, adapter: str = "") -> str:
 
 def prompt_lines(asked: Asking) -> list[str]:
     """Return the card's lines that show the prompt of training."""
+    if asked.wording:
+        told = "It was trained on this prompt, and is to be asked with it, texts in the places of the braces:"
+        return [told, "", *block(asked.wording)]
     lines = [
         "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
         "system message:",

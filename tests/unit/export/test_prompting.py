@@ -8,8 +8,10 @@ import jinja2
 import pytest
 
 from reflora_cli.export.prompting import asking, chat_template, modelfile, prompt_lines
+from reflora_cli.tasks.nlg import generation_task
 from reflora_cli.tasks.prompts import LLM_ADAPTERS, PLAIN
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.wording import Wording
 
 
 def ask(name: Any, lead: str = "") -> Any:
@@ -60,3 +62,11 @@ def test_an_adapter_goes_onto_its_base() -> None:
     assert modelfile("base.gguf", ask("instruct"), adapter="adapter.gguf").startswith(
         "FROM ./base.gguf\nADAPTER ./adapter.gguf\nTEMPLATE"
     )
+
+
+def test_a_prompt_of_several_columns_is_shown_and_written_whole_by_the_user() -> None:
+    task = generation_task("own", Wording("Table: {table}\nQuestion: {question}\nSQL:"))
+    asked = asking([task], "<eos>")
+    assert (asked.head, asked.tail, asked.with_input) == ("", "", "")
+    assert "Question: {question}" in prompt_lines(asked)
+    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("x.gguf", asked)
