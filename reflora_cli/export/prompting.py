@@ -20,7 +20,6 @@ from reflora_cli.model.chat_template import (
     shared_wording,
 )
 from reflora_cli.tasks.base import PromptTask
-from reflora_cli.tasks.prompts import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,12 +61,12 @@ def served(parts: Sequence[PromptTask], tokenizer: PreTrainedTokenizerBase, read
     """
     if by_chat_template(parts):
         return by_template(tokenizer, reader)
-    return by_prompt(shared_wording(parts), str(tokenizer.eos_token), reader)
+    return by_prompt(parts, str(tokenizer.eos_token), reader)
 
 
-def by_prompt(wording: Template, end: str, reader: Reader) -> Served:
-    """Return how a model is asked that was trained on a prompt of its task's own. end: the text of the end token."""
-    begin = "bos_token" if reader.begins else ""
+def by_prompt(parts: Sequence[PromptTask], end: str, reader: Reader) -> Served:
+    """Return how a model is asked that was trained on its tasks' own prompts. end: the text of the end token."""
+    wording, begin = shared_wording(parts), "bos_token" if reader.begins else ""
     head, _, tail = wording.alone.partition(PLACE)
     go = f"{literal(reader.lead + head)}{{{{ .Prompt }}}}{literal(tail)}"
     return Served(
@@ -75,7 +74,7 @@ def by_prompt(wording: Template, end: str, reader: Reader) -> Served:
         None,
         reader.begins,
         OllamaPrompt(go, stops=(end,)),
-        tuple(wording_lines(wording, reader.lead)),
+        tuple(wording_lines(parts, reader.lead)),
     )
 
 
@@ -99,11 +98,16 @@ def card_lines(parts: Sequence[PromptTask], tokenizer: PreTrainedTokenizerBase) 
     """Return the card's lines on how the model of some tasks is asked. tokenizer: as in `served`."""
     if by_chat_template(parts):
         return template_lines(tokenizer, ending(tokenizer))
-    return wording_lines(shared_wording(parts))
+    return wording_lines(parts)
 
 
-def wording_lines(wording: Template, lead: str = "") -> list[str]:
+def wording_lines(parts: Sequence[PromptTask], lead: str = "") -> list[str]:
     """Return the card's lines that show the prompt of training."""
+    of_columns = {part.wording.text for part in parts if part.wording and not part.wording.is_instruction}
+    if len(of_columns) == 1:
+        told = "It was trained on this prompt, and is to be asked with it, texts in the places of the braces:"
+        return [told, "", *block(lead + of_columns.pop())]
+    wording = shared_wording(parts)
     lines = [
         "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
         "system message:",

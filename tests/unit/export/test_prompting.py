@@ -9,13 +9,14 @@ import pytest
 
 from reflora_cli.export.ollama import modelfile
 from reflora_cli.export.prompting import Reader, Served, by_prompt
-from reflora_cli.model.chat_template import shared_wording
+from reflora_cli.tasks.nlg import generation_task
 from reflora_cli.tasks.prompts import LLM_ADAPTERS, PLAIN
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.wording import Wording
 
 
 def ask(name: Any, lead: str = "") -> Served:
-    return by_prompt(shared_wording(find_task(name).parts), "</s>", Reader(begins=False, lead=lead))
+    return by_prompt(find_task(name).parts, "</s>", Reader(begins=False, lead=lead))
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,11 @@ def test_an_adapter_goes_onto_its_base() -> None:
     assert modelfile("base.gguf", ask("instruct").ollama, adapter="adapter.gguf").startswith(
         "FROM ./base.gguf\nADAPTER ./adapter.gguf\nTEMPLATE"
     )
+
+
+def test_a_prompt_of_several_columns_is_shown_and_written_whole_by_the_user() -> None:
+    task = generation_task("own", Wording("Table: {table}\nQuestion: {question}\nSQL:"))
+    asked = by_prompt([task], "<eos>", Reader(begins=False))
+    assert "Question: {question}" in asked.card
+    assert not any("further input" in line for line in asked.card)
+    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("x.gguf", asked.ollama)
