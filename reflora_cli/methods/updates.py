@@ -49,9 +49,8 @@ class UpdateRecord(Choice):
     the card then says beside the optimizer of the run. under_adamw: a clause with its leading comma that the card
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
-    cannot act while B = 0; empty where it can. transports_moments: whether it changes AdamW's moments; 8-bit optimizers
-    are then refused. corrects_balance: whether it evens out the speeds of A and B, as `lr_ratio` does; both together
-    are warned of. is_optimizer: whether it steps A and B itself, in AdamW's place, instead of acting around that step.
+    cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
+    `lr_ratio` does; both together are warned of.
     """
 
     acts: ClassVar[str] = ""
@@ -60,9 +59,17 @@ class UpdateRecord(Choice):
     is_plain: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
-    transports_moments: ClassVar[bool] = False
     corrects_balance: ClassVar[bool] = False
-    is_optimizer: ClassVar[bool] = False
+
+    @property
+    def transports_moments(self) -> bool:
+        """Whether it changes AdamW's moments; 8-bit optimizers are then refused."""
+        return False
+
+    @property
+    def is_optimizer(self) -> bool:
+        """Whether it steps A and B itself, in AdamW's place, instead of acting around that step."""
+        return False
 
     @property
     def plain_steps(self) -> int:
@@ -126,8 +133,11 @@ class RefLoRASUpdate(TimedUpdate):
     acts: ClassVar[str] = "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's"
     proven_for_descent: ClassVar[bool] = True
     under_adamw: ClassVar[str] = ", under which LoRA mostly does as well"
-    transports_moments: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
+
+    @property
+    def transports_moments(self) -> bool:
+        return True
 
 
 class ScaledGDUpdate(TimedUpdate):
@@ -166,7 +176,10 @@ class LoRARITEUpdate(UpdateRecord):
     acts: ClassVar[str] = "LoRA-RITE stepped A and B in training, and AdamW all else: the factors are used as LoRA's"
     needs_full_rank: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
-    is_optimizer: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return True
 
     @property
     def damping_share(self) -> float:

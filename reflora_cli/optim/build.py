@@ -42,9 +42,9 @@ def build_optimizer(
     """
     groups = parameter_groups(roles, rates, method.lr_ratio)
     members: list[Member] = []
-    if isinstance(method.update, LoRARITEUpdate):
+    if method.update.is_optimizer:
         of_pairs, groups = split_groups(groups, roles.pairs)
-        members.append(LoRARITEMember(of_pairs, roles.pairs, method.update.damping_share))
+        members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
     return Partition(members, build_rule(method.update, roles.pairs))
@@ -59,6 +59,15 @@ def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
     from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
 
     return AdamW8bitMember(groups, is_paged=rates.optimizer is Optimizer.PAGED_ADAMW_8BIT)
+
+
+def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]) -> Member:
+    """Return the optimizer of the pairs, for an update that is one. groups: those of the factors alone."""
+    match update:
+        case LoRARITEUpdate():
+            return LoRARITEMember(groups, pairs, update.damping_share)
+        case _:
+            raise ValueError(f"update {update} acts around another optimizer's step")
 
 
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:

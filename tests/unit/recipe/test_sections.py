@@ -153,7 +153,7 @@ def test_gradient_descent_goes_with_every_update(method: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("kind", UPDATES)
 def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
-    if not UPDATES[kind].transports_moments:
+    if not UPDATES[kind]().transports_moments:
         assert recipe(method={"update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
         return
     with pytest.raises(ValidationError, match=f"{kind} carries AdamW's moments over .* and {optimizer} keeps them"):
