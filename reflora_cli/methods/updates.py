@@ -19,7 +19,7 @@ Interval = Annotated[
     Field(
         ge=1,
         description="steps between two computations of a rule's matrices, in between the last ones are applied; "
-        "for reflora-s, steps between two refactorings",
+        "for reflora-s and balanced, steps between two refactorings",
     ),
 ]
 Damping = Annotated[
@@ -186,16 +186,38 @@ class LoRARITEUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class BalancedUpdate(TimedUpdate):
+    """Factors given equal Gram matrices after the step, their product unchanged."""
+
+    kind: Literal["balanced"] = Field("balanced", description="A A^T = B^T B after the step, BA unchanged")
+    warmup_steps: WarmupSteps = 0
+    moments: Literal["keep", "transport"] = Field(
+        "keep",
+        description="what becomes of AdamW's moments when factors are balanced; keep: nothing, as published; "
+        "transport: they follow, an experiment",
+    )
+
+    source: ClassVar[str] = "Castin et al. 2026, BaLoRA, arXiv 2605.31484"
+    acts: ClassVar[str] = "BaLoRA keeps A A^T equal to B^T B while they are trained: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def transports_moments(self) -> bool:
+        return self.moments == "transport"
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate,
+    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

@@ -9,6 +9,7 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
+    BalancedUpdate,
     LoRARITEUpdate,
     PlainUpdate,
     RefLoRASUpdate,
@@ -16,6 +17,7 @@ from reflora_cli.methods.updates import (
     ScaledGDUpdate,
     UpdateChoice,
 )
+from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
@@ -81,3 +83,6 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             return RefLoRASRule(pairs, update.warmup_steps, update.interval)
         case ScaledGDUpdate():
             return ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
+        case BalancedUpdate():
+            moments = transport_moments if update.transports_moments else keep_moments
+            return BalancedRule(pairs, update.warmup_steps, update.interval, moments)

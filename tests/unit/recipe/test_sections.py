@@ -160,6 +160,13 @@ def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kin
         recipe(method={"update": kind}, train={"optimizer": optimizer})
 
 
+def test_moments_in_8_bits_are_refused_where_balancing_transports_them() -> None:
+    update = {"kind": "balanced", "moments": "transport"}
+    with pytest.raises(ValidationError, match=r"balanced carries AdamW's moments over .* and adamw_8bit keeps them"):
+        recipe(method={"update": update}, train={"optimizer": "adamw_8bit"})
+    assert recipe(method={"update": update}, train={"optimizer": "sgd"}).method.update.transports_moments
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"])
 def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> None:
     values: dict[str, Any] = {"method": {"name": "lora-rite"}, "train": {"optimizer": optimizer}}
