@@ -208,16 +208,41 @@ class BalancedUpdate(TimedUpdate):
         return self.moments == "transport"
 
 
+class LoRAProUpdate(UpdateRecord):
+    """Gradients made steps that together are closest to the step of the weight."""
+
+    kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
+    damping: Damping = "auto"
+    moments: Literal["factors", "dense"] = Field(
+        "factors",
+        description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
+        "published, two matrices as large as every adapted weight, in float32, in memory and in checkpoints",
+    )
+
+    source: ClassVar[str] = "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242"
+    acts: ClassVar[str] = "LoRA-Pro acts on the steps of training: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return self.moments == "dense"
+
+    @property
+    def damping_share(self) -> float:
+        return as_share(self.damping)
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate,
+    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

@@ -10,6 +10,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
     BalancedUpdate,
+    LoRAProUpdate,
     LoRARITEUpdate,
     PlainUpdate,
     RefLoRASUpdate,
@@ -19,6 +20,8 @@ from reflora_cli.methods.updates import (
 )
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_pro import LoRAProRule
+from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
 from reflora_cli.optim.pair_adamw import AdamWMember
@@ -68,6 +71,8 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
     match update:
         case LoRARITEUpdate():
             return LoRARITEMember(groups, pairs, update.damping_share)
+        case LoRAProUpdate(moments="dense"):
+            return DenseLoRAProMember(groups, pairs, update.damping_share)
         case _:
             raise ValueError(f"update {update} acts around another optimizer's step")
 
@@ -86,3 +91,5 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
         case BalancedUpdate():
             moments = transport_moments if update.transports_moments else keep_moments
             return BalancedRule(pairs, update.warmup_steps, update.interval, moments)
+        case LoRAProUpdate():
+            return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)

@@ -29,6 +29,12 @@ RULES = {
         "model.quantization=nf4",
         "BaLoRA keeps A A^T equal to B^T B while they are trained",
     ),
+    "lora-pro": ("method.name=lora-pro", "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242"),
+    "lora-pro, dense moments": (
+        "method.name=lora",
+        "method.update={kind: lora-pro, moments: dense}",
+        "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242",
+    ),
 }
 """Overrides, and what the model card says."""
 

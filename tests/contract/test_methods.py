@@ -46,7 +46,10 @@ OTHER_AXES = [
     ("eva", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
-FURTHER_UPDATES: list[dict[str, Any]] = [{"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"}]
+FURTHER_UPDATES: list[dict[str, Any]] = [
+    {"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"},
+    {"kind": "lora-pro", "moments": "dense"},
+]
 """Where a field other than the numbers above makes another rule."""
 METHODS = (
     [

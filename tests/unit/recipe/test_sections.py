@@ -177,6 +177,12 @@ def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> N
         recipe(**values)
 
 
+def test_gradient_descent_is_refused_beside_dense_moments_and_not_beside_those_of_factors() -> None:
+    assert not recipe(method={"name": "lora-pro"}, train={"optimizer": "sgd"}).method.update.is_optimizer
+    with pytest.raises(ValidationError, match=r"lora-pro steps A and B at rates like AdamW's, and sgd would"):
+        recipe(method={"update": {"kind": "lora-pro", "moments": "dense"}}, train={"optimizer": "sgd"})
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
     with pytest.raises(ValidationError, match=r"has its own; set train\.momentum=0, or train\.optimizer=sgd"):
