@@ -41,6 +41,10 @@ PRESETS: dict[str, Preset] = {
     "full": Preset({"layer": "full"}, "Devlin et al. 2018, arXiv 1810.04805"),
     # A start that looks at training rows.
     "eva": Preset({"start": "eva"}, "Paischer et al. 2024, arXiv 2410.07170"),
+    # Balanced after every step.
+    "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
+    # Closest to the step of the weight.
+    "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -19,7 +19,7 @@ Interval = Annotated[
     Field(
         ge=1,
         description="steps between two computations of a rule's matrices, in between the last ones are applied; "
-        "for reflora-s, steps between two refactorings",
+        "for reflora-s and balanced, steps between two refactorings",
     ),
 ]
 Damping = Annotated[
@@ -49,9 +49,8 @@ class UpdateRecord(Choice):
     the card then says beside the optimizer of the run. under_adamw: a clause with its leading comma that the card
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
-    cannot act while B = 0; empty where it can. transports_moments: whether it changes AdamW's moments; 8-bit optimizers
-    are then refused. corrects_balance: whether it evens out the speeds of A and B, as `lr_ratio` does; both together
-    are warned of. is_optimizer: whether it steps A and B itself, in AdamW's place, instead of acting around that step.
+    cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
+    `lr_ratio` does; both together are warned of.
     """
 
     acts: ClassVar[str] = ""
@@ -60,9 +59,17 @@ class UpdateRecord(Choice):
     is_plain: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
-    transports_moments: ClassVar[bool] = False
     corrects_balance: ClassVar[bool] = False
-    is_optimizer: ClassVar[bool] = False
+
+    @property
+    def transports_moments(self) -> bool:
+        """Whether it changes AdamW's moments; 8-bit optimizers are then refused."""
+        return False
+
+    @property
+    def is_optimizer(self) -> bool:
+        """Whether it steps A and B itself, in AdamW's place, instead of acting around that step."""
+        return False
 
     @property
     def plain_steps(self) -> int:
@@ -126,8 +133,11 @@ class RefLoRASUpdate(TimedUpdate):
     acts: ClassVar[str] = "RefLoRA-S keeps A and B equal in norm while they are trained: the factors are used as LoRA's"
     proven_for_descent: ClassVar[bool] = True
     under_adamw: ClassVar[str] = ", under which LoRA mostly does as well"
-    transports_moments: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
+
+    @property
+    def transports_moments(self) -> bool:
+        return True
 
 
 class ScaledGDUpdate(TimedUpdate):
@@ -166,7 +176,57 @@ class LoRARITEUpdate(UpdateRecord):
     acts: ClassVar[str] = "LoRA-RITE stepped A and B in training, and AdamW all else: the factors are used as LoRA's"
     needs_full_rank: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
-    is_optimizer: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return True
+
+    @property
+    def damping_share(self) -> float:
+        return as_share(self.damping)
+
+
+class BalancedUpdate(TimedUpdate):
+    """Factors given equal Gram matrices after the step, their product unchanged."""
+
+    kind: Literal["balanced"] = Field("balanced", description="A A^T = B^T B after the step, BA unchanged")
+    warmup_steps: WarmupSteps = 0
+    moments: Literal["keep", "transport"] = Field(
+        "keep",
+        description="what becomes of AdamW's moments when factors are balanced; keep: nothing, as published; "
+        "transport: they follow, an experiment",
+    )
+
+    source: ClassVar[str] = "Castin et al. 2026, BaLoRA, arXiv 2605.31484"
+    acts: ClassVar[str] = "BaLoRA keeps A A^T equal to B^T B while they are trained: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def transports_moments(self) -> bool:
+        return self.moments == "transport"
+
+
+class LoRAProUpdate(UpdateRecord):
+    """Gradients made steps that together are closest to the step of the weight."""
+
+    kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
+    damping: Damping = "auto"
+    moments: Literal["factors", "dense"] = Field(
+        "factors",
+        description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
+        "published, two matrices as large as every adapted weight, in float32, in memory and in checkpoints",
+    )
+
+    source: ClassVar[str] = "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242"
+    acts: ClassVar[str] = "LoRA-Pro acts on the steps of training: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return self.moments == "dense"
 
     @property
     def damping_share(self) -> float:
@@ -179,10 +239,10 @@ def as_share(damping: float | Literal["auto"]) -> float:
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate,
+    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

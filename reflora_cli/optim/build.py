@@ -9,6 +9,8 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
+    BalancedUpdate,
+    LoRAProUpdate,
     LoRARITEUpdate,
     PlainUpdate,
     RefLoRASUpdate,
@@ -16,7 +18,10 @@ from reflora_cli.methods.updates import (
     ScaledGDUpdate,
     UpdateChoice,
 )
+from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_pro import LoRAProRule
+from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
 from reflora_cli.optim.pair_adamw import AdamWMember
@@ -42,9 +47,9 @@ def build_optimizer(
     """
     groups = parameter_groups(roles, rates, method.lr_ratio)
     members: list[Member] = []
-    if isinstance(method.update, LoRARITEUpdate):
+    if method.update.is_optimizer:
         of_pairs, groups = split_groups(groups, roles.pairs)
-        members.append(LoRARITEMember(of_pairs, roles.pairs, method.update.damping_share))
+        members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
     return Partition(members, build_rule(method.update, roles.pairs))
@@ -61,6 +66,17 @@ def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
     return AdamW8bitMember(groups, is_paged=rates.optimizer is Optimizer.PAGED_ADAMW_8BIT)
 
 
+def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]) -> Member:
+    """Return the optimizer of the pairs, for an update that is one. groups: those of the factors alone."""
+    match update:
+        case LoRARITEUpdate():
+            return LoRARITEMember(groups, pairs, update.damping_share)
+        case LoRAProUpdate(moments="dense"):
+            return DenseLoRAProMember(groups, pairs, update.damping_share)
+        case _:
+            raise ValueError(f"update {update} acts around another optimizer's step")
+
+
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     """Return the update rule for these pairs."""
     match update:
@@ -72,3 +88,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             return RefLoRASRule(pairs, update.warmup_steps, update.interval)
         case ScaledGDUpdate():
             return ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
+        case BalancedUpdate():
+            moments = transport_moments if update.transports_moments else keep_moments
+            return BalancedRule(pairs, update.warmup_steps, update.interval, moments)
+        case LoRAProUpdate():
+            return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.refactoring import RefactoringRule
 from reflora_cli.optim.stacks import scale_each
 
 GRADIENTS = {"exp_avg": 1, "exp_avg_sq": 2, "momentum_buffer": 1}
@@ -30,38 +30,18 @@ LEAST_RATIO = 1e-12
 """Norms further apart than this are left alone: p^2 would carry float32 moments out of their range."""
 
 
-class RefLoRASRule(UpdateRule):
-    """Refactors after steps warmup, warmup + interval, ..., so that step warmup + 1 is the first that is affected.
-
-    warmup: plain steps; with 0, factors that are not zero are refactored right here, before the first step.
-    interval: steps between two refactorings; at least 1.
+class RefLoRASRule(RefactoringRule):
+    """Refactors as a `RefactoringRule` does; without a warm-up, factors that are not zero are refactored before the
+    first step too, right here.
     """
 
     def __init__(self, pairs: Sequence[FactorPair], warmup: int, interval: int) -> None:
-        self._pairs = tuple(pairs)
-        self._warmup, self._interval = warmup, interval
-        self._steps = 0
-        self._refactor_when_due({})
+        super().__init__(pairs, warmup, interval)
+        if self._is_due():
+            self.refactor({})
 
-    def before_step(self) -> None:
-        pass
-
-    def after_step(self, state: Mapping[Tensor, Any]) -> None:
-        self._steps += 1
-        self._refactor_when_due(state)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return `steps`."""
-        return {"steps": torch.tensor(self._steps)}
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        check_shapes({"steps": ()}, tensors)
-        self._steps = int(tensors["steps"])
-
-    def _refactor_when_due(self, state: Mapping[Tensor, Any]) -> None:
-        since_warmup = self._steps - self._warmup
-        if since_warmup >= 0 and since_warmup % self._interval == 0:
-            refactor(self._pairs, state)
+    def refactor(self, state: Mapping[Tensor, Any]) -> None:
+        refactor(self._pairs, state)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Whole optimizer steps of many pairs: AdamW, AdamW with RefLoRA around it, and LoRA-RITE.
+"""Whole optimizer steps of many pairs: AdamW, AdamW with a rule around it, and optimizers of pairs.
 
     python -m tests.benchmarks.optimizer_step [--settings deberta llama7b square] [--rounds 9] [--device cpu]
 
-Pairs and settings are those of `reflora_step`; the ways take turns, and the first round warms up.
+Pairs and settings are those of `reflora_step`; the ways take turns, and the first round warms up. Dense moments, two
+matrices as large as each adapted weight, are left out where these are too large.
 """
 
 from __future__ import annotations
@@ -10,33 +11,57 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
+from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
+from reflora_cli.optim.lora_pro import LoRAProRule
+from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
-from reflora_cli.optim.rule import PlainRule
-from tests.benchmarks.reflora_step import arguments, make_pairs, wait
+from reflora_cli.optim.rule import PlainRule, UpdateRule
+from tests.benchmarks.reflora_step import SETTINGS, arguments, make_pairs, wait
+
+
+class Step(Protocol):
+    """What can take a step."""
+
+    def step(self) -> Any: ...
 
 
 def groups(pairs: Sequence[FactorPair]) -> list[dict[str, Any]]:
     return [{"params": [factor for pair in pairs for factor in (pair.A, pair.B)], "lr": 1e-4, "weight_decay": 0.01}]
 
 
+def around(rule_of: Callable[[Sequence[FactorPair]], UpdateRule]) -> Callable[[Sequence[FactorPair]], Step]:
+    """Return what makes an AdamW with that rule around it."""
+    return lambda pairs: PairAdamW(groups(pairs), rule_of(pairs))
+
+
+DENSE, LARGEST_DENSE = "lora-pro, dense", 2**28
+"""The optimizer with moments of adapted weights, and the most elements of these for which it is measured."""
+OPTIMIZERS: dict[str, Callable[[Sequence[FactorPair]], Step]] = {
+    "adamw": around(lambda pairs: PlainRule()),
+    "reflora": around(lambda pairs: RefLoRARule(pairs, warmup=0, interval=1, damping=1e-3)),
+    "balanced": around(lambda pairs: BalancedRule(pairs, 0, 1, keep_moments)),
+    "balanced, transport": around(lambda pairs: BalancedRule(pairs, 0, 1, transport_moments)),
+    "lora-pro": around(lambda pairs: LoRAProRule(pairs, damping=1e-3)),
+    DENSE: lambda pairs: DenseLoRAProMember(groups(pairs), pairs, damping=1e-3),
+    "lora-rite": lambda pairs: LoRARITEMember(groups(pairs), pairs, damping=1e-3),
+}
+
+
 def measure(setting: str, rounds: int, device: str) -> dict[str, list[float]]:
     """Return the seconds of every round by optimizer."""
-    made = {name: make_pairs(setting, device) for name in ("adamw", "reflora", "lora-rite")}
-    plain, around, rite = (made[name][0] for name in made)
-    optimizers = {
-        "adamw": PairAdamW(groups(plain), PlainRule()),
-        "reflora": PairAdamW(groups(around), RefLoRARule(around, warmup=0, interval=1, damping=1e-3)),
-        "lora-rite": LoRARITEMember(groups(rite), rite, damping=1e-3),
-    }
+    weights = sum(out * width for out, width in SETTINGS[setting][1])
+    names = [name for name in OPTIMIZERS if name != DENSE or weights <= LARGEST_DENSE]
+    made = {name: make_pairs(setting, device) for name in names}
+    optimizers = {name: OPTIMIZERS[name](made[name][0]) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     for _ in range(rounds + 1):
         for name, optimizer in optimizers.items():

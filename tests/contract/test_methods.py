@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,21 +46,30 @@ OTHER_AXES = [
     ("eva", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
-METHODS = [
-    Method(
-        name="lora",
-        rank=3,
-        alpha=6.0,
-        layer=layer,
-        start=start,
-        update=update,
-        scaling=scaling,
-        lr_ratio=ratio,
-        refactor=Refactor(warmup_steps=WARMUP, interval=interval),
-    )
-    for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
-    if LAYERS[layer].has_pairs or (update, start) == ("plain", "default")
-] + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
+FURTHER_UPDATES: list[dict[str, Any]] = [
+    {"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"},
+    {"kind": "lora-pro", "moments": "dense"},
+]
+"""Where a field other than the numbers above makes another rule."""
+METHODS = (
+    [
+        Method(
+            name="lora",
+            rank=3,
+            alpha=6.0,
+            layer=layer,
+            start=start,
+            update=update,
+            scaling=scaling,
+            lr_ratio=ratio,
+            refactor=Refactor(warmup_steps=WARMUP, interval=interval),
+        )
+        for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
+        if LAYERS[layer].has_pairs or (update, start) == ("plain", "default")
+    ]
+    + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
+    + [Method(name="lora", rank=3, alpha=6.0, update=update) for update in FURTHER_UPDATES]
+)
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
+from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -136,3 +137,14 @@ def test_scaled_gd_steps_plainly_from_orthonormal_factors() -> None:
         ScaledGDRule([pair], 0, 1, damping).before_step()
         torch.testing.assert_close(pair.A.grad, torch.ones_like(A) / (1 + damping**2), rtol=1e-5, atol=0)
         torch.testing.assert_close(pair.B.grad, torch.ones_like(B) / (1 + damping**2), rtol=1e-5, atol=0)
+
+
+def test_with_factors_as_wide_as_the_weight_lora_pro_steps_as_the_weight_would() -> None:
+    """At r = in every step of the weight is one of the factors, to first order."""
+    g = generator()
+    A, B = conditioned(6, 6, 10.0, g), conditioned(8, 6, 10.0, g)
+    pair = pair_of(A, B)
+    G = torch.randn(8, 6, dtype=torch.float64, generator=g)
+    pair.A.grad, pair.B.grad = B.T @ G, G @ A.T
+    LoRAProRule([pair], 0.0).before_step()
+    torch.testing.assert_close(B @ grad(pair.A) + grad(pair.B) @ A, G, rtol=1e-9, atol=1e-10)

@@ -86,7 +86,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "wrong value for method.update\n",
             "line 5, method.update\n",
             "'reflroa' (text)",
-            "one of plain, reflora, reflora-s, scaled-gd, lora-rite",
+            "one of plain, reflora, reflora-s, scaled-gd, lora-rite, balanced, lora-pro",
             "mean 'reflora'",
         ),
     ),
@@ -110,7 +110,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "unknown key 'damping'",
             "line 5, method.update.damping",
             "method.update is reflora-s",
-            "kinds that have it: reflora, scaled-gd, lora-rite",
+            "kinds that have it: reflora, scaled-gd, lora-rite, lora-pro",
         ),
     ),
     "key of other kinds, the preset's kind": (

@@ -153,11 +153,18 @@ def test_gradient_descent_goes_with_every_update(method: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("kind", UPDATES)
 def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
-    if not UPDATES[kind].transports_moments:
+    if not UPDATES[kind]().transports_moments:
         assert recipe(method={"update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
         return
     with pytest.raises(ValidationError, match=f"{kind} carries AdamW's moments over .* and {optimizer} keeps them"):
         recipe(method={"update": kind}, train={"optimizer": optimizer})
+
+
+def test_moments_in_8_bits_are_refused_where_balancing_transports_them() -> None:
+    update = {"kind": "balanced", "moments": "transport"}
+    with pytest.raises(ValidationError, match=r"balanced carries AdamW's moments over .* and adamw_8bit keeps them"):
+        recipe(method={"update": update}, train={"optimizer": "adamw_8bit"})
+    assert recipe(method={"update": update}, train={"optimizer": "sgd"}).method.update.transports_moments
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"])
@@ -168,6 +175,12 @@ def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> N
         return
     with pytest.raises(ValidationError, match=r"lora-rite steps A and B at rates like AdamW's, and sgd would"):
         recipe(**values)
+
+
+def test_gradient_descent_is_refused_beside_dense_moments_and_not_beside_those_of_factors() -> None:
+    assert not recipe(method={"name": "lora-pro"}, train={"optimizer": "sgd"}).method.update.is_optimizer
+    with pytest.raises(ValidationError, match=r"lora-pro steps A and B at rates like AdamW's, and sgd would"):
+        recipe(method={"update": {"kind": "lora-pro", "moments": "dense"}}, train={"optimizer": "sgd"})
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
