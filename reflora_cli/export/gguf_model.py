@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from reflora_cli.export.card import model_card, subject_of
 from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
 from reflora_cli.export.gguf_agreement import refuse_disagreement
+from reflora_cli.export.gguf_config import graph_notes
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
 from reflora_cli.export.gguf_types import GgufType
@@ -123,19 +124,21 @@ def convertible(recipe: Recipe) -> Converted:
     """Return the base's tokenizer for llama.cpp. Raises InputError, before any work, for a base that cannot be
     converted.
     """
-    config = computable(recipe)
+    size, notes = computable(recipe)
     tokenizer = load_tokenizer(find_source(recipe.model.name, recipe.model.revision))
-    converted = convert_tokenizer(tokenizer, config.vocab_size)
+    converted = convert_tokenizer(tokenizer, size)
     refuse_disagreement(converted, tokenizer)
-    return converted
+    return replace(converted, notes=(*converted.notes, *notes))
 
 
-def computable(recipe: Recipe) -> Any:
-    """Return the base's config. Raises InputError for one that llama.cpp would compute differently."""
+def computable(recipe: Recipe) -> tuple[int, tuple[str, ...]]:
+    """Return the size of the base's embedding, and notes on what llama.cpp computes differently in texts that users
+    can avoid. Raises InputError for a base that it would compute differently.
+    """
     source = find_source(recipe.model.name, recipe.model.revision)
     config: Any = load_config(source.location, source.revision)
-    layout_of(config, (config.architectures or ["unknown"])[0])
-    return config
+    layout = layout_of(config, (config.architectures or ["unknown"])[0])
+    return config.vocab_size, graph_notes(config, layout.architecture)
 
 
 def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
@@ -143,11 +146,11 @@ def reading(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
 
     Raises InputError for a base that llama.cpp would compute differently.
     """
-    computable(recipe)
+    _, notes = computable(recipe)
     try:
         converted = convertible(recipe)
     except InputError:
-        return "", (UNCOMPARED,)
+        return "", (UNCOMPARED, *notes)
     return converted.lead, converted.notes
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reflora_cli.export.gguf import GgufFile, GgufRequest, weights
+from reflora_cli.export.gguf import POSITIONS, GgufFile, GgufRequest, weights
 from reflora_cli.export.gguf_forward import GgufModel
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import read_tokenizer
@@ -41,7 +41,7 @@ def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
     file = GgufModel(written.path)
     if read_tokenizer(file.fields) != request.tokenizer.tokenizer:
         raise VerificationError(Problem("the tokenizer was not written as it is", str(written.path)))
-    ids, positions = text_of(config)
+    ids, positions = text_of(config, file.number("context_length"))
     own: Any = load_plain("AutoModelForCausalLM", request.directory, torch.float32)
     merged = logits(own, ids, positions)
     check_tensors(written, request, file, own)
@@ -52,10 +52,10 @@ def verify_gguf(written: GgufFile, request: GgufRequest) -> float:
     return difference(merged, found).largest
 
 
-def text_of(config: Any) -> tuple[Tensor, Tensor]:
+def text_of(config: Any, context: int) -> tuple[Tensor, Tensor]:
     """Return token ids and their positions: neighbouring ones, then ones that are spread over the context."""
-    length = min(LENGTH, config.max_position_embeddings)
-    near, last = length // 2, min(FARTHEST, config.max_position_embeddings) - 1
+    length = min(LENGTH, context)
+    near, last = length // 2, min(FARTHEST, context) - 1
     far = torch.linspace(near, last, length - near).long()
     return torch.arange(length) * 37 % config.vocab_size, torch.cat([torch.arange(near), far])
 
@@ -74,7 +74,9 @@ def check_tensors(written: GgufFile, request: GgufRequest, file: GgufModel, own:
     for key, place in weights(request.directory, own.config).items():
         expected = layout.arranged(key, place.read().float())
         back = file.tensor(layout.name(key))
-        accepted = (0.0 if len(place.shape) == 1 else TOLERANCE[written.kind]) * np.abs(expected).max()
+        name = layout.name(key)
+        kept = len(place.shape) == 1 or name == POSITIONS
+        accepted = (0.0 if kept else TOLERANCE[written.kind]) * np.abs(expected).max()
         if back.shape != expected.shape or not (back - expected).abs().max() <= accepted:
             raise VerificationError(Problem("a tensor was not written as it is", str(written.path), layout.name(key)))
         own.get_parameter(key).copy_(layout.restored(key, back))

@@ -26,8 +26,8 @@ from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.adapter_io.tensor_files import tensor_places
 from reflora_cli.export import gguf as module
 from reflora_cli.export.gguf_adapter import write_gguf_adapter
-from reflora_cli.export.gguf_config import rope_of
 from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_rope import rope_of
 from reflora_cli.export.gguf_tokenizer import convert_tokenizer
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.ground.errors import InputError, VerificationError
@@ -210,9 +210,10 @@ def test_llama3_rotary_scaling_is_that_of_transformers() -> None:
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
-    base = saved("gpt2", tmp_path / "base")
-    with pytest.raises(InputError, match="GPT2LMHeadModel"):
+    base = saved("gpt-neo", tmp_path / "base")
+    with pytest.raises(InputError, match="GPTNeoForCausalLM") as caught:
         written(base, tmp_path)
+    assert "Gemma3ForCausalLM, GPT2LMHeadModel" in str(caught.value)
 
 
 class TestAdapter:
