@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +37,8 @@ def export_command(
     """Hand a run's adapter, or the model with it merged in, to other tools.
 
     peft: an adapter for PEFT, vLLM, transformers. safetensors: the merged model. gguf: the same for llama.cpp and
-    Ollama. gguf-adapter: a LoRA for llama.cpp. onnx: a classifier for onnxruntime.
+    Ollama; types below q8_0 are made by llama.cpp's llama-quantize (on PATH, or LLAMA_QUANTIZE). gguf-adapter: a LoRA
+    for llama.cpp. onnx: a classifier for onnxruntime.
 
     Example: `reflora export runs/cola-dora --format peft --output cola-adapter`
     """
@@ -47,8 +49,10 @@ def export_command(
 
         directory = open_run(run)
         recipe = trained_recipe(directory, places)
-        report = asdict(write(format, recipe, directory, output or run / f"export-{format.value}", gguf_type))
-        make_reporter().facts(
+        reporter = make_reporter()
+        place = output or run / f"export-{format.value}"
+        report = asdict(write(format, recipe, directory, place, gguf_type, reporter.note))
+        reporter.facts(
             "exported and verified",
             {name: shown(value) for name, value in report.items() if value not in ((), None)},
         )
@@ -62,8 +66,8 @@ def shown(value: Any) -> str:
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType) -> Any:
-    """Write one format and return its report."""
+def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufType, tell: Callable[[str], None]) -> Any:
+    """Write one format and return its report. tell: shows a line while it is written."""
     match format:
         case Format.PEFT:
             from reflora_cli.export.peft import export_peft
@@ -76,7 +80,7 @@ def write(format: Format, recipe: Any, run: Any, place: Path, gguf_type: GgufTyp
         case Format.GGUF:
             from reflora_cli.export.gguf_model import export_gguf
 
-            return export_gguf(recipe, run, place, gguf_type)
+            return export_gguf(recipe, run, place, gguf_type, tell)
         case Format.GGUF_ADAPTER:
             from reflora_cli.export.gguf_model import export_gguf_adapter
 

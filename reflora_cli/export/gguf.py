@@ -56,7 +56,8 @@ def require_gguf() -> None:
 
 @dataclass(frozen=True)
 class GgufRequest:
-    """A conversion to make. directory: the merged model. output: the file. name: the name that llama.cpp shows.
+    """A conversion to make. directory: the merged model. output: the file. kind: a type that is written here. name:
+    the name that llama.cpp shows.
 
     The file must not be seen before it is verified: write it into a directory that is not yet in place.
     """
@@ -81,8 +82,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
     with closing(writer):
         if request.name and not any(mark in request.name.lower() for mark in TELLING_NAMES):
             writer.add_name(request.name)
-        types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-        writer.add_file_type(gguf.LlamaFileType[types[kind]])
+        writer.add_file_type(gguf.LlamaFileType[kind.file_type])
         write_shape(writer, config, layout.architecture)
         write_tokenizer(writer, request.tokenizer.tokenizer, request.chat_template)
         rotary = rope_of(config).tensors() if layout.architecture.ropes else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 
 from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.export.card import model_card, subject_of
-from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
+from reflora_cli.export.gguf import GgufFile, GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
 from reflora_cli.export.gguf_agreement import refuse_disagreement
 from reflora_cli.export.gguf_config import graph_notes
 from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_quantize import find_quantizer, quantize
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
 from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
@@ -65,13 +66,16 @@ class GgufAdapterReport:
     modules: int
 
 
-def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType) -> GgufReport:
-    """Write `model.gguf`, a `Modelfile` and a card to `output`.
+def export_gguf(
+    recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType, tell: Callable[[str], None]
+) -> GgufReport:
+    """Write `model.gguf`, a `Modelfile` and a card to `output`. tell: shows a line of a program that takes its time.
 
     Raises InputError for what cannot be converted, VerificationError when what was written is something else; nothing
     is left at `output` then.
     """
     require_gguf()
+    writer = writer_of(kind, tell)
     tasks = asked_tasks(recipe)
     with quiet_transformers():
         converted = convertible(recipe)
@@ -80,9 +84,10 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType)
         merged = Path(place) / "merged"
         merge(MergeRequest(recipe, run.adapter, merged, dtype=Dtype.FLOAT32, rows=kept_rows(recipe, run)))
         name = Path(recipe.model.name).name
-        request = GgufRequest(merged, directory / "model.gguf", kind, converted, chat_template(asked), name)
+        source = kind if kind.is_written_here else GgufType.F16
+        request = GgufRequest(merged, directory / "model.gguf", source, converted, chat_template(asked), name)
         with quiet_transformers():
-            written = write_gguf(request)
+            written = writer(request)
             difference = verify_gguf(written, request)
         write_file(directory / "Modelfile", modelfile("model.gguf", asked))
         card = model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", model_lines(asked, converted.notes))
@@ -91,6 +96,21 @@ def export_gguf(recipe: Recipe, run: RunDirectory, output: Path, kind: GgufType)
     return GgufReport(
         str(output), f"gguf {kind}", written.tensors, written.parameters, difference, cut, converted.notes
     )
+
+
+def writer_of(kind: GgufType, tell: Callable[[str], None]) -> Callable[[GgufRequest], GgufFile]:
+    """Return what writes a file of this type. Raises InputError if a program that it needs is not installed."""
+    if kind.is_written_here:
+        return write_gguf
+    program = find_quantizer()
+
+    def write(request: GgufRequest) -> GgufFile:
+        source = write_gguf(replace(request, output=request.directory / "source.gguf"))
+        quantize(program, source.path, request.output, kind, tell)
+        source.path.unlink()
+        return replace(source, path=request.output, kind=kind)
+
+    return write
 
 
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:

@@ -29,6 +29,7 @@ from reflora_cli.export.gguf_adapter import write_gguf_adapter
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_rope import rope_of
 from reflora_cli.export.gguf_tokenizer import convert_tokenizer
+from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.ground.errors import InputError, VerificationError
 from tests.architectures import DECODERS
@@ -46,11 +47,11 @@ GROUPED = {name: value for name, value in DECODERS["llama"].settings.items() if 
 QWEN = {name: value for name, value in GROUPED.items() if name != "head_dim"}
 
 
-def written(directory: Path, output: Path, kind: Any = "f32") -> tuple[Any, Any]:
+def written(directory: Path, output: Path, kind: str = "f32") -> tuple[Any, Any]:
     """A file, and what was asked for."""
     size = AutoConfig.from_pretrained(directory).vocab_size
     converted = convert_tokenizer(AutoTokenizer.from_pretrained(directory), size)
-    request = module.GgufRequest(directory, output / "model.gguf", kind, converted, "{{ messages }}", "test")
+    request = module.GgufRequest(directory, output / "model.gguf", GgufType(kind), converted, "{{ messages }}", "test")
     return module.write_gguf(request), request
 
 
