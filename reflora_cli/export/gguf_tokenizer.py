@@ -119,6 +119,8 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
     refuse_decoder(parts, {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
     model, scheme = parts["model"], pre.get("prepend_scheme", "never")
     pieces = normal_pieces(tokenizer, parts)
+    if "Replace" in kinds and cuts_at_spaces(pre):
+        pre = {}  # no space is left to cut at
     if pre and (kinds or pre.get("type") != "Metaspace" or pre["replacement"] != SPACE):
         raise unlike("how it cuts a text into words", json.dumps(pre, ensure_ascii=False)[:200])
     if not pre and "Replace" not in kinds:
@@ -135,6 +137,11 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
     if pre and scheme != "never":
         notes += [LEADING] if scheme == "always" else [LEADING, AFTER_SPECIAL]
     return Converted(built, "", bool(pre) and scheme != "never", tuple(notes))
+
+
+def cuts_at_spaces(pre: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer cuts a text at spaces and nowhere else, as Gemma's does."""
+    return bool(pre.get("type") == "Split" and pre["pattern"] == {"String": " "} and not pre.get("invert"))
 
 
 def normalizers(parts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -190,9 +197,9 @@ def assemble(
     if "eos" not in ids:
         raise unlike("no end token", "without one llama.cpp ends texts at a token of its own choice", "an eos_token")
     bos, eos = around(tokenizer)
-    scored = model == "llama"
+    scored, types = model == "llama", token_types(tokens, tokenizer, parts)
     return LlamaTokenizer(
-        model, pre, tokens, token_types(tokens, tokenizer, parts), **ids,
+        model, pre, as_found(tokens, types) if scored else tokens, types, **ids,
         scores=tuple(scores(tokens, merges)) if scored else (), merges=() if scored else merges,
         add_bos=bos, add_eos=eos, add_space_prefix=scored and (prefixes or scheme != "never"),
     )  # fmt: skip
@@ -225,6 +232,16 @@ def token_types(tokens: tuple[str, ...], tokenizer: Any, parts: dict[str, Any]) 
         return int(gguf.TokenType.NORMAL if token in taken else gguf.TokenType.UNUSED)
 
     return tuple(kind(token) for token in tokens)
+
+
+def as_found(tokens: tuple[str, ...], types: tuple[int, ...]) -> tuple[str, ...]:
+    """Return pieces, those that the user defined with spaces: llama.cpp looks for them before it replaces spaces."""
+    import gguf
+
+    defined = int(gguf.TokenType.USER_DEFINED)
+    return tuple(
+        token.replace(SPACE, " ") if kind == defined else token for token, kind in zip(tokens, types, strict=True)
+    )
 
 
 def around(tokenizer: Any) -> tuple[bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,24 @@ def pieces(normalizer: Any, pre: Any = None, flawed: bool = False) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
+RUNS = ("▁▁", "▁▁▁", "▁▁▁▁")
+
+
+def with_runs() -> PreTrainedTokenizerFast:
+    """Pieces as Gemma's: cut at spaces of which none is left, and runs of spaces that are tokens of their own.
+
+    Those come first in the merges, in no order of pieces.
+    """
+    parts = json.loads(pieces(ESCAPED, pre_tokenizers.Split(" ", "merged_with_previous")).backend_tokenizer.to_str())
+    ways = [["▁▁▁", "▁"], ["▁▁", "▁▁"], ["▁▁", "▁"], ["▁", "▁▁▁"], ["▁", "▁▁"], ["▁", "▁"]]
+    model = parts["model"]
+    model["vocab"].setdefault("▁▁▁", len(model["vocab"]))
+    model["merges"] = ways + [merge for merge in model["merges"] if list(merge) not in ways]
+    own = Tokenizer.from_str(json.dumps(parts))
+    own.add_tokens([AddedToken(run, normalized=False) for run in RUNS])
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 ESCAPED = normalizers.Replace(" ", "▁")
 PREPENDED = normalizers.Sequence([normalizers.Prepend("▁"), ESCAPED])
 
@@ -197,6 +216,15 @@ class TestPieces:
     def test_spaces_before_a_text(self, scheme: str, space_prefix: bool, notes: int) -> None:
         converted = convert(pieces(None, pre_tokenizers.Metaspace("▁", scheme, split=False)))
         assert (converted.tokenizer.add_space_prefix, len(converted.notes)) == (space_prefix, notes)
+
+    def test_runs_of_spaces_are_found_before_a_text_is_cut(self) -> None:
+        """llama.cpp looks for them in a text that still has its spaces."""
+        tokenizer = with_runs()
+        own = convert(tokenizer).tokenizer
+        assert set(RUNS).isdisjoint(own.tokens)
+        assert {own.types[own.tokens.index(run.replace("▁", " "))] for run in RUNS} == {gguf.TokenType.USER_DEFINED}
+        for text in (*TEXTS, "  two", "x   the     and  a", "    "):
+            assert own.ids(text) == tokenizer(text)["input_ids"]
 
     @pytest.mark.parametrize(
         ("tokenizer", "words"),
