@@ -23,12 +23,13 @@ from reflora_cli.export.gguf_config import write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_rope import rope_of
 from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
+from reflora_cli.export.gguf_tokens import SWALLOWING_NAMES
 from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.auto import load_config
 
 LARGEST_HALF = 65504.0
-TELLING_NAMES = ("phi-3", "phi3", "modern-bert")
+TELLING_NAMES = (*SWALLOWING_NAMES, "modern-bert")
 """Parts of a model's name from which llama.cpp concludes that special tokens swallow spaces."""
 EMBEDDINGS, HEAD = ("model.embed_tokens.weight", "transformer.wte.weight"), "lm_head.weight"
 POSITIONS = "position_embd.weight"
@@ -80,14 +81,22 @@ def write_gguf(request: GgufRequest) -> GgufFile:
     places = weights(request.directory, config)
     writer = gguf.GGUFWriter(request.output, layout.architecture.name)
     with closing(writer):
-        if request.name and not any(mark in request.name.lower() for mark in TELLING_NAMES):
-            writer.add_name(request.name)
+        if name := shown_name(request):
+            writer.add_name(name)
         writer.add_file_type(gguf.LlamaFileType[kind.file_type])
         write_shape(writer, config, layout.architecture)
         write_tokenizer(writer, request.tokenizer.tokenizer, request.chat_template)
         rotary = rope_of(config).tensors() if layout.architecture.ropes else {}
         write_tensors(writer, places, layout, kind, rotary)
     return GgufFile(request.output, kind, len(places), sum(math.prod(place.shape) for place in places.values()))
+
+
+def shown_name(request: GgufRequest) -> str:
+    """Return the name that llama.cpp shows, from which it concludes what is true of the tokenizer."""
+    tells = any(mark in request.name.lower() for mark in TELLING_NAMES)
+    if request.tokenizer.tokenizer.swallows_spaces:
+        return request.name if tells else f"{request.name} (of {SWALLOWING_NAMES[0]})"
+    return "" if tells else request.name
 
 
 def write_tensors(

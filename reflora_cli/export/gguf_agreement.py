@@ -35,7 +35,8 @@ def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
     """Raises InputError if llama.cpp would tokenize a text differently, in a way that the notes do not tell."""
     size = len(converted.tokenizer.tokens)
     added = [token.replace(SPACE, " ") for token, index in tokenizer.get_added_vocab().items() if index < size]
-    for text in (*TEXTS, *(f"a {token}" for token in added)):
+    after = [f"a {token}\n  b" for token in added] if converted.tokenizer.swallows_spaces else []
+    for text in (*TEXTS, *(f"a {token}" for token in added), *after):
         if converted.pads_leading_space and text.startswith(" "):
             continue
         asked = text if text.startswith(" ") else converted.lead + text

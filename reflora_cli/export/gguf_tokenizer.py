@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from reflora_cli.export.gguf_pieces import is_joined_by_score, scores
 from reflora_cli.export.gguf_splitters import BYTES, UnknownStepError, find_splitter, steps_of
-from reflora_cli.export.gguf_tokens import CHARACTERS, SPACE, LlamaTokenizer
+from reflora_cli.export.gguf_tokens import CHARACTERS, PATIENT, SPACE, SPECIAL, SWALLOWING_NAMES, LlamaTokenizer
 from reflora_cli.ground.errors import InputError, Problem
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -57,7 +57,7 @@ def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
         if model.get(field):
             raise unlike(f"its {field}", str(model[field]), "none")
     for entry in parts.get("added_tokens") or []:
-        for flag in ("single_word", "lstrip", "rstrip"):
+        for flag in ("single_word", "lstrip"):
             if entry[flag]:
                 raise unlike(f"{flag} of an added token", entry["content"], "added tokens that are found as they are")
     steps = pre_steps(parts)
@@ -202,7 +202,20 @@ def assemble(
         model, pre, as_found(tokens, types) if scored else tokens, types, **ids,
         scores=tuple(scores(tokens, merges)) if scored else (), merges=() if scored else merges,
         add_bos=bos, add_eos=eos, add_space_prefix=scored and (prefixes or scheme != "never"),
+        swallows_spaces=swallows_spaces(tokens, types, parts),
     )  # fmt: skip
+
+
+def swallows_spaces(tokens: tuple[str, ...], types: tuple[int, ...], parts: dict[str, Any]) -> bool:
+    """Whether special tokens swallow the spaces after them, as Phi-3's do. Raises InputError where some of those do
+    that llama.cpp has all do.
+    """
+    swallowing = {entry["content"] for entry in parts.get("added_tokens") or [] if entry["rstrip"]} & set(tokens)
+    expected = {token for token, kind in zip(tokens, types, strict=True) if kind in SPECIAL} - set(PATIENT)
+    if swallowing and swallowing != expected:
+        found = ", ".join(sorted(swallowing ^ expected)[:3])
+        raise unlike("rstrip of some added tokens", found, "rstrip of all special tokens, or of none")
+    return bool(swallowing)
 
 
 def vocabulary(tokenizer: Any, size: int) -> tuple[str, ...]:
@@ -281,6 +294,7 @@ def read_tokenizer(fields: Any) -> LlamaTokenizer:
     def value(name: str, missing: Any = None) -> Any:
         return fields[f"tokenizer.ggml.{name}"].contents() if f"tokenizer.ggml.{name}" in fields else missing
 
+    name = fields["general.name"].contents().lower() if "general.name" in fields else ""
     return LlamaTokenizer(
         value("model"), value("pre"), tuple(value("tokens")), tuple(value("token_type")),
         bos=value("bos_token_id"), eos=value("eos_token_id"),
@@ -288,4 +302,5 @@ def read_tokenizer(fields: Any) -> LlamaTokenizer:
         scores=tuple(value("scores", ())),
         merges=tuple(cast(tuple[str, str], tuple(merge.split(" ", 1))) for merge in value("merges", ())),
         add_bos=value("add_bos_token"), add_eos=value("add_eos_token"), add_space_prefix=value("add_space_prefix"),
+        swallows_spaces=any(mark in name for mark in SWALLOWING_NAMES),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,23 @@ class TestAdapter:
         assert write_gguf_adapter(files, make("llama"), tmp_path / "a.gguf") == 3
         names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
         assert "output.weight.lora_a" in names
+
+
+def test_a_name_tells_llama_cpp_what_is_true_of_the_tokenizer(tmp_path: Path) -> None:
+    """It concludes from parts of a name that special tokens swallow spaces."""
+    base = saved("llama", tmp_path / "base")
+    _, request = written(base, tmp_path)
+    plain = request.tokenizer
+    swallowing = replace(plain, tokenizer=replace(plain.tokenizer, swallows_spaces=True))
+    shown = {
+        (name, converted is plain): module.shown_name(replace(request, name=name, tokenizer=converted))
+        for name in ("mine", "my-Phi-3")
+        for converted in (plain, swallowing)
+    }
+    assert shown == {
+        ("mine", True): "mine", ("mine", False): "mine (of phi-3)",
+        ("my-Phi-3", True): "", ("my-Phi-3", False): "my-Phi-3",
+    }  # fmt: skip
 
 
 def test_every_tensor_of_a_directory_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,14 @@ def pieces(normalizer: Any, pre: Any = None, flawed: bool = False) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
+def swallowing(*tokens: str) -> PreTrainedTokenizerFast:
+    """Pieces with special tokens, of which some swallow spaces after them."""
+    own = Tokenizer.from_str(pieces(PREPENDED).backend_tokenizer.to_str())
+    every = ("<unk>", "<s>", "</s>", "<|user|>")
+    own.add_special_tokens([AddedToken(token, rstrip=token in tokens, normalized=False) for token in every])
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 RUNS = ("▁▁", "▁▁▁", "▁▁▁▁")
 
 
@@ -225,6 +234,28 @@ class TestPieces:
         assert {own.types[own.tokens.index(run.replace("▁", " "))] for run in RUNS} == {gguf.TokenType.USER_DEFINED}
         for text in (*TEXTS, "  two", "x   the     and  a", "    "):
             assert own.ids(text) == tokenizer(text)["input_ids"]
+
+    def test_special_tokens_that_swallow_spaces(self, tmp_path: Path) -> None:
+        """Phi-3's do, all but three, which llama.cpp knows by the model's name."""
+        tokenizer = swallowing("</s>", "<|user|>")
+        own = convert(tokenizer).tokenizer
+        text = "the<|user|> \n and</s>  12 <s> the"
+        assert own.swallows_spaces
+        assert own.ids(text) == tokenizer(text)["input_ids"] != replace(own, swallows_spaces=False).ids(text)
+        for name, found in (("Phi-3-mini", True), ("other", False)):
+            writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "phi3")
+            writer.add_name(name)
+            write_tokenizer(writer, own, "")
+            for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_ti_data_to_file):
+                write()
+            writer.close()
+            back = read_tokenizer(gguf.GGUFReader(tmp_path / f"{name}.gguf").fields)
+            assert back.swallows_spaces is found
+
+    @pytest.mark.parametrize("tokens", [("<|user|>",), ("</s>", "<|user|>", "<s>")])
+    def test_spaces_that_only_some_special_tokens_swallow_are_refused(self, tokens: tuple[str, ...]) -> None:
+        with pytest.raises(InputError, match="rstrip of some"):
+            convert(swallowing(*tokens))
 
     @pytest.mark.parametrize(
         ("tokenizer", "words"),
