@@ -208,13 +208,15 @@ def assemble(
 
 def swallows_spaces(tokens: tuple[str, ...], types: tuple[int, ...], parts: dict[str, Any]) -> bool:
     """Whether special tokens swallow the spaces after them, as Phi-3's do. Raises InputError where some of those do
-    that llama.cpp has all do.
+    that llama.cpp has all do, or where one of Phi-3's is lacking, without which llama.cpp does not load the file.
     """
     swallowing = {entry["content"] for entry in parts.get("added_tokens") or [] if entry["rstrip"]} & set(tokens)
     expected = {token for token, kind in zip(tokens, types, strict=True) if kind in SPECIAL} - set(PATIENT)
     if swallowing and swallowing != expected:
         found = ", ".join(sorted(swallowing ^ expected)[:3])
         raise unlike("rstrip of some added tokens", found, "rstrip of all special tokens, or of none")
+    if swallowing and (lacking := {*PATIENT, "</s>"} - set(tokens)):
+        raise unlike("rstrip of added tokens, without a token of Phi-3's", ", ".join(sorted(lacking)))
     return bool(swallowing)
 
 

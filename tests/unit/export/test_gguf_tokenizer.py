@@ -176,7 +176,7 @@ def pieces(normalizer: Any, pre: Any = None, flawed: bool = False) -> PreTrained
 def swallowing(*tokens: str) -> PreTrainedTokenizerFast:
     """Pieces with special tokens, of which some swallow spaces after them."""
     own = Tokenizer.from_str(pieces(PREPENDED).backend_tokenizer.to_str())
-    every = ("<unk>", "<s>", "</s>", "<|user|>")
+    every = ("<unk>", "<s>", "</s>", "<|user|>", "<|endoftext|>")
     own.add_special_tokens([AddedToken(token, rstrip=token in tokens, normalized=False) for token in every])
     return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
@@ -256,6 +256,13 @@ class TestPieces:
     def test_spaces_that_only_some_special_tokens_swallow_are_refused(self, tokens: tuple[str, ...]) -> None:
         with pytest.raises(InputError, match="rstrip of some"):
             convert(swallowing(*tokens))
+
+    def test_a_tokenizer_that_llama_cpp_would_not_load_is_refused(self) -> None:
+        parts = json.loads(swallowing("</s>", "<|user|>").backend_tokenizer.to_str())
+        parts["added_tokens"] = [entry for entry in parts["added_tokens"] if entry["content"] != "<|endoftext|>"]
+        own = Tokenizer.from_str(json.dumps(parts))
+        with pytest.raises(InputError, match=r"<\|endoftext\|>"):
+            convert(PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>"))
 
     @pytest.mark.parametrize(
         ("tokenizer", "words"),
