@@ -40,7 +40,8 @@ def export_command(
     """Hand a run's adapter, or the model with it merged in, to other tools.
 
     peft: an adapter for PEFT, vLLM, transformers. safetensors: the merged model. gguf: the same for llama.cpp and
-    Ollama. gguf-adapter: a LoRA for llama.cpp. onnx: a classifier for onnxruntime.
+    Ollama; types below q8_0 are made by llama.cpp's llama-quantize (on PATH, or LLAMA_QUANTIZE). gguf-adapter: a LoRA
+    for llama.cpp. onnx: a classifier for onnxruntime.
 
     Example: `reflora export runs/cola-dora --format peft --output cola-adapter`
     """

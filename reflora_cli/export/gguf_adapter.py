@@ -48,14 +48,14 @@ def write_gguf_adapter(files: AdapterFiles, base: Any, output: Path) -> int:
     config: Any = base.config
     layout = layout_of(config, type(base).__name__)
     modules = adapted_modules(files, base, layout)
-    writer = gguf.GGUFWriter(output, layout.architecture)
+    writer = gguf.GGUFWriter(output, layout.architecture.name)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", lora_config(files).lora_alpha)
     for module in modules:
         A, B = (files.tensors[f"{module}.lora_{factor}.weight"].float() for factor in "AB")
         name = layout.name(f"{module}.weight")
-        scaled = layout.arranged(f"{module}.weight", B * relative_scale(files, module, A.shape[0]))
+        scaled = layout.permuted(f"{module}.weight", B * relative_scale(files, module, A.shape[0]))
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(A.numpy()))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(scaled.numpy()))
     writer.write_header_to_file()
@@ -103,7 +103,7 @@ def verify(files: AdapterFiles, modules: list[str], layout: Layout, output: Path
         a, b = found[f"{name}.lora_a"], found[f"{name}.lora_b"]
         A, B = (files.tensors[f"{module}.lora_{factor}.weight"].float() for factor in "AB")
         scale = lora_config(files).scale_of(module, A.shape[0])
-        expected = layout.arranged(f"{module}.weight", scale * B @ A)
+        expected = layout.permuted(f"{module}.weight", scale * B @ A)
         update = lora_config(files).lora_alpha / a.shape[0] * b @ a
         if not torch.allclose(update, expected, atol=1e-5, rtol=1e-4):
             raise VerificationError(Problem("the adapter was not written as it is", str(output), found=module))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reflora_cli.export.gguf_tokenizer import REMEDY, Converted
+from reflora_cli.export.gguf_tokens import SPACE
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.chat_template import prompt_of, reads, said
 
@@ -34,8 +35,9 @@ TEXTS = (
 def refuse_disagreement(converted: Converted, tokenizer: Any) -> None:
     """Raises InputError if llama.cpp would tokenize a text differently, in a way that the notes do not tell."""
     size = len(converted.tokenizer.tokens)
-    added = [token for token, index in tokenizer.get_added_vocab().items() if index < size]
-    for text in (*TEXTS, *(f"a {token}" for token in added)):
+    added = [token.replace(SPACE, " ") for token, index in tokenizer.get_added_vocab().items() if index < size]
+    after = [f"a {token}\n  b" for token in added] if converted.tokenizer.swallows_spaces else []
+    for text in (*TEXTS, *(f"a {token}" for token in added), *after):
         if converted.pads_leading_space and text.startswith(" "):
             continue
         asked = text if text.startswith(" ") else converted.lead + text

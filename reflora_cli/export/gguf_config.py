@@ -1,21 +1,16 @@
 """Tell which fields of a model's config llama.cpp follows, and refuse a model that it would compute differently.
 
-llama.cpp's graph of an architecture is fixed: SiLU, attention over all earlier tokens, rotary positions over whole
-heads (src/models/llama.cpp, qwen2.cpp). A config is exported only if each of its fields is written to the file, or is
-known to have no effect, or has the one value that the graph assumes.
+llama.cpp's graph of an architecture is fixed (`gguf_architectures.py`). A config is exported only if each of its fields
+is written to the file, or is known to have no effect, or has the one value that the graph assumes.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.export.gguf_architectures import Architecture
+from reflora_cli.export.gguf_rope import REMEDY, head_width, rope_of, unlike, write_rope
 
 WRITTEN = {
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -32,70 +27,97 @@ IDLE = {
     "label2id", "problem_type", "chunk_size_feed_forward",
 }  # fmt: skip
 """Fields without an effect on what these classes compute from token ids."""
-REMEDY = "merge it instead, which keeps the config: reflora export RUN --format safetensors"
+ACTIVATIONS = {"silu": ("silu", "swish"), "gelu": ("gelu_pytorch_tanh", "gelu_new")}
+"""transformers' names of each activation."""
 
 
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions. kind: `default`, `linear`, `llama3` or `yarn`. original: the number of positions in
-    pretraining.
-
-    low, high: the numbers of rotations between which `llama3` interpolates.
-    """
-
-    kind: Literal["default", "linear", "llama3", "yarn"]
-    theta: float
-    head: int
-    factor: float = 1.0
-    original: int = 0
-    low: float = 1.0
-    high: float = 4.0
-
-    def divisors(self) -> NDArray[np.float32] | None:
-        """Return the divisors of Llama 3's frequencies in llama.cpp, [head / 2]; None for other kinds.
-
-        Long wavelengths are divided by `factor`, short ones are left, those between are interpolated.
-        """
-        if self.kind != "llama3":
-            return None
-        frequencies = self.theta ** (-np.arange(0, self.head, 2, dtype=np.float64) / self.head)
-        rotations = self.original * frequencies / (2 * np.pi)
-        smooth = np.clip((rotations - self.low) / (self.high - self.low), 0, 1)
-        divisors: NDArray[np.float32] = (1 / ((1 - smooth) / self.factor + smooth)).astype(np.float32)
-        return divisors
+def key_heads(config: Any) -> int:
+    """Return the number of heads of keys and values."""
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads
 
 
-def head_width(config: Any) -> int:
-    """Return the width of an attention head."""
-    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def inner_width(config: Any) -> int:
+    """Return the width inside of the feed-forward network."""
+    width: int = (
+        getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    )
     return width
 
 
-def unlike(what: str, where: str, found: object, expected: str, remedy: str = REMEDY) -> InputError:
-    """Return the refusal of a config that llama.cpp would compute differently."""
-    what = f"llama.cpp computes this architecture differently: {what}"
-    return InputError(Problem(what, f"the model's config.json, {where}", str(found), expected, remedy))
+def context_of(config: Any, architecture: Architecture) -> int:
+    """Return the number of tokens that the file allows in a text."""
+    length: int = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None) if architecture.window == "context" else None
+    return min(length, window or length)
 
 
-def refuse_other_graphs(config: Any, architecture: str) -> None:
+def refuse_other_graphs(config: Any, architecture: Architecture) -> None:
     """Raises InputError for a config that llama.cpp's graph of the architecture does not follow."""
-    refuse_unknown(config)
-    if config.hidden_act not in ("silu", "swish"):
-        raise unlike("its activation is always SiLU", "hidden_act", config.hidden_act, "silu")
-    refuse_windows(config)
-    head = head_width(config)
-    if head % 2 or config.num_attention_heads % config.num_key_value_heads:
-        found = f"{config.num_attention_heads} heads of {head} on {config.num_key_value_heads}"
+    refuse_unknown(config, architecture)
+    refuse_other_activation(config, architecture)
+    refuse_windows(config, architecture)
+    refuse_other_layers(config, architecture)
+    refuse_other_heads(config, architecture)
+    for name in ("attention_bias", "mlp_bias"):
+        if name not in architecture.biases and getattr(config, name, False):
+            raise unlike("it has no such biases", name, True, "false")
+    if architecture.ropes:
+        rope = rope_of(config)
+        if rope.kind not in architecture.ropes:
+            lacking = "no divisors of frequencies" if rope.kind == "llama3" else "no such rotary positions"
+            expected = ", ".join(sorted(architecture.ropes))
+            raise unlike(f"it has {lacking}", "rope_parameters", rope.kind, expected)
+        head = head_width(config)
+        if rope.width != head and not architecture.rotates_part:
+            found = f"{rope.width} of {head}"
+            raise unlike("it rotates whole heads", "rope_parameters.partial_rotary_factor", found, "1.0")
+
+
+def refuse_other_activation(config: Any, architecture: Architecture) -> None:
+    """Raises InputError for another activation than the graph's."""
+    expected = ACTIVATIONS[architecture.activation]
+    for name in ("hidden_act", "hidden_activation", "activation_function"):
+        found = getattr(config, name, None)
+        if found is not None and found not in expected:
+            shown = {"silu": "SiLU", "gelu": "GELU by tanh"}[architecture.activation]
+            raise unlike(f"its activation is always {shown}", name, found, expected[0])
+
+
+def refuse_other_heads(config: Any, architecture: Architecture) -> None:
+    """Raises InputError for heads, or a scaling of attention or a soft cap, that the graph does not have."""
+    head, heads, keys = head_width(config), config.num_attention_heads, key_heads(config)
+    if head % 2 or heads % keys:
+        found = f"{heads} heads of {head} on {keys}"
         raise unlike("heads rotate in pairs and share keys evenly", "num_key_value_heads", found, "an even share")
-    if architecture == "qwen2" and head * config.num_attention_heads != config.hidden_size:
-        found = f"{config.num_attention_heads} heads of {head}"
+    if architecture.heads_fill_width and head * heads != config.hidden_size:
+        found = f"{heads} heads of {head}"
         raise unlike("its heads are as wide as the model", "head_dim", found, f"{config.hidden_size} in all")
-    rope = rope_of(config)
-    if architecture == "qwen2" and rope.kind == "llama3":
-        raise unlike("it has no divisors of frequencies", "rope_parameters", rope.kind, "default, linear or yarn")
+    shares = config.num_hidden_layers == architecture.shared_scale
+    scalar = config.hidden_size // heads if shares else head
+    if (own := getattr(config, "query_pre_attn_scalar", scalar)) != scalar:
+        raise unlike("it scales attention by the width of a head", "query_pre_attn_scalar", own, f"{scalar}")
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if "attn_logit_softcapping" in architecture.fields and not getattr(config, name):
+            raise unlike("it always caps logits", name, getattr(config, name), "a positive number")
 
 
-def refuse_unknown(config: Any) -> None:
+def refuse_other_layers(config: Any, architecture: Architecture) -> None:
+    """Raises InputError where other layers than the graph's have a window, or no positions."""
+    blocks = range(config.num_hidden_layers)
+    if architecture.window == "layers":
+        expected = ["sliding_attention" if architecture.has_window(block) else "full_attention" for block in blocks]
+        if list(config.layer_types) != expected or not config.sliding_window:
+            alternate = f"every layer but each {architecture.window_period}th has a window"
+            raise unlike(alternate, "layer_types", ", ".join(config.layer_types), ", ".join(expected))
+    if architecture.unrotated_period:
+        rotated = [int(architecture.rotates(block)) for block in blocks]
+        if list(config.no_rope_layers)[: len(rotated)] != rotated:
+            what = f"each {architecture.unrotated_period}th layer has no positions"
+            raise unlike(what, "no_rope_layers", config.no_rope_layers, str(rotated))
+
+
+def refuse_unknown(config: Any, architecture: Architecture) -> None:
     """Raises InputError for a declared field that is not known here and is not at its default.
 
     Fields that the class does not declare are not read by it, but for `per_layer_config`.
@@ -104,12 +126,15 @@ def refuse_unknown(config: Any) -> None:
         raise unlike("its layers are all alike", "per_layer_config", "layers of several kinds", "none")
     for name, parameter in inspect.signature(type(config)).parameters.items():
         value, default = getattr(config, name, parameter.default), parameter.default
-        if name not in WRITTEN | CHECKED | IDLE and default is not inspect.Parameter.empty and value != default:
+        known = WRITTEN | CHECKED | IDLE | architecture.fields
+        if name not in known and default is not inspect.Parameter.empty and value != default:
             raise unlike("a setting that is not known here", name, value, f"{default}")
 
 
-def refuse_windows(config: Any) -> None:
-    """Raises InputError for attention that does not reach back over the whole context."""
+def refuse_windows(config: Any, architecture: Architecture) -> None:
+    """Raises InputError for attention that does not reach back over the whole context, where the graph's does."""
+    if architecture.window != "none":
+        return
     window, length = getattr(config, "sliding_window", None), config.max_position_embeddings
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
@@ -121,62 +146,42 @@ def refuse_windows(config: Any) -> None:
         raise unlike("its attention has no window", "sliding_window", window, f"null, or {length:,} or more", remedy)
 
 
-def rope_of(config: Any) -> Rope:
-    """Return the rotary positions of a config. Raises InputError for those that llama.cpp computes differently."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    kind, head, theta = settings.get("rope_type", "default"), head_width(config), settings.get("rope_theta", 10000.0)
-    if any(isinstance(value, dict) for value in settings.values()):
-        raise unlike("its layers rotate alike", "rope_parameters", settings, "one set of them")
-    if settings.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-        found = settings["partial_rotary_factor"]
-        raise unlike("it rotates whole heads", "rope_parameters.partial_rotary_factor", found, "1.0")
-    if kind == "default":
-        return Rope("default", float(theta), head)
-    if kind == "linear":
-        return Rope("linear", float(theta), head, float(settings["factor"]))
-    original = settings.get("original_max_position_embeddings") or config.max_position_embeddings
-    if kind == "llama3":
-        low, high = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
-        return Rope("llama3", float(theta), head, float(settings["factor"]), original, low, high)
-    if kind == "yarn":
-        factor = float(settings.get("factor") or config.max_position_embeddings / original)
-        refuse_other_yarn(settings, factor)
-        return Rope("yarn", float(theta), head, factor, original)
-    raise unlike("this scaling of rotary positions", "rope_parameters", kind, "default, linear, llama3 or yarn")
-
-
-def refuse_other_yarn(settings: dict[str, Any], factor: float) -> None:
-    """Raises InputError for YaRN with settings other than those of its paper, which llama.cpp has built in."""
-    usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-    attention, scale, all_scale = (settings.get(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
-    if attention is not None and not math.isclose(attention, usual, rel_tol=1e-6):
-        raise unlike("YaRN's own attention factor", "rope_parameters.attention_factor", attention, f"{usual:.4f}")
-    if attention is None and scale and all_scale:
-        raise unlike("YaRN's own attention factor", "rope_parameters.mscale", scale, "none")
-    for name, expected in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True)):
-        if settings.get(name) not in (None, expected):
-            raise unlike("YaRN's own borders", f"rope_parameters.{name}", settings[name], str(expected))
-
-
-def write_shape(writer: Any, config: Any) -> None:
+def write_shape(writer: Any, config: Any, architecture: Architecture) -> None:
     """Write the numbers that define the model, under llama.cpp's keys."""
-    import gguf
-
-    rope = rope_of(config)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(context_of(config, architecture))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(inner_width(config))
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(rope.head)
-    writer.add_rope_freq_base(rope.theta)
-    writer.add_key_length(rope.head)
-    writer.add_value_length(rope.head)
+    writer.add_head_count_kv(key_heads(config))
+    writer.add_key_length(head_width(config))
+    writer.add_value_length(head_width(config))
     writer.add_vocab_size(config.vocab_size)
-    if rope.kind in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(rope.kind))
-        writer.add_rope_scaling_factor(rope.factor)
-    if rope.kind == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(rope.original)
+    if (epsilon := getattr(config, "rms_norm_eps", None)) is not None:
+        writer.add_layer_norm_rms_eps(epsilon)
+    else:
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    if cap := getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(cap)
+    if cap := getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(cap)
+    if architecture.window != "none":
+        writer.add_sliding_window(config.sliding_window if architecture.window == "layers" else 0)
+    if architecture.ropes:
+        write_rope(writer, rope_of(config))
+
+
+def graph_notes(config: Any, architecture: Architecture) -> tuple[str, ...]:
+    """Return what llama.cpp computes differently in texts that users can avoid."""
+    notes = []
+    if (context := context_of(config, architecture)) < config.max_position_embeddings:
+        notes.append(
+            f"the model's attention reaches back over {context:,} tokens, llama.cpp's over all: the two are alike in "
+            f"texts of up to {context:,} tokens, which is the context that the file allows"
+        )
+    if architecture.ropes and (rope := rope_of(config)).kind == "longrope":
+        notes.append(
+            f"transformers rotates by the long factors in texts of more than {rope.original:,} tokens, llama.cpp "
+            f"whenever its context is longer: give it a context of {rope.original:,} for shorter texts (-c, num_ctx)"
+        )
+    return tuple(notes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import model_card, subject_of
-from reflora_cli.export.gguf import GgufRequest, require_gguf, write_gguf
+from reflora_cli.export.gguf import GgufFile, GgufRequest, require_gguf, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
 from reflora_cli.export.gguf_agreement import refuse_disagreement, refuse_other_turns
+from reflora_cli.export.gguf_config import graph_notes
 from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_quantize import find_quantizer, quantize
 from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
 from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
@@ -76,6 +79,7 @@ def export_gguf(
     is left at `output` then.
     """
     require_gguf()
+    write = writer_of(kind, reporter)
     tasks = asked_tasks(recipe)
     with quiet_transformers():
         converted = convertible(recipe)
@@ -88,9 +92,10 @@ def export_gguf(
         if by_chat_template(tasks):
             converted = converted.talking(asked.end.token if asked.end else None, begins=asked.begins)
             refuse_other_turns(converted, tokenizer)
-        request = GgufRequest(merged, directory / "model.gguf", kind, converted, asked.chat_template, name)
+        source = kind if kind.is_written_here else GgufType.F16
+        request = GgufRequest(merged, directory / "model.gguf", source, converted, asked.chat_template, name)
         with quiet_transformers():
-            written = write_gguf(request, reporter)
+            written = write(request)
             difference = verify_gguf(written, request, reporter)
         write_file(directory / "Modelfile", modelfile("model.gguf", asked.ollama))
         card = model_card(subject_of(recipe, run), f"GGUF, {kind}", "gguf", model_lines(asked, converted.notes))
@@ -99,6 +104,21 @@ def export_gguf(
     return GgufReport(
         str(output), f"gguf {kind}", written.tensors, written.parameters, difference, cut, converted.notes
     )
+
+
+def writer_of(kind: GgufType, reporter: Reporter) -> Callable[[GgufRequest], GgufFile]:
+    """Return what writes a file of this type. Raises InputError if a program that it needs is not installed."""
+    if kind.is_written_here:
+        return partial(write_gguf, reporter=reporter)
+    program = find_quantizer()
+
+    def write(request: GgufRequest) -> GgufFile:
+        source = write_gguf(replace(request, output=request.directory / "source.gguf"), reporter)
+        quantize(program, source.path, request.output, kind, reporter.note)
+        source.path.unlink()
+        return replace(source, path=request.output, kind=kind)
+
+    return write
 
 
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:
@@ -132,19 +152,21 @@ def convertible(recipe: Recipe) -> Converted:
     """Return the base's tokenizer for llama.cpp. Raises InputError, before any work, for a base that cannot be
     converted.
     """
-    config = computable(recipe)
+    size, notes = computable(recipe)
     tokenizer = load_tokenizer(find_source(recipe.model.name, recipe.model.revision))
-    converted = convert_tokenizer(tokenizer, config.vocab_size)
+    converted = convert_tokenizer(tokenizer, size)
     refuse_disagreement(converted, tokenizer)
-    return converted
+    return replace(converted, notes=(*converted.notes, *notes))
 
 
-def computable(recipe: Recipe) -> Any:
-    """Return the base's config. Raises InputError for one that llama.cpp would compute differently."""
+def computable(recipe: Recipe) -> tuple[int, tuple[str, ...]]:
+    """Return the size of the base's embedding, and notes on what llama.cpp computes differently in texts that users
+    can avoid. Raises InputError for a base that it would compute differently.
+    """
     source = find_source(recipe.model.name, recipe.model.revision)
     config: Any = load_config(source.location, source.revision)
-    layout_of(config, (config.architectures or ["unknown"])[0])
-    return config
+    layout = layout_of(config, (config.architectures or ["unknown"])[0])
+    return config.vocab_size, graph_notes(config, layout.architecture)
 
 
 def reading(recipe: Recipe) -> tuple[Reader, tuple[str, ...]]:
@@ -152,11 +174,11 @@ def reading(recipe: Recipe) -> tuple[Reader, tuple[str, ...]]:
 
     Raises InputError for a base that llama.cpp would compute differently.
     """
-    computable(recipe)
+    _, notes = computable(recipe)
     try:
         converted = convertible(recipe)
     except InputError:
-        return Reader(begins=True), (UNCOMPARED,)
+        return Reader(begins=True), (UNCOMPARED, *notes)
     return Reader(converted.tokenizer.add_bos, converted.lead), converted.notes
 
 

@@ -8,20 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from reflora_cli.export.gguf_config import refuse_other_graphs
+from reflora_cli.export.gguf_architectures import ARCHITECTURES, Architecture
+from reflora_cli.export.gguf_config import key_heads, refuse_other_graphs
 from reflora_cli.ground.errors import InputError, Problem
-
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
-"""transformers' class -> llama.cpp's architecture; it runs Mistral as a Llama."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One model's arrangement. architecture: llama.cpp's name. heads: the numbers of heads of queries, and of keys
-    and values.
-    """
+    """One model's arrangement. heads: the numbers of heads of queries, and of keys and values."""
 
-    architecture: str
+    architecture: Architecture
     blocks: int
     heads: int
     key_heads: int
@@ -38,20 +34,38 @@ class Layout:
         """llama.cpp's own table for this architecture."""
         import gguf
 
-        kind = gguf.MODEL_ARCH.QWEN2 if self.architecture == "qwen2" else gguf.MODEL_ARCH.LLAMA
+        kind = gguf.MODEL_ARCH[self.architecture.name.upper()]
         return gguf.get_tensor_name_map(kind, self.blocks)
 
     def heads_of(self, tensor: str) -> int | None:
         """Return the number of heads whose rows are permuted; None for a tensor that stays as it is.
 
-        llama.cpp's llama rotates neighbouring pairs of a head's rows, transformers rotates its two halves.
+        Where llama.cpp rotates neighbouring pairs of a head's rows, transformers rotates its two halves.
         """
-        if self.architecture != "llama":
+        if not self.architecture.rotates_pairs:
             return None
-        return {"q_proj": self.heads, "k_proj": self.key_heads}.get(tensor.split(".")[-2] if "." in tensor else "")
+        return {"q_proj": self.heads, "k_proj": self.key_heads}.get(module_of(tensor))
+
+    def is_transposed(self, tensor: str) -> bool:
+        """Whether transformers keeps a matrix [in, out]."""
+        return tensor.endswith(".weight") and module_of(tensor) in self.architecture.transposed
+
+    def offset(self, tensor: str) -> float:
+        """Return what llama.cpp has more in each element of a tensor."""
+        return 1.0 if self.architecture.raises_norms and tensor.endswith("norm.weight") else 0.0
+
+    def shape(self, tensor: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a tensor in llama.cpp, in rows. shape: transformers'."""
+        return tuple(reversed(shape)) if self.is_transposed(tensor) else shape
 
     def arranged(self, tensor: str, value: Tensor) -> Tensor:
-        """Return the tensor as llama.cpp wants it. value: [rows, ...]."""
+        """Return the tensor as llama.cpp wants it. value: transformers'."""
+        value = value.T.contiguous() if self.is_transposed(tensor) else value
+        offset = self.offset(tensor)
+        return value + offset if offset else self.permuted(tensor, value)
+
+    def permuted(self, tensor: str, value: Tensor) -> Tensor:
+        """Return values with the order of rows that llama.cpp has in a tensor. value: [rows, ...]."""
         heads = self.heads_of(tensor)
         if heads is None:
             return value
@@ -60,11 +74,18 @@ class Layout:
 
     def restored(self, tensor: str, value: Tensor) -> Tensor:
         """Return the tensor as transformers has it, the inverse of `arranged`."""
+        if offset := self.offset(tensor):
+            return value - offset
         heads = self.heads_of(tensor)
-        if heads is None:
-            return value
-        pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])
-        return pairs.swapaxes(1, 2).reshape(value.shape)
+        if heads is not None:
+            pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])
+            value = pairs.swapaxes(1, 2).reshape(value.shape)
+        return value.T if self.is_transposed(tensor) else value
+
+
+def module_of(tensor: str) -> str:
+    """Return the last name of the module that a tensor belongs to."""
+    return tensor.split(".")[-2] if "." in tensor else ""
 
 
 def layout_of(config: Any, class_name: str) -> Layout:
@@ -75,7 +96,6 @@ def layout_of(config: Any, class_name: str) -> Layout:
         what = "this architecture is not converted to GGUF here"
         remedy = "merge, and use llama.cpp's own converter on the merged directory"
         raise InputError(Problem(what, found=class_name, expected=", ".join(ARCHITECTURES), remedy=remedy))
-    refuse_other_graphs(config, ARCHITECTURES[class_name])
-    return Layout(
-        ARCHITECTURES[class_name], config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
-    )
+    architecture = ARCHITECTURES[class_name]
+    refuse_other_graphs(config, architecture)
+    return Layout(architecture, config.num_hidden_layers, config.num_attention_heads, key_heads(config))

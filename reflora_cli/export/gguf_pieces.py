@@ -21,9 +21,10 @@ def is_joined_by_score(pieces: set[str], merges: Sequence[Merge]) -> bool:
     """Whether joining by score gives the same pieces as joining by merges.
 
     llama.cpp joins any two neighbours that together are a piece, the better piece first. So all ways to make a piece
-    must be merges, and their ranks must follow one another.
+    must be merges, and their ranks must follow one another. Merges may make other tokens too, which are found in a
+    text before it is cut, as Gemma's runs of spaces: their order does not matter.
     """
-    made = ["".join(merge) for merge in merges]
+    made = [piece for piece in map("".join, merges) if piece in pieces]
     blocks = [piece for rank, piece in enumerate(made) if rank == 0 or made[rank - 1] != piece]
     if len(set(blocks)) < len(blocks):
         return False

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from reflora_cli.export.gguf_pieces import is_joined_by_score, scores
 from reflora_cli.export.gguf_splitters import BYTES, UnknownStepError, find_splitter, steps_of
-from reflora_cli.export.gguf_tokens import CHARACTERS, SPACE, LlamaTokenizer
+from reflora_cli.export.gguf_tokens import CHARACTERS, PATIENT, SPACE, SPECIAL, SWALLOWING_NAMES, LlamaTokenizer
 from reflora_cli.ground.errors import InputError, Problem
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -65,7 +65,7 @@ def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
         if model.get(field):
             raise unlike(f"its {field}", str(model[field]), "none")
     for entry in parts.get("added_tokens") or []:
-        for flag in ("single_word", "lstrip", "rstrip"):
+        for flag in ("single_word", "lstrip"):
             if entry[flag]:
                 raise unlike(f"{flag} of an added token", entry["content"], "added tokens that are found as they are")
     steps = pre_steps(parts)
@@ -127,6 +127,8 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
     refuse_decoder(parts, {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
     model, scheme = parts["model"], pre.get("prepend_scheme", "never")
     pieces = normal_pieces(tokenizer, parts)
+    if "Replace" in kinds and cuts_at_spaces(pre):
+        pre = {}  # no space is left to cut at
     if pre and (kinds or pre.get("type") != "Metaspace" or pre["replacement"] != SPACE):
         raise unlike("how it cuts a text into words", json.dumps(pre, ensure_ascii=False)[:200])
     if not pre and "Replace" not in kinds:
@@ -143,6 +145,11 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
     if pre and scheme != "never":
         notes += [LEADING] if scheme == "always" else [LEADING, AFTER_SPECIAL]
     return Converted(built, "", bool(pre) and scheme != "never", tuple(notes))
+
+
+def cuts_at_spaces(pre: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer cuts a text at spaces and nowhere else, as Gemma's does."""
+    return bool(pre.get("type") == "Split" and pre["pattern"] == {"String": " "} and not pre.get("invert"))
 
 
 def normalizers(parts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -198,12 +205,27 @@ def assemble(
     if "eos" not in ids:
         raise unlike("no end token", "without one llama.cpp ends texts at a token of its own choice", "an eos_token")
     bos, eos = around(tokenizer)
-    scored = model == "llama"
+    scored, types = model == "llama", token_types(tokens, tokenizer, parts)
     return LlamaTokenizer(
-        model, pre, tokens, token_types(tokens, tokenizer, parts), **ids,
+        model, pre, as_found(tokens, types) if scored else tokens, types, **ids,
         scores=tuple(scores(tokens, merges)) if scored else (), merges=() if scored else merges,
         add_bos=bos, add_eos=eos, add_space_prefix=scored and (prefixes or scheme != "never"),
+        swallows_spaces=swallows_spaces(tokens, types, parts),
     )  # fmt: skip
+
+
+def swallows_spaces(tokens: tuple[str, ...], types: tuple[int, ...], parts: dict[str, Any]) -> bool:
+    """Whether special tokens swallow the spaces after them, as Phi-3's do. Raises InputError where some of those do
+    that llama.cpp has all do, or where one of Phi-3's is lacking, without which llama.cpp does not load the file.
+    """
+    swallowing = {entry["content"] for entry in parts.get("added_tokens") or [] if entry["rstrip"]} & set(tokens)
+    expected = {token for token, kind in zip(tokens, types, strict=True) if kind in SPECIAL} - set(PATIENT)
+    if swallowing and swallowing != expected:
+        found = ", ".join(sorted(swallowing ^ expected)[:3])
+        raise unlike("rstrip of some added tokens", found, "rstrip of all special tokens, or of none")
+    if swallowing and (lacking := {*PATIENT, "</s>"} - set(tokens)):
+        raise unlike("rstrip of added tokens, without a token of Phi-3's", ", ".join(sorted(lacking)))
+    return bool(swallowing)
 
 
 def vocabulary(tokenizer: Any, size: int) -> tuple[str, ...]:
@@ -233,6 +255,16 @@ def token_types(tokens: tuple[str, ...], tokenizer: Any, parts: dict[str, Any]) 
         return int(gguf.TokenType.NORMAL if token in taken else gguf.TokenType.UNUSED)
 
     return tuple(kind(token) for token in tokens)
+
+
+def as_found(tokens: tuple[str, ...], types: tuple[int, ...]) -> tuple[str, ...]:
+    """Return pieces, those that the user defined with spaces: llama.cpp looks for them before it replaces spaces."""
+    import gguf
+
+    defined = int(gguf.TokenType.USER_DEFINED)
+    return tuple(
+        token.replace(SPACE, " ") if kind == defined else token for token, kind in zip(tokens, types, strict=True)
+    )
 
 
 def around(tokenizer: Any) -> tuple[bool, bool]:
@@ -272,6 +304,7 @@ def read_tokenizer(fields: Any) -> LlamaTokenizer:
     def value(name: str, missing: Any = None) -> Any:
         return fields[f"tokenizer.ggml.{name}"].contents() if f"tokenizer.ggml.{name}" in fields else missing
 
+    name = fields["general.name"].contents().lower() if "general.name" in fields else ""
     return LlamaTokenizer(
         value("model"), value("pre"), tuple(value("tokens")), tuple(value("token_type")),
         bos=value("bos_token_id"), eos=value("eos_token_id"),
@@ -279,4 +312,5 @@ def read_tokenizer(fields: Any) -> LlamaTokenizer:
         scores=tuple(value("scores", ())),
         merges=tuple(cast(tuple[str, str], tuple(merge.split(" ", 1))) for merge in value("merges", ())),
         add_bos=value("add_bos_token"), add_eos=value("add_eos_token"), add_space_prefix=value("add_space_prefix"),
+        swallows_spaces=any(mark in name for mark in SWALLOWING_NAMES),
     )  # fmt: skip

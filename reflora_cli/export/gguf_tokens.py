@@ -16,6 +16,10 @@ from reflora_cli.export.gguf_splitters import splitter_named
 SPECIAL = (2, 3, 4)
 """Types of tokens that are found in a text before anything else: unknown, control, user defined."""
 SPACE = "▁"
+SWALLOWING_NAMES = ("phi-3", "phi3")
+"""Parts of a model's name from which llama.cpp concludes that special tokens swallow the spaces after them."""
+PATIENT = ("<unk>", "<s>", "<|endoftext|>")
+"""The special tokens that do not, even then."""
 
 
 def byte_characters() -> dict[int, str]:
@@ -34,7 +38,8 @@ class LlamaTokenizer:
 
     model: `llama` (pieces joined by score) or `gpt2` (bytes joined by merges). pre: how words are cut, for `gpt2`.
     tokens, types: by id. scores: by id, for `llama`. merges: in order, for `gpt2`. bos, eos, unk, pad: ids. eot: the
-    id of the token that ends a turn of a conversation.
+    id of the token that ends a turn of a conversation. swallows_spaces: whether the model's name is one of
+    SWALLOWING_NAMES.
     """
 
     model: Literal["llama", "gpt2"]
@@ -51,6 +56,7 @@ class LlamaTokenizer:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    swallows_spaces: bool = False
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a text, with what is put around it."""
@@ -72,15 +78,17 @@ class LlamaTokenizer:
                 parts = [one for part in parts for one in self.divided(part, token, index)]
         return parts
 
-    @staticmethod
-    def divided(part: str | int, token: str, index: int) -> list[str | int]:
+    def divided(self, part: str | int, token: str, index: int) -> list[str | int]:
         """Return a part with every occurrence of a token as its id."""
         if isinstance(part, int):
             return [part]
-        divided: list[str | int] = []
-        for text in part.split(token):
+        first, *others = part.split(token)
+        if self.swallows_spaces and token not in PATIENT:
+            others = [text.lstrip(" \t\n\v\f\r") for text in others]
+        divided: list[str | int] = [first]
+        for text in others:
             divided += [index, text]
-        return [one for one in divided[1:] if one != ""]
+        return [one for one in divided if one != ""]
 
     def pieces(self, text: str, *, prefix: bool) -> list[int]:
         """Return the token ids of a text without special tokens."""

@@ -7,14 +7,14 @@ same rounded weights, whatever the type.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work, counted
-from reflora_cli.export.gguf import GgufFile, GgufRequest, weights
+from reflora_cli.export.gguf import GgufFile, GgufRequest, type_of, weights
 from reflora_cli.export.gguf_forward import GgufModel
 from reflora_cli.export.gguf_names import layout_of
 from reflora_cli.export.gguf_tokenizer import read_tokenizer
@@ -22,8 +22,30 @@ from reflora_cli.ground.errors import Problem, VerificationError
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.auto import load_config, load_plain
 
-TOLERANCE: dict[str, float] = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 2.0**-7}
-"""The largest error of a stored weight, as a share of the largest weight of its tensor."""
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far stored weights may be from the merged ones.
+
+    largest: the largest error, as a share of the largest weight of the tensor. usual: the root mean square of the
+    errors, as a share of that of the weights.
+    """
+
+    largest: float
+    usual: float
+
+
+EXACT = Rounding(0.0, 0.0)
+ROUNDINGS = {
+    "F32": EXACT, "F16": Rounding(2.0**-10, 2.0**-10), "BF16": Rounding(2.0**-7, 2.0**-7),
+    "Q8_0": Rounding(2.0**-7, 2.0**-6), "Q6_K": Rounding(0.08, 0.08), "Q5_K": Rounding(0.15, 0.15),
+    "Q5_1": Rounding(0.15, 0.15), "Q5_0": Rounding(0.15, 0.15), "Q4_K": Rounding(0.25, 0.3),
+    "Q4_1": Rounding(0.25, 0.3), "Q4_0": Rounding(0.25, 0.3), "IQ4_NL": Rounding(0.25, 0.3),
+    "IQ4_XS": Rounding(0.25, 0.3), "Q3_K": Rounding(0.4, 0.5), "Q2_K": Rounding(0.7, 0.7),
+}  # fmt: skip
+"""The roundings of ggml's types. Those of the smaller ones are some three times the usual, and half of what another
+tensor would have: errors are as large as the weights are then.
+"""
 LENGTH, FARTHEST = 64, 4096
 """Tokens of the text that is compared, and the position of its last one, where the context reaches so far.
 
@@ -42,23 +64,23 @@ def verify_gguf(written: GgufFile, request: GgufRequest, reporter: Reporter = SI
     file = GgufModel(written.path)
     if read_tokenizer(file.fields) != request.tokenizer.tokenizer:
         raise VerificationError(Problem("the tokenizer was not written as it is", str(written.path)))
-    ids, positions = text_of(config)
+    ids, positions = text_of(config, file.number("context_length"))
     own: Any = load_plain("AutoModelForCausalLM", request.directory, torch.float32)
     merged = logits(own, ids, positions)
     with reporter.counting(Work("comparing the GGUF file", written.tensors, "tensors")) as tell:
         check_tensors(written, request, file, own, tell)
     reporter.note("comparing what llama.cpp computes of the file")
-    stored = logits(own, ids, positions) if written.kind != "f32" else merged
+    stored = logits(own, ids, positions)
     del own
     found = file.logits(ids, positions)
     refuse(difference(stored, found), tolerance(stored, torch.float32), str(written.path), "the GGUF file")
     return difference(merged, found).largest
 
 
-def text_of(config: Any) -> tuple[Tensor, Tensor]:
+def text_of(config: Any, context: int) -> tuple[Tensor, Tensor]:
     """Return token ids and their positions: neighbouring ones, then ones that are spread over the context."""
-    length = min(LENGTH, config.max_position_embeddings)
-    near, last = length // 2, min(FARTHEST, config.max_position_embeddings) - 1
+    length = min(LENGTH, context)
+    near, last = length // 2, min(FARTHEST, context) - 1
     far = torch.linspace(near, last, length - near).long()
     return torch.arange(length) * 37 % config.vocab_size, torch.cat([torch.arange(near), far])
 
@@ -75,9 +97,22 @@ def check_tensors(written: GgufFile, request: GgufRequest, file: GgufModel, own:
     """Compare every tensor with the merged one, and put what the file holds into the model `own`."""
     layout = layout_of(own.config, type(own).__name__)
     for key, place in counted(weights(request.directory, own.config).items(), tell):
-        expected = layout.arranged(key, place.read().float())
-        back = file.tensor(layout.name(key))
-        accepted = (0.0 if len(place.shape) == 1 else TOLERANCE[written.kind]) * np.abs(expected).max()
-        if back.shape != expected.shape or not (back - expected).abs().max() <= accepted:
-            raise VerificationError(Problem("a tensor was not written as it is", str(written.path), layout.name(key)))
+        name, expected = layout.name(key), layout.arranged(key, place.read().float())
+        back = file.tensor(name)
+        stored: str = file.tensors[name].tensor_type.name
+        announced, _ = type_of(name, tuple(expected.shape), request.kind)
+        is_known = stored == announced if written.kind.is_written_here or announced == "F32" else stored in ROUNDINGS
+        if not is_known or not is_rounded(back, expected, ROUNDINGS[stored]):
+            raise VerificationError(
+                Problem("a tensor was not written as it is", str(written.path), f"{name}, {stored}")
+            )
         own.get_parameter(key).copy_(layout.restored(key, back))
+
+
+def is_rounded(back: Tensor, expected: Tensor, rounding: Rounding) -> bool:
+    """Whether stored weights are as near to the expected ones as their type's rounding."""
+    if back.shape != expected.shape:
+        return False
+    errors = back - expected
+    is_near = errors.abs().max() <= rounding.largest * expected.abs().max()
+    return bool(is_near and errors.norm() <= rounding.usual * expected.norm())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,44 @@ def test_gguf_is_a_model_of_its_own(kind: str, answering: Path, reflora: Reflora
     assert "Question: {instruction} Answer:" in card
     assert all(note in card for note in outcome.json["notes"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_gguf_of_fewer_bits_is_made_by_llama_cpp_s_program(
+    answering: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for it; without the program nothing is done, with one that fails nothing is left."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    arguments = (
+        "export",
+        answering,
+        "--format",
+        "gguf",
+        "--gguf-type",
+        "q4_k_m",
+        "--output",
+        tmp_path / "out",
+        "--json",
+    )
+    monkeypatch.setenv("LLAMA_QUANTIZE", str(tmp_path / "missing"))
+    outcome = reflora(*arguments)
+    assert outcome.status == 2
+    assert "LLAMA_QUANTIZE" in outcome.err
+    program = tmp_path / "llama-quantize"
+    stand_in = Path(__file__).parents[1] / "llama_quantize.py"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("LLAMA_QUANTIZE", str(program))
+    monkeypatch.setenv("FLAW", "tensor")
+    assert reflora(*arguments).status == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["llama-quantize"]
+    monkeypatch.delenv("FLAW")
+    outcome = reflora(*arguments)
+    assert outcome.status == 0, outcome.err
+    assert outcome.json["format"] == "gguf q4_k_m"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.gguf", "Modelfile", "README.md"}
+    file = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    assert file.fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q4_K_M
+    assert "Q4_0" in {tensor.tensor_type.name for tensor in file.tensors}
 
 
 def test_gguf_adapter_holds_every_adapted_module(lora: Path, reflora: Reflora, tmp_path: Path) -> None:

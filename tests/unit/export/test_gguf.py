@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from reflora_cli.adapter_io.lora import LoraConfig
 from reflora_cli.adapter_io.tensor_files import tensor_places
 from reflora_cli.export import gguf as module
 from reflora_cli.export.gguf_adapter import write_gguf_adapter
-from reflora_cli.export.gguf_config import rope_of
 from reflora_cli.export.gguf_names import layout_of
+from reflora_cli.export.gguf_rope import rope_of
 from reflora_cli.export.gguf_tokenizer import convert_tokenizer
+from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.export.gguf_verify import verify_gguf
 from reflora_cli.ground.errors import InputError, VerificationError
 from tests.architectures import DECODERS
@@ -46,11 +48,11 @@ GROUPED = {name: value for name, value in DECODERS["llama"].settings.items() if 
 QWEN = {name: value for name, value in GROUPED.items() if name != "head_dim"}
 
 
-def written(directory: Path, output: Path, kind: Any = "f32") -> tuple[Any, Any]:
+def written(directory: Path, output: Path, kind: str = "f32") -> tuple[Any, Any]:
     """A file, and what was asked for."""
     size = AutoConfig.from_pretrained(directory).vocab_size
     converted = convert_tokenizer(AutoTokenizer.from_pretrained(directory), size)
-    request = module.GgufRequest(directory, output / "model.gguf", kind, converted, "{{ messages }}", "test")
+    request = module.GgufRequest(directory, output / "model.gguf", GgufType(kind), converted, "{{ messages }}", "test")
     return module.write_gguf(request), request
 
 
@@ -210,9 +212,10 @@ def test_llama3_rotary_scaling_is_that_of_transformers() -> None:
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
-    base = saved("gpt2", tmp_path / "base")
-    with pytest.raises(InputError, match="GPT2LMHeadModel"):
+    base = saved("gpt-neo", tmp_path / "base")
+    with pytest.raises(InputError, match="GPTNeoForCausalLM") as caught:
         written(base, tmp_path)
+    assert "Gemma3ForCausalLM, GPT2LMHeadModel" in str(caught.value)
 
 
 class TestAdapter:
@@ -289,6 +292,23 @@ class TestAdapter:
         assert write_gguf_adapter(files, make("llama"), tmp_path / "a.gguf") == 3
         names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
         assert "output.weight.lora_a" in names
+
+
+def test_a_name_tells_llama_cpp_what_is_true_of_the_tokenizer(tmp_path: Path) -> None:
+    """It concludes from parts of a name that special tokens swallow spaces."""
+    base = saved("llama", tmp_path / "base")
+    _, request = written(base, tmp_path)
+    plain = request.tokenizer
+    swallowing = replace(plain, tokenizer=replace(plain.tokenizer, swallows_spaces=True))
+    shown = {
+        (name, converted is plain): module.shown_name(replace(request, name=name, tokenizer=converted))
+        for name in ("mine", "my-Phi-3")
+        for converted in (plain, swallowing)
+    }
+    assert shown == {
+        ("mine", True): "mine", ("mine", False): "mine (of phi-3)",
+        ("my-Phi-3", True): "", ("my-Phi-3", False): "my-Phi-3",
+    }  # fmt: skip
 
 
 def test_every_tensor_of_a_directory_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,32 @@ def pieces(normalizer: Any, pre: Any = None, flawed: bool = False) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
+def swallowing(*tokens: str) -> PreTrainedTokenizerFast:
+    """Pieces with special tokens, of which some swallow spaces after them."""
+    own = Tokenizer.from_str(pieces(PREPENDED).backend_tokenizer.to_str())
+    every = ("<unk>", "<s>", "</s>", "<|user|>", "<|endoftext|>")
+    own.add_special_tokens([AddedToken(token, rstrip=token in tokens, normalized=False) for token in every])
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+RUNS = ("▁▁", "▁▁▁", "▁▁▁▁")
+
+
+def with_runs() -> PreTrainedTokenizerFast:
+    """Pieces as Gemma's: cut at spaces of which none is left, and runs of spaces that are tokens of their own.
+
+    Those come first in the merges, in no order of pieces.
+    """
+    parts = json.loads(pieces(ESCAPED, pre_tokenizers.Split(" ", "merged_with_previous")).backend_tokenizer.to_str())
+    ways = [["▁▁▁", "▁"], ["▁▁", "▁▁"], ["▁▁", "▁"], ["▁", "▁▁▁"], ["▁", "▁▁"], ["▁", "▁"]]
+    model = parts["model"]
+    model["vocab"].setdefault("▁▁▁", len(model["vocab"]))
+    model["merges"] = ways + [merge for merge in model["merges"] if list(merge) not in ways]
+    own = Tokenizer.from_str(json.dumps(parts))
+    own.add_tokens([AddedToken(run, normalized=False) for run in RUNS])
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 ESCAPED = normalizers.Replace(" ", "▁")
 PREPENDED = normalizers.Sequence([normalizers.Prepend("▁"), ESCAPED])
 
@@ -197,6 +225,44 @@ class TestPieces:
     def test_spaces_before_a_text(self, scheme: str, space_prefix: bool, notes: int) -> None:
         converted = convert(pieces(None, pre_tokenizers.Metaspace("▁", scheme, split=False)))
         assert (converted.tokenizer.add_space_prefix, len(converted.notes)) == (space_prefix, notes)
+
+    def test_runs_of_spaces_are_found_before_a_text_is_cut(self) -> None:
+        """llama.cpp looks for them in a text that still has its spaces."""
+        tokenizer = with_runs()
+        own = convert(tokenizer).tokenizer
+        assert set(RUNS).isdisjoint(own.tokens)
+        assert {own.types[own.tokens.index(run.replace("▁", " "))] for run in RUNS} == {gguf.TokenType.USER_DEFINED}
+        for text in (*TEXTS, "  two", "x   the     and  a", "    "):
+            assert own.ids(text) == tokenizer(text)["input_ids"]
+
+    def test_special_tokens_that_swallow_spaces(self, tmp_path: Path) -> None:
+        """Phi-3's do, all but three, which llama.cpp knows by the model's name."""
+        tokenizer = swallowing("</s>", "<|user|>")
+        own = convert(tokenizer).tokenizer
+        text = "the<|user|> \n and</s>  12 <s> the"
+        assert own.swallows_spaces
+        assert own.ids(text) == tokenizer(text)["input_ids"] != replace(own, swallows_spaces=False).ids(text)
+        for name, found in (("Phi-3-mini", True), ("other", False)):
+            writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "phi3")
+            writer.add_name(name)
+            write_tokenizer(writer, own, "")
+            for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_ti_data_to_file):
+                write()
+            writer.close()
+            back = read_tokenizer(gguf.GGUFReader(tmp_path / f"{name}.gguf").fields)
+            assert back.swallows_spaces is found
+
+    @pytest.mark.parametrize("tokens", [("<|user|>",), ("</s>", "<|user|>", "<s>")])
+    def test_spaces_that_only_some_special_tokens_swallow_are_refused(self, tokens: tuple[str, ...]) -> None:
+        with pytest.raises(InputError, match="rstrip of some"):
+            convert(swallowing(*tokens))
+
+    def test_a_tokenizer_that_llama_cpp_would_not_load_is_refused(self) -> None:
+        parts = json.loads(swallowing("</s>", "<|user|>").backend_tokenizer.to_str())
+        parts["added_tokens"] = [entry for entry in parts["added_tokens"] if entry["content"] != "<|endoftext|>"]
+        own = Tokenizer.from_str(json.dumps(parts))
+        with pytest.raises(InputError, match=r"<\|endoftext\|>"):
+            convert(PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>", bos_token="<s>", eos_token="</s>"))
 
     @pytest.mark.parametrize(
         ("tokenizer", "words"),
