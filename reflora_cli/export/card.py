@@ -38,7 +38,8 @@ class Subject:
     """What a card is about: a recipe's result on a base.
 
     recipe: with public names only. results: the run's results.json, if there is one. labels: those of a classifier's
-    outputs, in their order.
+    outputs, in their order. has_tokenizer: whether a tokenizer lies beside what the card is about, as it does not in
+    older runs.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Subject:
     source: Source
     results: dict[str, Any] | None
     labels: tuple[str, ...] = ()
+    has_tokenizer: bool = True
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -168,7 +170,7 @@ def adapter_card(
     if unreadable:
         load = [f"PEFT does not read this adapter: {unreadable}.", "", "Merge it into its base: `reflora merge RUN`."]
         return model_card(subject, "adapter", "reflora", [*load, *asked])
-    code = peft_lines(subject.task, subject.source, subject.labels)
+    code = peft_lines(subject.task, subject.source, subject.labels, has_tokenizer=subject.has_tokenizer)
     vllm = vllm_line(subject.recipe.method.layer, config)
     load = [*code, "", vllm, *(further or moved_lines(subject.recipe)), *asked]
     return model_card(subject, "adapter", "peft", load)

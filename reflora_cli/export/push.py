@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ def missing_card(run: RunDirectory, directory: Path) -> str:
         raise InputError(Problem("the merged model has no card", str(directory), expected=CARD, remedy=remedy))
     recipe = at_its_base(run_recipe(run), run.adapter)
     config = read_adapter(run.adapter).config
-    return adapter_card(subject_of(recipe, run), config, recipe.method.layer.not_for_peft)
+    about = replace(subject_of(recipe, run), has_tokenizer=is_file(directory / "tokenizer_config.json"))
+    return adapter_card(about, config, recipe.method.layer.not_for_peft)
 
 
 def base_named(matter: str) -> str | None:

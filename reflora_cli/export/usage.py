@@ -37,10 +37,10 @@ def base_lines(task: Task, location: str, revision: str | None = None) -> list[s
     return [f"from transformers import AutoTokenizer, {kind.auto_class}", "", load]
 
 
-def peft_lines(task: Task, source: Source, labels: Sequence[str]) -> list[str]:
+def peft_lines(task: Task, source: Source, labels: Sequence[str], *, has_tokenizer: bool = True) -> list[str]:
     """Return Python that puts the adapter on its base with PEFT, and asks it.
 
-    labels: those of a classifier's outputs, in their order.
+    labels: those of a classifier's outputs, in their order. has_tokenizer: whether a tokenizer lies beside the adapter.
     """
     location = hub_id(source) or BASE
     return python(
@@ -48,7 +48,7 @@ def peft_lines(task: Task, source: Source, labels: Sequence[str]) -> list[str]:
         "from peft import PeftModel",
         *base_lines(task, location, None if source.is_local else source.revision),
         f'model = PeftModel.from_pretrained(base, "{HERE}").eval()',
-        f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{HERE if has_tokenizer else location}")',
         *asking_lines(task, f"labels = {list(labels)!r}"),
     )
 

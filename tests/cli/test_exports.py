@@ -109,7 +109,9 @@ def test_gguf_is_a_model_of_its_own(kind: str, answering: Path, reflora: Reflora
     assert (outcome.json["largest_difference"] <= 1e-4) == (kind == "f32")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"model.gguf", "Modelfile", "README.md"}
-    tensors = gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors
+    reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    tensors, template = reader.tensors, reader.fields["tokenizer.chat_template"].contents()
+    assert template.startswith("{{- bos_token }}"), "programs that render it put no begin token before the text"
     assert len(tensors) == outcome.json["tensors"]
     assert outcome.json["tokenizer"] == "gpt2, gpt-2"
     question = " Question: {{ .Prompt }} Answer:"  # the tokenizer puts a space before a text, llama.cpp does not

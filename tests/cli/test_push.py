@@ -70,7 +70,8 @@ def test_a_dry_run_shows_everything_and_asks_nobody(
     outcome = reflora("push", run, "me/model", "--dry-run", "--json")
     assert outcome.status == 0, outcome.err
     found = outcome.json
-    assert set(found["files"]) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "reflora.json"}
+    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors", "reflora.json"}
+    assert set(found["files"]) == {*adapter, "tokenizer.json", "tokenizer_config.json"}
     weights = run / "adapter" / "adapter_model.safetensors"
     assert found["files"][weights.name] == weights.stat().st_size
     assert (found["url"], found["dry_run"], asked.created) == (None, True, [])

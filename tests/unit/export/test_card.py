@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from reflora_cli.export.card import rule_lines
-from reflora_cli.export.usage import base_lines
+from reflora_cli.export.usage import base_lines, peft_lines
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import UPDATES, Refactor
-from reflora_cli.model.sources import find_source
+from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.registry import find_task
 
@@ -33,3 +33,12 @@ def test_the_card_s_python_loads_the_base(name: str) -> None:
     outputs = {"glue/mnli": 3, "glue/stsb": 1, "commonsense": model.config.vocab_size}[name]
     head = model.lm_head if name == "commonsense" else model.score
     assert head.out_features == outputs
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_the_tokenizer_is_loaded_from_where_it_lies(has_tokenizer: bool) -> None:
+    """Beside the adapter, or with the base where an older run has none."""
+    source = Source("owner/base", "owner/base", None, is_local=False)
+    text = "\n".join(peft_lines(find_task("instruct"), source, (), has_tokenizer=has_tokenizer))
+    place = "path/to/this/directory" if has_tokenizer else "owner/base"
+    assert f'tokenizer = AutoTokenizer.from_pretrained("{place}")' in text
