@@ -17,9 +17,17 @@ from torch import Tensor
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.sight import NOTHING, Sight
-from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, PissaStart, StartChoice
+from reflora_cli.methods.starts import (
+    DefaultStart,
+    EvaStart,
+    GaussianStart,
+    MiLoRAStart,
+    PissaStart,
+    StartChoice,
+)
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -60,6 +68,8 @@ def first_factors(
     match choice:
         case PissaStart(iterations=iterations):
             return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
+        case MiLoRAStart():
+            return minor_pair(layer.frozen.dense(), rank, layer.scale)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
         case DefaultStart() | EvaStart():

@@ -41,6 +41,8 @@ PRESETS: dict[str, Preset] = {
     "full": Preset({"layer": "full"}, "Devlin et al. 2018, arXiv 1810.04805"),
     # A start that looks at training rows.
     "eva": Preset({"start": "eva"}, "Paischer et al. 2024, arXiv 2410.07170"),
+    # The weakest part of W is trained, and the rest of it is frozen.
+    "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

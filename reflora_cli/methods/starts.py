@@ -67,6 +67,19 @@ class EvaStart(StartRecord):
     chooses_ranks: ClassVar[bool] = True
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian", "pissa", "eva"]
+class MiLoRAStart(StartRecord):
+    """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
+
+    kind: Literal["milora"] = Field(
+        "milora", description="s B A the r smallest singular triplets of W, taken out of it"
+    )
+
+    source: ClassVar[str] = "Wang et al. 2024, MiLoRA, arXiv 2406.09044"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart | MiLoRAStart, Field(discriminator="kind")]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

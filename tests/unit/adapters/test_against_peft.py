@@ -22,6 +22,10 @@ INITS: dict[str, bool | str] = {"gaussian": "gaussian", "pissa": "pissa"}
 """PEFT's names of the starts that it has."""
 
 
+TAKEN_OUT = ("milora",)
+"""Starts that move the base and that PEFT does not have: the twin begins on our moved base."""
+
+
 def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> nn.Module:
     """The same model through PEFT, with our factors copied in."""
     config = peft.LoraConfig(
@@ -40,21 +44,29 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
     own = dict(model.base_model.model.named_modules())
     with torch.no_grad():
         for path, layer in adapted.layers.items():
+            if method.start.kind in TAKEN_OUT:
+                own[path].base_layer.weight.copy_(layer.frozen.weight)
             own[path].lora_A["default"].weight.copy_(layer.A)
             own[path].lora_B["default"].weight.copy_(layer.B)
     return model
 
 
 @pytest.mark.parametrize(
-    ("start", "scaling"), [*(("default", scaling) for scaling in Scaling), ("pissa", Scaling.STANDARD)]
+    ("start", "scaling"),
+    [
+        *(("default", scaling) for scaling in Scaling),
+        *((start, Scaling.STANDARD) for start in ("pissa", "milora")),
+    ],
 )
 @pytest.mark.parametrize("layer", LORA_LAYERS)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_twenty_steps_follow_peft(name: str, layer: str, start: str, scaling: Scaling) -> None:
     """Same factors, no dropout, float32: losses and every trained parameter agree to 1e-5.
 
-    Where the start moves the base, PEFT has moved its own.
+    Where the start moves the base, PEFT has moved its own. MiLoRA's weak directions have small gradients, whose
+    rounding Adam blows up: there factors agree to 2e-5.
     """
+    close = 2e-5 if start == "milora" else 1e-5
     base = make(name)
     method = Method(name="lora", rank=4, alpha=8.0, layer=layer, start=start, scaling=scaling)
     ours = copy.deepcopy(base)
@@ -68,11 +80,11 @@ def test_twenty_steps_follow_peft(name: str, layer: str, start: str, scaling: Sc
     reference = peft.get_peft_model_state_dict(theirs)
     for path, module in adapted.layers.items():
         prefix = f"base_model.model.{path}"
-        torch.testing.assert_close(module.A.detach(), reference[f"{prefix}.lora_A.weight"], atol=1e-5, rtol=0)
-        torch.testing.assert_close(module.B.detach(), reference[f"{prefix}.lora_B.weight"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(module.A.detach(), reference[f"{prefix}.lora_A.weight"], atol=close, rtol=0)
+        torch.testing.assert_close(module.B.detach(), reference[f"{prefix}.lora_B.weight"], atol=close, rtol=0)
         if isinstance(module, DoRALinear):
             magnitude = reference[f"{prefix}.lora_magnitude_vector"]
-            torch.testing.assert_close(module.magnitude.detach(), magnitude, atol=1e-5, rtol=0)
+            torch.testing.assert_close(module.magnitude.detach(), magnitude, atol=close, rtol=0)
 
 
 @pytest.mark.parametrize("iterations", [None, 4])
