@@ -18,6 +18,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
+from reflora_cli.adapters.olora import leading_pair
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.sight import NOTHING, Sight
 from reflora_cli.methods.starts import (
@@ -25,6 +26,7 @@ from reflora_cli.methods.starts import (
     EvaStart,
     GaussianStart,
     MiLoRAStart,
+    OLoRAStart,
     PissaStart,
     StartChoice,
 )
@@ -70,6 +72,8 @@ def first_factors(
             return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
         case MiLoRAStart():
             return minor_pair(layer.frozen.dense(), rank, layer.scale)
+        case OLoRAStart():
+            return leading_pair(layer.frozen.dense(), rank)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
         case DefaultStart() | EvaStart():

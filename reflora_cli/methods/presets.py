@@ -43,6 +43,8 @@ PRESETS: dict[str, Preset] = {
     "eva": Preset({"start": "eva"}, "Paischer et al. 2024, arXiv 2410.07170"),
     # The weakest part of W is trained, and the rest of it is frozen.
     "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
+    # B has orthonormal columns, and s B A is taken out of W.
+    "olora": Preset({"start": "olora"}, "Buyukakyuz 2024, arXiv 2406.01775"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

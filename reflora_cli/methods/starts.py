@@ -80,6 +80,19 @@ class MiLoRAStart(StartRecord):
     needs_full_rank: ClassVar[bool] = True
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart | MiLoRAStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora"]
+class OLoRAStart(StartRecord):
+    """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
+
+    kind: Literal["olora"] = Field("olora", description="B, A of Q, R in W = Q R; s B A is taken out of W")
+
+    source: ClassVar[str] = "Buyukakyuz 2024, OLoRA, arXiv 2406.01775"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+StartChoice = Annotated[
+    DefaultStart | GaussianStart | PissaStart | EvaStart | MiLoRAStart | OLoRAStart, Field(discriminator="kind")
+]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

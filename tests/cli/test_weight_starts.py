@@ -26,6 +26,9 @@ RUNS = {
     "milora": ("method.name=milora",),
     "milora, dora, nf4": ("method.name=milora", "method.layer=dora", "model.quantization=nf4"),
     "milora, lora+": ("method.name=milora", "method.lr_ratio=4", "method.update=reflora-s"),
+    "olora": ("method.name=olora",),
+    "olora, dora, int8": ("method.name=olora", "method.layer=dora", "model.quantization=int8"),
+    "olora, rslora": ("method.name=olora", "method.scaling=rslora", "method.update=reflora"),
 }
 """Settings by name, which begins with the preset's."""
 WEIGHTS = "adapter/adapter_model.safetensors"

@@ -44,6 +44,7 @@ OTHER_AXES = [
     ("pissa", Scaling.STANDARD, 1.0, 1),
     ("eva", Scaling.STANDARD, 1.0, 1),
     ("milora", Scaling.STANDARD, 1.0, 1),
+    ("olora", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
