@@ -1,8 +1,8 @@
 """How factors start. The adapted model equals its base at step 0, whatever start is chosen.
 
-Most starts leave B at zero. Others take the part s B A out of the frozen weight, which the layer remembers as its
-offset. Every module draws from a generator of its own, seeded by the run's seed and the module's name: the same module
-starts the same whatever else is adapted, in whatever order, on whatever device.
+Most starts leave B at zero, or B A at least. Others take the part s B A out of the frozen weight, which the layer
+remembers as its offset. Every module draws from a generator of its own, seeded by the run's seed and the module's name:
+the same module starts the same whatever else is adapted, in whatever order, on whatever device.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.olora import leading_pair
+from reflora_cli.adapters.orthogonal import orthogonal_pair
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.sight import NOTHING, Sight
 from reflora_cli.methods.starts import (
@@ -27,6 +28,7 @@ from reflora_cli.methods.starts import (
     GaussianStart,
     MiLoRAStart,
     OLoRAStart,
+    OrthogonalStart,
     PissaStart,
     StartChoice,
 )
@@ -74,6 +76,8 @@ def first_factors(
             return minor_pair(layer.frozen.dense(), rank, layer.scale)
         case OLoRAStart():
             return leading_pair(layer.frozen.dense(), rank)
+        case OrthogonalStart():
+            return orthogonal_pair(rank, in_features, out_features, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
         case DefaultStart() | EvaStart():

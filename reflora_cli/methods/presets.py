@@ -45,6 +45,8 @@ PRESETS: dict[str, Preset] = {
     "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
     # B has orthonormal columns, and s B A is taken out of W.
     "olora": Preset({"start": "olora"}, "Buyukakyuz 2024, arXiv 2406.01775"),
+    # Neither A nor B is zero, and B A is. There is no paper.
+    "orthogonal": Preset({"start": "orthogonal"}, "datta0.github.io/posts/rethink-lora-init, 2024"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

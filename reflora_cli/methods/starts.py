@@ -15,7 +15,8 @@ class StartRecord(Choice):
     moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
     B A is not zero at the start. sees_data: whether it looks at training rows. needs_full_rank: whether it makes
     factors of full rank only, r of at most min(out, in). chooses_ranks: whether modules get ranks of their own; those
-    of rank 0 have no adapter.
+    of rank 0 have no adapter. rank_multiple: what the rank must be a multiple of. is_deficient: whether the
+    factors begin with less than full rank.
     """
 
     moves_base: ClassVar[bool] = False
@@ -23,6 +24,8 @@ class StartRecord(Choice):
     sees_data: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     chooses_ranks: ClassVar[bool] = False
+    rank_multiple: ClassVar[int] = 1
+    is_deficient: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -91,8 +94,19 @@ class OLoRAStart(StartRecord):
     needs_full_rank: ClassVar[bool] = True
 
 
+class OrthogonalStart(StartRecord):
+    """A and B random with B A = 0 and neither of them zero, as PEFT's `orthogonal`."""
+
+    kind: Literal["orthogonal"] = Field("orthogonal", description="A, B random, neither of them zero, B A = 0")
+
+    source: ClassVar[str] = "datta0.github.io/posts/rethink-lora-init, 2024, orthogonal start in PEFT"
+    rank_multiple: ClassVar[int] = 2
+    is_deficient: ClassVar[bool] = True
+
+
 StartChoice = Annotated[
-    DefaultStart | GaussianStart | PissaStart | EvaStart | MiLoRAStart | OLoRAStart, Field(discriminator="kind")
+    DefaultStart | GaussianStart | PissaStart | EvaStart | MiLoRAStart | OLoRAStart | OrthogonalStart,
+    Field(discriminator="kind"),
 ]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora"]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

@@ -29,6 +29,9 @@ RUNS = {
     "olora": ("method.name=olora",),
     "olora, dora, int8": ("method.name=olora", "method.layer=dora", "model.quantization=int8"),
     "olora, rslora": ("method.name=olora", "method.scaling=rslora", "method.update=reflora"),
+    "orthogonal": ("method.name=orthogonal",),
+    "orthogonal, dora, nf4": ("method.name=orthogonal", "method.layer=dora", "model.quantization=nf4"),
+    "orthogonal, reflora": ("method.name=orthogonal", "method.update=reflora"),
 }
 """Settings by name, which begins with the preset's."""
 WEIGHTS = "adapter/adapter_model.safetensors"

@@ -31,6 +31,7 @@ from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
+from reflora_cli.methods.starts import STARTS
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
@@ -45,12 +46,13 @@ OTHER_AXES = [
     ("eva", Scaling.STANDARD, 1.0, 1),
     ("milora", Scaling.STANDARD, 1.0, 1),
     ("olora", Scaling.STANDARD, 1.0, 1),
+    ("orthogonal", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
     Method(
         name="lora",
-        rank=3,
+        rank=3 * STARTS[start].rank_multiple,
         alpha=6.0,
         layer=layer,
         start=start,
@@ -60,7 +62,8 @@ METHODS = [
         refactor=Refactor(warmup_steps=WARMUP, interval=interval),
     )
     for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
-    if LAYERS[layer].has_pairs or (update, start) == ("plain", "default")
+    if (LAYERS[layer].has_pairs or (update, start) == ("plain", "default"))
+    and not (STARTS[start].is_deficient and UPDATES[update].needs_full_rank and UPDATES[update].is_optimizer)
 ] + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)

@@ -55,7 +55,7 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
     ("start", "scaling"),
     [
         *(("default", scaling) for scaling in Scaling),
-        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora")),
+        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal")),
     ],
 )
 @pytest.mark.parametrize("layer", LORA_LAYERS)
