@@ -109,8 +109,11 @@ def take_up(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
     for name, layer in low_rank_layers(adapted).items():
         if pair := fitting_pair(layer, tensors.get(f"{name}.A"), tensors.get(f"{name}.B")):
             layer.begin(*pair)
+        early = fitting_pair(layer, tensors.get(f"{name}.early_A"), tensors.get(f"{name}.early_B"))
+        if early and not layer.early_rank:
+            layer.move_early(*early)
         if offset := fitting_pair(layer, tensors.get(f"{name}.offset_A"), tensors.get(f"{name}.offset_B")):
-            known = layer.offset_rank  # an adapter from which the run began has brought its own
+            known = layer.offset_rank - layer.early_rank  # an adapter from which the run began has brought its own
             if offset[0].shape[0] > known:
                 layer.move(offset[0][known:], offset[1][:, known:])
 
