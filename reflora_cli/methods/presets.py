@@ -47,6 +47,10 @@ PRESETS: dict[str, Preset] = {
     "olora": Preset({"start": "olora"}, "Buyukakyuz 2024, arXiv 2406.01775"),
     # Neither A nor B is zero, and B A is. There is no paper.
     "orthogonal": Preset({"start": "orthogonal"}, "datta0.github.io/posts/rethink-lora-init, 2024"),
+    # The pair makes up for the error of a quantized base.
+    "loftq": Preset({"start": "loftq"}, "Li et al. 2023, arXiv 2310.08659"),
+    # The same, with the pair first, and as long as the error falls.
+    "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

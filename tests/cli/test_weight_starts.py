@@ -32,6 +32,23 @@ RUNS = {
     "orthogonal": ("method.name=orthogonal",),
     "orthogonal, dora, nf4": ("method.name=orthogonal", "method.layer=dora", "model.quantization=nf4"),
     "orthogonal, reflora": ("method.name=orthogonal", "method.update=reflora"),
+    "loftq": ("method.name=loftq", "model.quantization=nf4"),
+    "loftq, one round": ("method.name=loftq", "method.start.rounds=1", "model.quantization=nf4"),
+    "loftq, dora, int8": ("method.name=loftq", "method.layer=dora", "model.quantization=int8"),
+    "loftq, all": (
+        "method.name=loftq",
+        "method.targets=[q_proj,lm_head,down_proj]",
+        "model.quantization=fp4",
+        "method.update=reflora",
+        "model.double_quant=false",
+    ),
+    "lq-lora": ("method.name=lq-lora", "model.quantization=nf4", "method.lr_ratio=4"),
+    "lq-lora, dora": (
+        "method.name=lq-lora",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.start.iterations=4",
+    ),
 }
 """Settings by name, which begins with the preset's."""
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -104,7 +121,7 @@ def test_peft_reads_it_on_the_original_base(name: str, runs: dict[str, Path], re
 def test_training_goes_on_from_it(
     name: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    bases = [own for own in RUNS[name] if own.startswith(("model", "method.layer"))]
+    bases = [own for own in RUNS[name] if own.startswith(("model", "method.layer", "method.targets"))]
     after = (f"method.after={runs[name]}", "eval.at_start=true", "train.steps=2", "train.epochs=null", *bases)
     second = trained(reflora, recipe, tmp_path / "more", *after)
     first, more = (json.loads((run / "results.json").read_text()) for run in (runs[name], second))
@@ -113,3 +130,23 @@ def test_training_goes_on_from_it(
     one, two = (load_file(run / WEIGHTS)[key] for run in (runs[name], second))
     assert one.shape == two.shape
     assert not one[:4].equal(two[:4])
+
+
+@pytest.mark.parametrize("preset", ["loftq", "lq-lora"])
+def test_a_base_whose_error_cannot_be_corrected_is_refused(
+    preset: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    """One that is not quantized, one in two bits, targets that are not, and a checkpoint that holds codes only."""
+    packed = tmp_path / "packed"
+    assert reflora("merge", runs["loftq"], "--requantize", "nf4", "--output", packed).status == 0
+    refused = {
+        (): "corrects the error of a quantized base, and this one is not quantized",
+        ("model.quantization=nf2",): "wrong value for model.quantization",
+        ("model.quantization=nf4", "method.targets=[lm_head]"): "no adapted module has one",
+        (f"model.name={packed}", "model.quantization=nf4"): "the base's files do not hold it",
+    }
+    for settings, reason in refused.items():
+        outcome = reflora("train", recipe, f"method.name={preset}", *settings, "--output", tmp_path / "run")
+        assert outcome.status == 2
+        assert reason in " ".join(outcome.err.split())
+        assert not (tmp_path / "run").exists()

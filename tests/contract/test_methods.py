@@ -36,7 +36,7 @@ from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
-from tests.models import ADAPTERS, HEADS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, batch, injected, make, quantized
 
 WARMUP = 2
 OTHER_AXES = [
@@ -47,6 +47,8 @@ OTHER_AXES = [
     ("milora", Scaling.STANDARD, 1.0, 1),
     ("olora", Scaling.STANDARD, 1.0, 1),
     ("orthogonal", Scaling.STANDARD, 1.0, 1),
+    ("loftq", Scaling.STANDARD, 1.0, 1),
+    ("lq-lora", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 METHODS = [
@@ -85,7 +87,8 @@ class Training:
 
     def __init__(self, method: Method, architecture: str = "bert", rates: Rates = ADAMW) -> None:
         self.head = HEADS[architecture]
-        self.base = make(architecture)
+        base = make(architecture)
+        self.base = quantized(base) if method.start.corrects_quantization else base
         self.model = copy.deepcopy(self.base)
         self.adapted: Adapted = injected(self.model, method, self.head, self.head, seed=1)
         self.optimizer = optimizer_for(method, self.adapted, rates)
@@ -115,7 +118,8 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 @every_method
 def test_adapted_model_starts_as_its_base(method: Method) -> None:
     training = Training(method)
-    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=1e-5, rtol=1e-5)
+    close = 0.05 if method.start.corrects_quantization else 1e-5  # a rounding of int8, which it moves away from
+    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=close, rtol=1e-5)
 
 
 @every_method
