@@ -22,13 +22,14 @@ Interval = Annotated[
         "for reflora-s and balanced, steps between two refactorings",
     ),
 ]
-Damping = Annotated[
+RelativeDamping = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
     Field(
         description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
         "whose BA is nearly of lower rank step plainly"
     ),
 ]
+"""What fields called `damping` mean, in every rule that has one: a share, which does not see how BA is factored."""
 
 
 class Refactor(BaseModel):
@@ -38,7 +39,7 @@ class Refactor(BaseModel):
 
     warmup_steps: WarmupSteps = 100
     interval: Interval = 1
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
 
 class UpdateRecord(Choice):
@@ -109,7 +110,7 @@ class RefLoRAUpdate(TimedUpdate):
     """Gradients multiplied by S and its inverse before the step, where S A A^T S = B^T B."""
 
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
@@ -144,7 +145,7 @@ class ScaledGDUpdate(TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
     kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
@@ -212,7 +213,7 @@ class LoRAProUpdate(UpdateRecord):
     """Gradients made steps that together are closest to the step of the weight."""
 
     kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
     moments: Literal["factors", "dense"] = Field(
         "factors",
         description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
@@ -79,17 +79,21 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
 
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     """Return the update rule for these pairs."""
+    rule: UpdateRule = PlainRule()
     match update:
-        case PlainUpdate() | LoRARITEUpdate():
-            return PlainRule()
+        case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense"):
+            pass
         case RefLoRAUpdate():
-            return RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)
+            rule = RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)
         case RefLoRASUpdate():
-            return RefLoRASRule(pairs, update.warmup_steps, update.interval)
+            rule = RefLoRASRule(pairs, update.warmup_steps, update.interval)
         case ScaledGDUpdate():
-            return ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
+            rule = ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
         case BalancedUpdate():
             moments = transport_moments if update.transports_moments else keep_moments
-            return BalancedRule(pairs, update.warmup_steps, update.interval, moments)
+            rule = BalancedRule(pairs, update.warmup_steps, update.interval, moments)
         case LoRAProUpdate():
-            return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)
+            rule = LoRAProRule(pairs, update.damping_share)
+        case never:
+            assert_never(never)
+    return rule
