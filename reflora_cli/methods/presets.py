@@ -45,6 +45,8 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # Inverse Gram matrices with the damping of the paper on LoRA.
+    "preclora": Preset({"update": "preclora"}, "Zhang, Pilanci 2024, arXiv 2402.02347"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

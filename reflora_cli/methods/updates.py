@@ -30,6 +30,11 @@ RelativeDamping = Annotated[
     ),
 ]
 """What fields called `damping` mean, in every rule that has one: a share, which does not see how BA is factored."""
+AbsoluteDamping = Annotated[
+    float, Field(ge=1e-12, le=1e6, description="d, which is added to the diagonals of A A^T and B^T B as it is")
+]
+"""What fields called `absolute_damping` mean: a number in the units of the Gram matrices, which depend on how BA is
+factored."""
 
 
 class Refactor(BaseModel):
@@ -234,16 +239,36 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class PrecLoRAUpdate(TimedUpdate):
+    """Gradients multiplied by the inverse of the other factor's Gram matrix plus a multiple of the identity."""
+
+    kind: Literal["preclora"] = Field("preclora", description="gradients preconditioned by inverses of Grams plus d I")
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347"
+    acts: ClassVar[str] = "PrecLoRA acts on the steps of training: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
+    PlainUpdate
+    | RefLoRAUpdate
+    | RefLoRASUpdate
+    | ScaledGDUpdate
+    | LoRARITEUpdate
+    | BalancedUpdate
+    | LoRAProUpdate
+    | PrecLoRAUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro", "preclora"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

@@ -13,6 +13,7 @@ from reflora_cli.methods.updates import (
     LoRAProUpdate,
     LoRARITEUpdate,
     PlainUpdate,
+    PrecLoRAUpdate,
     RefLoRASUpdate,
     RefLoRAUpdate,
     ScaledGDUpdate,
@@ -27,6 +28,7 @@ from reflora_cli.optim.member import Member
 from reflora_cli.optim.pair_adamw import AdamWMember
 from reflora_cli.optim.pair_sgd import SGDMember
 from reflora_cli.optim.partition import Partition
+from reflora_cli.optim.preclora import PrecLoRARule
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.roles import Roles
@@ -94,6 +96,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             rule = BalancedRule(pairs, update.warmup_steps, update.interval, moments)
         case LoRAProUpdate():
             rule = LoRAProRule(pairs, update.damping_share)
+        case PrecLoRAUpdate():
+            rule = PrecLoRARule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
         case never:
             assert_never(never)
     return rule

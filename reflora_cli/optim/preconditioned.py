@@ -35,7 +35,8 @@ class MatricesOf(Protocol):
     """Makes the two matrices of each pair.
 
     gram_a, gram_b: A A^T and B^T B of n pairs, float64 [n, r, r]. damping: relative, as that of `balancing_metric`
-    (`factors/linalg.py`), or absolute: it is for the function to say. least_pivot: the smallest pivot of a Gram that is trusted. Returns the matrices by which gB
+    (`factors/linalg.py`), or absolute, as that of `shifted_inverse_grams` (`factors/shifted_grams.py`): it is for the
+    function to say. least_pivot: the smallest pivot of a Gram that is trusted. Returns the matrices by which gB
     is multiplied on the right and gA on the left, float64 [n, r, r], and a bool [n]: whether a pair has them. Where it
     has none they are the identity.
     """

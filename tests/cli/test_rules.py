@@ -35,6 +35,11 @@ RULES = {
         "method.update={kind: lora-pro, moments: dense}",
         "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242",
     ),
+    "preclora": (
+        "method.name=preclora",
+        "method.update={absolute_damping: 0.01, interval: 2}",
+        "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347",
+    ),
 }
 """Overrides, and what the model card says."""
 

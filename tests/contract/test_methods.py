@@ -73,8 +73,8 @@ METHODS = (
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
-SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
-"""Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+SLOWER = dict.fromkeys(["scaled-gd", "preclora"], Rates(0.005, None, 0.01, Optimizer.SGD, 0.9))
+"""Steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
