@@ -17,9 +17,10 @@ from torch import Tensor
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.nystrom import sketched_rows
 from reflora_cli.adapters.pissa import principal_pair
 from reflora_cli.adapters.sight import NOTHING, Sight
-from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, PissaStart, StartChoice
+from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, NoraStart, PissaStart, StartChoice
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -62,6 +63,8 @@ def first_factors(
             return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
+        case NoraStart(sigma=sigma):
+            A = sketched_rows(layer.frozen.dense(), rank, layer.scale, sigma, draw)
         case DefaultStart() | EvaStart():
             A = uniform(rank, in_features, draw) if found is None else found
     return A, torch.zeros(out_features, A.shape[0])

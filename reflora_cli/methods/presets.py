@@ -47,6 +47,8 @@ PRESETS: dict[str, Preset] = {
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
     # Inverse Gram matrices with the damping of the paper on LoRA.
     "preclora": Preset({"update": "preclora"}, "Zhang, Pilanci 2024, arXiv 2402.02347"),
+    # A start from a sketch of W.
+    "nora": Preset({"start": "nora"}, "Li et al. 2024, arXiv 2410.18965"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -67,6 +67,15 @@ class EvaStart(StartRecord):
     chooses_ranks: ClassVar[bool] = True
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian", "pissa", "eva"]
+class NoraStart(StartRecord):
+    """A a random combination of the rows of W, and B at zero."""
+
+    kind: Literal["nora"] = Field("nora", description="A random combinations of the rows of W, B at zero")
+    sigma: float = Field(0.1, gt=0, le=1e3, description="A is sigma / s times normal numbers times W")
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
+
+
+StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart | NoraStart, Field(discriminator="kind")]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "nora"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

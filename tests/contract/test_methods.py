@@ -44,6 +44,7 @@ OTHER_AXES = [
     ("gaussian", Scaling.RSLORA, 4.0, 3),
     ("pissa", Scaling.STANDARD, 1.0, 1),
     ("eva", Scaling.STANDARD, 1.0, 1),
+    ("nora", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 FURTHER_UPDATES: list[dict[str, Any]] = [
