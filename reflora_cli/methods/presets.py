@@ -49,6 +49,8 @@ PRESETS: dict[str, Preset] = {
     "preclora": Preset({"update": "preclora"}, "Zhang, Pilanci 2024, arXiv 2402.02347"),
     # A start from a sketch of W.
     "nora": Preset({"start": "nora"}, "Li et al. 2024, arXiv 2410.18965"),
+    # The same with the steps that its paper has for it.
+    "nora+": Preset({"start": "nora", "update": "normalized-scaled-gd"}, "Li et al. 2024, arXiv 2410.18965"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -252,6 +252,19 @@ class PrecLoRAUpdate(TimedUpdate):
     corrects_balance: ClassVar[bool] = True
 
 
+class NormalizedScaledGDUpdate(TimedUpdate):
+    """PrecLoRA's gradients with its matrices divided by their norms."""
+
+    kind: Literal["normalized-scaled-gd"] = Field(
+        "normalized-scaled-gd", description="the same as preclora, by matrices of Frobenius norm 1"
+    )
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA+, arXiv 2410.18965"
+    acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
@@ -265,10 +278,21 @@ UpdateChoice = Annotated[
     | LoRARITEUpdate
     | BalancedUpdate
     | LoRAProUpdate
-    | PrecLoRAUpdate,
+    | PrecLoRAUpdate
+    | NormalizedScaledGDUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro", "preclora"]
+UpdateKind = Literal[
+    "plain",
+    "reflora",
+    "reflora-s",
+    "scaled-gd",
+    "lora-rite",
+    "balanced",
+    "lora-pro",
+    "preclora",
+    "normalized-scaled-gd",
+]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

@@ -12,6 +12,7 @@ from reflora_cli.methods.updates import (
     BalancedUpdate,
     LoRAProUpdate,
     LoRARITEUpdate,
+    NormalizedScaledGDUpdate,
     PlainUpdate,
     PrecLoRAUpdate,
     RefLoRASUpdate,
@@ -25,6 +26,7 @@ from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
+from reflora_cli.optim.normalized_scaled_gd import NormalizedScaledGDRule
 from reflora_cli.optim.pair_adamw import AdamWMember
 from reflora_cli.optim.pair_sgd import SGDMember
 from reflora_cli.optim.partition import Partition
@@ -98,6 +100,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             rule = LoRAProRule(pairs, update.damping_share)
         case PrecLoRAUpdate():
             rule = PrecLoRARule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
+        case NormalizedScaledGDUpdate():
+            rule = NormalizedScaledGDRule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
         case never:
             assert_never(never)
     return rule
