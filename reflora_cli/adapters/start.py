@@ -20,6 +20,7 @@ from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
+from reflora_cli.adapters.nystrom import sketched_rows
 from reflora_cli.adapters.olora import leading_pair
 from reflora_cli.adapters.orthogonal import orthogonal_pair
 from reflora_cli.adapters.pissa import principal_pair
@@ -33,6 +34,7 @@ from reflora_cli.methods.starts import (
     LoftQStart,
     LQLoRAStart,
     MiLoRAStart,
+    NoraStart,
     OLoRAStart,
     OrthogonalStart,
     PissaStart,
@@ -92,6 +94,8 @@ def first_factors(
             return orthogonal_pair(rank, in_features, out_features, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
+        case NoraStart(sigma=sigma):
+            A = sketched_rows(layer.frozen.dense(), rank, layer.scale, sigma, draw)
         case DefaultStart() | EvaStart() | LoftQStart() | LQLoRAStart():
             A = uniform(rank, in_features, draw) if found is None else found
     return A, torch.zeros(out_features, A.shape[0])

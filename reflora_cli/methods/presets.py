@@ -55,6 +55,15 @@ PRESETS: dict[str, Preset] = {
     "loftq": Preset({"start": "loftq"}, "Li et al. 2023, arXiv 2310.08659"),
     # The same, with the pair first, and as long as the error falls.
     "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
+    # Inverse Gram matrices with the damping of the paper on LoRA.
+    "preclora": Preset({"update": "preclora"}, "Zhang, Pilanci 2024, arXiv 2402.02347"),
+    # A start from a sketch of W.
+    "nora": Preset({"start": "nora"}, "Li et al. 2024, arXiv 2410.18965"),
+    # The same with the steps that its paper has for it.
+    "nora+": Preset({"start": "nora", "update": "normalized-scaled-gd"}, "Li et al. 2024, arXiv 2410.18965"),
+    # One factor at a time.
+    "altlora": Preset({"update": "altlora"}, "Yu et al. 2025, arXiv 2505.12455"),
+    "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

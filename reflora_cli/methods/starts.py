@@ -126,7 +126,9 @@ class LoftQStart(StartRecord):
 class LQLoRAStart(StartRecord):
     """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
 
-    kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
+    kind: Literal["lq-lora", "nora"] = Field(
+        "lq-lora", description="as loftq, but s B A first, and as long as the error falls"
+    )
     rounds: int = Field(100, ge=1, le=1000, description="at most so many; fewer if the error stops falling")
     iterations: Iterations = None
 
@@ -134,6 +136,15 @@ class LQLoRAStart(StartRecord):
     moves_base: ClassVar[bool] = True
     needs_full_rank: ClassVar[bool] = True
     corrects_quantization: ClassVar[bool] = True
+
+
+class NoraStart(StartRecord):
+    """A a random combination of the rows of W, and B at zero."""
+
+    kind: Literal["nora"] = Field("nora", description="A random combinations of the rows of W, B at zero")
+    sigma: float = Field(0.1, gt=0, le=1e3, description="A is sigma / s times normal numbers times W")
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
 
 
 StartChoice = Annotated[
@@ -145,8 +156,9 @@ StartChoice = Annotated[
     | OLoRAStart
     | OrthogonalStart
     | LoftQStart
-    | LQLoRAStart,
+    | LQLoRAStart
+    | NoraStart,
     Field(discriminator="kind"),
 ]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora"]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora", "nora"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

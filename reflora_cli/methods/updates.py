@@ -23,13 +23,19 @@ Interval = Annotated[
         "for reflora-s and balanced, steps between two refactorings",
     ),
 ]
-Damping = Annotated[
+RelativeDamping = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
     Field(
         description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
         "whose BA is nearly of lower rank step plainly"
     ),
 ]
+"""What fields called `damping` mean, in every rule that has one: a share, which does not see how BA is factored."""
+AbsoluteDamping = Annotated[
+    float, Field(ge=1e-12, le=1e6, description="d, which is added to the diagonals of A A^T and B^T B as it is")
+]
+"""What fields called `absolute_damping` mean: a number in the units of the Gram matrices, which depend on how BA is
+factored."""
 
 
 class Refactor(BaseModel):
@@ -39,7 +45,7 @@ class Refactor(BaseModel):
 
     warmup_steps: WarmupSteps = 100
     interval: Interval = 1
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
 
 class UpdateRecord(Choice):
@@ -71,6 +77,13 @@ class UpdateRecord(Choice):
     def is_optimizer(self) -> bool:
         """Whether it steps A and B itself, in AdamW's place, instead of acting around that step."""
         return False
+
+    @property
+    def steps_like_adamw(self) -> bool:
+        """Whether an optimizer's steps are of a size that AdamW's rates are for; it then refuses gradient descent for
+        all else.
+        """
+        return self.is_optimizer
 
     @property
     def plain_steps(self) -> int:
@@ -110,7 +123,7 @@ class RefLoRAUpdate(TimedUpdate):
     """Gradients multiplied by S and its inverse before the step, where S A A^T S = B^T B."""
 
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
@@ -145,7 +158,7 @@ class ScaledGDUpdate(TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
     kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
@@ -213,7 +226,7 @@ class LoRAProUpdate(UpdateRecord):
     """Gradients made steps that together are closest to the step of the weight."""
 
     kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
     moments: Literal["factors", "dense"] = Field(
         "factors",
         description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
@@ -234,16 +247,90 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class PrecLoRAUpdate(TimedUpdate):
+    """Gradients multiplied by the inverse of the other factor's Gram matrix plus a multiple of the identity."""
+
+    kind: Literal["preclora"] = Field("preclora", description="gradients preconditioned by inverses of Grams plus d I")
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347"
+    acts: ClassVar[str] = "PrecLoRA acts on the steps of training: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+
+class NormalizedScaledGDUpdate(TimedUpdate):
+    """PrecLoRA's gradients with its matrices divided by their norms."""
+
+    kind: Literal["normalized-scaled-gd"] = Field(
+        "normalized-scaled-gd", description="the same as preclora, by matrices of Frobenius norm 1"
+    )
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA+, arXiv 2410.18965"
+    acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
+
+
+class AltLoRAUpdate(UpdateRecord):
+    """An optimizer of pairs that steps one factor at a time, as closely to the weight's gradient as it can."""
+
+    kind: Literal["altlora"] = Field("altlora", description="B and A stepped in turn by AltLoRA, all else by train's")
+    damping: RelativeDamping = "auto"
+    moments: Literal["first", "both"] = Field(
+        "first",
+        description="first: AltLoRA, at rates of gradient descent on the weight; both: AltLoRA+, at rates like AdamW's",
+    )
+
+    source: ClassVar[str] = "Yu et al. 2025, AltLoRA, arXiv 2505.12455"
+    acts: ClassVar[str] = "AltLoRA stepped A and B in turn in training: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return True
+
+    @property
+    def steps_like_adamw(self) -> bool:
+        return self.moments == "both"
+
+    @property
+    def damping_share(self) -> float:
+        return as_share(self.damping)
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
+    PlainUpdate
+    | RefLoRAUpdate
+    | RefLoRASUpdate
+    | ScaledGDUpdate
+    | LoRARITEUpdate
+    | BalancedUpdate
+    | LoRAProUpdate
+    | PrecLoRAUpdate
+    | NormalizedScaledGDUpdate
+    | AltLoRAUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
+UpdateKind = Literal[
+    "plain",
+    "reflora",
+    "reflora-s",
+    "scaled-gd",
+    "lora-rite",
+    "balanced",
+    "lora-pro",
+    "preclora",
+    "normalized-scaled-gd",
+    "altlora",
+]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 

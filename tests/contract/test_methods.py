@@ -50,11 +50,13 @@ OTHER_AXES = [
     ("orthogonal", Scaling.STANDARD, 1.0, 1),
     ("loftq", Scaling.STANDARD, 1.0, 1),
     ("lq-lora", Scaling.STANDARD, 1.0, 1),
+    ("nora", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 FURTHER_UPDATES: list[dict[str, Any]] = [
     {"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"},
     {"kind": "lora-pro", "moments": "dense"},
+    {"kind": "altlora", "moments": "both"},
 ]
 """Where a field other than the numbers above makes another rule."""
 
@@ -92,11 +94,14 @@ METHODS = (
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
-SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
-"""Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+SLOWER = dict.fromkeys(["scaled-gd", "preclora"], Rates(0.005, None, 0.01, Optimizer.SGD, 0.9))
+"""Steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+DESCENT = Rates(0.03, 3e-3, 0.01)
+"""For optimizers of pairs whose steps are those of gradient descent on the weight, with AdamW for the head."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
-    [*((method, ADAMW) for method in METHODS),
+    [*((method, DESCENT if method.update.is_optimizer > method.update.steps_like_adamw else ADAMW)
+       for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
        if (method.layer.kind, method.start.kind) == ("lora", "default") and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,

@@ -14,7 +14,7 @@ from reflora_cli.training.job import cautions
 from reflora_cli.training.prepare import total_steps
 
 SAMPLER = StepSampler(rows=40, batch_size=4, seed=0)
-WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().plain_steps]
+WITH_WARMUP = [kind for kind, record in UPDATES.items() if "warmup_steps" in record.model_fields]
 
 
 def recipe(method: dict[str, Any], **train: Any) -> Recipe:
