@@ -126,9 +126,7 @@ class LoftQStart(StartRecord):
 class LQLoRAStart(StartRecord):
     """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
 
-    kind: Literal["lq-lora", "nora"] = Field(
-        "lq-lora", description="as loftq, but s B A first, and as long as the error falls"
-    )
+    kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
     rounds: int = Field(100, ge=1, le=1000, description="at most so many; fewer if the error stops falling")
     iterations: Iterations = None
 
