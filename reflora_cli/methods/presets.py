@@ -51,6 +51,9 @@ PRESETS: dict[str, Preset] = {
     "nora": Preset({"start": "nora"}, "Li et al. 2024, arXiv 2410.18965"),
     # The same with the steps that its paper has for it.
     "nora+": Preset({"start": "nora", "update": "normalized-scaled-gd"}, "Li et al. 2024, arXiv 2410.18965"),
+    # One factor at a time.
+    "altlora": Preset({"update": "altlora"}, "Yu et al. 2025, arXiv 2505.12455"),
+    "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

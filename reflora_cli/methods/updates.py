@@ -78,6 +78,13 @@ class UpdateRecord(Choice):
         return False
 
     @property
+    def steps_like_adamw(self) -> bool:
+        """Whether an optimizer's steps are of a size that AdamW's rates are for; it then refuses gradient descent for
+        all else.
+        """
+        return self.is_optimizer
+
+    @property
     def plain_steps(self) -> int:
         """The number of plain optimizer steps before the rule first acts."""
         return 0
@@ -265,6 +272,34 @@ class NormalizedScaledGDUpdate(TimedUpdate):
     acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
 
 
+class AltLoRAUpdate(UpdateRecord):
+    """An optimizer of pairs that steps one factor at a time, as closely to the weight's gradient as it can."""
+
+    kind: Literal["altlora"] = Field("altlora", description="B and A stepped in turn by AltLoRA, all else by train's")
+    damping: RelativeDamping = "auto"
+    moments: Literal["first", "both"] = Field(
+        "first",
+        description="first: AltLoRA, at rates of gradient descent on the weight; both: AltLoRA+, at rates like AdamW's",
+    )
+
+    source: ClassVar[str] = "Yu et al. 2025, AltLoRA, arXiv 2505.12455"
+    acts: ClassVar[str] = "AltLoRA stepped A and B in turn in training: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return True
+
+    @property
+    def steps_like_adamw(self) -> bool:
+        return self.moments == "both"
+
+    @property
+    def damping_share(self) -> float:
+        return as_share(self.damping)
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
@@ -279,7 +314,8 @@ UpdateChoice = Annotated[
     | BalancedUpdate
     | LoRAProUpdate
     | PrecLoRAUpdate
-    | NormalizedScaledGDUpdate,
+    | NormalizedScaledGDUpdate
+    | AltLoRAUpdate,
     Field(discriminator="kind"),
 ]
 UpdateKind = Literal[
@@ -292,6 +328,7 @@ UpdateKind = Literal[
     "lora-pro",
     "preclora",
     "normalized-scaled-gd",
+    "altlora",
 ]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 

@@ -9,6 +9,7 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
+    AltLoRAUpdate,
     BalancedUpdate,
     LoRAProUpdate,
     LoRARITEUpdate,
@@ -20,6 +21,7 @@ from reflora_cli.methods.updates import (
     ScaledGDUpdate,
     UpdateChoice,
 )
+from reflora_cli.optim.altlora import AltLoRAMember, BothMoments, FirstMoment
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_pro import LoRAProRule
@@ -77,6 +79,9 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
             return LoRARITEMember(groups, pairs, update.damping_share)
         case LoRAProUpdate(moments="dense"):
             return DenseLoRAProMember(groups, pairs, update.damping_share)
+        case AltLoRAUpdate():
+            moments = BothMoments() if update.moments == "both" else FirstMoment()
+            return AltLoRAMember(groups, pairs, update.damping_share, moments)
         case _:
             raise ValueError(f"update {update} acts around another optimizer's step")
 
@@ -85,7 +90,7 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     """Return the update rule for these pairs."""
     rule: UpdateRule = PlainRule()
     match update:
-        case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense"):
+        case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense") | AltLoRAUpdate():
             pass
         case RefLoRAUpdate():
             rule = RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)

@@ -275,7 +275,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _one_kind_of_rates(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
-        if update.is_optimizer and optimizer is Optimizer.SGD:
+        if update.steps_like_adamw and optimizer is Optimizer.SGD:
             reason = f"{update} steps A and B at rates like AdamW's, and {optimizer} would step all else at the same"
             raise refusal("train.optimizer", reason, "set train.optimizer=adamw, or another method.update")
         return self

@@ -42,6 +42,13 @@ RULES = {
     ),
     "nora+": ("method.name=nora+", "method.update.interval=2", "NoRA+ acts on the steps of training"),
     "nora on nf4": ("method.name=nora", "model.quantization=nf4", "Li et al. 2024, NoRA, arXiv 2410.18965"),
+    "altlora dora on nf4": (
+        "method.name=altlora",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "AltLoRA stepped A and B in turn in training",
+    ),
+    "altlora+": ("method.name=altlora+", "Yu et al. 2025, AltLoRA, arXiv 2505.12455"),
 }
 """Overrides, and what the model card says."""
 

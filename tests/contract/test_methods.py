@@ -50,6 +50,7 @@ OTHER_AXES = [
 FURTHER_UPDATES: list[dict[str, Any]] = [
     {"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"},
     {"kind": "lora-pro", "moments": "dense"},
+    {"kind": "altlora", "moments": "both"},
 ]
 """Where a field other than the numbers above makes another rule."""
 METHODS = (
@@ -76,9 +77,12 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
 SLOWER = dict.fromkeys(["scaled-gd", "preclora"], Rates(0.005, None, 0.01, Optimizer.SGD, 0.9))
 """Steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+DESCENT = Rates(0.03, 3e-3, 0.01)
+"""For optimizers of pairs whose steps are those of gradient descent on the weight, with AdamW for the head."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
-    [*((method, ADAMW) for method in METHODS),
+    [*((method, DESCENT if method.update.is_optimizer > method.update.steps_like_adamw else ADAMW)
+       for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
        if (method.layer.kind, method.start.kind) == ("lora", "default") and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,

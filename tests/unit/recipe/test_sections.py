@@ -183,6 +183,12 @@ def test_gradient_descent_is_refused_beside_dense_moments_and_not_beside_those_o
         recipe(method={"update": {"kind": "lora-pro", "moments": "dense"}}, train={"optimizer": "sgd"})
 
 
+def test_gradient_descent_goes_with_altlora_whose_rates_are_of_its_kind_and_not_with_that_of_both_moments() -> None:
+    assert recipe(method={"name": "altlora"}, train={"optimizer": "sgd"}).method.update.is_optimizer
+    with pytest.raises(ValidationError, match=r"altlora steps A and B at rates like AdamW's, and sgd would"):
+        recipe(method={"name": "altlora+"}, train={"optimizer": "sgd"})
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
     with pytest.raises(ValidationError, match=r"has its own; set train\.momentum=0, or train\.optimizer=sgd"):
