@@ -98,7 +98,6 @@ def is_reachable(port: str) -> bool:
         ("reflora", "true"),
         ("pissa", "true"),
         ("nora+", "true"),
-        ("altlora", "false"),
     ],
 )
 def test_two_processes_train_as_one(method: str, sharded: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
