@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from reflora_cli.cli.chat import chat_command
+from reflora_cli.cli.combine import combine_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
@@ -29,6 +30,7 @@ app.command("predict")(predict_command)
 app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
+app.command("combine")(combine_command)
 app.command("push")(push_command)
 
 
