@@ -19,7 +19,7 @@ SENTENCES = {
     Combining.CONCAT: "Their changes of the base's weights are summed; factors stand side by side, and nothing is lost",
     Combining.SVD: "The sum of their changes of the base's weights is truncated to its largest singular values",
     Combining.TIES: "Their changes of the base's weights are trimmed, signs elected, and entries that agree averaged",
-    Combining.DARE: "Their changes of the base's weights, with entries dropped at random and others rescaled, are summed",
+    Combining.DARE: "Their changes of the base's weights, entries dropped at random and others rescaled, are summed",
     Combining.SEARCH: "The weights with which their changes are summed were searched on a few rows, without gradients",
 }
 
