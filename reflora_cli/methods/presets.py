@@ -46,5 +46,7 @@ PRESETS: dict[str, Preset] = {
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
 }
+PLAIN = "lora"
+"""The preset that fills in nothing."""
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -104,6 +104,28 @@ def test_published_rules_run_with_any_layer(
     assert reflora("eval", trained, "--adapter", output, "--limit", 8).status == 0
 
 
+def test_merge_and_export_take_it_in_the_place_of_the_run_s_own(
+    trained: Path, second: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    assert reflora("combine", trained, second, "--output", tmp_path / "sum").status == 0
+    here = ("--adapter", tmp_path / "sum")
+    assert reflora("merge", trained, *here, "--output", tmp_path / "merged").status == 0
+    merge(MergeRequest(load_recipe(str(trained / "recipe.yaml")), tmp_path / "sum", tmp_path / "expected"))
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "expected"))
+    assert all(torch.equal(own, found[name]) for name, own in expected.items())
+    for form in ("peft", "gguf-adapter", "onnx"):
+        outcome = reflora("export", trained, "--format", form, *here, "--output", tmp_path / form)
+        assert outcome.status == 0 or (form == "gguf-adapter" and "classifier" in outcome.err), outcome.err
+    for name in ("merged", "peft", "onnx"):
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert "with `--how concat`: 1 times small and 1 times second." in card
+        assert "Trained by" not in card
+        assert "## Scores" not in card
+    outcome = reflora("merge", trained, *here)
+    assert outcome.status == 2
+    assert "--output DIR" in outcome.err
+
+
 def test_a_run_goes_on_from_a_combination(trained: Path, second: Path, reflora: Reflora, tmp_path: Path) -> None:
     assert reflora("combine", trained, second, "--output", tmp_path / "sum").status == 0
     recipe = tmp_path / "open.yaml"
