@@ -162,11 +162,12 @@ def made_words(run: RunDirectory, record: Mapping[str, Any]) -> str:
     """Say how an adapter was made that is not the run's own; empty for the run's own."""
     if run.other is None:
         return ""
-    combined = record.get("combined")
-    if not isinstance(combined, dict):
+    try:
+        combined = record["combined"]
+        of = " and ".join(f"{own['weight']:g} times {own['adapter']}" for own in combined["of"])
+        return f"Combined by reflora {__version__} with `--how {combined['how']}`: {of}."
+    except (KeyError, TypeError, ValueError):  # an adapter of another origin
         return f"The adapter {last_part(str(run.other))}, on the base and task of a run."
-    of = " and ".join(f"{own['weight']:g} times {own['adapter']}" for own in combined["of"])
-    return f"Combined by reflora {__version__} with `--how {combined['how']}`: {of}."
 
 
 def make_subject(recipe: Recipe, source: Source, results: dict[str, Any] | None, labels: Sequence[str]) -> Subject:

