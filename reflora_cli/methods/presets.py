@@ -65,5 +65,7 @@ PRESETS: dict[str, Preset] = {
     "altlora": Preset({"update": "altlora"}, "Yu et al. 2025, arXiv 2505.12455"),
     "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
 }
+PLAIN = "lora"
+"""The preset that fills in nothing."""
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""
