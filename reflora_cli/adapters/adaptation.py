@@ -34,9 +34,10 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
-        for key in () if self.layer.has_pairs else ("start", "scaling"):
-            value = str(getattr(self, key))
-            check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
+        for key in ("start", "scaling"):
+            value, usual = str(getattr(self, key)), ("default", "standard")
+            is_meant = value in usual or key not in self.layer.meaningless
+            check_argument(is_meant, key, value, f"none: layer {self.layer} has no pairs")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
@@ -89,7 +90,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
-        STARTS[start]().needs_full_rank,
+        first.needs_full_rank or LAYERS[layer].needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

@@ -50,7 +50,7 @@ class UpdateRecord(Choice):
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
     cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
-    `lr_ratio` does; both together are warned of.
+    `lr_ratio` does; both together are warned of. of_frames: whether it acts on frames, and not on pairs.
     """
 
     acts: ClassVar[str] = ""
@@ -60,6 +60,7 @@ class UpdateRecord(Choice):
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     corrects_balance: ClassVar[bool] = False
+    of_frames: ClassVar[bool] = False
 
     @property
     def transports_moments(self) -> bool:
@@ -254,3 +255,12 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
+
+
+def check_layer(update: UpdateChoice, layer: str, has_pairs: bool, has_frames: bool) -> None:
+    """Raises a refusal for a rule that acts on what the layer of this name does not train."""
+    if update.is_plain or (has_frames if update.of_frames else has_pairs):
+        return
+    what, trained = ("orthonormal frames", "has") if update.of_frames else ("pairs A, B", "trains")
+    reason = f"update {update} is for {what}, and layer {layer} {trained} none"
+    raise refusal("update", reason, "set method.update=plain, or name the preset of this layer", also="layer")
