@@ -70,7 +70,9 @@ def adapt(
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256; or
-        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors.
+        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors; or
+        `stella` (Li et al. 2025, arXiv 2510.01938), whose frames the optimizer keeps orthonormal with
+        `RefLoRA(model, update="stiefel")`, and which takes no other start.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
         triplets out of W and trains them (Meng et al. 2024, arXiv 2404.02948): B is not zero then.
     dropout: of the adapter's input, in training.

@@ -126,8 +126,31 @@ class FullLayer(LayerRecord):
         return True
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full"]
+class StellaLayer(LayerRecord):
+    """W + s U S V^T, where U and V have orthonormal columns."""
+
+    kind: Literal["stella"] = Field("stella", description="W + s U S V^T, U and V with orthonormal columns")
+    diagonal: bool = Field(False, description="S has r numbers, its diagonal; else it is a matrix [r, r]")
+    s_initial: float = Field(
+        1.0, ge=-1e3, le=1e3, description="S begins as this multiple of the identity; 0: the model begins as its base"
+    )
+
+    source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = ("start", "lr_ratio")
+    has_frames: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+
+    @property
+    def begins_as_base(self) -> bool:
+        return self.s_initial == 0
+
+
+LayerChoice = Annotated[
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | StellaLayer, Field(discriminator="kind")
+]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "stella"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -147,8 +170,8 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
-    """Return the layer that PEFT's config describes. flags: all its settings that any layer has among its
-    `peft_flags`. Raises KeyError where there is none.
+    """Return the layer that PEFT's config describes, the first of those whose files are alike. flags: all its settings
+    that any layer has among its `peft_flags`. Raises KeyError where there is none.
     """
     for layer in LAYERS.values():
         if layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():

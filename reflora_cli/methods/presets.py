@@ -45,6 +45,8 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # Orthonormal frames of inputs and outputs with a matrix between them.
+    "stella": Preset({"layer": "stella", "update": "stiefel"}, "Li et al. 2025, arXiv 2510.01938"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

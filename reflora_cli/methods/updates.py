@@ -234,16 +234,45 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class StiefelUpdate(UpdateRecord):
+    """Steps of orthonormal frames along their manifold: Riemannian gradients before, a retraction after."""
+
+    kind: Literal["stiefel"] = Field("stiefel", description="orthonormal frames stepped along their manifold")
+    retraction: Literal["polar", "exp_map"] = Field(
+        "polar", description="back to the manifold by the nearest frame, or along a geodesic"
+    )
+    width: Annotated[int, Field(ge=1)] | Literal["hidden", "none"] = Field(
+        "hidden",
+        description="frames of another height m step sqrt(width / m) times as far; hidden: the model's hidden size, or "
+        "the commonest height where that is not known; none: all step alike",
+    )
+
+    source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
+    acts: ClassVar[str] = (
+        "StelLA keeps U and V of U S V^T orthonormal while they are trained: the adapter holds V^T as A and U S as B, "
+        "which are used as LoRA's factors"
+    )
+    needs_full_rank: ClassVar[bool] = True
+    of_frames: ClassVar[bool] = True
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
+    PlainUpdate
+    | RefLoRAUpdate
+    | RefLoRASUpdate
+    | ScaledGDUpdate
+    | LoRARITEUpdate
+    | BalancedUpdate
+    | LoRAProUpdate
+    | StiefelUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro", "stiefel"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 
