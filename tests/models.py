@@ -19,6 +19,7 @@ from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import UPDATES
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, widened
 
@@ -32,6 +33,12 @@ MODELS = {
 ADAPTERS = [kind for kind, layer in LAYERS.items() if not layer.in_place]
 """The kinds of layers that put modules into a model."""
 HEADS = {"bert": ["classifier"], "deberta": ["classifier", "pooler"], "gpt2": ["score"], "llama": ["score"]}
+
+
+def acts_on(update: str, layer: str) -> bool:
+    """Whether an update rule has something to act on in a layer."""
+    record = LAYERS[layer]
+    return UPDATES[update].is_plain or (record.has_frames if UPDATES[update].of_frames else record.has_pairs)
 
 
 def make(name: str, seed: int = 0) -> PreTrainedModel:

@@ -34,9 +34,10 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
-        for key in () if self.layer.has_pairs else ("start", "scaling"):
-            value = str(getattr(self, key))
-            check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
+        for key in ("start", "scaling"):
+            value, usual = str(getattr(self, key)), ("default", "standard")
+            is_meant = value in usual or key not in self.layer.meaningless
+            check_argument(is_meant, key, value, f"none: layer {self.layer} has no pairs")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         multiple = self.start.rank_multiple
         check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")
@@ -71,7 +72,9 @@ def adapt(
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256; or
-        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors.
+        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors; or
+        `stella` (Li et al. 2025, arXiv 2510.01938), whose frames the optimizer keeps orthonormal with
+        `RefLoRA(model, update="stiefel")`, and which takes no other start.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
         triplets out of W and trains them (Meng et al. 2024, arXiv 2404.02948): B is not zero then.
     dropout: of the adapter's input, in training.
@@ -91,7 +94,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
-        STARTS[start]().needs_full_rank,
+        first.needs_full_rank or LAYERS[layer].needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

@@ -15,15 +15,17 @@ that. The file holds [A; A_off; A_early] then, and likewise of B.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight, autocast_dtype
+from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
+from reflora_cli.adapters.layer import AdapterLayer, flat
 from reflora_cli.factors.pair import FactorPair, Role
 
 FILE_A, FILE_B = "lora_A.weight", "lora_B.weight"
@@ -84,6 +86,11 @@ class LowRankLayer(AdapterLayer):
         device, layout = self.frozen.weight.device, torch.contiguous_format
         return values.detach().to(device, torch.float32, copy=True, memory_format=layout)
 
+    def default_pair(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return A and B where they begin unless another start is chosen: A uniform, B at zero. draw: on the CPU."""
+        A = uniform(self.rank, self.frozen.in_features, draw)
+        return A, torch.zeros(self.frozen.out_features, self.rank)
+
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""
         self.A, self.B = self.factor(A), self.factor(B)
@@ -121,9 +128,9 @@ class LowRankLayer(AdapterLayer):
 
     def tensors(self) -> dict[str, Tensor]:
         rows = [own for own in (self.A, self.offset_A, self.early_A) if own is not None]
-        columns = [own for own in (self.B, self.offset_B, self.early_B) if own is not None]
+        columns = [own for own in (self.left(), self.offset_B, self.early_B) if own is not None]
         if len(rows) == 1:
-            return {FILE_A: self.A, FILE_B: self.B}
+            return {FILE_A: self.A, FILE_B: columns[0]}
         return {FILE_A: torch.cat(rows), FILE_B: torch.cat(columns, dim=1)}
 
     @property
@@ -145,13 +152,34 @@ class LowRankLayer(AdapterLayer):
     def roles(self) -> dict[str, Role]:
         return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
 
+    def left(self) -> Tensor:
+        """Return what stands to the left of A in the update, [out, r], float32: B, or a product with B."""
+        return self.B
+
     def low_rank(self, x: Tensor) -> Tensor:
         """Return s B A x [..., out] for x [..., in]."""
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
+        return F.linear(F.linear(x, self.A.to(x.dtype)), self.left().to(x.dtype)) * self.scale
+
+    def added(self, x: Tensor) -> Tensor:
+        """Return W x + b + s B A drop(x) [..., out] for x [..., in]."""
+        if torch.compiler.is_compiling():
+            plain: Tensor = self.frozen(x)
+            return plain + self.low_rank(self.dropout(x))
+        rows = flat(x.to(autocast_dtype(x)))
+        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
+        apply: Callable[..., Tensor] = LoRAFunction.apply
+        y = apply(rows, dropped, self.A, self.left(), ScaledSum(self.scale, self.frozen))
+        return y.view(*x.shape[:-1], -1)
 
     def dense_sum(self) -> Tensor:
         """Return W + s B A [out, in] with the frozen W, float32 and detached."""
-        return torch.addmm(self.frozen.dense(), self.B.detach(), self.A.detach(), alpha=self.scale)
+        return torch.addmm(self.frozen.dense(), self.left().detach(), self.A.detach(), alpha=self.scale)
+
+
+def uniform(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """Return A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
+    bound = 1 / math.sqrt(in_features)
+    return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
 
 
 def exact_product(A: Tensor, B: Tensor, scale: float) -> Tensor:

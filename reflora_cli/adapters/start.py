@@ -1,4 +1,5 @@
-"""How factors start. The adapted model equals its base at step 0, whatever start is chosen.
+"""How factors start. The adapted model equals its base at step 0, whatever start is chosen, unless its layer says that
+it begins otherwise.
 
 Most starts leave B at zero, or B A at least. Others take the part s B A out of the frozen weight, which the layer
 remembers as its offset; on a quantized base those that correct its error come closer to the weight that was quantized
@@ -9,7 +10,6 @@ the same module starts the same whatever else is adapted, in whatever order, on 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -97,7 +97,9 @@ def first_factors(
         case NoraStart(sigma=sigma):
             A = sketched_rows(layer.frozen.dense(), rank, layer.scale, sigma, draw)
         case DefaultStart() | EvaStart() | LoftQStart() | LQLoRAStart():
-            A = uniform(rank, in_features, draw) if found is None else found
+            if found is None:
+                return layer.default_pair(draw)
+            A = found
     return A, torch.zeros(out_features, A.shape[0])
 
 
@@ -129,12 +131,6 @@ def refuse_floats(layers: Mapping[str, LowRankLayer], choice: StartChoice) -> No
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
     """Return the layers that have a pair to start, by module name."""
     return {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
-
-
-def uniform(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
-    """Return A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
-    bound = 1 / math.sqrt(in_features)
-    return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
 
 
 def gaussian(rank: int, in_features: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer,
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_factors, check_start
+from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_factors, check_layer, check_start
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
@@ -101,6 +101,7 @@ class Method(BaseModel):
             )
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
+        check_layer(self.update, str(self.layer), self.layer.has_pairs, self.layer.has_frames)
         if self.after is not None and self.start.sees_data:
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
@@ -112,15 +113,16 @@ class Method(BaseModel):
 
     @property
     def needs_full_rank(self) -> bool:
-        """Whether the update rule or the start is defined only for factors of full rank: r of at most min(out, in)."""
-        return self.update.needs_full_rank or (self.after is None and self.start.needs_full_rank)
+        """Whether layer, update rule or start are defined only for factors of full rank: r of at most min(out, in)."""
+        needed = self.layer.needs_full_rank or self.update.needs_full_rank
+        return needed or (self.after is None and self.start.needs_full_rank)
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where pairs have it."""
+        """The label, with the rank where there are adapters, and alpha where their update is scaled by it."""
         if self.layer.in_place:
             return self.label
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
+        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.is_scaled else "")
 
     @property
     def label(self) -> str:

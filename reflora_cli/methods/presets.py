@@ -64,6 +64,8 @@ PRESETS: dict[str, Preset] = {
     # One factor at a time.
     "altlora": Preset({"update": "altlora"}, "Yu et al. 2025, arXiv 2505.12455"),
     "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
+    # Orthonormal frames of inputs and outputs with a matrix between them.
+    "stella": Preset({"layer": "stella", "update": "stiefel"}, "Li et al. 2025, arXiv 2510.01938"),
 }
 PLAIN = "lora"
 """The preset that fills in nothing."""

@@ -57,7 +57,7 @@ class UpdateRecord(Choice):
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
     cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
-    `lr_ratio` does; both together are warned of.
+    `lr_ratio` does; both together are warned of. of_frames: whether it acts on frames, and not on pairs.
     """
 
     acts: ClassVar[str] = ""
@@ -67,6 +67,7 @@ class UpdateRecord(Choice):
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     corrects_balance: ClassVar[bool] = False
+    of_frames: ClassVar[bool] = False
 
     @property
     def transports_moments(self) -> bool:
@@ -301,6 +302,28 @@ class AltLoRAUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class StiefelUpdate(UpdateRecord):
+    """Steps of orthonormal frames along their manifold: Riemannian gradients before, a retraction after."""
+
+    kind: Literal["stiefel"] = Field("stiefel", description="orthonormal frames stepped along their manifold")
+    retraction: Literal["polar", "exp_map"] = Field(
+        "polar", description="back to the manifold by the nearest frame, or along a geodesic"
+    )
+    width: Annotated[int, Field(ge=1)] | Literal["hidden", "none"] = Field(
+        "hidden",
+        description="frames of another height m step sqrt(width / m) times as far; hidden: the model's hidden size, or "
+        "the commonest height where that is not known; none: all step alike",
+    )
+
+    source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
+    acts: ClassVar[str] = (
+        "StelLA keeps U and V of U S V^T orthonormal while they are trained: the adapter holds V^T as A and U S as B, "
+        "which are used as LoRA's factors"
+    )
+    needs_full_rank: ClassVar[bool] = True
+    of_frames: ClassVar[bool] = True
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
@@ -316,7 +339,8 @@ UpdateChoice = Annotated[
     | LoRAProUpdate
     | PrecLoRAUpdate
     | NormalizedScaledGDUpdate
-    | AltLoRAUpdate,
+    | AltLoRAUpdate
+    | StiefelUpdate,
     Field(discriminator="kind"),
 ]
 UpdateKind = Literal[
@@ -330,6 +354,7 @@ UpdateKind = Literal[
     "preclora",
     "normalized-scaled-gd",
     "altlora",
+    "stiefel",
 ]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
@@ -352,3 +377,12 @@ def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:
     if start.is_deficient and update.needs_full_rank and update.plain_steps == 0:
         reason = f"start {start} makes factors of less than full rank, and update {update} acts at once and needs it"
         raise refusal("start", reason, "set method.start=default, or another update rule", also="update")
+
+
+def check_layer(update: UpdateChoice, layer: str, has_pairs: bool, has_frames: bool) -> None:
+    """Raises a refusal for a rule that acts on what the layer of this name does not train."""
+    if update.is_plain or (has_frames if update.of_frames else has_pairs):
+        return
+    what, trained = ("orthonormal frames", "has") if update.of_frames else ("pairs A, B", "trains")
+    reason = f"update {update} is for {what}, and layer {layer} {trained} none"
+    raise refusal("update", reason, "set method.update=plain, or name the preset of this layer", also="layer")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, assert_never
 
+from torch import nn
+
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
@@ -19,6 +21,7 @@ from reflora_cli.methods.updates import (
     RefLoRASUpdate,
     RefLoRAUpdate,
     ScaledGDUpdate,
+    StiefelUpdate,
     UpdateChoice,
 )
 from reflora_cli.optim.altlora import AltLoRAMember, BothMoments, FirstMoment
@@ -38,6 +41,7 @@ from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.roles import Roles
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
+from reflora_cli.optim.stiefel import StiefelRule, by_geodesic, by_polar, commonest_height
 
 __all__ = ["Rates", "build_optimizer"]
 
@@ -58,7 +62,7 @@ def build_optimizer(
         members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
-    return Partition(members, build_rule(method.update, roles.pairs))
+    return Partition(members, rule_for(method.update, roles, rates.hidden_size))
 
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
@@ -86,6 +90,25 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
             raise ValueError(f"update {update} acts around another optimizer's step")
 
 
+def rule_for(update: UpdateChoice, roles: Roles, hidden_size: int | None = None) -> UpdateRule:
+    """Return the update rule for a model's pairs or frames. hidden_size: the width of its hidden states, if known."""
+    if isinstance(update, StiefelUpdate):
+        return stiefel_rule(update, [*roles.frames.values()], hidden_size)
+    return build_rule(update, roles.pairs)
+
+
+def stiefel_rule(update: StiefelUpdate, frames: Sequence[nn.Parameter], hidden_size: int | None) -> StiefelRule:
+    """Return the rule of orthonormal frames."""
+    retract = by_polar if update.retraction == "polar" else by_geodesic
+    match update.width:
+        case "hidden":
+            return StiefelRule(frames, hidden_size or commonest_height(frames), retract)
+        case "none":
+            return StiefelRule(frames, None, retract)
+        case width:
+            return StiefelRule(frames, width, retract)
+
+
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     """Return the update rule for these pairs."""
     rule: UpdateRule = PlainRule()
@@ -107,6 +130,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             rule = PrecLoRARule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
         case NormalizedScaledGDUpdate():
             rule = NormalizedScaledGDRule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
+        case StiefelUpdate():
+            raise ValueError("this rule acts on frames, not on pairs")
         case never:
             assert_never(never)
     return rule

@@ -37,7 +37,7 @@ from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
-from tests.models import ADAPTERS, HEADS, batch, injected, make, quantized
+from tests.models import ADAPTERS, HEADS, acts_on, batch, injected, make, quantized
 
 WARMUP = 2
 OTHER_AXES = [
@@ -59,16 +59,23 @@ FURTHER_UPDATES: list[dict[str, Any]] = [
     {"kind": "altlora", "moments": "both"},
 ]
 """Where a field other than the numbers above makes another rule."""
+FURTHER_FRAMES: list[dict[str, Any]] = [
+    {"layer": {"kind": "stella", "diagonal": True, "s_initial": 0.0}},
+    {"update": {"kind": "stiefel", "retraction": "exp_map", "width": "none"}},
+]
+"""Where the fields of a layer or a rule of frames make another one."""
 
 
-def is_covered(layer: str, update: str, start: str) -> bool:
+def is_covered(layer: str, update: str, start: str, scaling: Scaling) -> bool:
     """Whether a combination is in the table: all of update and start on LoRA's layer, and on every other layer each
     update and each start by itself.
     """
     if STARTS[start].is_deficient and UPDATES[update].needs_full_rank and UPDATES[update].is_optimizer:
         return False
+    if not acts_on(update, layer) or (scaling is not Scaling.STANDARD and not LAYERS[layer].is_scaled):
+        return False
     if not LAYERS[layer].has_pairs:
-        return (update, start) == ("plain", "default")
+        return start == "default"
     return layer == "lora" or update == "plain" or start == "default"
 
 
@@ -86,24 +93,30 @@ METHODS = (
             refactor=Refactor(warmup_steps=WARMUP, interval=interval),
         )
         for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
-        if is_covered(layer, update, start)
+        if is_covered(layer, update, start, scaling)
     ]
     + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
     + [Method(name="lora", rank=3, alpha=6.0, update=update) for update in FURTHER_UPDATES]
+    + [Method(name="stella", rank=3, alpha=6.0, scaling="rslora", **choices) for choices in FURTHER_FRAMES]
 )
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
-SLOWER = dict.fromkeys(["scaled-gd", "preclora"], Rates(0.005, None, 0.01, Optimizer.SGD, 0.9))
-"""Steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+SLOWER = {
+    **dict.fromkeys(["scaled-gd", "preclora"], Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)),
+    "stella": Rates(0.01, None, 0.01, Optimizer.SGD, 0.9),
+}
+"""By update or layer. Steps of the first two are long right after B = 0: at 0.05 the loss rises after a warm-up of two
+steps, and falls after ten. With stella all three factors are large from the first step on, and at 0.05 they leave."""
 DESCENT = Rates(0.03, 3e-3, 0.01)
 """For optimizers of pairs whose steps are those of gradient descent on the weight, with AdamW for the head."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, DESCENT if method.update.is_optimizer > method.update.steps_like_adamw else ADAMW)
        for method in METHODS),
-     *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
-       if (method.layer.kind, method.start.kind) == ("lora", "default") and not method.update.is_optimizer)],
+     *((method, SLOWER.get(method.update.kind, SLOWER.get(method.layer.kind, SGD))) for method in METHODS
+       if (method.layer.kind, method.start.kind) in (("lora", "default"), ("stella", "default"))
+       and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
 )  # fmt: skip
 """What an optimizer has a part in."""
@@ -143,16 +156,21 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 
 
 @every_method
-def test_adapted_model_starts_as_its_base(method: Method) -> None:
+def test_adapted_model_starts_as_its_base_unless_its_layer_says_otherwise(method: Method) -> None:
     training = Training(method)
+    own, base = logits_of(training.model), logits_of(training.base)
     close = 0.05 if method.start.corrects_quantization else 1e-5  # a rounding of int8, which it moves away from
-    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=close, rtol=1e-5)
+    if method.layer.begins_as_base:
+        torch.testing.assert_close(own, base, atol=close, rtol=1e-5)
+    else:
+        assert (own - base).abs().max() > 1e-2
 
 
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}}.get(method.layer.kind, set())
+    named = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}, "stella": {"A", "B", "S"}}
+    kinds = named.get(method.layer.kind, set())
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
     expected |= {name for name, _ in training.base.named_parameters() if name.endswith(ending)}

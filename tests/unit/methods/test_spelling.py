@@ -44,7 +44,8 @@ def test_all_spellings_are_one_method(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", UPDATES)
 def test_what_refactor_says_goes_to_the_fields_that_a_rule_has(kind: str) -> None:
     refactor = {"warmup_steps": 7, "interval": 5, "damping": 0.25}
-    own = method(update=kind, refactor=refactor).update.model_dump(include={*refactor})
+    layer = "stella" if UPDATES[kind].of_frames else "lora"
+    own = method(layer=layer, update=kind, refactor=refactor).update.model_dump(include={*refactor})
     assert own == {key: value for key, value in refactor.items() if key in UPDATES[kind].model_fields}
 
 

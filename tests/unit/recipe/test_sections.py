@@ -154,7 +154,10 @@ def test_gradient_descent_goes_with_every_update(method: str) -> None:
 @pytest.mark.parametrize("kind", UPDATES)
 def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
     if not UPDATES[kind]().transports_moments:
-        assert recipe(method={"update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
+        layer = "stella" if UPDATES[kind].of_frames else "lora"
+        assert (
+            recipe(method={"layer": layer, "update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
+        )
         return
     with pytest.raises(ValidationError, match=f"{kind} carries AdamW's moments over .* and {optimizer} keeps them"):
         recipe(method={"update": kind}, train={"optimizer": optimizer})
