@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.quantized import quantize
 from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS
@@ -37,6 +38,17 @@ def make(name: str, seed: int = 0) -> PreTrainedModel:
     """The model with weights large enough that adapters and attention matter."""
     torch.manual_seed(seed)
     return widened(classifier(MODELS[name], vocab_size=VOCABULARY, num_labels=3), 0.3)
+
+
+def quantized(model: PreTrainedModel, kind: str = "int8") -> PreTrainedModel:
+    """The model with the linear layers of its body quantized, in place, which know what they were."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and name.startswith(f"{model.base_model_prefix}."):
+            W = module.weight.detach()
+            own = quantize(W, module.bias, kind, double=True, dtype=torch.float32, layout=nn.Linear)
+            own.read_original = W.clone
+            model.set_submodule(name, own)
+    return model
 
 
 def batch(seed: int = 0, rows: int = 6, length: int = 9) -> tuple[dict[str, Tensor], Tensor]:

@@ -38,6 +38,8 @@ class LowRank:
             value = str(getattr(self, key))
             check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
+        multiple = self.start.rank_multiple
+        check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
         check_argument(len(self.targets) > 0, "targets", self.targets, "names of modules, or all-linear")

@@ -7,6 +7,10 @@ Some starts take a low-rank part out of W and train it (PiSSA): the frozen weigh
 the checkpoint's and the offset is what was taken out, with its sign. In the adapter's file the offset stands behind the
 factors, as [A; A_off] and [B, B_off]: a pair of rank r + q with the same s on the checkpoint's own weight, which any
 reader of LoRA computes with.
+
+Of a quantized W, a part may also be taken out before W is quantized (LoftQ): the frozen weight is then
+Q(W_0 + s B_early A_early) with the W_0 of the checkpoint's files, and what is moved later, if anything, is added to
+that. The file holds [A; A_off; A_early] then, and likewise of B.
 """
 
 from __future__ import annotations
@@ -23,25 +27,31 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role
 
 FILE_A, FILE_B = "lora_A.weight", "lora_B.weight"
+EARLY_A, EARLY_B = "early_A", "early_B"
+MOVES = ("offset_A", "offset_B", EARLY_A, EARLY_B)
+"""What a layer's base was moved by, in the order of the file."""
 
 
 class LowRankLayer(AdapterLayer):
     """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input.
 
     offset_A [q, in], offset_B [out, q], float32: how far the frozen weight is from the checkpoint's; None if equal.
+    early_A [q, in], early_B [out, q]: the same, but added before the checkpoint's weight was quantized.
     """
 
     peft_type: ClassVar[str] = "LORA"
     offset_A: Tensor | None
     offset_B: Tensor | None
+    early_A: Tensor | None
+    early_B: Tensor | None
 
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__(frozen)
         self.A, self.B = (self.factor(own) for own in pair)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("offset_A", None, persistent=False)
-        self.register_buffer("offset_B", None, persistent=False)
+        for name in MOVES:
+            self.register_buffer(name, None, persistent=False)
 
     @classmethod
     def restored(
@@ -49,11 +59,14 @@ class LowRankLayer(AdapterLayer):
     ) -> Self:
         """Return the layer that has written these tensors, whose shapes fit; the base is moved as it was then.
 
-        frozen: the checkpoint's weight. offset_rank: q of the r + q rows of A that are the offset.
+        frozen: the checkpoint's weight. offset_rank: q of the r + q rows of A that are the offset; what was
+        moved early stands by itself in `tensors`, under EARLY_A and EARLY_B.
         """
         A, B = tensors[FILE_A], tensors[FILE_B]
         rank = A.shape[0] - offset_rank
         layer = cls(frozen, (A[:rank], B[:, :rank].contiguous()), scale, dropout)
+        if EARLY_A in tensors:
+            layer.move_early(tensors[EARLY_A], tensors[EARLY_B])
         if offset_rank:
             layer.move(A[rank:], B[:, rank:].contiguous())
         return layer
@@ -84,18 +97,34 @@ class LowRankLayer(AdapterLayer):
         self.offset_B = B if self.offset_B is None else torch.cat([self.offset_B, B], dim=1)
         self.follow_base()
 
+    @torch.no_grad()
+    def move_early(self, A: Tensor, B: Tensor) -> None:
+        """Replace the frozen weight by that of W_0 + s B A, with the W_0 from which it was quantized. A: [q, in],
+        B: [out, q].
+
+        The layer must not have been moved before. Raises InputError if the checkpoint does not hold W_0.
+        """
+        assert self.offset_A is None
+        assert self.early_A is None
+        self.early_A, self.early_B = self.copied(A), self.copied(B)
+        self.frozen = self.frozen.moved_original(exact_product(self.early_A, self.early_B, self.scale))
+        self.follow_base()
+
     def follow_base(self) -> None:
         """Renew what was computed from the frozen weight, which has just been moved."""
 
+    def follow_start(self) -> None:
+        """Let what trains beside the pair begin at W + s B A, which has just been made another than the base's."""
+
     def constants(self) -> dict[str, Tensor]:
-        if self.offset_A is None or self.offset_B is None:
-            return {}
-        return {"offset_A": self.offset_A, "offset_B": self.offset_B}
+        return {name: own for name, own in self.named_buffers(recurse=False) if name in MOVES}
 
     def tensors(self) -> dict[str, Tensor]:
-        if self.offset_A is None or self.offset_B is None:
+        rows = [own for own in (self.A, self.offset_A, self.early_A) if own is not None]
+        columns = [own for own in (self.B, self.offset_B, self.early_B) if own is not None]
+        if len(rows) == 1:
             return {FILE_A: self.A, FILE_B: self.B}
-        return {FILE_A: torch.cat([self.A, self.offset_A]), FILE_B: torch.cat([self.B, self.offset_B], dim=1)}
+        return {FILE_A: torch.cat(rows), FILE_B: torch.cat(columns, dim=1)}
 
     @property
     def rank(self) -> int:
@@ -103,7 +132,12 @@ class LowRankLayer(AdapterLayer):
 
     @property
     def offset_rank(self) -> int:
-        return 0 if self.offset_A is None else self.offset_A.shape[0]
+        """The ranks of the file that are no factors: both kinds of moves."""
+        return self.early_rank + (0 if self.offset_A is None else self.offset_A.shape[0])
+
+    @property
+    def early_rank(self) -> int:
+        return 0 if self.early_A is None else self.early_A.shape[0]
 
     def pairs(self, name: str) -> list[FactorPair]:
         return [FactorPair(name, self.A, self.B, self.scale)]

@@ -1,8 +1,9 @@
 """How factors start. The adapted model equals its base at step 0, whatever start is chosen.
 
-Most starts leave B at zero. Others take the part s B A out of the frozen weight, which the layer remembers as its
-offset. Every module draws from a generator of its own, seeded by the run's seed and the module's name: the same module
-starts the same whatever else is adapted, in whatever order, on whatever device.
+Most starts leave B at zero, or B A at least. Others take the part s B A out of the frozen weight, which the layer
+remembers as its offset; on a quantized base those that correct its error come closer to the weight that was quantized
+than the base is. Every module draws from a generator of its own, seeded by the run's seed and the module's name:
+the same module starts the same whatever else is adapted, in whatever order, on whatever device.
 """
 
 from __future__ import annotations
@@ -16,10 +17,27 @@ from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import explained
+from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.milora import minor_pair
+from reflora_cli.adapters.olora import leading_pair
+from reflora_cli.adapters.orthogonal import orthogonal_pair
 from reflora_cli.adapters.pissa import principal_pair
+from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.sight import NOTHING, Sight
-from reflora_cli.methods.starts import DefaultStart, EvaStart, GaussianStart, PissaStart, StartChoice
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.starts import (
+    DefaultStart,
+    EvaStart,
+    GaussianStart,
+    LoftQStart,
+    LQLoRAStart,
+    MiLoRAStart,
+    OLoRAStart,
+    OrthogonalStart,
+    PissaStart,
+    StartChoice,
+)
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -43,12 +61,18 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
     for `remove_empty`.
     """
     layers = low_rank_layers(adapted)
+    if choice.corrects_quantization:
+        refuse_floats(layers, choice)
     bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
     for done, (name, layer) in enumerate(layers.items(), start=1):
-        A, B = first_factors(layer, choice, generator_for(seed, name), bases.get(name))
-        if choice.moves_base:
-            layer.move(A, -B)
-        layer.begin(A, B)
+        draw = generator_for(seed, name)
+        if isinstance(choice, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
+            correct_quantization(layer, layer.frozen, choice, draw)
+        else:
+            A, B = first_factors(layer, choice, draw, bases.get(name))
+            if choice.moves_base and not choice.corrects_quantization:
+                layer.move(A, -B)
+            layer.begin(A, B)
         tell(done, len(layers))
 
 
@@ -60,11 +84,42 @@ def first_factors(
     match choice:
         case PissaStart(iterations=iterations):
             return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
+        case MiLoRAStart():
+            return minor_pair(layer.frozen.dense(), rank, layer.scale)
+        case OLoRAStart():
+            return leading_pair(layer.frozen.dense(), rank)
+        case OrthogonalStart():
+            return orthogonal_pair(rank, in_features, out_features, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
-        case DefaultStart() | EvaStart():
+        case DefaultStart() | EvaStart() | LoftQStart() | LQLoRAStart():
             A = uniform(rank, in_features, draw) if found is None else found
     return A, torch.zeros(out_features, A.shape[0])
+
+
+def correct_quantization(
+    layer: LowRankLayer, frozen: QuantizedWeight, choice: LoftQStart | LQLoRAStart, draw: torch.Generator
+) -> None:
+    """Start one layer so that codes and pair come close to the weight that was quantized. Raises InputError if the
+    checkpoint does not hold that.
+    """
+    approximate = Approximation(layer.rank, layer.scale, choice.iterations, draw)
+    match choice:
+        case LoftQStart():
+            pair, taken = loftq_split(frozen, approximate, choice.rounds)
+        case LQLoRAStart():
+            pair, taken = lq_lora_split(frozen, approximate, choice.rounds)
+    if taken is not None:
+        layer.move_early(taken.A, -taken.B)
+    layer.begin(pair.A, pair.B)
+    layer.follow_start()
+
+
+def refuse_floats(layers: Mapping[str, LowRankLayer], choice: StartChoice) -> None:
+    """Raises InputError for a start that corrects a quantization where no adapted module is quantized."""
+    if not any(isinstance(layer.frozen, QuantizedWeight) for layer in layers.values()):
+        what = f"start {choice} corrects the error of quantized weights, and no adapted module has one"
+        raise InputError(Problem(what, "start", str(choice), remedy="quantize the base, or choose another start"))
 
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
@@ -91,8 +146,11 @@ def take_up(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
     for name, layer in low_rank_layers(adapted).items():
         if pair := fitting_pair(layer, tensors.get(f"{name}.A"), tensors.get(f"{name}.B")):
             layer.begin(*pair)
+        early = fitting_pair(layer, tensors.get(f"{name}.early_A"), tensors.get(f"{name}.early_B"))
+        if early and not layer.early_rank:
+            layer.move_early(*early)
         if offset := fitting_pair(layer, tensors.get(f"{name}.offset_A"), tensors.get(f"{name}.offset_B")):
-            known = layer.offset_rank  # an adapter from which the run began has brought its own
+            known = layer.offset_rank - layer.early_rank  # an adapter from which the run began has brought its own
             if offset[0].shape[0] > known:
                 layer.move(offset[0][known:], offset[1][:, known:])
 

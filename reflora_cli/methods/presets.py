@@ -45,6 +45,16 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # The weakest part of W is trained, and the rest of it is frozen.
+    "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
+    # B has orthonormal columns, and s B A is taken out of W.
+    "olora": Preset({"start": "olora"}, "Buyukakyuz 2024, arXiv 2406.01775"),
+    # Neither A nor B is zero, and B A is. There is no paper.
+    "orthogonal": Preset({"start": "orthogonal"}, "datta0.github.io/posts/rethink-lora-init, 2024"),
+    # The pair makes up for the error of a quantized base.
+    "loftq": Preset({"start": "loftq"}, "Li et al. 2023, arXiv 2310.08659"),
+    # The same, with the pair first, and as long as the error falls.
+    "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -8,6 +8,14 @@ from pydantic import Field
 
 from reflora_cli.methods.choice import Choice, by_kind
 
+Iterations = Annotated[
+    Annotated[int, Field(ge=0, le=1000)] | None,
+    Field(
+        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
+        "the exact one"
+    ),
+]
+
 
 class StartRecord(Choice):
     """What the rest of the program asks of a start instead of its name.
@@ -15,7 +23,9 @@ class StartRecord(Choice):
     moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
     B A is not zero at the start. sees_data: whether it looks at training rows. needs_full_rank: whether it makes
     factors of full rank only, r of at most min(out, in). chooses_ranks: whether modules get ranks of their own; those
-    of rank 0 have no adapter.
+    of rank 0 have no adapter. rank_multiple: what the rank must be a multiple of. is_deficient: whether the factors
+    begin with less than full rank. corrects_quantization: whether it makes up for the error of a quantized base;
+    modules that are not quantized then start as by default.
     """
 
     moves_base: ClassVar[bool] = False
@@ -23,6 +33,9 @@ class StartRecord(Choice):
     sees_data: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     chooses_ranks: ClassVar[bool] = False
+    rank_multiple: ClassVar[int] = 1
+    is_deficient: ClassVar[bool] = False
+    corrects_quantization: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -41,11 +54,7 @@ class PissaStart(StartRecord):
     """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
 
     kind: Literal["pissa"] = Field("pissa", description="s B A the r largest singular triplets of W, taken out of it")
-    iterations: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None,
-        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
-        "the exact one",
-    )
+    iterations: Iterations = None
 
     source: ClassVar[str] = "Meng et al. 2024, PiSSA, arXiv 2404.02948"
     moves_base: ClassVar[bool] = True
@@ -67,6 +76,77 @@ class EvaStart(StartRecord):
     chooses_ranks: ClassVar[bool] = True
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian", "pissa", "eva"]
+class MiLoRAStart(StartRecord):
+    """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
+
+    kind: Literal["milora"] = Field(
+        "milora", description="s B A the r smallest singular triplets of W, taken out of it"
+    )
+
+    source: ClassVar[str] = "Wang et al. 2024, MiLoRA, arXiv 2406.09044"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class OLoRAStart(StartRecord):
+    """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
+
+    kind: Literal["olora"] = Field("olora", description="B, A of Q, R in W = Q R; s B A is taken out of W")
+
+    source: ClassVar[str] = "Buyukakyuz 2024, OLoRA, arXiv 2406.01775"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class OrthogonalStart(StartRecord):
+    """A and B random with B A = 0 and neither of them zero, as PEFT's `orthogonal`."""
+
+    kind: Literal["orthogonal"] = Field("orthogonal", description="A, B random, neither of them zero, B A = 0")
+
+    source: ClassVar[str] = "datta0.github.io/posts/rethink-lora-init, 2024, orthogonal start in PEFT"
+    rank_multiple: ClassVar[int] = 2
+    is_deficient: ClassVar[bool] = True
+
+
+class LoftQStart(StartRecord):
+    """s B A the best approximation of W less its codes, and codes those of W less s B A, in turn."""
+
+    kind: Literal["loftq"] = Field("loftq", description="s B A makes up for the error of quantizing W, in turn")
+    rounds: int = Field(5, ge=1, le=1000, description="T; 1: the codes of the base stay as they are")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Li et al. 2023, LoftQ, arXiv 2310.08659"
+    moves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_quantization: ClassVar[bool] = True
+
+
+class LQLoRAStart(StartRecord):
+    """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
+
+    kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
+    rounds: int = Field(100, ge=1, le=1000, description="at most so many; fewer if the error stops falling")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Guo et al. 2023, LQ-LoRA, arXiv 2311.12023"
+    moves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_quantization: ClassVar[bool] = True
+
+
+StartChoice = Annotated[
+    DefaultStart
+    | GaussianStart
+    | PissaStart
+    | EvaStart
+    | MiLoRAStart
+    | OLoRAStart
+    | OrthogonalStart
+    | LoftQStart
+    | LQLoRAStart,
+    Field(discriminator="kind"),
+]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

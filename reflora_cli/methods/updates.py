@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflora_cli.methods.choice import Choice, by_kind, refusal
+from reflora_cli.methods.starts import StartRecord
 
 AUTO_DAMPING = 1e-3
 """The value of `auto` in every precision. Damping removes noise of the gradients, which S^-1
@@ -254,3 +255,13 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
+
+
+def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:
+    """Raises a refusal for factors that the start cannot make at this rank, or the rule cannot step."""
+    if rank % start.rank_multiple:
+        reason = f"start {start} needs a rank that is a multiple of {start.rank_multiple}, and rank is {rank}"
+        raise refusal("rank", reason, "set method.rank to one", also="start")
+    if start.is_deficient and update.needs_full_rank and update.plain_steps == 0:
+        reason = f"start {start} makes factors of less than full rank, and update {update} acts at once and needs it"
+        raise refusal("start", reason, "set method.start=default, or another update rule", also="update")

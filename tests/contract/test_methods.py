@@ -32,11 +32,12 @@ from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
+from reflora_cli.methods.starts import STARTS
 from reflora_cli.methods.updates import UPDATES, Refactor
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
-from tests.models import ADAPTERS, HEADS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, batch, injected, make, quantized
 
 WARMUP = 2
 OTHER_AXES = [
@@ -44,6 +45,11 @@ OTHER_AXES = [
     ("gaussian", Scaling.RSLORA, 4.0, 3),
     ("pissa", Scaling.STANDARD, 1.0, 1),
     ("eva", Scaling.STANDARD, 1.0, 1),
+    ("milora", Scaling.STANDARD, 1.0, 1),
+    ("olora", Scaling.STANDARD, 1.0, 1),
+    ("orthogonal", Scaling.STANDARD, 1.0, 1),
+    ("loftq", Scaling.STANDARD, 1.0, 1),
+    ("lq-lora", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 FURTHER_UPDATES: list[dict[str, Any]] = [
@@ -51,11 +57,17 @@ FURTHER_UPDATES: list[dict[str, Any]] = [
     {"kind": "lora-pro", "moments": "dense"},
 ]
 """Where a field other than the numbers above makes another rule."""
+
+
+def has_warmup(update: str) -> bool:
+    return "warmup_steps" in UPDATES[update].model_fields
+
+
 METHODS = (
     [
         Method(
             name="lora",
-            rank=3,
+            rank=3 * STARTS[start].rank_multiple,
             alpha=6.0,
             layer=layer,
             start=start,
@@ -65,7 +77,8 @@ METHODS = (
             refactor=Refactor(warmup_steps=WARMUP, interval=interval),
         )
         for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
-        if LAYERS[layer].has_pairs or (update, start) == ("plain", "default")
+        if (LAYERS[layer].has_pairs or (update, start) == ("plain", "default"))
+        and not (STARTS[start].is_deficient and UPDATES[update].needs_full_rank and not has_warmup(update))
     ]
     + [Method(name="lora", layer=layer) for layer in LAYERS if layer not in ADAPTERS]
     + [Method(name="lora", rank=3, alpha=6.0, update=update) for update in FURTHER_UPDATES]
@@ -90,7 +103,8 @@ class Training:
 
     def __init__(self, method: Method, architecture: str = "bert", rates: Rates = ADAMW) -> None:
         self.head = HEADS[architecture]
-        self.base = make(architecture)
+        base = make(architecture)
+        self.base = quantized(base) if method.start.corrects_quantization else base
         self.model = copy.deepcopy(self.base)
         self.adapted: Adapted = injected(self.model, method, self.head, self.head, seed=1)
         self.optimizer = optimizer_for(method, self.adapted, rates)
@@ -120,7 +134,8 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 @every_method
 def test_adapted_model_starts_as_its_base(method: Method) -> None:
     training = Training(method)
-    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=1e-5, rtol=1e-5)
+    close = 0.05 if method.start.corrects_quantization else 1e-5  # a rounding of int8, which it moves away from
+    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=close, rtol=1e-5)
 
 
 @every_method

@@ -23,7 +23,7 @@ from reflora_cli.methods.updates import (
 )
 
 RECORDS = [*LAYERS.values(), *STARTS.values(), *UPDATES.values()]
-PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}")
+PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}|rethink-lora-init, 2024")
 
 
 def test_kinds_are_those_of_the_unions() -> None:
