@@ -6,13 +6,16 @@ base's own activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.layer import flat
+from reflora_cli.ground.errors import InputError, Problem
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,59 @@ class Pass:
 @dataclass(frozen=True)
 class Sight:
     """The training rows that a start may look at. passes: passes over them, as many as are asked for. tell: a function
-    that shows the user a line.
+    that shows the user a line. rows: how many rows there are, after which passes repeat them.
     """
 
     passes: Iterable[Pass]
     tell: Callable[[str], None]
+    rows: float = math.inf
 
 
 NOTHING = Sight((), lambda _: None)
 """The sight where there are no rows: starts that need some refuse it."""
+
+
+def first_passes(sight: Sight, kind: str, most: int) -> Iterator[Pass]:
+    """Yield passes over the first `most` rows, no row twice, and tell how far that is; kind: the start's.
+
+    The last pass may go a few rows further. Raises InputError if there are no rows.
+    """
+    rows, enough = 0, min(most, sight.rows)
+    sight.tell(f"before the first step, {kind} looks at {enough:,.0f} training rows")
+    for number, one in enumerate(sight.passes, start=1):
+        yield one
+        rows += one.rows
+        is_over = rows >= enough
+        if is_over or number & (number - 1) == 0:  # after 1, 2, 4, 8 ... passes
+            sight.tell(f"{kind}: {rows:,} rows")
+        if is_over:
+            return
+    raise nothing_to_see(kind)
+
+
+def nothing_to_see(kind: str) -> InputError:
+    """Return the error of a start that finds no training rows. kind: the start's."""
+    return InputError(Problem("this start looks at training rows, and there are none", "start", kind))
+
+
+@final
+class Sharing:
+    """Which layers are given one input: of those that are called one after the other with one tensor, the first leads.
+
+    leader: that layer, by the name of each layer that was called.
+    """
+
+    def __init__(self) -> None:
+        self.leader: dict[str, str] = {}
+        self._last: tuple[Tensor, str] | None = None
+
+    def leads(self, name: str, x: Tensor) -> bool:
+        """Return whether the layer that is called with x is the first of those that share its input."""
+        if name not in self.leader:
+            shares = self._last is not None and self._last[0] is x
+            self.leader[name] = self._last[1] if self._last is not None and shares else name
+        self._last = x, self.leader[name]
+        return self.leader[name] == name
 
 
 @torch.no_grad()

@@ -63,23 +63,36 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
     layers = low_rank_layers(adapted)
     if choice.corrects_quantization:
         refuse_floats(layers, choice)
-    bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
+    seen = look(layers, choice, sight)
     for done, (name, layer) in enumerate(layers.items(), start=1):
         draw = generator_for(seed, name)
-        if isinstance(choice, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
-            correct_quantization(layer, layer.frozen, choice, draw)
+        own = choice if name in seen or not choice.sees_data else DefaultStart()
+        if isinstance(own, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
+            correct_quantization(layer, layer.frozen, own, draw)
         else:
-            A, B = first_factors(layer, choice, draw, bases.get(name))
-            if choice.moves_base and not choice.corrects_quantization:
+            A, B = first_factors(layer, own, draw, seen.get(name, torch.empty(0)))
+            if own.moves_base and not own.corrects_quantization:
                 layer.move(A, -B)
             layer.begin(A, B)
         tell(done, len(layers))
 
 
+def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) -> dict[str, Tensor]:
+    """Return what a start that looks at rows has found, by layer: A. A layer that it has not seen starts as by default.
+
+    Raises InputError if there are no training rows.
+    """
+    match choice:
+        case EvaStart():
+            return explained(layers, choice, sight)
+        case _:
+            return {}
+
+
 def first_factors(
-    layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor | None
+    layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return A [r, in] and B [out, r] of one layer at the start, float32. found: A, if a look at rows found it."""
+    """Return A [r, in] and B [out, r] of one layer at the start, float32. found: what `look` has found, if it looks."""
     rank, (out_features, in_features) = layer.rank, (layer.frozen.out_features, layer.frozen.in_features)
     match choice:
         case PissaStart(iterations=iterations):
@@ -92,8 +105,10 @@ def first_factors(
             return orthogonal_pair(rank, in_features, out_features, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
-        case DefaultStart() | EvaStart() | LoftQStart() | LQLoRAStart():
-            A = uniform(rank, in_features, draw) if found is None else found
+        case EvaStart():
+            A = found
+        case DefaultStart() | LoftQStart() | LQLoRAStart():
+            A = uniform(rank, in_features, draw)
     return A, torch.zeros(out_features, A.shape[0])
 
 
