@@ -69,10 +69,11 @@ def injected(
     saved: Sequence[str],
     seed: int = 0,
     left_out: Sequence[str] = (),
+    rows: int = 6,
 ) -> Adapted:
     """The model with its adapters in place and started."""
     adapted = inject(model, method, trainable, saved, left_out)
-    start(adapted, method.start, seed, sight_of(model))
+    start(adapted, method.start, seed, sight_of(model, rows))
     remove_empty(model, adapted)
     return adapted
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.corda import covariances, oriented_pair
 from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
 from reflora_cli.adapters.low_rank import LowRankLayer
@@ -27,6 +28,7 @@ from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.sight import NOTHING, Sight
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.starts import (
+    CorDAStart,
     DefaultStart,
     EvaStart,
     GaussianStart,
@@ -78,13 +80,16 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
 
 
 def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) -> dict[str, Tensor]:
-    """Return what a start that looks at rows has found, by layer: A. A layer that it has not seen starts as by default.
+    """Return what a start that looks at rows has found, by layer: A, or C [in, in]. A layer that it has not seen starts
+    as by default.
 
     Raises InputError if there are no training rows.
     """
     match choice:
         case EvaStart():
             return explained(layers, choice, sight)
+        case CorDAStart():
+            return covariances(layers, choice, sight)
         case _:
             return {}
 
@@ -105,6 +110,8 @@ def first_factors(
             return orthogonal_pair(rank, in_features, out_features, draw)
         case GaussianStart():
             A = gaussian(rank, in_features, draw)
+        case CorDAStart():
+            return oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
         case EvaStart():
             A = found
         case DefaultStart() | LoftQStart() | LQLoRAStart():

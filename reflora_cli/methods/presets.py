@@ -55,6 +55,8 @@ PRESETS: dict[str, Preset] = {
     "loftq": Preset({"start": "loftq"}, "Li et al. 2023, arXiv 2310.08659"),
     # The same, with the pair first, and as long as the error falls.
     "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
+    # What training rows use most of W, or least, is trained.
+    "corda": Preset({"start": "corda"}, "Yang et al. 2024, arXiv 2406.05223"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

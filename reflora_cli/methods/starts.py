@@ -136,6 +136,22 @@ class LQLoRAStart(StartRecord):
     corrects_quantization: ClassVar[bool] = True
 
 
+class CorDAStart(StartRecord):
+    """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
+
+    kind: Literal["corda"] = Field("corda", description="s B A what inputs use most of W, or least, taken out of it")
+    mode: Literal["ipm", "kpm"] = Field(
+        "ipm", description="ipm: what the rows use most is trained; kpm: what they use least, their knowledge preserved"
+    )
+    rows: int = Field(256, ge=1, description="training rows to look at")
+
+    source: ClassVar[str] = "Yang et al. 2024, CorDA, arXiv 2406.05223"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
 StartChoice = Annotated[
     DefaultStart
     | GaussianStart
@@ -145,8 +161,9 @@ StartChoice = Annotated[
     | OLoRAStart
     | OrthogonalStart
     | LoftQStart
-    | LQLoRAStart,
+    | LQLoRAStart
+    | CorDAStart,
     Field(discriminator="kind"),
 ]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora"]
+StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora", "corda"]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

@@ -1,4 +1,4 @@
-"""Starts from the weight alone, through the whole command line: trained, interrupted, scored, merged, exported."""
+"""Starts from the weight, some with rows, through the commands: trained, interrupted, scored, merged, exported."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ RUNS = {
         "method.layer=dora",
         "model.quantization=nf4",
         "method.start.iterations=4",
+    ),
+    "corda": ("method.name=corda", "method.start.rows=16"),
+    "corda, knowledge preserved": (
+        "method.name=corda",
+        "method.start.mode=kpm",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.update=reflora",
     ),
 }
 """Settings by name, which begins with the preset's."""

@@ -50,6 +50,7 @@ OTHER_AXES = [
     ("orthogonal", Scaling.STANDARD, 1.0, 1),
     ("loftq", Scaling.STANDARD, 1.0, 1),
     ("lq-lora", Scaling.STANDARD, 1.0, 1),
+    ("corda", Scaling.STANDARD, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 FURTHER_UPDATES: list[dict[str, Any]] = [
