@@ -1,13 +1,14 @@
 """What a start may see before the first step: training rows on their way through the model.
 
-Starts that look at data read the inputs of the adapted modules there. All adapters are still zero, so these are the
-base's own activations.
+Starts that look at data read the inputs of the adapted modules there, or the gradients of their weights
+(`gradients.py`). All adapters are still zero, so these are the base's own activations and gradients.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import final
 
@@ -18,17 +19,25 @@ from reflora_cli.adapters.layer import flat
 from reflora_cli.ground.errors import InputError, Problem
 
 
+def no_loss() -> AbstractContextManager[Tensor]:
+    """Raises InputError: nobody has said what is learned from the rows."""
+    raise InputError(Problem("this start looks at gradients, and the rows have no loss", "start"))
+
+
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass over some training rows in evaluation mode, without gradients.
+    """A pass over some training rows.
 
-    run: the function that makes the pass. places: bool [n, length], the places of the batch that count: neither
-    padding, nor prompts if only answers are learned. rows: the number of training rows.
+    run: the function that makes it forward only, in evaluation mode and without gradients. places: bool [n, length],
+    the places of the batch that count: neither padding, nor prompts if only answers are learned. rows: the number of
+    training rows. loss: the function that makes it as training does; within the context that it returns, the rows'
+    summed loss, a scalar, may be taken back.
     """
 
     run: Callable[[], object]
     places: Tensor
     rows: int
+    loss: Callable[[], AbstractContextManager[Tensor]] = no_loss
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -72,7 +73,12 @@ def passes(objective: Objective[Any], rows: Rows, sampler: StepSampler, size: in
         alike = sorted(sampler.step_rows(step), key=lambda row: len(rows.training[row].input_ids))
         for chunk in cut(alike, size, lambda row: objective.kind(rows.training[row])):
             arguments = objective.arguments([rows.training[index] for index in chunk])
-            yield Pass(partial(forward, objective, arguments), objective.places(arguments), len(chunk))
+            yield Pass(
+                partial(forward, objective, arguments),
+                objective.places(arguments),
+                len(chunk),
+                partial(learning, objective, arguments, sampler.seed),
+            )
 
 
 def forward(objective: Objective[Any], arguments: Mapping[str, Tensor]) -> None:
@@ -80,3 +86,22 @@ def forward(objective: Objective[Any], arguments: Mapping[str, Tensor]) -> None:
     compute = objective.compute
     with evaluating(objective.base.model), precision(compute.device, compute.dtype):
         objective.loss_module(**arguments)
+
+
+@contextmanager
+def learning(objective: Objective[Any], arguments: Mapping[str, Tensor], seed: int) -> Iterator[Tensor]:
+    """Give the summed loss of a batch as training computes it. Dropout is drawn from the seed, and the generators of
+    the run stay as they are.
+    """
+    compute, model = objective.compute, objective.base.model
+    was_training, device = model.training, compute.device
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            with torch.enable_grad(), precision(device, compute.dtype):
+                loss = objective.loss_module(**arguments)
+            yield loss
+        finally:
+            model.train(was_training)
