@@ -18,7 +18,9 @@ from torch import Tensor
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.corda import covariances, oriented_pair
 from reflora_cli.adapters.eva import explained
+from reflora_cli.adapters.gradients import weight_gradients
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
+from reflora_cli.adapters.lora_ga import gradient_pair
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.olora import leading_pair
@@ -33,6 +35,7 @@ from reflora_cli.methods.starts import (
     EvaStart,
     GaussianStart,
     LoftQStart,
+    LoRAGAStart,
     LQLoRAStart,
     MiLoRAStart,
     OLoRAStart,
@@ -80,8 +83,8 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
 
 
 def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) -> dict[str, Tensor]:
-    """Return what a start that looks at rows has found, by layer: A, or C [in, in]. A layer that it has not seen starts
-    as by default.
+    """Return what a start that looks at rows has found, by layer: A, C [in, in] or G [out, in]. A layer that it has
+    not seen starts as by default.
 
     Raises InputError if there are no training rows.
     """
@@ -90,6 +93,8 @@ def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) 
             return explained(layers, choice, sight)
         case CorDAStart():
             return covariances(layers, choice, sight)
+        case LoRAGAStart():
+            return weight_gradients(layers, choice.kind, choice.rows, sight)
         case _:
             return {}
 
@@ -101,22 +106,24 @@ def first_factors(
     rank, (out_features, in_features) = layer.rank, (layer.frozen.out_features, layer.frozen.in_features)
     match choice:
         case PissaStart(iterations=iterations):
-            return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
+            A, B = principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
         case MiLoRAStart():
-            return minor_pair(layer.frozen.dense(), rank, layer.scale)
+            A, B = minor_pair(layer.frozen.dense(), rank, layer.scale)
         case OLoRAStart():
-            return leading_pair(layer.frozen.dense(), rank)
+            A, B = leading_pair(layer.frozen.dense(), rank)
         case OrthogonalStart():
-            return orthogonal_pair(rank, in_features, out_features, draw)
-        case GaussianStart():
-            A = gaussian(rank, in_features, draw)
+            A, B = orthogonal_pair(rank, in_features, out_features, draw)
         case CorDAStart():
-            return oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
+            A, B = oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
+        case LoRAGAStart():
+            A, B = gradient_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
         case EvaStart():
-            A = found
+            A, B = found, torch.zeros(out_features, found.shape[0])
+        case GaussianStart():
+            A, B = gaussian(rank, in_features, draw), torch.zeros(out_features, rank)
         case DefaultStart() | LoftQStart() | LQLoRAStart():
-            A = uniform(rank, in_features, draw)
-    return A, torch.zeros(out_features, A.shape[0])
+            A, B = uniform(rank, in_features, draw), torch.zeros(out_features, rank)
+    return A, B
 
 
 def correct_quantization(

@@ -57,6 +57,8 @@ PRESETS: dict[str, Preset] = {
     "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
     # What training rows use most of W, or least, is trained.
     "corda": Preset({"start": "corda"}, "Yang et al. 2024, arXiv 2406.05223"),
+    # The first step is nearest to that of W.
+    "lora-ga": Preset({"start": "lora-ga", "scaling": Scaling.RSLORA}, "Wang et al. 2024, arXiv 2407.05000"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

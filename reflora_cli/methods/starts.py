@@ -152,6 +152,21 @@ class CorDAStart(StartRecord):
     needs_full_rank: ClassVar[bool] = True
 
 
+class LoRAGAStart(StartRecord):
+    """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
+
+    kind: Literal["lora-ga"] = Field("lora-ga", description="A, B at singular vectors of W's gradient; s B A taken out")
+    gamma: float = Field(64.0, gt=0, le=1e9, description="A and B have the size out^1/4 / gamma^1/2; smaller: larger")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Wang et al. 2024, LoRA-GA, arXiv 2407.05000"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
 StartChoice = Annotated[
     DefaultStart
     | GaussianStart
@@ -162,8 +177,21 @@ StartChoice = Annotated[
     | OrthogonalStart
     | LoftQStart
     | LQLoRAStart
-    | CorDAStart,
+    | CorDAStart
+    | LoRAGAStart,
     Field(discriminator="kind"),
 ]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora", "corda"]
+StartKind = Literal[
+    "default",
+    "gaussian",
+    "pissa",
+    "eva",
+    "milora",
+    "olora",
+    "orthogonal",
+    "loftq",
+    "lq-lora",
+    "corda",
+    "lora-ga",
+]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

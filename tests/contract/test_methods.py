@@ -51,6 +51,7 @@ OTHER_AXES = [
     ("loftq", Scaling.STANDARD, 1.0, 1),
     ("lq-lora", Scaling.STANDARD, 1.0, 1),
     ("corda", Scaling.STANDARD, 1.0, 1),
+    ("lora-ga", Scaling.RSLORA, 1.0, 1),
 ]
 """start, scaling, lr_ratio, interval: plain numbers in the code, so two values of each are enough."""
 FURTHER_UPDATES: list[dict[str, Any]] = [

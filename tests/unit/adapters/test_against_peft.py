@@ -22,8 +22,10 @@ INITS: dict[str, bool | str] = {"gaussian": "gaussian", "pissa": "pissa"}
 """PEFT's names of the starts that it has."""
 
 
-TAKEN_OUT = ("milora", "olora")
-"""Starts that move the base and that PEFT does not have, or not for transposed weights: its twin has our moved base."""
+TAKEN_OUT = ("milora", "olora", "lora-ga")
+"""Starts that move the base and that PEFT does not have, not for transposed weights, or with other factors: its twin
+has our moved base.
+"""
 
 
 def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> nn.Module:
@@ -55,7 +57,7 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
     ("start", "scaling"),
     [
         *(("default", scaling) for scaling in Scaling),
-        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal")),
+        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal", "lora-ga")),
     ],
 )
 @pytest.mark.parametrize("layer", LORA_LAYERS)
