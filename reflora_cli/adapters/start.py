@@ -1,4 +1,4 @@
-"""How factors start. The adapted model equals its base at step 0, whatever start is chosen.
+"""How factors start. The adapted model equals its base at step 0, unless the start `leaves_base`.
 
 Most starts leave B at zero, or B A at least. Others take the part s B A out of the frozen weight, which the layer
 remembers as its offset; on a quantized base those that correct its error come closer to the weight that was quantized
@@ -21,6 +21,7 @@ from reflora_cli.adapters.eva import explained
 from reflora_cli.adapters.gradients import weight_gradients
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
 from reflora_cli.adapters.lora_ga import gradient_pair
+from reflora_cli.adapters.lora_one import one_step_pair
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.olora import leading_pair
@@ -36,6 +37,7 @@ from reflora_cli.methods.starts import (
     GaussianStart,
     LoftQStart,
     LoRAGAStart,
+    LoRAOneStart,
     LQLoRAStart,
     MiLoRAStart,
     OLoRAStart,
@@ -79,6 +81,8 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
             if own.moves_base and not own.corrects_quantization:
                 layer.move(A, -B)
             layer.begin(A, B)
+        if own.leaves_base:
+            layer.follow_start()
         tell(done, len(layers))
 
 
@@ -93,7 +97,7 @@ def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) 
             return explained(layers, choice, sight)
         case CorDAStart():
             return covariances(layers, choice, sight)
-        case LoRAGAStart():
+        case LoRAGAStart() | LoRAOneStart():
             return weight_gradients(layers, choice.kind, choice.rows, sight)
         case _:
             return {}
@@ -117,6 +121,8 @@ def first_factors(
             A, B = oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
         case LoRAGAStart():
             A, B = gradient_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
+        case LoRAOneStart():
+            A, B = one_step_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
         case EvaStart():
             A, B = found, torch.zeros(out_features, found.shape[0])
         case GaussianStart():

@@ -59,6 +59,11 @@ PRESETS: dict[str, Preset] = {
     "corda": Preset({"start": "corda"}, "Yang et al. 2024, arXiv 2406.05223"),
     # The first step is nearest to that of W.
     "lora-ga": Preset({"start": "lora-ga", "scaling": Scaling.RSLORA}, "Wang et al. 2024, arXiv 2407.05000"),
+    # A first step of W is taken, and inverse Gram matrices follow.
+    "lora-one": Preset(
+        {"start": "lora-one", "update": {"kind": "scaled-gd", "warmup_steps": 0}, "scaling": Scaling.RSLORA},
+        "Zhang, Liu, Chen 2025, arXiv 2502.01235",
+    ),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

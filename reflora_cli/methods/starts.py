@@ -25,7 +25,8 @@ class StartRecord(Choice):
     factors of full rank only, r of at most min(out, in). chooses_ranks: whether modules get ranks of their own; those
     of rank 0 have no adapter. rank_multiple: what the rank must be a multiple of. is_deficient: whether the factors
     begin with less than full rank. corrects_quantization: whether it makes up for the error of a quantized base;
-    modules that are not quantized then start as by default.
+    modules that are not quantized then start as by default. leaves_base: whether the adapted model begins as another
+    than its base, with a step already taken.
     """
 
     moves_base: ClassVar[bool] = False
@@ -36,6 +37,7 @@ class StartRecord(Choice):
     rank_multiple: ClassVar[int] = 1
     is_deficient: ClassVar[bool] = False
     corrects_quantization: ClassVar[bool] = False
+    leaves_base: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -167,6 +169,21 @@ class LoRAGAStart(StartRecord):
     needs_full_rank: ClassVar[bool] = True
 
 
+class LoRAOneStart(StartRecord):
+    """s B A the strongest part of a step of gradient descent on W, which the adapted model begins with."""
+
+    kind: Literal["lora-one"] = Field("lora-one", description="s B A a first step of W against its gradient, of rank r")
+    gamma: float = Field(128.0, gt=0, le=1e9, description="s B A has the largest singular value s / gamma")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Zhang, Liu, Chen 2025, LoRA-One, arXiv 2502.01235"
+    sees_data: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    leaves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
 StartChoice = Annotated[
     DefaultStart
     | GaussianStart
@@ -178,7 +195,8 @@ StartChoice = Annotated[
     | LoftQStart
     | LQLoRAStart
     | CorDAStart
-    | LoRAGAStart,
+    | LoRAGAStart
+    | LoRAOneStart,
     Field(discriminator="kind"),
 ]
 StartKind = Literal[
@@ -193,5 +211,6 @@ StartKind = Literal[
     "lq-lora",
     "corda",
     "lora-ga",
+    "lora-one",
 ]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

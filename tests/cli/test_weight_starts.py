@@ -69,6 +69,14 @@ RUNS = {
         "method.start.iterations=4",
         "method.update=scaled-gd",
     ),
+    "lora-one": ("method.name=lora-one", "method.start.rows=16"),
+    "lora-one, dora, nf4": (
+        "method.name=lora-one",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.update=plain",
+        "method.lr_ratio=4",
+    ),
 }
 """Settings by name, which begins with the preset's."""
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -174,7 +182,7 @@ def test_a_base_whose_error_cannot_be_corrected_is_refused(
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["corda, knowledge preserved", "lora-ga"])
+@pytest.mark.parametrize("name", ["corda, knowledge preserved", "lora-ga", "lora-one, dora, nf4"])
 def test_two_processes_start_as_one(name: str, runs: dict[str, Path], recipe: Path, tmp_path: Path) -> None:
     """The first one looks, and all have its factors and move their base; the steps are one process's to rounding."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]

@@ -50,6 +50,8 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
                 own[path].base_layer.weight.copy_(layer.frozen.weight)
             own[path].lora_A["default"].weight.copy_(layer.A)
             own[path].lora_B["default"].weight.copy_(layer.B)
+            if isinstance(layer, DoRALinear) and method.start.leaves_base:
+                own[path].lora_magnitude_vector["default"].weight.copy_(layer.magnitude)
     return model
 
 
@@ -57,7 +59,7 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
     ("start", "scaling"),
     [
         *(("default", scaling) for scaling in Scaling),
-        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal", "lora-ga")),
+        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal", "lora-ga", "lora-one")),
     ],
 )
 @pytest.mark.parametrize("layer", LORA_LAYERS)
