@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -76,10 +77,11 @@ def injected(
     saved: Sequence[str],
     seed: int = 0,
     left_out: Sequence[str] = (),
+    rows: int = 6,
 ) -> Adapted:
     """The model with its adapters in place and started."""
     adapted = inject(model, method, trainable, saved, left_out)
-    start(adapted, method.start, seed, sight_of(model))
+    start(adapted, method.start, seed, sight_of(model, rows))
     remove_empty(model, adapted)
     return adapted
 
@@ -89,8 +91,9 @@ def sight_of(model: nn.Module, rows: int = 6) -> Sight:
 
     def passes() -> Iterator[Pass]:
         for seed in itertools.count():
-            inputs, _ = batch(seed, rows)
-            yield Pass(partial(evaluated, model, inputs), inputs["attention_mask"].bool(), rows)
+            inputs, labels = batch(seed, rows)
+            learned = partial(learning, model, inputs, labels)
+            yield Pass(partial(evaluated, model, inputs), inputs["attention_mask"].bool(), rows, learned)
 
     return Sight(passes(), lambda _: None)
 
@@ -100,6 +103,12 @@ def evaluated(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     was_training = model.training
     model.eval()(**inputs)
     model.train(was_training)
+
+
+@contextmanager
+def learning(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Iterator[Tensor]:
+    """The summed loss of a batch."""
+    yield F.cross_entropy(model(**inputs).logits, labels, reduction="sum")
 
 
 def stepped(model: nn.Module, optimizer: Optimizer, steps: int = 20) -> list[float]:

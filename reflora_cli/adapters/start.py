@@ -1,5 +1,5 @@
 """How factors start. The adapted model equals its base at step 0, whatever start is chosen, unless its layer says that
-it begins otherwise.
+it begins otherwise, or the start `leaves_base`.
 
 Most starts leave B at zero, or B A at least. Others take the part s B A out of the frozen weight, which the layer
 remembers as its offset; on a quantized base those that correct its error come closer to the weight that was quantized
@@ -16,8 +16,12 @@ import torch
 from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.corda import covariances, oriented_pair
 from reflora_cli.adapters.eva import explained
+from reflora_cli.adapters.gradients import weight_gradients
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
+from reflora_cli.adapters.lora_ga import gradient_pair
+from reflora_cli.adapters.lora_one import one_step_pair
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.nystrom import sketched_rows
@@ -28,10 +32,13 @@ from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.sight import NOTHING, Sight
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.starts import (
+    CorDAStart,
     DefaultStart,
     EvaStart,
     GaussianStart,
     LoftQStart,
+    LoRAGAStart,
+    LoRAOneStart,
     LQLoRAStart,
     MiLoRAStart,
     NoraStart,
@@ -65,42 +72,69 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
     layers = low_rank_layers(adapted)
     if choice.corrects_quantization:
         refuse_floats(layers, choice)
-    bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
+    seen = look(layers, choice, sight)
     for done, (name, layer) in enumerate(layers.items(), start=1):
         draw = generator_for(seed, name)
-        if isinstance(choice, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
-            correct_quantization(layer, layer.frozen, choice, draw)
+        own = choice if name in seen or not choice.sees_data else DefaultStart()
+        if isinstance(own, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
+            correct_quantization(layer, layer.frozen, own, draw)
         else:
-            A, B = first_factors(layer, choice, draw, bases.get(name))
-            if choice.moves_base and not choice.corrects_quantization:
+            A, B = first_factors(layer, own, draw, seen.get(name, torch.empty(0)))
+            if own.moves_base and not own.corrects_quantization:
                 layer.move(A, -B)
             layer.begin(A, B)
+        if own.leaves_base:
+            layer.follow_start()
         tell(done, len(layers))
 
 
+def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) -> dict[str, Tensor]:
+    """Return what a start that looks at rows has found, by layer: A, C [in, in] or G [out, in]. A layer that it has
+    not seen starts as by default.
+
+    Raises InputError if there are no training rows.
+    """
+    match choice:
+        case EvaStart():
+            return explained(layers, choice, sight)
+        case CorDAStart():
+            return covariances(layers, choice, sight)
+        case LoRAGAStart() | LoRAOneStart():
+            return weight_gradients(layers, choice.kind, choice.rows, sight)
+        case _:
+            return {}
+
+
 def first_factors(
-    layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor | None
+    layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return A [r, in] and B [out, r] of one layer at the start, float32. found: A, if a look at rows found it."""
+    """Return A [r, in] and B [out, r] of one layer at the start, float32. found: what `look` has found, if it looks."""
     rank, (out_features, in_features) = layer.rank, (layer.frozen.out_features, layer.frozen.in_features)
     match choice:
         case PissaStart(iterations=iterations):
-            return principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
+            A, B = principal_pair(layer.frozen.dense(), rank, layer.scale, iterations, draw)
         case MiLoRAStart():
-            return minor_pair(layer.frozen.dense(), rank, layer.scale)
+            A, B = minor_pair(layer.frozen.dense(), rank, layer.scale)
         case OLoRAStart():
-            return leading_pair(layer.frozen.dense(), rank)
+            A, B = leading_pair(layer.frozen.dense(), rank)
         case OrthogonalStart():
-            return orthogonal_pair(rank, in_features, out_features, draw)
+            A, B = orthogonal_pair(rank, in_features, out_features, draw)
+        case CorDAStart():
+            A, B = oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
+        case LoRAGAStart():
+            A, B = gradient_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
+        case LoRAOneStart():
+            A, B = one_step_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
+        case EvaStart():
+            A, B = found, torch.zeros(out_features, found.shape[0])
         case GaussianStart():
-            A = gaussian(rank, in_features, draw)
+            A, B = gaussian(rank, in_features, draw), torch.zeros(out_features, rank)
         case NoraStart(sigma=sigma):
             A = sketched_rows(layer.frozen.dense(), rank, layer.scale, sigma, draw)
-        case DefaultStart() | EvaStart() | LoftQStart() | LQLoRAStart():
-            if found is None:
-                return layer.default_pair(draw)
-            A = found
-    return A, torch.zeros(out_features, A.shape[0])
+            B = torch.zeros(out_features, rank)
+        case DefaultStart() | LoftQStart() | LQLoRAStart():
+            A, B = layer.default_pair(draw)
+    return A, B
 
 
 def correct_quantization(

@@ -66,6 +66,15 @@ PRESETS: dict[str, Preset] = {
     "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
     # Orthonormal frames of inputs and outputs with a matrix between them.
     "stella": Preset({"layer": "stella", "update": "stiefel"}, "Li et al. 2025, arXiv 2510.01938"),
+    # What training rows use most of W, or least, is trained.
+    "corda": Preset({"start": "corda"}, "Yang et al. 2024, arXiv 2406.05223"),
+    # The first step is nearest to that of W.
+    "lora-ga": Preset({"start": "lora-ga", "scaling": Scaling.RSLORA}, "Wang et al. 2024, arXiv 2407.05000"),
+    # A first step of W is taken, and inverse Gram matrices follow.
+    "lora-one": Preset(
+        {"start": "lora-one", "update": {"kind": "scaled-gd", "warmup_steps": 0}, "scaling": Scaling.RSLORA},
+        "Zhang, Liu, Chen 2025, arXiv 2502.01235",
+    ),
 }
 PLAIN = "lora"
 """The preset that fills in nothing."""

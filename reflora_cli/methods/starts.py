@@ -25,7 +25,8 @@ class StartRecord(Choice):
     factors of full rank only, r of at most min(out, in). chooses_ranks: whether modules get ranks of their own; those
     of rank 0 have no adapter. rank_multiple: what the rank must be a multiple of. is_deficient: whether the factors
     begin with less than full rank. corrects_quantization: whether it makes up for the error of a quantized base;
-    modules that are not quantized then start as by default.
+    modules that are not quantized then start as by default. leaves_base: whether the adapted model begins as another
+    than its base, with a step already taken.
     """
 
     moves_base: ClassVar[bool] = False
@@ -36,6 +37,7 @@ class StartRecord(Choice):
     rank_multiple: ClassVar[int] = 1
     is_deficient: ClassVar[bool] = False
     corrects_quantization: ClassVar[bool] = False
+    leaves_base: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -145,6 +147,52 @@ class NoraStart(StartRecord):
     source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
 
 
+class CorDAStart(StartRecord):
+    """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
+
+    kind: Literal["corda"] = Field("corda", description="s B A what inputs use most of W, or least, taken out of it")
+    mode: Literal["ipm", "kpm"] = Field(
+        "ipm", description="ipm: what the rows use most is trained; kpm: what they use least, their knowledge preserved"
+    )
+    rows: int = Field(256, ge=1, description="training rows to look at")
+
+    source: ClassVar[str] = "Yang et al. 2024, CorDA, arXiv 2406.05223"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class LoRAGAStart(StartRecord):
+    """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
+
+    kind: Literal["lora-ga"] = Field("lora-ga", description="A, B at singular vectors of W's gradient; s B A taken out")
+    gamma: float = Field(64.0, gt=0, le=1e9, description="A and B have the size out^1/4 / gamma^1/2; smaller: larger")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Wang et al. 2024, LoRA-GA, arXiv 2407.05000"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class LoRAOneStart(StartRecord):
+    """s B A the strongest part of a step of gradient descent on W, which the adapted model begins with."""
+
+    kind: Literal["lora-one"] = Field("lora-one", description="s B A a first step of W against its gradient, of rank r")
+    gamma: float = Field(128.0, gt=0, le=1e9, description="s B A has the largest singular value s / gamma")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Zhang, Liu, Chen 2025, LoRA-One, arXiv 2502.01235"
+    sees_data: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    leaves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
 StartChoice = Annotated[
     DefaultStart
     | GaussianStart
@@ -155,8 +203,25 @@ StartChoice = Annotated[
     | OrthogonalStart
     | LoftQStart
     | LQLoRAStart
-    | NoraStart,
+    | NoraStart
+    | CorDAStart
+    | LoRAGAStart
+    | LoRAOneStart,
     Field(discriminator="kind"),
 ]
-StartKind = Literal["default", "gaussian", "pissa", "eva", "milora", "olora", "orthogonal", "loftq", "lq-lora", "nora"]
+StartKind = Literal[
+    "default",
+    "gaussian",
+    "pissa",
+    "eva",
+    "milora",
+    "olora",
+    "orthogonal",
+    "loftq",
+    "lq-lora",
+    "nora",
+    "corda",
+    "lora-ga",
+    "lora-one",
+]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

@@ -62,6 +62,8 @@ def prepare(
     adapted = adapted_base(recipe, base, fit, unfit)
     sampler = sampler_of(recipe, rows)
     total = total_steps(recipe, sampler)
+    if recipe.train.gradient_checkpointing:
+        base.recompute_activations()
     if continued is not None:
         continue_factors(adapted, recipe, continued)
     elif fit is None:
@@ -69,8 +71,6 @@ def prepare(
         with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
             start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
     remove_empty(base.model, adapted)
-    if recipe.train.gradient_checkpointing:
-        base.recompute_activations()
     return Job(
         recipe=recipe,
         task=task,

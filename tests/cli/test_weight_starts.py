@@ -1,13 +1,17 @@
-"""Starts from the weight alone, through the whole command line: trained, interrupted, scored, merged, exported."""
+"""Starts from the weight, some with rows, through the commands: trained, interrupted, scored, merged, exported."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -49,6 +53,30 @@ RUNS = {
         "model.quantization=nf4",
         "method.start.iterations=4",
     ),
+    "corda": ("method.name=corda", "method.start.rows=16"),
+    "corda, knowledge preserved": (
+        "method.name=corda",
+        "method.start.mode=kpm",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.update=reflora",
+    ),
+    "lora-ga": ("method.name=lora-ga", "method.start.rows=16"),
+    "lora-ga, dora, nf4": (
+        "method.name=lora-ga",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.start.iterations=4",
+        "method.update=scaled-gd",
+    ),
+    "lora-one": ("method.name=lora-one", "method.start.rows=16"),
+    "lora-one, dora, nf4": (
+        "method.name=lora-one",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "method.update=plain",
+        "method.lr_ratio=4",
+    ),
 }
 """Settings by name, which begins with the preset's."""
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -89,6 +117,8 @@ def test_a_killed_run_is_continued_to_the_bit(
         shutil.rmtree(part / "checkpoints" / "step-000002")
     outcome = reflora("train", part / "recipe.yaml", "--output", part, "--resume")
     assert outcome.status == 0, outcome.err
+    sees = STARTS[str(PRESETS[name.partition(",")[0]].settings["start"])]().sees_data
+    assert ("before the first step" in outcome.err) == (sees and kept == "no checkpoint")
     assert (part / WEIGHTS).read_bytes() == (runs[name] / WEIGHTS).read_bytes()
     assert step_losses(part) == step_losses(runs[name])
 
@@ -150,3 +180,26 @@ def test_a_base_whose_error_cannot_be_corrected_is_refused(
         assert outcome.status == 2
         assert reason in " ".join(outcome.err.split())
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["corda, knowledge preserved", "lora-ga", "lora-one, dora, nf4"])
+def test_two_processes_start_as_one(name: str, runs: dict[str, Path], recipe: Path, tmp_path: Path) -> None:
+    """The first one looks, and all have its factors and move their base; the steps are one process's to rounding."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
+    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
+    run, environment = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
+    command = [*launch, str(recipe), "method.refactor.warmup_steps=1", *RUNS[name], "--output", str(run)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert step_losses(run) == pytest.approx(step_losses(runs[name]), abs=1e-4)
+
+
+def test_a_gradient_is_seen_through_recomputed_activations_and_told(
+    runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+) -> None:
+    settings = (*RUNS["lora-ga"], "train.gradient_checkpointing=true", "--output", tmp_path / "run")
+    outcome = reflora("train", recipe, *settings)
+    assert outcome.status == 0, outcome.err
+    assert "before the first step, lora-ga looks at 16 training rows" in outcome.err
+    assert "lora-ga: 16 rows" in outcome.err
+    assert step_losses(tmp_path / "run") == pytest.approx(step_losses(runs["lora-ga"]), abs=1e-5)

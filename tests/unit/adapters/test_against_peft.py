@@ -22,8 +22,10 @@ INITS: dict[str, bool | str] = {"gaussian": "gaussian", "pissa": "pissa"}
 """PEFT's names of the starts that it has."""
 
 
-TAKEN_OUT = ("milora", "olora")
-"""Starts that move the base and that PEFT does not have, or not for transposed weights: its twin has our moved base."""
+TAKEN_OUT = ("milora", "olora", "lora-ga")
+"""Starts that move the base and that PEFT does not have, not for transposed weights, or with other factors: its twin
+has our moved base.
+"""
 
 
 def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> nn.Module:
@@ -48,6 +50,8 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
                 own[path].base_layer.weight.copy_(layer.frozen.weight)
             own[path].lora_A["default"].weight.copy_(layer.A)
             own[path].lora_B["default"].weight.copy_(layer.B)
+            if isinstance(layer, DoRALinear) and method.start.leaves_base:
+                own[path].lora_magnitude_vector["default"].weight.copy_(layer.magnitude)
     return model
 
 
@@ -55,7 +59,7 @@ def peft_twin(base: nn.Module, name: str, method: Method, adapted: Adapted) -> n
     ("start", "scaling"),
     [
         *(("default", scaling) for scaling in Scaling),
-        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal")),
+        *((start, Scaling.STANDARD) for start in ("pissa", "milora", "olora", "orthogonal", "lora-ga", "lora-one")),
     ],
 )
 @pytest.mark.parametrize("layer", LORA_LAYERS)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from reflora_cli.methods.layers import DoRALayer
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import GaussianStart
 from reflora_cli.methods.updates import UPDATES, Refactor, RefLoRASUpdate, RefLoRAUpdate, ScaledGDUpdate
 
@@ -95,3 +96,13 @@ def test_what_is_written_without_defaults_keeps_the_kind(record: RefLoRASUpdate)
 def test_wrong_spellings(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         method(**values)
+
+
+def test_refactor_goes_before_the_fields_of_a_preset() -> None:
+    """A preset's own value contradicts nobody, and stays where nothing else is said."""
+    preset = {"update": {"kind": "scaled-gd", "warmup_steps": 0}}
+    own = {"refactor": {"warmup_steps": 5, "interval": 2}}
+    assert spelled_out(own, preset)["update"] == {"kind": "scaled-gd", "warmup_steps": 5, "interval": 2}
+    assert spelled_out({"update": "scaled-gd"}, preset)["update"] == {"kind": "scaled-gd", "warmup_steps": 0}
+    assert spelled_out({"update": {"interval": 3}}, preset)["update"]["warmup_steps"] == 0
+    assert spelled_out({"update": "reflora"}, preset)["update"] == {"kind": "reflora"}

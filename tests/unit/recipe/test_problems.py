@@ -150,7 +150,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "wrong value for method.init",
             "line 5, method.init",
-            "one of default, gaussian, pissa, eva, milora, olora, orthogonal, loftq, lq-lora",
+            "one of default, gaussian, pissa, eva, milora, olora, orthogonal, loftq, lq-lora, corda, lora-ga, lora-one",
             "mean 'gaussian'",
         ),
     ),
