@@ -15,7 +15,8 @@ from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.runs.trained_base import check_same, found_again
 from reflora_cli.serving.model import UNSCORED, plain_prompts
-from reflora_cli.tasks.base import BuiltinSource, SequenceTask, Task
+from reflora_cli.tasks.base import SequenceTask, Task
+from reflora_cli.tasks.sources import BuiltinSource
 
 ANY_LABELS = ("0", "1")
 """Labels of a base of which only the body is used."""

@@ -19,7 +19,8 @@ from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute, pick_device, precision, resolve_dtype
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.sections import EvalSection, Recipe, TaskSection, TrainSection
+from reflora_cli.recipe.sections import EvalSection, Recipe, TrainSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.restore import refuse_random_head, with_its_labels
 from reflora_cli.runs.trained_base import check_same

@@ -11,7 +11,8 @@ from typing import Any
 
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.tasks.base import Example, Row, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example, Row
 
 SHOWN = 3
 """The number of bad rows that are described in full; all are counted."""

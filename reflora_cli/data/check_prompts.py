@@ -11,7 +11,8 @@ from reflora_cli.data.layouts import layout_of
 from reflora_cli.data.own import check_named_columns
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample, Row
 
 WORDS = {str: "a text", list: "a list of texts", int: "a whole number", object: "a text or a list"}
 LISTS = {"messages": "a list of messages", "conversations": "a list of messages"}

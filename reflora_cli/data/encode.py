@@ -11,7 +11,7 @@ import numpy as np
 from reflora_cli.data.pad import TokenIds
 from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import Example
+from reflora_cli.tasks.examples import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

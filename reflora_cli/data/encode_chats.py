@@ -24,8 +24,8 @@ from reflora_cli.data.encode_prompts import (
 )
 from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat_templates import EXPECTED, markers
+from reflora_cli.tasks.examples import PromptExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,7 +19,7 @@ from reflora_cli.data.encode import BATCH
 from reflora_cli.data.pad import TokenIds, pad_right
 from reflora_cli.data.token_cache import Columns, as_array, joined, remembered, rows_of
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

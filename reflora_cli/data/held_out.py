@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import Example, PromptExample, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example, PromptExample
 
 
 def divided(

@@ -19,7 +19,9 @@ from reflora_cli.data.check_prompts import rows_of
 from reflora_cli.data.read import Table, table_of
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.hub_errors import hub_reason
-from reflora_cli.tasks.base import DataTask, HubSource, Row
+from reflora_cli.tasks.base import DataTask
+from reflora_cli.tasks.examples import Row
+from reflora_cli.tasks.sources import HubSource
 
 PREFIX = "hub:"
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}")

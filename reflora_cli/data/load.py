@@ -18,15 +18,9 @@ from reflora_cli.data.read import Table, read_file, table_of
 from reflora_cli.data.saved import is_saved, is_saved_rows, read_saved
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.tasks.base import (
-    BuiltinSource,
-    DataTask,
-    Example,
-    LanguageTask,
-    PromptExample,
-    PromptTask,
-    SequenceTask,
-)
+from reflora_cli.tasks.base import DataTask, LanguageTask, PromptTask, SequenceTask
+from reflora_cli.tasks.examples import Example, PromptExample
+from reflora_cli.tasks.sources import BuiltinSource
 
 OWN = ("hub", "builtin")
 """The values of `task.data` that mean the task's own source; a folder with such a name is written `./hub`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 
 
 def divided(examples: Sequence[PromptExample]) -> list[PromptExample]:

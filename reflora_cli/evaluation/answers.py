@@ -31,7 +31,8 @@ from reflora_cli.objectives.watched import score_of, watched_tally
 from reflora_cli.runs.environment import base_identity
 from reflora_cli.runs.restore import Restored
 from reflora_cli.tasks.answers import AnswerCounts, Prediction, mean_interval
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.tally import Tally
 
 COLUMNS = (

@@ -19,7 +19,7 @@ from reflora_cli.ground.atomic import readable_os_errors
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.tally import Tally
 
 FIELDS = tuple(Prediction.__dataclass_fields__)

@@ -11,7 +11,8 @@ from reflora_cli.export.public import hub_id
 from reflora_cli.model.sources import Source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import HubSource, Task
+from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.sources import HubSource
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

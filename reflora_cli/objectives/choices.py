@@ -41,7 +41,8 @@ from reflora_cli.objectives.reading import (
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_log_likelihoods
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
 """Names in configs for the number of places that attention reaches back."""

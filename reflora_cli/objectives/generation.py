@@ -27,7 +27,8 @@ from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, Trial, evaluating, pick_padding
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

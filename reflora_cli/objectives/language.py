@@ -32,7 +32,8 @@ from reflora_cli.objectives.objective import (
 )
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.tally import Tally
 from reflora_cli.tasks.token_losses import BatchLoss, TokenLosses
 

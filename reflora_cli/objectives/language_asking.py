@@ -24,8 +24,9 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
 from reflora_cli.tasks.chat import ASKED
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.wording import Wording
 

@@ -20,8 +20,9 @@ from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Asked, Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Answers, LanguageTask, PromptExample, PromptTask
+from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
 from reflora_cli.tasks.chat_templates import TEMPLATES
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.text_scores import require_libraries
 
 HELD_OUT = "validation"

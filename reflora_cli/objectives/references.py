@@ -8,7 +8,8 @@ from typing import final
 from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 
 
 @final

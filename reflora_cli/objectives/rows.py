@@ -15,7 +15,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.objectives.objective import Split
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Example, PromptExample
+from reflora_cli.tasks.examples import Example, PromptExample
 
 E = TypeVar("E", Example, PromptExample)
 

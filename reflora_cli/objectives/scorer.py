@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 
 
 class Scorer(ABC):

@@ -30,7 +30,8 @@ from reflora_cli.objectives.invariance import (
 )
 from reflora_cli.objectives.objective import Objective, Scores, Split, Watch, joined, mine, unwatched
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.metrics import LOWER_IS_BETTER
 
 MADE_UP = (

@@ -15,7 +15,8 @@ from reflora_cli.objectives.asking import Answer, Answerer, Asking, Question
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Example, Row, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example, Row
 
 
 @final

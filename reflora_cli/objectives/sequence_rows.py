@@ -14,7 +14,8 @@ from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example
 
 
 def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:

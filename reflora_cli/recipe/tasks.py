@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.tasks.base import OwnLabels, PromptTask, SequenceTask, Task
 from reflora_cli.tasks.chat import chat_task
 from reflora_cli.tasks.chat_templates import template_text

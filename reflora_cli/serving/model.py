@@ -22,15 +22,18 @@ from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.files import bundled_recipes, load_recipe
-from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TaskSection, TrainSection
+from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TrainSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, refuse_random_head, restore
 from reflora_cli.runs.trained_base import adapter_base, unchecked
-from reflora_cli.tasks.base import Answers, BuiltinSource, Metric, PromptExample, PromptTask, Row, SequenceTask, Task
+from reflora_cli.tasks.base import Answers, Metric, PromptTask, SequenceTask, Task
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.metrics import accuracy
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.sources import BuiltinSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import BuiltinSource, PromptExample, PromptTask, Row, SequenceTask
+from reflora_cli.tasks.base import PromptTask, SequenceTask
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.metrics import accuracy, matthews
 from reflora_cli.tasks.prompts import Template
+from reflora_cli.tasks.sources import BuiltinSource
 
 # Is the sentence well formed? Half of them carry one grammatical fault.
 ACCEPTABILITY = SequenceTask(

@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from reflora_cli.tasks.base import Answers, Layout, PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Answers, Layout, PromptTask
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.messages import Message, messages_of, said
 from reflora_cli.tasks.prompts import Template
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from reflora_cli.tasks.base import HubSource, Mixture, PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Mixture, PromptTask
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import LLM_ADAPTERS, LLM_ADAPTERS_EVALUATION
+from reflora_cli.tasks.sources import HubSource
 
 FORMAT = "Answer format: "
 LAYOUT = {"instruction": str, "output": str, "answer": str}

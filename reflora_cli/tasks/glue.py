@@ -6,8 +6,9 @@ The first metric is the one that papers' tables show.
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import HubSource, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.metrics import accuracy, f1, matthews, pearson, spearman
+from reflora_cli.tasks.sources import HubSource
 
 
 def hub(config: str) -> HubSource:

@@ -6,8 +6,9 @@ the assistant by the tokenizer's chat template (`task.prompt`).
 
 from __future__ import annotations
 
-from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Answers, PromptTask
 from reflora_cli.tasks.chat import from_instruction
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import PLAIN
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, Row
+from reflora_cli.tasks.base import Answers, PromptTask
+from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.text_scores import MAIN, TextScores
 from reflora_cli.tasks.wording import Wording
 

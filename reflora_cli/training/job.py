@@ -17,7 +17,8 @@ from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.partition import Partition
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import Example, PromptExample, Task
+from reflora_cli.tasks.base import Task
+from reflora_cli.tasks.examples import Example, PromptExample
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.targets import listed
 

@@ -11,7 +11,8 @@ from reflora_cli.data.load import load_table
 from reflora_cli.data.own_labels import find_labels
 from reflora_cli.ground.paths import is_file
 from reflora_cli.recipe.files import load_recipe
-from reflora_cli.recipe.sections import Recipe, TaskSection
+from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import described_task
 from reflora_cli.runs.directory import RunDirectory
 

@@ -29,7 +29,8 @@ from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.directory import open_run
 from reflora_cli.runs.restore import Restored, restore
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.registry import find_task
 
 ROUNDS = 3

@@ -26,7 +26,8 @@ from reflora_cli.methods.measured import FILE
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.model.precision import Compute
-from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TaskSection, TrainSection
+from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TrainSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.training.job import Job
 from reflora_cli.training.prepare import prepare
 

@@ -17,7 +17,8 @@ from pyarrow import parquet
 
 from reflora_cli.data.load import load_prompts, load_split
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.registry import find_task
 
 COLA = find_task("glue/cola")

@@ -13,9 +13,9 @@ from reflora_cli.data.encode_chats import encode_chats, encode_examples, spans_o
 from reflora_cli.data.encode_prompts import PromptRow, supervision
 from reflora_cli.data.token_cache import WORTHWHILE
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat import conversation_example
 from reflora_cli.tasks.chat_templates import TEMPLATES
+from reflora_cli.tasks.examples import PromptExample
 from tests.chat_tokenizers import expected, tokenizer_of
 from tests.tokenizers import tiny_tokenizer
 

@@ -15,7 +15,7 @@ from reflora_cli.data.encode_prompts import (
 )
 from reflora_cli.data.pad import pad_left
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 from tests.language_models import prompt_row, tokenizer
 
 TOKENIZER = tokenizer()

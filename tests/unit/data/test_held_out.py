@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from reflora_cli.data.held_out import divided, divided_prompts, held_out_rows, strata
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import Example, OwnLabels, PromptExample, SequenceTask
+from reflora_cli.tasks.base import OwnLabels, SequenceTask
+from reflora_cli.tasks.examples import Example, PromptExample
 from reflora_cli.tasks.own import own_task
 
 LABELS = [0.0] * 60 + [1.0] * 30 + [2.0] * 9 + [3.0]

@@ -13,10 +13,12 @@ from reflora_cli.data.hub import named_source
 from reflora_cli.data.load import load_mixture, load_prompts, load_split, load_table
 from reflora_cli.data.own_labels import find_labels
 from reflora_cli.ground.errors import InputError
-from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import described_task, task_of
-from reflora_cli.tasks.base import Example, HubSource, Mixture, PromptTask, SequenceTask
+from reflora_cli.tasks.base import Mixture, PromptTask, SequenceTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.registry import find_task
+from reflora_cli.tasks.sources import HubSource
 
 RTE = find_task("glue/rte")
 

@@ -13,8 +13,8 @@ from pyarrow import parquet
 from reflora_cli.data.encode_chats import encode_examples
 from reflora_cli.data.load import layout_in, load_prompts
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat import chat_task
+from reflora_cli.tasks.examples import PromptExample
 from tests.chat_tokenizers import tokenizer_of
 
 TASK = chat_task("chat", "")

@@ -16,7 +16,8 @@ from pyarrow import parquet
 from reflora_cli.builtin.rows import rows as builtin_rows
 from reflora_cli.data.load import load_prompts, load_split
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.tasks.base import Example, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.registry import find_task
 
 COLA, RTE, STSB = find_task("glue/cola"), find_task("glue/rte"), find_task("glue/stsb")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reflora_cli.data.references import divided, gathered
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 
 
 def example(prompt: str, *references: str) -> PromptExample:

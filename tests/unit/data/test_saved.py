@@ -9,9 +9,10 @@ import pytest
 
 from reflora_cli.data.load import is_undivided, load_prompts, load_split
 from reflora_cli.ground.errors import InputError
-from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import task_of
-from reflora_cli.tasks.base import Example, PromptTask, SequenceTask
+from reflora_cli.tasks.base import PromptTask, SequenceTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.registry import find_task
 
 COLA = find_task("glue/cola")

@@ -13,7 +13,7 @@ from reflora_cli.data import token_cache
 from reflora_cli.data.encode import encode
 from reflora_cli.data.encode_prompts import encode_prompts
 from reflora_cli.model.sources import find_source
-from reflora_cli.tasks.base import Example, PromptExample
+from reflora_cli.tasks.examples import Example, PromptExample
 
 PAIRS = [Example((f"the cup number {n}", "a box"), float(n % 2)) for n in range(40)]
 PROMPTS = [PromptExample(f"What is {n}?", f" {n} cups", f"What is {n}?") for n in range(40)]

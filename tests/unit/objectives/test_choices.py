@@ -19,7 +19,8 @@ from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.choices import Choices, branches_of
 from reflora_cli.objectives.reading import Branches
 from reflora_cli.recipe.sections import ModelSection
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.registry import find_task
 from tests.language_models import MODELS, base
 

@@ -26,7 +26,8 @@ from reflora_cli.objectives.causal import causal_padding
 from reflora_cli.objectives.reach import unused_modules
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.recipe.sections import ModelSection
-from reflora_cli.tasks.base import Example, SequenceTask
+from reflora_cli.tasks.base import SequenceTask
+from reflora_cli.tasks.examples import Example
 from reflora_cli.tasks.registry import find_task
 from tests.architectures import TINY_IDS
 from tests.language_models import tokenizer

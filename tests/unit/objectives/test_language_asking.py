@@ -8,7 +8,7 @@ import pytest
 
 from reflora_cli.data.read import Table, table_of
 from reflora_cli.objectives.language_kind import LanguageKind
-from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.nlg import E2E, WEBNLG

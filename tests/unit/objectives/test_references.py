@@ -15,7 +15,7 @@ from reflora_cli.objectives.generation import Generation
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.references import References
 from reflora_cli.recipe.sections import ModelSection
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.nlg import E2E
 from reflora_cli.tasks.registry import find_task
 from tests.unit.recipe_texts import GOOD, load, put

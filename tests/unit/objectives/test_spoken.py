@@ -11,8 +11,8 @@ from reflora_cli.data.encode_chats import asked_tokens, turn_ends
 from reflora_cli.data.read import table_of
 from reflora_cli.ground.errors import InputError
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.tasks.base import PromptExample
 from reflora_cli.tasks.chat import chat_task
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.prompts import PLAIN, Template
 from reflora_cli.tasks.registry import find_task
 from tests.talking import FAMILIES, Family, family_tokenizer

@@ -24,6 +24,7 @@ from reflora_cli.recipe.files import dump_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import write_yaml
 from reflora_cli.tasks.registry import TASKS
+from tests.models import acts_on
 from tests.unit.recipe_texts import GOOD, load, put
 
 Write = Callable[..., Path]
@@ -295,7 +296,8 @@ KEYS = ["kind", "warmup_steps", "interval", "damping", "warmup_step", "dampin"]
 LEAVES = st.sampled_from([*UPDATES, "auto", "dora", "gaussian", 0, 1, 3, 0.5, True, None, "x", [], [{}]])
 MAPPINGS = st.dictionaries(st.sampled_from(KEYS), LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=2))
 TIMING = {"warmup_steps": st.integers(1, 3), "interval": st.integers(1, 3), "damping": st.just("auto") | st.just(0.5)}
-RULES = st.sampled_from(list(UPDATES)) | st.fixed_dictionaries(
+OF_PAIRS = [kind for kind in UPDATES if acts_on(kind, "lora")]
+RULES = st.sampled_from(OF_PAIRS) | st.fixed_dictionaries(
     {}, optional={"kind": st.sampled_from(["reflora", "scaled-gd"]), **TIMING}
 )
 SOUND = st.fixed_dictionaries(
@@ -383,7 +385,7 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
         "trainable_modules": st.just("auto") | st.lists(TEXT),
         "layer": st.sampled_from(["lora", "dora"]),
         "start": st.sampled_from(["default", "gaussian"]) | st.just({"kind": "gaussian"}),
-        "update": st.fixed_dictionaries({"kind": st.sampled_from(list(UPDATES))}),
+        "update": st.fixed_dictionaries({"kind": st.sampled_from(OF_PAIRS)}),
         "refactor": st.fixed_dictionaries(
             {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
         ),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reflora_cli.ground.errors import InputError
-from reflora_cli.recipe.sections import TaskSection
+from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import described_task, task_of
-from reflora_cli.tasks.base import Answers, PromptExample, PromptTask, SequenceTask
+from reflora_cli.tasks.base import Answers, PromptTask, SequenceTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.registry import find_task
 
 

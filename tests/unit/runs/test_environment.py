@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reflora_cli.runs.environment import data_hash
-from reflora_cli.tasks.base import PromptExample
+from reflora_cli.tasks.examples import PromptExample
 
 ROW = PromptExample("p\n", " b", "q", (" a", " b"), ("a", "b"), "b")
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from reflora_cli.data.load import load_prompts
-from reflora_cli.tasks.base import HubSource, PromptTask
+from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.commonsense import TASKS, example
 from reflora_cli.tasks.prompts import LLM_ADAPTERS, LLM_ADAPTERS_EVALUATION, PLAIN
+from reflora_cli.tasks.sources import HubSource
 
 TRAINING = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.  \n\n"

@@ -10,7 +10,8 @@ import pytest
 
 from reflora_cli.data.load import load_prompts
 from reflora_cli.ground.errors import InputError
-from reflora_cli.tasks.base import PromptExample, PromptTask
+from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.nlg import E2E, WEBNLG, TextColumns, generation_task
 from reflora_cli.tasks.wording import Wording
 
