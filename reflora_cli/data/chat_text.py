@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,12 @@ class ChatTemplate:
 
     def put(self, messages: Sequence[Message], tools: Sequence[Any], *, ask: bool) -> str:
         """Return messages as text. ask: with the prompt for an answer. Raises ValueError."""
-        from jinja2 import TemplateError
-
         try:
-            text: Any = self.tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            with refusals():
+                text: Any = self.tokenizer.apply_chat_template(
+                    list(messages), tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
+                )
+        except ValueError as error:
             raise ValueError(f"the chat template does not take the conversation: {error}") from error
         return str(text)
 
@@ -155,6 +155,17 @@ class ChatTemplate:
         except ValueError:
             return ""
         return max((own for own in self.ends if text.endswith(own)), key=len, default="")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn whatever a template fails with into a ValueError: it is a program that came with a model or a recipe."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

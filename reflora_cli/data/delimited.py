@@ -53,9 +53,9 @@ def delimited_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]
 
 
 def named(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the header's names; one that differs from a wanted name only in case becomes the wanted name."""
+    """Return the header's names; one that differs from a wanted name only in case or blanks becomes it."""
     names = [name.strip() for name in header]
-    absent = {name.casefold(): name for name in wanted if name not in names}
+    absent = {name.strip().casefold(): name for name in wanted if name not in names}
     return [absent.get(name.casefold(), name) for name in names]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +17,8 @@ from reflora_cli.tasks.own import near
 
 MARKS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 """What a cell of a column for one label may be, as text."""
+LARGEST = 1e18
+"""The largest number of a regression: the square of an error must be finite in float32, for sums of many rows too."""
 MOST_NAMED = 12
 """The most labels that a message names."""
 
@@ -54,12 +57,19 @@ def check_named_columns(table: Table, keys: Mapping[str, str]) -> None:
     problems = []
     for name in missing:
         key = keys[name]
-        likely = f"did you mean {meant[name]!r}? Set {key} to it." if name in meant else f"set {key} to one of them"
+        remedy = column_remedy(key, meant.get(name))
         problems.append(
-            Problem(f"column {name!r} is missing", table.where, ", ".join(table.names), f"{name} ({key})", likely)
+            Problem(f"column {name!r} is missing", table.where, ", ".join(table.names), f"{name} ({key})", remedy)
         )
     if problems:
         raise InputError(*problems)
+
+
+def column_remedy(key: str, meant: str | None) -> str:
+    """Return what to do about a column that is missing. meant: the likely one."""
+    if key == "task.wording":
+        return f"did you mean {meant!r}? Write {{{meant}}} in {key}." if meant else f"name one of them in {key}"
+    return f"did you mean {meant!r}? Set {key} to it." if meant else f"set {key} to one of them"
 
 
 def label_cells(table: Table, own: OwnLabels) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -92,6 +102,9 @@ def number_in(cell: Any, task: SequenceTask, where: str) -> float | Problem:
     number = label_of(cell, task)
     if number is None:
         return Problem(f"{task.label!r} is not a finite number", where, SHORT.repr(cell), "a number")
+    if abs(number) > LARGEST:
+        what, remedy = f"{task.label!r} is too large to be learned", "write the numbers in a smaller unit"
+        return Problem(what, where, SHORT.repr(cell), f"at most {LARGEST:.0e}", remedy)
     return number
 
 
@@ -112,7 +125,7 @@ def names_in(cells: tuple[Any, ...], task: SequenceTask, own: OwnLabels, where: 
         found = "nothing" if is_empty(cell) else SHORT.repr(cell)
         return Problem(f"{task.label!r} is no list of labels", where, found, "a list, or a text; empty for no label")
     found_names = [name_in(part, task.label, where) for part in cell]
-    problem = next((name for name in found_names if isinstance(name, Problem)), None)
+    problem = next((replace(name, remedy="") for name in found_names if isinstance(name, Problem)), None)
     return problem or tuple(name for names in found_names if not isinstance(names, Problem) for name in names)
 
 
@@ -162,4 +175,9 @@ def label_text(cell: Any) -> str | None:
 def listed(names: Sequence[str]) -> str:
     """Return names as messages show them."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    return ", ".join(map(in_one_line, names[:MOST_NAMED])) + more
+
+
+def in_one_line(name: str) -> str:
+    """Return a label as messages show it: as it is, or quoted where it holds line ends or other controls."""
+    return name if name.isprintable() else repr(name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reflora_cli.data.own import MOST_NAMED, check_own_columns, label_cells, listed, names_in
+from reflora_cli.data.own import MOST_NAMED, check_own_columns, in_one_line, label_cells, listed, names_in
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import OwnLabels, SequenceTask
@@ -115,5 +115,5 @@ def in_words(counts: dict[str, int]) -> str:
     """Return labels with their numbers of rows; of many the most and the least frequent."""
     order = sorted(counts, key=lambda name: -counts[name]) if len(counts) > MOST_NAMED else list(counts)
     shown = order if len(order) <= MOST_NAMED else [*order[:4], "...", *order[-3:]]
-    text = ", ".join(f"{name} ({counts[name]:,})" if name in counts else name for name in shown)
+    text = ", ".join(f"{in_one_line(name)} ({counts[name]:,})" if name in counts else name for name in shown)
     return f"{len(counts)}: {text}"

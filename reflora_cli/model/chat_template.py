@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from reflora_cli.data.chat_text import ChatTemplate
+from reflora_cli.data.chat_text import ChatTemplate, refusals
 from reflora_cli.model.base import Base
 from reflora_cli.model.load import load_tokenizer
 from reflora_cli.tasks.base import PromptTask, Task
@@ -52,19 +52,21 @@ def shared_wording(parts: Sequence[PromptTask]) -> Template:
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """Return the text that is continued by an answer to the last message. Raises jinja2.TemplateError, TypeError or
-    ValueError for messages that the template does not take.
+    """Return the text that is continued by an answer to the last message. Raises ValueError for messages that the
+    template does not take.
     """
-    return str(
-        tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=True, tokenize=False)
-    )
+    with refusals():
+        return str(
+            tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=True, tokenize=False)
+        )
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """Return a whole conversation as text. Raises as `prompt_of`."""
-    return str(
-        tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=False, tokenize=False)
-    )
+    with refusals():
+        return str(
+            tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=False, tokenize=False)
+        )
 
 
 def said(role: str, content: str) -> Message:
@@ -74,12 +76,10 @@ def said(role: str, content: str) -> Message:
 
 def reads(tokenizer: PreTrainedTokenizerBase, earlier: Sequence[Message]) -> bool:
     """Return whether a prompt by the tokenizer's template depends on what was said before the last message."""
-    from jinja2 import TemplateError
-
     last = [said("user", QUESTION)]
     try:
         return prompt_of(tokenizer, [*earlier, *last]) != prompt_of(tokenizer, last)
-    except (TemplateError, TypeError, ValueError):
+    except ValueError:
         return False
 
 

@@ -174,8 +174,9 @@ def value_remedy(value: Any, schema: Schema) -> str:
         is_list = any(branch.get("type") == "array" for branch in branches)
         return f"put it in brackets: [{shortened(value)}]" if is_list and value else ""
     is_text = any(branch.get("type") == "string" and not choices(branch) for branch in branches)
+    is_number = any(branch.get("type") in ("integer", "number") for branch in branches)  # and this one is out of range
     is_single = not isinstance(value, list | dict) and value is not None
-    return "put it in quotes to make it text" if is_text and is_single else ""
+    return "put it in quotes to make it text" if is_text and is_single and not is_number else ""
 
 
 def nearest_key(spot: Spot) -> str:

@@ -177,6 +177,9 @@ class TaskSection(Section):
         if isinstance(self.class_weights, list) and len(self.class_weights) != len(labels):
             reason = f"class_weights has {len(self.class_weights)} weights for {len(labels)} labels"
             raise refusal("class_weights", reason, "give one for each of task.labels, or `balanced`")
+        if isinstance(self.class_weights, list) and labels and not any(self.class_weights):
+            reason = "all of class_weights are zero, so that no row is learned from"
+            raise refusal("class_weights", reason, "give a weight above zero, or leave it out")
         if isinstance(self.validation, str) and not SHARE.fullmatch(self.validation):
             reason = f"validation is a number of rows or a share, not {self.validation!r}"
             raise refusal("validation", reason, "give for example 500, or 10%")

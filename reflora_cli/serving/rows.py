@@ -51,7 +51,7 @@ def check_names(columns: Sequence[str], asking: Asking) -> None:
 
 def file_among(inputs: Sequence[str]) -> Path | None:
     """Return the file that the inputs name; None if they are texts. Raises InputError for files that cannot be read."""
-    files = [path for path in map(Path, inputs) if is_named_file(path)]
+    files = [path for path in map(Path, filter(None, inputs)) if is_named_file(path)]  # Path("") is the directory
     if not files:
         return None
     path = expanded(str(files[0]))

@@ -40,7 +40,7 @@ def messages_of(values: object) -> list[Message]:
 
 
 def message_of(value: object, name: str) -> Message:
-    """Return one message. name: how errors call it. Raises ValueError."""
+    """Return one message; the parts of a content in several are joined. name: how errors call it. Raises ValueError."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is not an object with role and content")
     # The columns of a parquet file give every message every key.
@@ -56,12 +56,24 @@ def message_of(value: object, name: str) -> Message:
         raise ValueError(f"{name} of the {ROLES[role]} calls tools, which only the assistant does")
     if content is None and not calls:
         raise ValueError(f"{name} has no content")
-    if content is not None and not isinstance(content, str):
-        raise ValueError(f"{name} has a content that is not a text, but of type {type(content).__name__}")
+    content = content if content is None else text_in(content, name)
     if ROLES[role] == "assistant" and not calls and not (content or "").strip():
         raise ValueError(f"{name} of the assistant says nothing")
     refuse_surrogates(content or "", name)
     return {"role": ROLES[role], "content": content or "", **({"tool_calls": calls} if calls else {}), **given}
+
+
+def text_in(content: object, name: str) -> str:
+    """Return a content, which is a text or a list of parts that are texts. Raises ValueError for anything else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError(f"{name} has a content that is not a text, but of type {type(content).__name__}")
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    found = [text for text in texts if isinstance(text, str)]
+    if len(found) < len(content):
+        raise ValueError(f"{name} has a content with parts that are not texts: images and sounds cannot be learned")
+    return "".join(found)
 
 
 def listed(calls: object, name: str) -> list[Any]:

@@ -223,6 +223,12 @@ CASES: dict[str, tuple[Case, tuple[str, ...]]] = {
     "a file without a template": (with_file("hello"), ("own.jinja", "no chat template")),
     "a broken template": (with_file("{% for m in messages %}"), ("own.jinja", "not valid Jinja")),
     "a template that refuses": (with_file("{{ raise_exception('never so') }}"), ("never so", "conversation 1 of 6")),
+    "a template that divides by zero": (with_file("{{ 1 / 0 }}"), ("does not take", "division by zero")),
+    "a template that counts too far": (with_file("{% for i in range(10 ** 9) %}{% endfor %}"), ("Range too big",)),
+    "a template without an end": (
+        with_file("{% macro own() %}{{ own() }}{% endmacro %}{{ own() }}"),
+        ("does not take", "recursion"),
+    ),
     "a template that leaves texts out": (with_file("{{ messages[1].content }}"), ("leaves out", "message 1")),
     "a template of a task that is no conversation": (
         with_task("task.name=builtin/questions", kind=None, validation=None),

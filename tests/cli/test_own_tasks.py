@@ -358,6 +358,17 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("a named task", "task.label")),
     "name of another task": (GOOD, {"name": "glue/cola"}, ("'glue/cola' has columns and labels of its own",)),
     "no data": (GOOD, {"data": "hub"}, ("needs your own data", "task.data")),
+    "weights that are all zero": (
+        GOOD,
+        {"labels": ["red", "blue"], "class_weights": [0, 0]},
+        ("all of class_weights are zero", "task.class_weights"),
+    ),
+    "a number whose square is not finite": (
+        [{**row, "label": 1e30} for row in GOOD],
+        {"kind": "regression"},
+        ("'label' is too large to be learned", "row 1", "smaller unit"),
+    ),
+    "share that is a number": (GOOD, {"validation": 1.5}, ("task.validation", "a whole number >= 1")),
     "no text": (changed(text=5), {}, ("'text' is not a text", "row 7")),
 }
 

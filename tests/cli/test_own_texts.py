@@ -170,7 +170,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "column of the wording that is not there": (
         GOOD,
         {"wording": "{txt}:"},
-        ("column 'txt' is missing", "mean 'text'? Set task.wording"),
+        ("column 'txt' is missing", "mean 'text'? Write {text} in task.wording"),
     ),
     "column of the text that is not there": (GOOD, {"text": "tex"}, ("'tex' is missing", "Set task.text")),
     "column of the label that is not there": (GOOD, {"label": "lable"}, ("'lable' is missing", "Set task.label")),

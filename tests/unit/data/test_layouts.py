@@ -47,6 +47,10 @@ def turns(role: str, content: str, names: tuple[str, str], pairs: list[tuple[str
 
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
     "messages": [{"messages": own} for own in turns("role", "content", ("user", "assistant"), PAIRS)],
+    "messages in parts": [
+        {"messages": [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in own]}
+        for own in turns("role", "content", ("user", "assistant"), PAIRS)
+    ],
     "conversations": [{"conversations": own} for own in turns("from", "value", ("human", "gpt"), PAIRS)],
     "conversations with roles": [
         {"conversations": own} for own in turns("role", "content", ("user", "assistant"), PAIRS)
@@ -120,8 +124,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no content": ({"messages": [{"role": "user"}, ANSWER]}, "message 1 has no content"),
     "content without calls": ({"messages": [USER, {"role": "assistant", "content": None}]}, "message 2 has no content"),
     "content that is no text": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, ANSWER]},
-        "not a text, but of type list",
+        {"messages": [{"role": "user", "content": [{"type": "image", "url": "a"}]}, ANSWER]},
+        "parts that are not texts: images",
     ),
     "number": ({"messages": [{"role": "user", "content": float("nan")}, ANSWER]}, "not a text, but of type float"),
     "empty answer": ({"messages": [USER, {"role": "assistant", "content": " "}]}, "says nothing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from reflora_cli.data.own import own_examples
 from reflora_cli.data.own_labels import Found, find_labels, in_words
-from reflora_cli.data.read import table_of
+from reflora_cli.data.read import read_file, table_of
 from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.base import OwnLabels
 from reflora_cli.tasks.own import own_task
@@ -85,3 +86,22 @@ def test_many_labels_are_shown_by_the_most_and_least_frequent() -> None:
     assert shown.startswith("30: n30 (30), n29 (29)")
     assert shown.endswith("n2 (2), n1 (1)")
     assert in_words({"b": 1, "a": 2000}) == "2: b (1), a (2,000)"
+
+
+def test_a_list_within_a_list_is_refused_without_advice_of_the_kind_that_it_has() -> None:
+    with pytest.raises(InputError, match="is not a label") as caught:
+        found("multilabel", [["a"], [["a"]], ["b"]])
+    assert "row 2" in str(caught.value)
+    assert "task.kind" not in str(caught.value)
+    with pytest.raises(InputError, match=r"set task\.kind=multilabel"):
+        found("classification", ["a", ["a"], "b"])
+
+
+def test_a_label_of_two_lines_is_shown_in_one() -> None:
+    assert in_words({"a\nb": 1, "é": 2}) == "2: 'a\\nb' (1), é (2)"
+
+
+def test_a_column_of_a_csv_may_be_named_with_the_blank_that_its_header_has(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text ,label\na,b\n", encoding="utf-8")
+    assert read_file(path, ("text ", "label"), None).columns == {"text ": ["a"], "label": ["b"]}

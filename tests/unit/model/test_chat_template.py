@@ -17,6 +17,7 @@ from reflora_cli.model.chat_template import (
     end_tokens,
     ending,
     own_template,
+    prompt_of,
     reads,
     said,
     served_tokenizer,
@@ -128,3 +129,12 @@ def test_a_handed_over_tokenizer_is_the_base_s_with_the_template() -> None:
     assert classified.chat_template is None
     assert told.chat_template == "{{ messages }}"
     assert len(prompted("a long text")["input_ids"]) > 2
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{{ raise_exception('no') }}"])
+def test_whatever_a_template_fails_with_is_a_value_error(template: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=r"division|undefined|no"):
+        prompt_of(tokenizer, [said("user", "a")])
+    assert not reads(tokenizer, [said("user", "a")])

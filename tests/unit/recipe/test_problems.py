@@ -208,6 +208,14 @@ def test_all_problems_are_told_at_once_and_in_the_order_of_the_sections(write: W
     ]
 
 
+def test_quotes_are_not_advised_where_a_number_is_wrong_as_such(write: Write) -> None:
+    with pytest.raises(InputError) as caught:
+        load(write(GOOD), "task.validation=-1")
+    assert [(problem.expected, problem.remedy) for problem in caught.value.problems] == [
+        ("a whole number >= 1 or text or null", "")
+    ]
+
+
 def test_quotes_are_advised_only_where_any_text_will_do(write: Write) -> None:
     with pytest.raises(InputError) as caught:
         load(write(GOOD), "method.targets=3", "eval.every=1.5", "model.name=3")
