@@ -25,7 +25,7 @@ from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
-from reflora_cli.tasks.chat import ASKED
+from reflora_cli.tasks.chat import ASKED, ASKING
 from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.wording import Wording
@@ -106,12 +106,17 @@ class LanguageAsking(Asking):
             self.plain = spoken(plain) if self.by_chat_template else plain
         self.whole = part if wording is None and part.answers is Answers.CHOSEN else self.plain
         self.columns, self.optional = tuple(self.plain.fields), self.plain.optional
+        self.conversations = part.laid_out(ASKING) if self.by_chat_template else None
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        return self.whole.columns
+        further = ASKING.columns if self.conversations else ()
+        return tuple(dict.fromkeys((*self.whole.columns, *further)))
 
     def questions(self, table: Table) -> list[Question]:
+        if self.conversations is not None and "messages" in table.columns:
+            examples = prompt_examples(table, self.conversations)
+            return [Question({"messages": example.prompt}, example) for example in examples]
         task = self.whole if all(name in table.columns for name in self.whole.fields) else self.plain
         examples = prompt_examples(table, task)
         shown = [name for name in (*self.columns, *self.optional) if name in table.columns]

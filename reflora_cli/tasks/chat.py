@@ -13,7 +13,7 @@ from typing import Any
 
 from reflora_cli.tasks.base import Answers, Layout, PromptTask
 from reflora_cli.tasks.examples import PromptExample, Row
-from reflora_cli.tasks.messages import Message, messages_of, said
+from reflora_cli.tasks.messages import Message, messages_of, said, said_so_far
 from reflora_cli.tasks.prompts import Template
 
 ASKED = Template("{instruction}", "{instruction}\n\n{input}")
@@ -22,13 +22,17 @@ ASKED = Template("{instruction}", "{instruction}\n\n{input}")
 
 def conversation_example(messages: Sequence[Message], tools: object = None) -> PromptExample:
     """Return the row of a conversation. Raises ValueError for tools that are no list of objects."""
-    known = tools_of(tools)
     prompt = "\n".join(map(said, messages[:-1]))
+    return PromptExample(prompt, said(messages[-1]), prompt, conversation=conversation_text(messages, tools))
+
+
+def conversation_text(messages: Sequence[Message], tools: object) -> str:
+    """Return the JSON of a conversation. Raises ValueError for tools that are no list of objects."""
+    known = tools_of(tools)
     try:
-        whole = json.dumps({"messages": list(messages), "tools": known}, ensure_ascii=False, allow_nan=False)
+        return json.dumps({"messages": list(messages), "tools": known}, ensure_ascii=False, allow_nan=False)
     except ValueError:
         raise ValueError("a number among the tools or the calls of tools is not finite") from None
-    return PromptExample(prompt, said(messages[-1]), prompt, conversation=whole)
 
 
 def asked_example(system: str, asked: str, answer: str) -> PromptExample:
@@ -52,10 +56,9 @@ def tools_of(value: object) -> list[dict[str, Any]]:
     return value
 
 
-def in_order(row: Row, turns: object) -> list[Message]:
-    """Return the messages of a row, the text of its `system` column first. Raises ValueError for bad ones."""
+def in_order(row: Row, messages: list[Message]) -> list[Message]:
+    """Return the messages of a row, the text of its `system` column first. Raises ValueError for two of the system."""
     system = row.get("system")
-    messages = messages_of(turns)
     if not system:
         return messages
     if messages[0]["role"] == "system":
@@ -64,11 +67,21 @@ def in_order(row: Row, turns: object) -> list[Message]:
 
 
 def from_messages(row: Row) -> PromptExample:
-    return conversation_example(in_order(row, row["messages"]), row.get("tools"))
+    return conversation_example(in_order(row, messages_of(row["messages"])), row.get("tools"))
+
+
+def asked_messages(row: Row) -> PromptExample:
+    """Return what the assistant is to answer: the `messages` of a row, without an answer that they end with."""
+    messages = in_order(row, said_so_far(row["messages"]))
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not asked:
+        raise ValueError("there is no message to answer")
+    prompt = "\n".join(map(said, asked))
+    return PromptExample(prompt, "", prompt, conversation=conversation_text(asked, row.get("tools")))
 
 
 def from_conversations(row: Row) -> PromptExample:
-    return conversation_example(in_order(row, row["conversations"]), row.get("tools"))
+    return conversation_example(in_order(row, messages_of(row["conversations"])), row.get("tools"))
 
 
 def from_instruction(row: Row) -> PromptExample:
@@ -82,7 +95,7 @@ def from_completion(row: Row) -> PromptExample:
         return asked_example(row.get("system") or "", prompt, completion)
     if not isinstance(prompt, list) or not isinstance(completion, list):
         raise ValueError("'prompt' and 'completion' are neither two texts nor two lists of messages")
-    return conversation_example(in_order(row, [*prompt, *completion]), row.get("tools"))
+    return conversation_example(in_order(row, messages_of([*prompt, *completion])), row.get("tools"))
 
 
 def from_text(row: Row) -> PromptExample:
@@ -97,6 +110,10 @@ LAYOUTS = (
     Layout("prompt, completion", {"prompt": object, "completion": object}, from_completion, ("system",), ("tools",)),
     Layout("text, learned whole and without a template", {"text": str}, from_text),
 )
+
+
+ASKING = Layout("messages", {"messages": list}, asked_messages, ("system",), ("tools",))
+"""Conversations that a trained model is to continue."""
 
 
 def chat_task(name: str, chat_template: str, held_out: int | str | None = None) -> PromptTask:

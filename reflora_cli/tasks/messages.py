@@ -26,17 +26,22 @@ ROLES = {
 
 
 def messages_of(values: object) -> list[Message]:
-    """Return the messages of a conversation. Raises ValueError for one without messages, with a bad one, or that does
-    not end with the assistant.
+    """Return the messages of a conversation to learn from. Raises ValueError for one without messages, with a bad one,
+    or that does not end with the assistant.
     """
+    messages = said_so_far(values)
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(f"the conversation ends with the {messages[-1]['role']}, so its end has no answer to learn")
+    return messages
+
+
+def said_so_far(values: object) -> list[Message]:
+    """Return the messages of a conversation that may go on. Raises ValueError for none, and for a bad one."""
     if not isinstance(values, list):
         raise ValueError("the conversation is not a list of messages")
     if not values:
         raise ValueError("the conversation has no messages")
-    messages = [message_of(value, f"message {number}") for number, value in enumerate(values, start=1)]
-    if messages[-1]["role"] != "assistant":
-        raise ValueError(f"the conversation ends with the {messages[-1]['role']}, so its end has no answer to learn")
-    return messages
+    return [message_of(value, f"message {number}") for number, value in enumerate(values, start=1)]
 
 
 def message_of(value: object, name: str) -> Message:

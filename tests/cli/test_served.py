@@ -198,6 +198,24 @@ def test_rows_are_asked_as_in_training(run: Path, prompted: Path, reflora: Reflo
         assert raw.json["answer"] != answers[0]
 
 
+def test_conversations_of_a_file_are_gone_on_with(run: Path, reflora: Reflora, tmp_path: Path) -> None:
+    """Those that end with a question, and those of training, whose last answer is asked for again."""
+    question, answer = {"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "no one"}
+    further = [question, {"role": "assistant", "content": ASKED["Who are you?"]}, {"role": "user", "content": "Sure?"}]
+    rows = [{"messages": [question]}, {"messages": [question, answer]}, {"messages": further}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    outcome = reflora("predict", run, path, "--max-new-tokens", 40, "--output", tmp_path / "answers.jsonl")
+    assert outcome.status == 0, outcome.err
+    found = [json.loads(line)["answer"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert found[0] == found[1] == ASKED["Who are you?"]
+    spoken = chat("Who are you?\nSure?\n", run).out.strip().splitlines()
+    assert found[2].strip() == spoken[-1].strip()
+    path.write_text(json.dumps({"messages": [answer]}), encoding="utf-8")
+    outcome = reflora("predict", run, path)
+    assert (outcome.status, "there is no message to answer" in outcome.err) == (2, True)
+
+
 def test_a_gguf_file_carries_the_trained_template(run: Path, base: Path, reflora: Reflora, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     outcome = reflora("export", run, "--format", "gguf", "--gguf-type", "f32", "--output", tmp_path / "out")
