@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role
@@ -29,15 +30,18 @@ class LowRankLayer(AdapterLayer):
     """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input.
 
     offset_A [q, in], offset_B [out, q], float32: how far the frozen weight is from the checkpoint's; None if equal.
+    holds_a: whether A stays where it began.
     """
 
     peft_type: ClassVar[str] = "LORA"
     offset_A: Tensor | None
     offset_B: Tensor | None
+    holds_a: bool
 
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__(frozen)
         self.A, self.B = (self.factor(own) for own in pair)
+        self.holds_a = False
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("offset_A", None, persistent=False)
@@ -74,6 +78,12 @@ class LowRankLayer(AdapterLayer):
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""
         self.A, self.B = self.factor(A), self.factor(B)
+        self.A.requires_grad_(not self.holds_a)
+
+    def hold_a(self) -> None:
+        """Let A stay as it is, whatever it is later given by `begin`: only B and what else the layer has is trained."""
+        self.holds_a = True
+        self.A.requires_grad_(False)
 
     @torch.no_grad()
     def move(self, A: Tensor, B: Tensor) -> None:
@@ -88,9 +98,10 @@ class LowRankLayer(AdapterLayer):
         """Renew what was computed from the frozen weight, which has just been moved."""
 
     def constants(self) -> dict[str, Tensor]:
+        held = {"A": self.A} if self.holds_a else {}
         if self.offset_A is None or self.offset_B is None:
-            return {}
-        return {"offset_A": self.offset_A, "offset_B": self.offset_B}
+            return {**held}
+        return {**held, "offset_A": self.offset_A, "offset_B": self.offset_B}
 
     def tensors(self) -> dict[str, Tensor]:
         if self.offset_A is None or self.offset_B is None:
@@ -109,7 +120,7 @@ class LowRankLayer(AdapterLayer):
         return [FactorPair(name, self.A, self.B, self.scale)]
 
     def roles(self) -> dict[str, Role]:
-        return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
+        return {"B": Role.FACTOR_B} if self.holds_a else {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
 
     def low_rank(self, x: Tensor) -> Tensor:
         """Return s B A x [..., out] for x [..., in]."""
@@ -128,3 +139,10 @@ def exact_product(A: Tensor, B: Tensor, scale: float) -> Tensor:
     wide = A.detach().cpu().double()
     rows = torch.split(B.detach().cpu().double() * scale, max(1, CAST_ELEMENTS // wide.shape[1]))
     return torch.cat([(own @ wide).float() for own in rows])
+
+
+def hold_first_factors(adapted: Adapted) -> None:
+    """Let A of every pair stay as it is, in place: it is a constant of its layer from now on, as in checkpoints."""
+    for layer in adapted.layers.values():
+        if isinstance(layer, LowRankLayer):
+            layer.hold_a()
