@@ -14,7 +14,7 @@ from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer,
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_start
+from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_ratio, check_start
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
@@ -105,6 +105,7 @@ class Method(BaseModel):
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
         # The factors of an earlier adapter are looked at when they are read.
+        check_ratio(self.update, self.lr_ratio)
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
 

@@ -45,6 +45,8 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # Only B is trained.
+    "lora-fa": Preset({"update": "lora-fa"}, "Zhang et al. 2023, arXiv 2308.03303"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

@@ -50,7 +50,7 @@ class UpdateRecord(Choice):
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
     cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
-    `lr_ratio` does; both together are warned of.
+    `lr_ratio` does; both together are warned of. holds_a: whether A stays where it began and B alone is trained.
     """
 
     acts: ClassVar[str] = ""
@@ -60,6 +60,7 @@ class UpdateRecord(Choice):
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     corrects_balance: ClassVar[bool] = False
+    holds_a: ClassVar[bool] = False
 
     @property
     def transports_moments(self) -> bool:
@@ -233,16 +234,38 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class LoRAFAUpdate(UpdateRecord):
+    """A held where it began, and B alone stepped."""
+
+    kind: Literal["lora-fa"] = Field("lora-fa", description="A stays where it began, B alone is trained")
+    gradients: Literal["own", "projected"] = Field(
+        "own",
+        description="those of B; own: as they are; projected: those with which W's step is the projection of its own "
+        "gradient on the rows of A",
+    )
+
+    source: ClassVar[str] = "Zhang et al. 2023, LoRA-FA, arXiv 2308.03303"
+    acts: ClassVar[str] = "LoRA-FA trained B and left A where it began: the factors are used as LoRA's"
+    holds_a: ClassVar[bool] = True
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
+    PlainUpdate
+    | RefLoRAUpdate
+    | RefLoRASUpdate
+    | ScaledGDUpdate
+    | LoRARITEUpdate
+    | BalancedUpdate
+    | LoRAProUpdate
+    | LoRAFAUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
+UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro", "lora-fa"]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 
@@ -254,3 +277,10 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
+
+
+def check_ratio(update: UpdateChoice, lr_ratio: float) -> None:
+    """Raises a refusal for a ratio of the rates of B and A where only B is trained."""
+    if update.holds_a and lr_ratio != 1:
+        reason = f"lr_ratio {lr_ratio:g} is the rate of B over that of A, and update {update} trains no A"
+        raise refusal("lr_ratio", reason, "set method.lr_ratio=1, and train.learning_rate to the rate of B", "update")

@@ -10,6 +10,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
     BalancedUpdate,
+    LoRAFAUpdate,
     LoRAProUpdate,
     LoRARITEUpdate,
     PlainUpdate,
@@ -20,6 +21,7 @@ from reflora_cli.methods.updates import (
 )
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_fa import ProjectedRule
 from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
@@ -77,7 +79,7 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
             raise ValueError(f"update {update} acts around another optimizer's step")
 
 
-def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
+def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:  # noqa: PLR0911 (one for each rule)
     """Return the update rule for these pairs."""
     match update:
         case PlainUpdate() | LoRARITEUpdate():
@@ -93,3 +95,5 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             return BalancedRule(pairs, update.warmup_steps, update.interval, moments)
         case LoRAProUpdate():
             return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)
+        case LoRAFAUpdate():
+            return ProjectedRule(pairs) if update.gradients == "projected" else PlainRule()

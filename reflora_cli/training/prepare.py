@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.low_rank import hold_first_factors
 from reflora_cli.console.reporter import SILENT, Reporter, Work
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
@@ -69,6 +70,8 @@ def prepare(
         with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
             start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
     remove_empty(base.model, adapted)
+    if recipe.method.update.holds_a:
+        hold_first_factors(adapted)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     return Job(
