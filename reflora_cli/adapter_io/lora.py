@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
+from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import LARGEST_ALPHA, PeftConfig, pattern_value
@@ -145,6 +146,12 @@ class LoraFormat:
             "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
             "alpha_pattern": {re.escape(name): own for name, own in alphas.items() if own != alpha},
         }
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""

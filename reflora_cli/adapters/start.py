@@ -42,6 +42,8 @@ def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHI
     training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are
     for `remove_empty`.
     """
+    for name, own in adapted.layers.items():
+        own.start_itself(generator_for(seed, name))
     layers = low_rank_layers(adapted)
     bases = explained(layers, choice, sight) if isinstance(choice, EvaStart) else {}
     for done, (name, layer) in enumerate(layers.items(), start=1):

@@ -116,7 +116,7 @@ def fact_lines(recipe: Recipe) -> list[str]:
     facts = {
         "method": method.label,
         **({} if method.layer.in_place else {"rank": str(method.rank)}),
-        **({"alpha": f"{method.alpha:g}"} if method.layer.has_pairs else {}),
+        **({"alpha": f"{method.alpha:g}"} if method.layer.uses_alpha else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
         "learning rate": ", ".join(rates),

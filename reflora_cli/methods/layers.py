@@ -19,14 +19,16 @@ NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT
 class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
-    has_pairs: whether it trains pairs A, B. peft_type: the kind of adapter under which PEFT's format has it.
-    peft_flags: the settings of PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot
-    read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the
-    parameters of the base that it trains where they are, in words; empty for a layer with modules of its own.
-    trains_weights: whether weight matrices are among them, which then are neither quantized nor shared out.
+    has_pairs: whether it trains pairs A, B. uses_alpha: whether its update is scaled by alpha. peft_type: the kind of
+    adapter under which PEFT's format has it. peft_flags: the settings of PEFT's config that tell it from other layers
+    of that type. not_for_peft: why PEFT cannot read it; empty where it can. not_for_vllm: why vLLM cannot put it beside
+    a base, even as PEFT has it. in_place: the parameters of the base that it trains where they are, in words; empty for
+    a layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
+    quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
+    uses_alpha: ClassVar[bool] = True
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
     not_for_peft: ClassVar[str] = ""
@@ -37,6 +39,13 @@ class LayerRecord(Choice):
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""
         return False
+
+    def check_rank(self, rank: int) -> None:
+        """Raises a refusal for a rank with which its own fields have no meaning."""
+
+    def too_short(self, steps: int) -> str:
+        """Say why a run of so many steps is too short for its fields; empty if it is not."""
+        return ""
 
 
 class LoRALayer(LayerRecord):
@@ -65,6 +74,7 @@ class VeRALayer(LayerRecord):
 
     source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
     has_pairs: ClassVar[bool] = False
+    uses_alpha: ClassVar[bool] = False
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
@@ -76,6 +86,7 @@ class BiasLayer(LayerRecord):
     kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
     has_pairs: ClassVar[bool] = False
+    uses_alpha: ClassVar[bool] = False
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -94,6 +105,7 @@ class FullLayer(LayerRecord):
     kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
     has_pairs: ClassVar[bool] = False
+    uses_alpha: ClassVar[bool] = False
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     not_for_peft: ClassVar[str] = NO_ADAPTER

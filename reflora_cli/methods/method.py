@@ -105,6 +105,7 @@ class Method(BaseModel):
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
         # The factors of an earlier adapter are looked at when they are read.
+        self.layer.check_rank(self.rank)
         check_ratio(self.update, self.lr_ratio)
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
@@ -116,10 +117,10 @@ class Method(BaseModel):
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where pairs have it."""
+        """The label, with the rank where there are adapters, and alpha where it counts."""
         if self.layer.in_place:
             return self.label
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
+        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.uses_alpha else "")
 
     @property
     def label(self) -> str:
