@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from reflora_cli.adapter_io.adalora import AdaloraFormat
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.in_place import InPlaceFormat
@@ -74,7 +75,7 @@ class AdapterFormat(Protocol):
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat())
+    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), AdaloraFormat())
 }
 COMMON = {
     "target_modules": "a list of names, or a regular expression",

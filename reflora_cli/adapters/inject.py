@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.adapters.adalora import AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
@@ -22,7 +23,7 @@ from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
+from reflora_cli.methods.layers import AdaLoRALayer, BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
 
 
 class Adaptation(Protocol):
@@ -127,6 +128,12 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
                 for name, frozen in weights.items()
             }
+        case AdaLoRALayer():
+            scale = scale_for(method.alpha, method.rank)
+            return {
+                name: AdaLoRALinear(frozen, zero_triplets(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
         case BiasLayer() | FullLayer():
             return {}
 
@@ -134,6 +141,12 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
     """Return A [r, in] and B [out, r] for a weight, at zero."""
     return torch.zeros(rank, frozen.in_features), torch.zeros(frozen.out_features, rank)
+
+
+def zero_triplets(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A [r, in], E [r, 1] and B [out, r] for a weight, at zero."""
+    A, B = zero_pair(frozen, rank)
+    return A, torch.zeros(rank, 1), B
 
 
 def build_layer(

@@ -118,8 +118,55 @@ class FullLayer(LayerRecord):
         return True
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full"]
+class AdaLoRALayer(LayerRecord):
+    """W + s B diag(E) A, of whose triplets the least important are given up while it trains."""
+
+    kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets given up")
+    target_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="triplets that are left in the end, on average of all modules; auto: two thirds of the rank"
+    )
+    initial_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="steps before the first triplet is given up; auto: a tenth of the run"
+    )
+    final_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="last steps, with the triplets that are left; auto: half of the run"
+    )
+    interval: int = Field(10, ge=1, description="steps between two choices of triplets")
+    penalty: float = Field(0.1, ge=0, le=1e6, description="weight of the distance of A and B from orthonormal ones")
+    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of sensitivities")
+    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of their uncertainties")
+
+    source: ClassVar[str] = "Zhang et al. 2023, AdaLoRA, arXiv 2303.10512"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "ADALORA"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is AdaLoRA"
+
+    def target(self, rank: int) -> int:
+        """Return the triplets that are left in the end on average, for those of each module at the start."""
+        return max(1, rank * 2 // 3) if self.target_rank == "auto" else self.target_rank
+
+    def phases(self, steps: int) -> tuple[int, int]:
+        """Return the steps before the first triplet is given up and those after the last, in a run of so many."""
+        initial = steps // 10 if self.initial_steps == "auto" else self.initial_steps
+        return initial, steps // 2 if self.final_steps == "auto" else self.final_steps
+
+    def check_rank(self, rank: int) -> None:
+        if self.target(rank) > rank:
+            reason = f"target_rank {self.target_rank} is more than the rank {rank}, with which it begins"
+            raise refusal("layer.target_rank", reason, "raise method.rank, or lower method.layer.target_rank", "rank")
+
+    def too_short(self, steps: int) -> str:
+        initial, final = self.phases(steps)
+        if initial + final < steps:
+            return ""
+        return f"initial_steps {initial} and final_steps {final} leave no step of {steps} to give up triplets in"
+
+
+LayerChoice = Annotated[
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer, Field(discriminator="kind")
+]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 

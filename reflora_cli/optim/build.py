@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reflora_cli.factors.pair import FactorPair
+from reflora_cli.factors.pair import FactorPair, Triplets
+from reflora_cli.methods.layers import AdaLoRALayer
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
@@ -20,6 +21,7 @@ from reflora_cli.methods.updates import (
     UpdateChoice,
 )
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
+from reflora_cli.optim.budget import Budget, BudgetRule
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_fa import ProjectedRule
 from reflora_cli.optim.lora_pro import LoRAProRule
@@ -42,9 +44,11 @@ def build_optimizer(
     method: Method,
     roles: Roles,
     rates: Rates,
+    course: UpdateRule | None = None,
 ) -> Partition:
     """Return the optimizer of all trained parameters, with the method's update rule on the pairs.
 
+    course: the rule of a layer that changes during the run, which has no pairs; it stands in the update rule's place.
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
     groups = parameter_groups(roles, rates, method.lr_ratio)
@@ -54,7 +58,7 @@ def build_optimizer(
         members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
-    return Partition(members, build_rule(method.update, roles.pairs))
+    return Partition(members, course or build_rule(method.update, roles.pairs))
 
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
@@ -97,3 +101,15 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)
         case LoRAFAUpdate():
             return ProjectedRule(pairs) if update.gradients == "projected" else PlainRule()
+
+
+def build_course(method: Method, triplets: Sequence[Triplets], steps: int) -> UpdateRule | None:
+    """Return what changes the method's layers during a run of so many steps; None where nothing does."""
+    match method.layer:
+        case AdaLoRALayer() as layer:
+            first, (initial, final) = sum(len(own.E) for own in triplets), layer.phases(steps)
+            last = layer.target(method.rank) * len(triplets)
+            budget = Budget(first, last, initial, final, steps, layer.interval)
+            return BudgetRule(triplets, budget, (layer.beta1, layer.beta2), layer.penalty)
+        case _:
+            return None

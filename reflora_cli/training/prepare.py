@@ -21,7 +21,7 @@ from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
-from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
@@ -83,7 +83,7 @@ def prepare(
         rows=rows,
         objective=objective,
         sampler=sampler,
-        optimizer=make_optimizer(recipe, adapted),
+        optimizer=make_optimizer(recipe, adapted, total),
         total_steps=total,
         probes=probe_examples(examples),
         environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
@@ -161,6 +161,10 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
             remedy="lower method.update.warmup_steps or train longer",
         )
         raise InputError(problem)
+    if reason := method.layer.too_short(total):
+        problem = Problem(f"the run is too short for layer {method.layer}", "method.layer", reason,
+                          remedy="lower them or train longer")  # fmt: skip
+        raise InputError(problem)
     return total
 
 
@@ -169,7 +173,8 @@ def roles_in(adapted: Adapted) -> Roles:
     return Roles(adapted.pairs, adapted.of_role(Role.UNDECAYED), adapted.of_role(Role.DECAYED), adapted.others)
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
+def make_optimizer(recipe: Recipe, adapted: Adapted, steps: int) -> Partition:
     train = recipe.train
     rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer, train.momentum)
-    return build_optimizer(recipe.method, roles_in(adapted), rates)
+    course = build_course(recipe.method, adapted.triplets, steps)
+    return build_optimizer(recipe.method, roles_in(adapted), rates, course)

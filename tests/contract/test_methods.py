@@ -33,7 +33,7 @@ from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
-from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
 from tests.models import ADAPTERS, HEADS, batch, injected, make
@@ -99,13 +99,15 @@ class Training:
     def step(self) -> float:
         loss = loss_of(self.model)
         loss.backward()
+        if (penalty := self.optimizer.rule.penalty()) is not None:
+            penalty.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()
 
 
 def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> Partition:
-    return build_optimizer(method, roles_in(adapted), rates)
+    return build_optimizer(method, roles_in(adapted), rates, build_course(method, adapted.triplets, 60))
 
 
 def loss_of(model: nn.Module) -> torch.Tensor:
@@ -127,7 +129,9 @@ def test_adapted_model_starts_as_its_base(method: Method) -> None:
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}}.get(method.layer.kind, set())
+    kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}, "adalora": {"A", "E", "B"}}.get(
+        method.layer.kind, set()
+    )
     kinds -= {"A"} if method.update.holds_a else set()
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
