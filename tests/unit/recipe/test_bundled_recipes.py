@@ -120,6 +120,21 @@ def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
 
 
 @pytest.mark.parametrize("task", GLUE)
+def test_adalora_s_budgets_fit_the_runs_of_its_scripts(task: str) -> None:
+    recipe = load_recipe(f"glue/adalora/{task}", [])
+    assert (recipe.method.label, recipe.task.name) == ("adalora", f"glue/{task}")
+    layer = recipe.method.layer
+    steps = math.ceil(SIZES[task] / recipe.train.batch_size) * int(recipe.train.epochs or 0)
+    initial, final = layer.phases(steps)
+    assert layer.too_short(steps) == ""
+    assert 0 < initial < steps / 3
+    assert steps / 8 < final < 2 * steps / 3
+    assert (layer.target(recipe.method.rank), recipe.method.rank) == (1, 3 if task in ("mnli", "cola") else 2)
+    if task == "mrpc":
+        assert recipe.train.warmup_steps == round(0.1 * steps)
+
+
+@pytest.mark.parametrize("task", GLUE)
 @pytest.mark.parametrize("model", BY_TABLE)
 def test_recipes_of_lora_s_tables_warm_up_for_their_share_of_steps(model: str, task: str) -> None:
     recipe, (name, rank, alpha, targets, share) = load_recipe(f"glue/{model}/{task}", []), BY_TABLE[model]
