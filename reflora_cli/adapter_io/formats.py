@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reflora_cli.adapter_io.adalora import AdaloraFormat
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
+from reflora_cli.adapter_io.ia3 import IA3Format
 from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
@@ -75,7 +76,7 @@ class AdapterFormat(Protocol):
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), AdaloraFormat())
+    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), AdaloraFormat(), IA3Format())
 }
 COMMON = {
     "target_modules": "a list of names, or a regular expression",

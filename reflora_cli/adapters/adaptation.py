@@ -40,6 +40,8 @@ class LowRank:
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+        for key in self.layer.lacks:
+            check_argument(not getattr(self, key), key, getattr(self, key), f"none: layer {self.layer} has no {key}")
         check_argument(len(self.targets) > 0, "targets", self.targets, "names of modules, or all-linear")
 
 

@@ -13,17 +13,28 @@ from reflora_cli.adapters.adalora import AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
+from reflora_cli.adapters.ia3 import ia3_layer
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.targets import match_targets, refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import AdaLoRALayer, BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
+from reflora_cli.methods.layers import (
+    AdaLoRALayer,
+    BiasLayer,
+    DoRALayer,
+    FullLayer,
+    IA3Layer,
+    LayerChoice,
+    LoRALayer,
+    VeRALayer,
+)
 
 
 class Adaptation(Protocol):
@@ -132,6 +143,11 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
             scale = scale_for(method.alpha, method.rank)
             return {
                 name: AdaLoRALinear(frozen, zero_triplets(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
+        case IA3Layer(feedforward=patterns):
+            return {
+                name: ia3_layer(frozen, any(matches(pattern, name) for pattern in patterns))
                 for name, frozen in weights.items()
             }
         case BiasLayer() | FullLayer():

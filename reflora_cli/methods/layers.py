@@ -19,15 +19,17 @@ NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT
 class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
-    has_pairs: whether it trains pairs A, B. uses_alpha: whether its update is scaled by alpha. peft_type: the kind of
-    adapter under which PEFT's format has it. peft_flags: the settings of PEFT's config that tell it from other layers
-    of that type. not_for_peft: why PEFT cannot read it; empty where it can. not_for_vllm: why vLLM cannot put it beside
-    a base, even as PEFT has it. in_place: the parameters of the base that it trains where they are, in words; empty for
-    a layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
-    quantized nor shared out.
+    has_pairs: whether it trains pairs A, B. has_rank: whether the rank counts. uses_alpha: whether its update is scaled
+    by alpha. peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of PEFT's config
+    that tell it from other layers of that type. not_for_peft: why PEFT cannot read it; empty where it can.
+    not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the parameters of the base that
+    it trains where they are, in words; empty for a layer with modules of its own. trains_weights: whether weight
+    matrices are among them, which then are neither quantized nor shared out. lacks: the settings of adapters that are
+    refused with it.
     """
 
     has_pairs: ClassVar[bool] = True
+    has_rank: ClassVar[bool] = True
     uses_alpha: ClassVar[bool] = True
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
@@ -35,6 +37,7 @@ class LayerRecord(Choice):
     not_for_vllm: ClassVar[str] = ""
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
+    lacks: ClassVar[tuple[str, ...]] = ()
 
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""
@@ -163,10 +166,34 @@ class AdaLoRALayer(LayerRecord):
         return f"initial_steps {initial} and final_steps {final} leave no step of {steps} to give up triplets in"
 
 
+class IA3Layer(LayerRecord):
+    """W with its outputs, or its inputs, multiplied by a trained vector."""
+
+    kind: Literal["ia3"] = Field(
+        "ia3", description="outputs of W, or inputs of feed-forward layers, scaled by a vector"
+    )
+    feedforward: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        (
+            "down_proj", "mlp.c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2",
+            r".*(?<!attention\.)output\.dense",
+        ),
+        description="those of the targets whose inputs are scaled, as names or regular expressions",
+    )  # fmt: skip
+
+    source: ClassVar[str] = "Liu et al. 2022, (IA)^3, arXiv 2205.05638"
+    has_pairs: ClassVar[bool] = False
+    has_rank: ClassVar[bool] = False
+    uses_alpha: ClassVar[bool] = False
+    lacks: ClassVar[tuple[str, ...]] = ("dropout",)
+    peft_type: ClassVar[str] = "IA3"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
+
+
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer, Field(discriminator="kind")
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer | IA3Layer, Field(discriminator="kind")
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora"]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora", "ia3"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -180,6 +207,10 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if layer.in_place:
             reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
+        if key in layer.lacks:
+            raise refusal(
+                key, f"{key} {value} has no meaning with layer {layer}", f"leave method.{key} out", also="layer"
+            )
         if key in OF_PAIRS and not layer.has_pairs:
             reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
             raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")

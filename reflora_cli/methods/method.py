@@ -28,11 +28,13 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
-    modules a recipe adapts.
+    One whose layer lacks settings of adapters replaces these too, and one that trains the base itself also the targets:
+    `full` is the whole model, whatever modules a recipe adapts.
     """
     layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
-    return (*AXES, *OF_ADAPTERS, "targets") if layer in LAYERS and LAYERS[layer].in_place else AXES
+    if layer not in LAYERS:
+        return AXES
+    return (*AXES, *OF_ADAPTERS, "targets") if LAYERS[layer].in_place else (*AXES, *LAYERS[layer].lacks)
 
 
 def read(_: Refactor) -> Refactor:
@@ -118,7 +120,7 @@ class Method(BaseModel):
     @property
     def summary(self) -> str:
         """The label, with the rank where there are adapters, and alpha where it counts."""
-        if self.layer.in_place:
+        if self.layer.in_place or not self.layer.has_rank:
             return self.label
         return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.uses_alpha else "")
 

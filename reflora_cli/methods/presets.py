@@ -47,6 +47,8 @@ PRESETS: dict[str, Preset] = {
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
     # Triplets, the least important of which are given up.
     "adalora": Preset({"layer": "adalora"}, "Zhang et al. 2023, arXiv 2303.10512"),
+    # A vector for every module.
+    "ia3": Preset({"layer": "ia3"}, "Liu et al. 2022, arXiv 2205.05638"),
     # Only B is trained.
     "lora-fa": Preset({"update": "lora-fa"}, "Zhang et al. 2023, arXiv 2308.03303"),
 }

@@ -129,9 +129,13 @@ def test_adapted_model_starts_as_its_base(method: Method) -> None:
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}, "adalora": {"A", "E", "B"}}.get(
-        method.layer.kind, set()
-    )
+    kinds = {
+        "lora": {"A", "B"},
+        "dora": {"A", "B", "magnitude"},
+        "vera": {"d", "b"},
+        "adalora": {"A", "E", "B"},
+        "ia3": {"l"},
+    }.get(method.layer.kind, set())
     kinds -= {"A"} if method.update.holds_a else set()
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
@@ -164,7 +168,7 @@ def test_merged_model_computes_what_the_adapted_one_does(method: Method) -> None
         training.step()
     adapted = logits_of(training.model)
     for name, layer in training.adapted.layers.items():
-        training.model.set_submodule(name, layer.frozen.thaw(layer.merged()))
+        training.model.set_submodule(name, layer.plain(torch.float32))
     assert not any("frozen" in name for name, _ in training.model.named_parameters())
     torch.testing.assert_close(logits_of(training.model), adapted, atol=2e-5, rtol=1e-5)
 

@@ -63,6 +63,7 @@ def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
     kept = {} if changed.method.layer.in_place else kept  # these say how modules are adapted
+    kept = {key: own for key, own in kept.items() if key not in changed.method.layer.lacks}
     timing = Refactor(**default.method.update.model_dump(exclude={"kind"}))
     assert changed.method == Method(name=method, **kept, refactor=timing)
     assert changed.model_copy(update={"method": default.method}) == default
