@@ -91,7 +91,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
-        STARTS[start]().needs_full_rank,
+        STARTS[start]().needs_full_rank or LAYERS[layer]().needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

@@ -17,6 +17,7 @@ from reflora_cli.adapters.ia3 import ia3_layer
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.target_patterns import matches
@@ -33,6 +34,7 @@ from reflora_cli.methods.layers import (
     IA3Layer,
     LayerChoice,
     LoRALayer,
+    LoRAXSLayer,
     VeRALayer,
 )
 
@@ -143,6 +145,12 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
             scale = scale_for(method.alpha, method.rank)
             return {
                 name: AdaLoRALinear(frozen, zero_triplets(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
+        case LoRAXSLayer(deviation=deviation):
+            scale = scaling_factor(method.scaling, method.alpha, method.rank)
+            return {
+                name: LoRAXSLinear(frozen, method.rank, scale, method.dropout, deviation)
                 for name, frozen in weights.items()
             }
         case IA3Layer(feedforward=patterns):

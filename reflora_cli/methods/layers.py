@@ -25,7 +25,8 @@ class LayerRecord(Choice):
     not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the parameters of the base that
     it trains where they are, in words; empty for a layer with modules of its own. trains_weights: whether weight
     matrices are among them, which then are neither quantized nor shared out. lacks: the settings of adapters that are
-    refused with it.
+    refused with it. read_as: the kind of layer that its files hold, if that is another. needs_full_rank: whether r must
+    be at most min(out, in) on every adapted weight.
     """
 
     has_pairs: ClassVar[bool] = True
@@ -38,6 +39,8 @@ class LayerRecord(Choice):
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
     lacks: ClassVar[tuple[str, ...]] = ()
+    read_as: ClassVar[str] = ""
+    needs_full_rank: ClassVar[bool] = False
 
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""
@@ -190,10 +193,26 @@ class IA3Layer(LayerRecord):
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
 
 
+class LoRAXSLayer(LayerRecord):
+    """W + s U X V, U and V of the singular value decomposition of W, and X trained."""
+
+    kind: Literal["lora-xs"] = Field(
+        "lora-xs", description="W + s U X V, U and V from W's singular triplets, X trained"
+    )
+    deviation: float = Field(1e-5, ge=0, le=1.0, description="that of X's normal entries at the start")
+
+    source: ClassVar[str] = "Banaei et al. 2024, LoRA-XS, arXiv 2405.17604"
+    has_pairs: ClassVar[bool] = False
+    peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": False}
+    read_as: ClassVar[str] = "lora"
+    needs_full_rank: ClassVar[bool] = True
+
+
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer | IA3Layer, Field(discriminator="kind")
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer | IA3Layer | LoRAXSLayer,
+    Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora", "ia3"]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora", "ia3", "lora-xs"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -221,6 +240,6 @@ def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
     `peft_flags`. Raises KeyError where there is none.
     """
     for layer in LAYERS.values():
-        if layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
+        if not layer.read_as and layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
             return layer()
     raise KeyError(f"no layer has PEFT's type {peft_type} with {dict(flags)}")

@@ -114,8 +114,12 @@ class Method(BaseModel):
 
     @property
     def needs_full_rank(self) -> bool:
-        """Whether the update rule or the start is defined only for factors of full rank: r of at most min(out, in)."""
-        return self.update.needs_full_rank or (self.after is None and self.start.needs_full_rank)
+        """Whether the layer, the update rule or the start needs factors of full rank: r of at most min(out, in)."""
+        return (
+            self.layer.needs_full_rank
+            or self.update.needs_full_rank
+            or (self.after is None and self.start.needs_full_rank)
+        )
 
     @property
     def summary(self) -> str:

@@ -49,6 +49,8 @@ PRESETS: dict[str, Preset] = {
     "adalora": Preset({"layer": "adalora"}, "Zhang et al. 2023, arXiv 2303.10512"),
     # A vector for every module.
     "ia3": Preset({"layer": "ia3"}, "Liu et al. 2022, arXiv 2205.05638"),
+    # A small square matrix between singular vectors of W.
+    "lora-xs": Preset({"layer": "lora-xs"}, "Banaei et al. 2024, arXiv 2405.17604"),
     # Only B is trained.
     "lora-fa": Preset({"update": "lora-fa"}, "Zhang et al. 2023, arXiv 2308.03303"),
 }

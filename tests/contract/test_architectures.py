@@ -46,8 +46,9 @@ def test_adapter_survives_disk_merging_and_peft(name: str, layer: str, dropout: 
         write_adapter_config(tmp_path, config, {})
         loaded = copy.deepcopy(base)
         restored = load_adapter(loaded, read_adapter(tmp_path), HEADS[name]).parameters
-        assert restored.keys() == adapted.parameters.keys()
-        assert all(torch.equal(restored[key], parameter) for key, parameter in adapted.parameters.items())
+        if not LAYERS[layer].read_as:
+            assert restored.keys() == adapted.parameters.keys()
+            assert all(torch.equal(restored[key], parameter) for key, parameter in adapted.parameters.items())
         torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, atol=5e-6, rtol=0)
 
         theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()

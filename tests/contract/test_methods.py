@@ -76,6 +76,8 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
 SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
 """Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+NEARLY = {"lora-xs": 1e-2}
+"""Its X begins normal with a deviation of 1e-5, as published, and not at zero."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
     [*((method, ADAMW) for method in METHODS),
@@ -123,7 +125,8 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 @every_method
 def test_adapted_model_starts_as_its_base(method: Method) -> None:
     training = Training(method)
-    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=1e-5, rtol=1e-5)
+    near = NEARLY.get(method.layer.kind, 1e-5)
+    torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=near, rtol=near)
 
 
 @every_method
@@ -135,6 +138,7 @@ def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
         "vera": {"d", "b"},
         "adalora": {"A", "E", "B"},
         "ia3": {"l"},
+        "lora-xs": {"X"},
     }.get(method.layer.kind, set())
     kinds -= {"A"} if method.update.holds_a else set()
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
