@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,12 @@ from reflora_cli.methods.layers import LAYERS, LayerChoice, LayerKind
 from reflora_cli.methods.starts import STARTS, StartChoice, StartKind
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
+NEEDED: Mapping[str, tuple[str | float, str]] = {
+    "start": ("default", "pairs"),
+    "scaling": ("standard", "pairs"),
+    "dropout": (0.0, "dropout"),
+}
+"""The value of a setting that changes nothing, and what a layer has with which another one means something."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,15 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
-        for key in () if self.layer.has_pairs else ("start", "scaling"):
-            value = str(getattr(self, key))
-            check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
+        for key, (usual, what) in NEEDED.items():
+            value = getattr(self, key)
+            is_meant = self.layer.counts(key) or value == usual or str(value) == usual
+            check_argument(is_meant, key, str(value), f"none: layer {self.layer} has no {what}")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
+        multiple = self.start.rank_multiple
+        check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
-        for key in self.layer.lacks:
-            check_argument(not getattr(self, key), key, getattr(self, key), f"none: layer {self.layer} has no {key}")
         check_argument(len(self.targets) > 0, "targets", self.targets, "names of modules, or all-linear")
 
 
@@ -71,7 +78,9 @@ def adapt(
     rank: r.  alpha: the update is s B A with s = alpha / r, or alpha / sqrt(r) where `scaling` is `rslora`.
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256; or
-        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors.
+        `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors; or
+        `stella` (Li et al. 2025, arXiv 2510.01938), whose frames the optimizer keeps orthonormal with
+        `RefLoRA(model, update="stiefel")`, and which takes no other start.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
         triplets out of W and trains them (Meng et al. 2024, arXiv 2404.02948): B is not zero then.
     dropout: of the adapter's input, in training.
@@ -91,7 +100,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
-        STARTS[start]().needs_full_rank or LAYERS[layer]().needs_full_rank,
+        first.needs_full_rank or LAYERS[layer].needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

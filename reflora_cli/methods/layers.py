@@ -13,34 +13,49 @@ IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
 OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
 """The settings of a method that are about pairs A, B."""
+WITHOUT_PAIRS = ("start", "scaling", "lr_ratio")
+"""Those of them that mean nothing without pairs; of update rules each says itself on what it acts."""
+OF_ADAPTERS = ("rank", "alpha", "dropout")
+"""The numbers that only adapters have."""
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
 class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
-    has_pairs: whether it trains pairs A, B. has_rank: whether the rank counts. uses_alpha: whether its update is scaled
-    by alpha. peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of PEFT's config
-    that tell it from other layers of that type. not_for_peft: why PEFT cannot read it; empty where it can.
-    not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the parameters of the base that
-    it trains where they are, in words; empty for a layer with modules of its own. trains_weights: whether weight
-    matrices are among them, which then are neither quantized nor shared out. lacks: the settings of adapters that are
-    refused with it. read_as: the kind of layer that its files hold, if that is another. needs_full_rank: whether r must
-    be at most min(out, in) on every adapted weight.
+    has_pairs: whether it trains pairs A, B. has_frames: whether it trains matrices whose columns or rows are
+    orthonormal. meaningless: the settings of a method that mean nothing with it and are refused. unused: those that
+    recipes may say, and that have no effect with it. needs_full_rank: whether r must be at most min(out, in) on every
+    adapted weight. peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of PEFT's
+    config that tell it from other layers of that type. read_as: the kind of layer that its files hold, if that is
+    another. not_for_peft: why PEFT cannot read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a
+    base, even as PEFT has it. in_place: the parameters of the base that it trains where they are, in words; empty for a
+    layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
+    quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
-    has_rank: ClassVar[bool] = True
-    uses_alpha: ClassVar[bool] = True
+    has_frames: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ()
+    needs_full_rank: ClassVar[bool] = False
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
+    read_as: ClassVar[str] = ""
     not_for_peft: ClassVar[str] = ""
     not_for_vllm: ClassVar[str] = ""
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
-    lacks: ClassVar[tuple[str, ...]] = ()
-    read_as: ClassVar[str] = ""
-    needs_full_rank: ClassVar[bool] = False
+
+    @property
+    def begins_as_base(self) -> bool:
+        """Whether the adapted model computes what its base does until the first step, or very nearly."""
+        return True
+
+    @classmethod
+    def counts(cls, key: str) -> bool:
+        """Return whether a setting of a method has an effect with it."""
+        return key not in (*cls.meaningless, *cls.unused)
 
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""
@@ -80,7 +95,8 @@ class VeRALayer(LayerRecord):
 
     source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
     has_pairs: ClassVar[bool] = False
-    uses_alpha: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
@@ -92,7 +108,7 @@ class BiasLayer(LayerRecord):
     kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
     has_pairs: ClassVar[bool] = False
-    uses_alpha: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -111,7 +127,7 @@ class FullLayer(LayerRecord):
     kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
     has_pairs: ClassVar[bool] = False
-    uses_alpha: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -122,6 +138,28 @@ class FullLayer(LayerRecord):
     def trains(self, name: str) -> bool:
         """Return True."""
         return True
+
+
+class StellaLayer(LayerRecord):
+    """W + s U S V^T, where U and V have orthonormal columns."""
+
+    kind: Literal["stella"] = Field("stella", description="W + s U S V^T, U and V with orthonormal columns")
+    diagonal: bool = Field(False, description="S has r numbers, its diagonal; else it is a matrix [r, r]")
+    s_initial: float = Field(
+        1.0, ge=-1e3, le=1e3, description="S begins as this multiple of the identity; 0: the model begins as its base"
+    )
+
+    source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = ("start", "lr_ratio")
+    has_frames: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
+
+    @property
+    def begins_as_base(self) -> bool:
+        return self.s_initial == 0
 
 
 class AdaLoRALayer(LayerRecord):
@@ -144,6 +182,7 @@ class AdaLoRALayer(LayerRecord):
 
     source: ClassVar[str] = "Zhang et al. 2023, AdaLoRA, arXiv 2303.10512"
     has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
     peft_type: ClassVar[str] = "ADALORA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is AdaLoRA"
@@ -185,9 +224,8 @@ class IA3Layer(LayerRecord):
 
     source: ClassVar[str] = "Liu et al. 2022, (IA)^3, arXiv 2205.05638"
     has_pairs: ClassVar[bool] = False
-    has_rank: ClassVar[bool] = False
-    uses_alpha: ClassVar[bool] = False
-    lacks: ClassVar[tuple[str, ...]] = ("dropout",)
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, "dropout")
+    unused: ClassVar[tuple[str, ...]] = ("rank", "alpha")
     peft_type: ClassVar[str] = "IA3"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
@@ -203,16 +241,21 @@ class LoRAXSLayer(LayerRecord):
 
     source: ClassVar[str] = "Banaei et al. 2024, LoRA-XS, arXiv 2405.17604"
     has_pairs: ClassVar[bool] = False
-    peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": False}
-    read_as: ClassVar[str] = "lora"
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
     needs_full_rank: ClassVar[bool] = True
+    peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
+
+    @property
+    def begins_as_base(self) -> bool:
+        return self.deviation <= 1e-5
 
 
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | AdaLoRALayer | IA3Layer | LoRAXSLayer,
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | StellaLayer | AdaLoRALayer | IA3Layer | LoRAXSLayer,
     Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "adalora", "ia3", "lora-xs"]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "stella", "adalora", "ia3", "lora-xs"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -226,18 +269,17 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if layer.in_place:
             reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
-        if key in layer.lacks:
-            raise refusal(
-                key, f"{key} {value} has no meaning with layer {layer}", f"leave method.{key} out", also="layer"
-            )
-        if key in OF_PAIRS and not layer.has_pairs:
+        if key in layer.meaningless and key not in OF_PAIRS:
+            reason = f"{key} {value} has no meaning with layer {layer}"
+            raise refusal(key, reason, f"leave method.{key} out", also="layer")
+        if key in layer.meaningless:
             reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
             raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
-    """Return the layer that PEFT's config describes. flags: all its settings that any layer has among its
-    `peft_flags`. Raises KeyError where there is none.
+    """Return the layer that PEFT's config describes, the first of those whose files are alike. flags: all its settings
+    that any layer has among its `peft_flags`. Raises KeyError where there is none.
     """
     for layer in LAYERS.values():
         if not layer.read_as and layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():

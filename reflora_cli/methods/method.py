@@ -10,16 +10,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
+from reflora_cli.methods.layers import LAYERS, OF_ADAPTERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_ratio, check_start
+from reflora_cli.methods.updates import (
+    PlainUpdate,
+    Refactor,
+    UpdateChoice,
+    check_factors,
+    check_layer,
+    check_ratio,
+    check_start,
+)
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
-OF_ADAPTERS = ("rank", "alpha", "dropout")
-"""The numbers that only adapters have."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
@@ -28,13 +34,14 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One whose layer lacks settings of adapters replaces these too, and one that trains the base itself also the targets:
-    `full` is the whole model, whatever modules a recipe adapts.
+    One with whose layer settings of adapters mean nothing replaces these too, and one that trains the base itself also
+    the targets: `full` is the whole model, whatever modules a recipe adapts.
     """
     layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
     if layer not in LAYERS:
         return AXES
-    return (*AXES, *OF_ADAPTERS, "targets") if LAYERS[layer].in_place else (*AXES, *LAYERS[layer].lacks)
+    own = LAYERS[layer]
+    return (*dict.fromkeys((*AXES, *own.meaningless)), *(("targets",) if own.in_place else ()))
 
 
 def read(_: Refactor) -> Refactor:
@@ -103,9 +110,12 @@ class Method(BaseModel):
             )
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
+        check_layer(self.update, str(self.layer), self.layer.has_pairs, self.layer.has_frames)
         if self.after is not None and self.start.sees_data:
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
+        if self.after is None:
+            check_factors(self.update, self.start, self.rank)
         # The factors of an earlier adapter are looked at when they are read.
         self.layer.check_rank(self.rank)
         check_ratio(self.update, self.lr_ratio)
@@ -114,19 +124,15 @@ class Method(BaseModel):
 
     @property
     def needs_full_rank(self) -> bool:
-        """Whether the layer, the update rule or the start needs factors of full rank: r of at most min(out, in)."""
-        return (
-            self.layer.needs_full_rank
-            or self.update.needs_full_rank
-            or (self.after is None and self.start.needs_full_rank)
-        )
+        """Whether layer, update rule or start are defined only for factors of full rank: r of at most min(out, in)."""
+        needed = self.layer.needs_full_rank or self.update.needs_full_rank
+        return needed or (self.after is None and self.start.needs_full_rank)
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where it counts."""
-        if self.layer.in_place or not self.layer.has_rank:
-            return self.label
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.uses_alpha else "")
+        """The label, with rank and alpha where they count."""
+        numbers = {"rank": f"rank {self.rank}", "alpha": f"alpha {self.alpha:g}"}
+        return ", ".join([self.label, *(own for key, own in numbers.items() if self.layer.counts(key))])
 
     @property
     def label(self) -> str:
