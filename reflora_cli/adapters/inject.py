@@ -9,21 +9,36 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.adapters.adalora import AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
+from reflora_cli.adapters.ia3 import ia3_layer
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.stella import StellaLinear, multiple_of_identity
+from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.targets import match_targets, refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, StellaLayer, VeRALayer
+from reflora_cli.methods.layers import (
+    AdaLoRALayer,
+    BiasLayer,
+    DoRALayer,
+    FullLayer,
+    IA3Layer,
+    LayerChoice,
+    LoRALayer,
+    LoRAXSLayer,
+    StellaLayer,
+    VeRALayer,
+)
 
 
 class Adaptation(Protocol):
@@ -128,6 +143,23 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
                 for name, frozen in weights.items()
             }
+        case AdaLoRALayer():
+            scale = scale_for(method.alpha, method.rank)
+            return {
+                name: AdaLoRALinear(frozen, zero_triplets(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
+        case LoRAXSLayer(deviation=deviation):
+            scale = scaling_factor(method.scaling, method.alpha, method.rank)
+            return {
+                name: LoRAXSLinear(frozen, method.rank, scale, method.dropout, deviation)
+                for name, frozen in weights.items()
+            }
+        case IA3Layer(feedforward=patterns):
+            return {
+                name: ia3_layer(frozen, any(matches(pattern, name) for pattern in patterns))
+                for name, frozen in weights.items()
+            }
         case BiasLayer() | FullLayer():
             return {}
 
@@ -135,6 +167,12 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
     """Return A [r, in] and B [out, r] for a weight, at zero."""
     return torch.zeros(rank, frozen.in_features), torch.zeros(frozen.out_features, rank)
+
+
+def zero_triplets(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A [r, in], E [r, 1] and B [out, r] for a weight, at zero."""
+    A, B = zero_pair(frozen, rank)
+    return A, torch.zeros(rank, 1), B
 
 
 def build_layer(

@@ -47,6 +47,12 @@ class AdapterLayer(nn.Module, Factored):
         """Return what a checkpoint must hold of the layer beside its trained parameters, by the name in the layer."""
         return {}
 
+    def start_itself(self, draw: torch.Generator) -> None:
+        """Give what is trained its first values, in place, where no start can be chosen; nothing if it has them.
+
+        draw: a generator on the CPU of the layer's own.
+        """
+
     def plain(self, dtype: torch.dtype) -> nn.Module:
         """Return an ordinary module that computes the same in evaluation mode, its weight cast to `dtype` once."""
         return self.frozen.thaw(self.merged().to(dtype))

@@ -122,8 +122,8 @@ def fact_lines(recipe: Recipe) -> list[str]:
     length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
     facts = {
         "method": method.label,
-        **({} if method.layer.in_place else {"rank": str(method.rank)}),
-        **({"alpha": f"{method.alpha:g}"} if method.layer.is_scaled else {}),
+        **({"rank": str(method.rank)} if method.layer.counts("rank") else {}),
+        **({"alpha": f"{method.alpha:g}"} if method.layer.counts("alpha") else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
         "learning rate": ", ".join(rates),

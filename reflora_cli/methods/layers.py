@@ -15,45 +15,58 @@ OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
 """The settings of a method that are about pairs A, B."""
 WITHOUT_PAIRS = ("start", "scaling", "lr_ratio")
 """Those of them that mean nothing without pairs; of update rules each says itself on what it acts."""
+OF_ADAPTERS = ("rank", "alpha", "dropout")
+"""The numbers that only adapters have."""
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
 class LayerRecord(Choice):
     """What the rest of the program asks of a layer instead of its name.
 
-    has_pairs: whether it trains pairs A, B. meaningless: the settings of OF_PAIRS that mean nothing with it.
-    has_frames: whether it trains matrices whose columns or rows are orthonormal. needs_full_rank: whether r must be at
-    most min(out, in). peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of
-    PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot read it; empty where it
-    can. not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the parameters of the base
-    that it trains where they are, in words; empty for a layer with modules of its own. trains_weights: whether weight
-    matrices are among them, which then are neither quantized nor shared out.
+    has_pairs: whether it trains pairs A, B. has_frames: whether it trains matrices whose columns or rows are
+    orthonormal. meaningless: the settings of a method that mean nothing with it and are refused. unused: those that
+    recipes may say, and that have no effect with it. needs_full_rank: whether r must be at most min(out, in) on every
+    adapted weight. peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of PEFT's
+    config that tell it from other layers of that type. read_as: the kind of layer that its files hold, if that is
+    another. not_for_peft: why PEFT cannot read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a
+    base, even as PEFT has it. in_place: the parameters of the base that it trains where they are, in words; empty for a
+    layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
+    quantized nor shared out.
     """
 
     has_pairs: ClassVar[bool] = True
-    meaningless: ClassVar[tuple[str, ...]] = ()
     has_frames: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ()
     needs_full_rank: ClassVar[bool] = False
     peft_type: ClassVar[str] = "LORA"
     peft_flags: ClassVar[Mapping[str, bool]]
+    read_as: ClassVar[str] = ""
     not_for_peft: ClassVar[str] = ""
     not_for_vllm: ClassVar[str] = ""
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
 
     @property
-    def is_scaled(self) -> bool:
-        """Whether its update is multiplied by s, so that alpha means something."""
-        return "scaling" not in self.meaningless
-
-    @property
     def begins_as_base(self) -> bool:
-        """Whether the adapted model computes what its base does until the first step."""
+        """Whether the adapted model computes what its base does until the first step, or very nearly."""
         return True
+
+    @classmethod
+    def counts(cls, key: str) -> bool:
+        """Return whether a setting of a method has an effect with it."""
+        return key not in (*cls.meaningless, *cls.unused)
 
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""
         return False
+
+    def check_rank(self, rank: int) -> None:
+        """Raises a refusal for a rank with which its own fields have no meaning."""
+
+    def too_short(self, steps: int) -> str:
+        """Say why a run of so many steps is too short for its fields; empty if it is not."""
+        return ""
 
 
 class LoRALayer(LayerRecord):
@@ -83,6 +96,7 @@ class VeRALayer(LayerRecord):
     source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
     has_pairs: ClassVar[bool] = False
     meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
@@ -94,7 +108,7 @@ class BiasLayer(LayerRecord):
     kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
     has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -113,7 +127,7 @@ class FullLayer(LayerRecord):
     kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
     has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -141,16 +155,107 @@ class StellaLayer(LayerRecord):
     has_frames: ClassVar[bool] = True
     needs_full_rank: ClassVar[bool] = True
     peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
 
     @property
     def begins_as_base(self) -> bool:
         return self.s_initial == 0
 
 
+class AdaLoRALayer(LayerRecord):
+    """W + s B diag(E) A, of whose triplets the least important are given up while it trains."""
+
+    kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets given up")
+    target_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="triplets that are left in the end, on average of all modules; auto: two thirds of the rank"
+    )
+    initial_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="steps before the first triplet is given up; auto: a tenth of the run"
+    )
+    final_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="last steps, with the triplets that are left; auto: half of the run"
+    )
+    interval: int = Field(10, ge=1, description="steps between two choices of triplets")
+    penalty: float = Field(0.1, ge=0, le=1e6, description="weight of the distance of A and B from orthonormal ones")
+    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of sensitivities")
+    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of their uncertainties")
+
+    source: ClassVar[str] = "Zhang et al. 2023, AdaLoRA, arXiv 2303.10512"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    peft_type: ClassVar[str] = "ADALORA"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is AdaLoRA"
+
+    def target(self, rank: int) -> int:
+        """Return the triplets that are left in the end on average, for those of each module at the start."""
+        return max(1, rank * 2 // 3) if self.target_rank == "auto" else self.target_rank
+
+    def phases(self, steps: int) -> tuple[int, int]:
+        """Return the steps before the first triplet is given up and those after the last, in a run of so many."""
+        initial = steps // 10 if self.initial_steps == "auto" else self.initial_steps
+        return initial, steps // 2 if self.final_steps == "auto" else self.final_steps
+
+    def check_rank(self, rank: int) -> None:
+        if self.target(rank) > rank:
+            reason = f"target_rank {self.target_rank} is more than the rank {rank}, with which it begins"
+            raise refusal("layer.target_rank", reason, "raise method.rank, or lower method.layer.target_rank", "rank")
+
+    def too_short(self, steps: int) -> str:
+        initial, final = self.phases(steps)
+        if initial + final < steps:
+            return ""
+        return f"initial_steps {initial} and final_steps {final} leave no step of {steps} to give up triplets in"
+
+
+class IA3Layer(LayerRecord):
+    """W with its outputs, or its inputs, multiplied by a trained vector."""
+
+    kind: Literal["ia3"] = Field(
+        "ia3", description="outputs of W, or inputs of feed-forward layers, scaled by a vector"
+    )
+    feedforward: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        (
+            "down_proj", "mlp.c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2",
+            r".*(?<!attention\.)output\.dense",
+        ),
+        description="those of the targets whose inputs are scaled, as names or regular expressions",
+    )  # fmt: skip
+
+    source: ClassVar[str] = "Liu et al. 2022, (IA)^3, arXiv 2205.05638"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, "dropout")
+    unused: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+    peft_type: ClassVar[str] = "IA3"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
+
+
+class LoRAXSLayer(LayerRecord):
+    """W + s U X V, U and V of the singular value decomposition of W, and X trained."""
+
+    kind: Literal["lora-xs"] = Field(
+        "lora-xs", description="W + s U X V, U and V from W's singular triplets, X trained"
+    )
+    deviation: float = Field(1e-5, ge=0, le=1.0, description="that of X's normal entries at the start")
+
+    source: ClassVar[str] = "Banaei et al. 2024, LoRA-XS, arXiv 2405.17604"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    needs_full_rank: ClassVar[bool] = True
+    peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
+
+    @property
+    def begins_as_base(self) -> bool:
+        return self.deviation <= 1e-5
+
+
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | StellaLayer, Field(discriminator="kind")
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | StellaLayer | AdaLoRALayer | IA3Layer | LoRAXSLayer,
+    Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "stella"]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "stella", "adalora", "ia3", "lora-xs"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -164,6 +269,9 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if layer.in_place:
             reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
+        if key in layer.meaningless and key not in OF_PAIRS:
+            reason = f"{key} {value} has no meaning with layer {layer}"
+            raise refusal(key, reason, f"leave method.{key} out", also="layer")
         if key in layer.meaningless:
             reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
             raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
@@ -174,6 +282,6 @@ def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
     that any layer has among its `peft_flags`. Raises KeyError where there is none.
     """
     for layer in LAYERS.values():
-        if layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
+        if not layer.read_as and layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
             return layer()
     raise KeyError(f"no layer has PEFT's type {peft_type} with {dict(flags)}")

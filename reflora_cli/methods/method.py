@@ -10,16 +10,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
+from reflora_cli.methods.layers import LAYERS, OF_ADAPTERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_factors, check_layer, check_start
+from reflora_cli.methods.updates import (
+    PlainUpdate,
+    Refactor,
+    UpdateChoice,
+    check_factors,
+    check_layer,
+    check_ratio,
+    check_start,
+)
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
-OF_ADAPTERS = ("rank", "alpha", "dropout")
-"""The numbers that only adapters have."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
@@ -28,11 +34,14 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
-    modules a recipe adapts.
+    One with whose layer settings of adapters mean nothing replaces these too, and one that trains the base itself also
+    the targets: `full` is the whole model, whatever modules a recipe adapts.
     """
     layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
-    return (*AXES, *OF_ADAPTERS, "targets") if layer in LAYERS and LAYERS[layer].in_place else AXES
+    if layer not in LAYERS:
+        return AXES
+    own = LAYERS[layer]
+    return (*dict.fromkeys((*AXES, *own.meaningless)), *(("targets",) if own.in_place else ()))
 
 
 def read(_: Refactor) -> Refactor:
@@ -108,6 +117,8 @@ class Method(BaseModel):
         if self.after is None:
             check_factors(self.update, self.start, self.rank)
         # The factors of an earlier adapter are looked at when they are read.
+        self.layer.check_rank(self.rank)
+        check_ratio(self.update, self.lr_ratio)
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
 
@@ -119,10 +130,9 @@ class Method(BaseModel):
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where their update is scaled by it."""
-        if self.layer.in_place:
-            return self.label
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.is_scaled else "")
+        """The label, with rank and alpha where they count."""
+        numbers = {"rank": f"rank {self.rank}", "alpha": f"alpha {self.alpha:g}"}
+        return ", ".join([self.label, *(own for key, own in numbers.items() if self.layer.counts(key))])
 
     @property
     def label(self) -> str:

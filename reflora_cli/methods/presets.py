@@ -45,6 +45,14 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # Triplets, the least important of which are given up.
+    "adalora": Preset({"layer": "adalora"}, "Zhang et al. 2023, arXiv 2303.10512"),
+    # A vector for every module.
+    "ia3": Preset({"layer": "ia3"}, "Liu et al. 2022, arXiv 2205.05638"),
+    # A small square matrix between singular vectors of W.
+    "lora-xs": Preset({"layer": "lora-xs"}, "Banaei et al. 2024, arXiv 2405.17604"),
+    # Only B is trained.
+    "lora-fa": Preset({"update": "lora-fa"}, "Zhang et al. 2023, arXiv 2308.03303"),
     # The weakest part of W is trained, and the rest of it is frozen.
     "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
     # B has orthonormal columns, and s B A is taken out of W.
