@@ -14,8 +14,9 @@ from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.gradients import weight_gradients
 from reflora_cli.adapters.inject import inject
 from reflora_cli.adapters.lora_one import one_step_pair
+from reflora_cli.adapters.low_rank import uniform
 from reflora_cli.adapters.sight import Pass, Sight
-from reflora_cli.adapters.start import generator_for, low_rank_layers, start, uniform
+from reflora_cli.adapters.start import generator_for, low_rank_layers, start
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.starts import LoRAOneStart
 from tests.models import HEADS, batch, injected, make, sight_of
