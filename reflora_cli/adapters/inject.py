@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.blocks import wanted_modules
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
@@ -17,7 +18,7 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
-from reflora_cli.adapters.targets import match_targets, refuse_shared
+from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
@@ -28,7 +29,7 @@ from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerCho
 class Adaptation(Protocol):
     """What `inject` asks of a method: a recipe's `Method` answers, and so does `adaptation.LowRank`.
 
-    targets: see `match_targets`. needs_full_rank: whether r must be at most min(out, in) on every adapted module.
+    targets: see `wanted_modules`. needs_full_rank: whether r must be at most min(out, in) on every adapted module.
     """
 
     @property
@@ -66,7 +67,7 @@ def inject(
     """
     if method.layer.in_place:
         return inject_in_place(model, method, trainable, saved, left_out)
-    found = match_targets(model, method.targets, saved)
+    found = wanted_modules(model, method.layer, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
     refuse_shared(model, wanted)

@@ -39,6 +39,11 @@ class AdapterLayer(nn.Module, Factored):
     def tensors(self) -> dict[str, Tensor]:
         """Return what an adapter's file holds of the layer, by the key behind the module's path."""
 
+    def draw(self, generator: torch.Generator) -> None:
+        """Give what begins at random its first values, in place; nothing for a layer of constants or of pairs, which
+        `start.py` begins. generator: one on the CPU, of the run's seed and the module's name.
+        """
+
     def shared(self) -> dict[str, Tensor]:
         """Return what an adapter's file holds once for all its layers, by the whole key."""
         return {}

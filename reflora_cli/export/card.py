@@ -168,7 +168,10 @@ def adapter_card(
     how it is asked.
     """
     if unreadable:
-        load = [f"PEFT does not read this adapter: {unreadable}.", "", "Merge it into its base: `reflora merge RUN`."]
+        remains = subject.recipe.method.layer.not_merged
+        use = f"It cannot be merged: {remains}. Use it with `reflora predict RUN`."
+        way = use if remains else "Merge it into its base: `reflora merge RUN`."
+        load = [f"PEFT does not read this adapter: {unreadable}.", "", way]
         return model_card(subject, "adapter", "reflora", [*load, *asked])
     code = peft_lines(subject.task, subject.source, subject.labels, has_tokenizer=subject.has_tokenizer)
     vllm = vllm_line(subject.recipe.method.layer, config)

@@ -61,7 +61,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
     measured on the base as it was trained on.
     """
     if reason := recipe.method.layer.not_for_peft:
-        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=REMEDY))
+        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=recipe.method.layer.way_out))
     apart = difference_unmoved(recipe, run)
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
     restored = restored_for_peft(recipe.model_copy(update={"model": section}), run)

@@ -7,12 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from reflora_cli.methods.axes import Place
 from reflora_cli.methods.choice import Choice, by_kind, refusal
 
 IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
 OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
 """The settings of a method that are about pairs A, B."""
+MERGE = "merge it instead: reflora merge RUN"
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
@@ -23,7 +25,9 @@ class LayerRecord(Choice):
     peft_flags: the settings of PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot
     read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the
     parameters of the base that it trains where they are, in words; empty for a layer with modules of its own.
-    trains_weights: whether weight matrices are among them, which then are neither quantized nor shared out.
+    trains_weights: whether weight matrices are among them, which then are neither quantized nor shared out. not_merged:
+    why no plain weights compute what the adapted model does; empty where a merge makes such. places: the places in each
+    block that it adapts unless targets are named; empty for a layer on all linear layers.
     """
 
     has_pairs: ClassVar[bool] = True
@@ -33,6 +37,13 @@ class LayerRecord(Choice):
     not_for_vllm: ClassVar[str] = ""
     in_place: ClassVar[str] = ""
     trains_weights: ClassVar[bool] = False
+    not_merged: ClassVar[str] = ""
+    places: ClassVar[tuple[Place, ...]] = ()
+
+    @property
+    def way_out(self) -> str:
+        """What a user does with a run for which a format has no place."""
+        return "use the run itself: reflora eval, predict or chat RUN" if self.not_merged else MERGE
 
     def trains(self, name: str) -> bool:
         """Return whether it trains the base's parameter of this full name where it is."""

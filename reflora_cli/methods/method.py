@@ -29,10 +29,13 @@ def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
     One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
-    modules a recipe adapts.
+    modules a recipe adapts. One whose layer has places of its own in a block replaces the targets.
     """
-    layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
-    return (*AXES, *OF_ADAPTERS, "targets") if layer in LAYERS and LAYERS[layer].in_place else AXES
+    chosen = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
+    layer = LAYERS.get(str(chosen), LoRALayer)
+    if layer.in_place:
+        return (*AXES, *OF_ADAPTERS, "targets")
+    return (*AXES, "targets") if layer.places else AXES
 
 
 def read(_: Refactor) -> Refactor:

@@ -17,9 +17,10 @@ from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import AdapterKeys, saved_modules, sorted_keys
 from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layers
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.blocks import wanted_modules
 from reflora_cli.adapters.inject import attach, check_rank
 from reflora_cli.adapters.low_rank import LowRankLayer
-from reflora_cli.adapters.targets import adaptable_names, match_targets, refuse_shared
+from reflora_cli.adapters.targets import adaptable_names, refuse_shared
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
@@ -134,7 +135,7 @@ def begin(
     do not fit their modules or the method.
     """
     model, keys = fit.base.model, fit.keys
-    found = match_targets(model, method.targets, saved)
+    found = wanted_modules(model, method.layer, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     check_targets(fit, method, {name for names in matched.values() for name in names})
     refuse_shared(model, set(fit.adapters))
