@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import ValidationError
 from torch import nn
 
+from reflora_cli.adapter_io.bottleneck import BottleneckFormat
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.in_place import InPlaceFormat
@@ -68,7 +69,9 @@ class AdapterFormat(Protocol):
         """
 
 
-FORMATS: dict[str, AdapterFormat] = {own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat())}
+FORMATS: dict[str, AdapterFormat] = {
+    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), BottleneckFormat())
+}
 COMMON = {
     "target_modules": "a list of names, or a regular expression",
     "target_parameters": "a list of names, or null",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.blocks import wanted_modules
+from reflora_cli.adapters.bottleneck import BottleneckLinear
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
@@ -23,7 +24,16 @@ from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
-from reflora_cli.methods.layers import BiasLayer, DoRALayer, FullLayer, LayerChoice, LoRALayer, VeRALayer
+from reflora_cli.methods.layers import (
+    BiasLayer,
+    DoRALayer,
+    FullLayer,
+    HoulsbyLayer,
+    LayerChoice,
+    LoRALayer,
+    PfeifferLayer,
+    VeRALayer,
+)
 
 
 class Adaptation(Protocol):
@@ -126,6 +136,11 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
             scale = scaling_factor(method.scaling, method.alpha, method.rank)
             return {
                 name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
+                for name, frozen in weights.items()
+            }
+        case HoulsbyLayer(activation=activation) | PfeifferLayer(activation=activation):
+            return {
+                name: BottleneckLinear(frozen, method.rank, activation, method.dropout)
                 for name, frozen in weights.items()
             }
         case BiasLayer() | FullLayer():

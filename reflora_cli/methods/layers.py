@@ -14,7 +14,12 @@ IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
 OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
 """The settings of a method that are about pairs A, B."""
+BOTTLENECK = "REFLORA_BOTTLENECK"
+"""The type of adapter under which our files hold bottlenecks."""
+Activation = Literal["gelu", "relu", "silu", "tanh"]
 MERGE = "merge it instead: reflora merge RUN"
+NO_BOTTLENECKS = "PEFT has no bottleneck adapters"
+NOT_LINEAR = "what stands between the matrices of a bottleneck is not linear, so that no weight computes the same"
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
@@ -117,8 +122,43 @@ class FullLayer(LayerRecord):
         return True
 
 
-LayerChoice = Annotated[LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer, Field(discriminator="kind")]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full"]
+class HoulsbyLayer(LayerRecord):
+    """Bottlenecks behind the outputs of attention and feed-forward in every block."""
+
+    kind: Literal["houlsby"] = Field("houlsby", description="h + W_u f(W_d h), behind attention and feed-forward")
+    activation: Activation = Field("gelu", description="f; the paper's code has gelu")
+
+    source: ClassVar[str] = "Houlsby et al. 2019, bottleneck adapters, arXiv 1902.00751"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = BOTTLENECK
+    peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": True}
+    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
+    not_merged: ClassVar[str] = NOT_LINEAR
+    places: ClassVar[tuple[Place, ...]] = (Place.ATTENTION, Place.FEED_FORWARD)
+
+
+class PfeifferLayer(LayerRecord):
+    """Bottlenecks behind the output of the feed-forward in every block."""
+
+    kind: Literal["pfeiffer"] = Field("pfeiffer", description="h + W_u f(W_d h), behind the feed-forward")
+    activation: Activation = Field("relu", description="f; the paper's code has relu")
+
+    source: ClassVar[str] = "Pfeiffer et al. 2020, AdapterFusion, arXiv 2005.00247"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = BOTTLENECK
+    peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": False}
+    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
+    not_merged: ClassVar[str] = NOT_LINEAR
+    places: ClassVar[tuple[Place, ...]] = (Place.FEED_FORWARD,)
+
+
+LayerChoice = Annotated[
+    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | HoulsbyLayer | PfeifferLayer,
+    Field(discriminator="kind"),
+]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "houlsby", "pfeiffer"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 

@@ -45,6 +45,9 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # A bottleneck of two matrices in every block, twice or once.
+    "houlsby": Preset({"layer": "houlsby"}, "Houlsby et al. 2019, arXiv 1902.00751"),
+    "pfeiffer": Preset({"layer": "pfeiffer"}, "Pfeiffer et al. 2020, arXiv 2005.00247"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""
