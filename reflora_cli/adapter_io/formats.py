@@ -102,7 +102,7 @@ def adapter_config(
         **common_entries(model, adapted, saved, base, task_type),
         **own.entries(adapted, method),
     }
-    return readable(config, model, adapted.layers)
+    return readable({key: config[key] for key in config if key not in own.config.left_out}, model, adapted.layers)
 
 
 def read_config(path: Path) -> PeftConfig:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reflora_cli.adapter_io.lora import PEFT_TYPE
 from reflora_cli.adapters.dora import DoRALinear
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import Adapter
 
 EXPERT_NAMES = {"mixtral": ("w1", "w2", "w3"), "qwen2_moe": ("gate_proj", "up_proj", "down_proj")}
 """The names that PEFT takes for those of experts, by family of architectures."""
@@ -36,7 +36,7 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
     }
 
 
-def unreadable(model: Any, layers: Mapping[str, AdapterLayer]) -> str:
+def unreadable(model: Any, layers: Mapping[str, Adapter]) -> str:
     """Say what PEFT does with adapter layers, by module name, instead of reading them; empty where it reads them."""
     kind, modules = model_type(model), [name for name, layer in layers.items() if layer.peft_type == PEFT_TYPE]
     is_dora = any(isinstance(layer, DoRALinear) for layer in layers.values())

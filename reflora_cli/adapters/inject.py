@@ -117,9 +117,11 @@ def remove_empty(model: nn.Module, adapted: Adapted) -> None:
 
     What was adapted forgets them: they are neither trained nor written.
     """
-    empty = [name for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer) and not layer.rank]
-    for name in empty:
-        model.set_submodule(name, adapted.layers.pop(name).frozen)
+    layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
+    for name, layer in layers.items():
+        if not layer.rank:
+            model.set_submodule(name, layer.frozen)
+            del adapted.layers[name]
 
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:

@@ -115,7 +115,8 @@ def fact_lines(recipe: Recipe) -> list[str]:
     length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
     facts = {
         "method": method.label,
-        **({} if method.layer.in_place else {"rank": str(method.rank)}),
+        **({} if method.layer.in_place or method.layer.is_virtual else {"rank": str(method.rank)}),
+        **({"virtual tokens": str(method.layer.reserved)} if method.layer.is_virtual else {}),
         **({"alpha": f"{method.alpha:g}"} if method.layer.has_pairs else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",

@@ -32,7 +32,8 @@ class LayerRecord(Choice):
     parameters of the base that it trains where they are, in words; empty for a layer with modules of its own.
     trains_weights: whether weight matrices are among them, which then are neither quantized nor shared out. not_merged:
     why no plain weights compute what the adapted model does; empty where a merge makes such. places: the places in each
-    block that it adapts unless targets are named; empty for a layer on all linear layers.
+    block that it adapts unless targets are named; empty for a layer on all linear layers. is_virtual: whether it puts
+    virtual tokens before rows and adapts no module. keeps_cache: whether training needs the model's cache of keys.
     """
 
     has_pairs: ClassVar[bool] = True
@@ -44,6 +45,13 @@ class LayerRecord(Choice):
     trains_weights: ClassVar[bool] = False
     not_merged: ClassVar[str] = ""
     places: ClassVar[tuple[Place, ...]] = ()
+    is_virtual: ClassVar[bool] = False
+    keeps_cache: ClassVar[bool] = False
+
+    @property
+    def reserved(self) -> int:
+        """The number of a model's positions that it takes from every row."""
+        return 0
 
     @property
     def way_out(self) -> str:
@@ -175,6 +183,9 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if key in OF_PAIRS and not layer.has_pairs:
             reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
             raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
+        if layer.is_virtual and key not in OF_PAIRS:
+            reason = f"{key} {value} is for adapters of modules, and layer {layer} puts virtual tokens before rows"
+            raise refusal(key, reason, f"leave method.{key} out, and set method.layer.tokens", also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

@@ -28,12 +28,13 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One that trains the base itself replaces numbers and targets of adapters too: `full` is the whole model, whatever
-    modules a recipe adapts. One whose layer has places of its own in a block replaces the targets.
+    One that trains the base itself, or virtual tokens, replaces numbers and targets of adapters too: `full` is the
+    whole model, whatever modules a recipe adapts. One whose layer has places of its own in a block replaces the
+    targets.
     """
     chosen = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
     layer = LAYERS.get(str(chosen), LoRALayer)
-    if layer.in_place:
+    if layer.in_place or layer.is_virtual:
         return (*AXES, *OF_ADAPTERS, "targets")
     return (*AXES, "targets") if layer.places else AXES
 
@@ -102,6 +103,9 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
+        if self.layer.is_virtual and self.targets != "all-linear":
+            reason = f"layer {self.layer} puts virtual tokens before rows and adapts no module"
+            raise refusal("targets", reason, "leave method.targets out")
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
         if self.after is not None and self.start.sees_data:
@@ -121,6 +125,8 @@ class Method(BaseModel):
         """The label, with the rank where there are adapters, and alpha where pairs have it."""
         if self.layer.in_place:
             return self.label
+        if self.layer.is_virtual:
+            return f"{self.label}, {self.layer.reserved} virtual tokens"
         return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
 
     @property

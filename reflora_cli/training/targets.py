@@ -29,6 +29,8 @@ def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) ->
     model = objective.base.model
     if method.layer.in_place:
         return left_out_in_place(objective, method, saved)
+    if method.layer.is_virtual:
+        return {}
     found = wanted_modules(model, method.layer, method.targets, saved)
     matched = list(dict.fromkeys(name for own in found.values() for name in own))
     unused = objective.unused(matched)
