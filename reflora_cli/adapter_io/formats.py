@@ -20,6 +20,7 @@ from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
 from reflora_cli.adapter_io.vera import VeraFormat
+from reflora_cli.adapter_io.virtual import PrefixFormat, PromptFormat
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.layer import AdapterLayer
@@ -70,7 +71,8 @@ class AdapterFormat(Protocol):
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), BottleneckFormat())
+    own.peft_type: own
+    for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), BottleneckFormat(), PromptFormat(), PrefixFormat())
 }
 COMMON = {
     "target_modules": "a list of names, or a regular expression",

@@ -18,9 +18,12 @@ from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.prefix import PrefixTokens
+from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
+from reflora_cli.adapters.virtual import VirtualTokens, attach_virtual
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
@@ -32,6 +35,8 @@ from reflora_cli.methods.layers import (
     LayerChoice,
     LoRALayer,
     PfeifferLayer,
+    PrefixLayer,
+    PromptLayer,
     VeRALayer,
 )
 
@@ -77,6 +82,8 @@ def inject(
     """
     if method.layer.in_place:
         return inject_in_place(model, method, trainable, saved, left_out)
+    if isinstance(method.layer, PromptLayer | PrefixLayer):
+        return attach_before(model, build_virtual(method.layer, model), trainable)
     found = wanted_modules(model, method.layer, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
@@ -112,6 +119,13 @@ def attach(
     return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
 
 
+def attach_before(model: nn.Module, tokens: VirtualTokens, trainable: Sequence[str]) -> Adapted:
+    """Put virtual tokens before the model's rows; only they and the `trainable` modules keep gradients."""
+    model.requires_grad_(False)
+    name = attach_virtual(model, tokens)
+    return Adapted({name: tokens}, train_whole(model, trainable), {"virtual tokens": tokens.count})
+
+
 def remove_empty(model: nn.Module, adapted: Adapted) -> None:
     """Take the layers of rank 0 out of the model, in place: their frozen weight stands there again by itself.
 
@@ -145,8 +159,17 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: BottleneckLinear(frozen, method.rank, activation, method.dropout)
                 for name, frozen in weights.items()
             }
-        case BiasLayer() | FullLayer():
+        case BiasLayer() | FullLayer() | PromptLayer() | PrefixLayer():
             return {}
+
+
+def build_virtual(layer: PromptLayer | PrefixLayer, model: nn.Module) -> VirtualTokens:
+    """Return new virtual tokens for the model. Raises InputError for a model that cannot read them."""
+    match layer:
+        case PromptLayer():
+            return PromptTokens(model, layer.tokens, layer.init)
+        case PrefixLayer():
+            return PrefixTokens(model, layer.tokens, layer.projection)
 
 
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:

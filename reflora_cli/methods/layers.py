@@ -20,6 +20,7 @@ Activation = Literal["gelu", "relu", "silu", "tanh"]
 MERGE = "merge it instead: reflora merge RUN"
 NO_BOTTLENECKS = "PEFT has no bottleneck adapters"
 NOT_LINEAR = "what stands between the matrices of a bottleneck is not linear, so that no weight computes the same"
+NO_WEIGHTS = "virtual tokens stand before every row, and in no weight"
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
 
 
@@ -162,11 +163,66 @@ class PfeifferLayer(LayerRecord):
     places: ClassVar[tuple[Place, ...]] = (Place.FEED_FORWARD,)
 
 
+class PromptLayer(LayerRecord):
+    """Embeddings of virtual tokens before every row."""
+
+    kind: Literal["prompt"] = Field("prompt", description="embeddings of virtual tokens before every row")
+    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
+    init: Literal["vocabulary", "normal"] = Field(
+        "vocabulary", description="where they start: embeddings of drawn tokens, or normal with deviation 1"
+    )
+
+    source: ClassVar[str] = "Lester, Al-Rfou, Constant 2021, prompt tuning, arXiv 2104.08691"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prompt"
+    not_merged: ClassVar[str] = NO_WEIGHTS
+    is_virtual: ClassVar[bool] = True
+
+    @property
+    def reserved(self) -> int:
+        """The number of virtual tokens."""
+        return self.tokens
+
+
+class PrefixLayer(LayerRecord):
+    """Keys and values of virtual tokens before those of every row, in every layer's attention."""
+
+    kind: Literal["prefix"] = Field("prefix", description="keys and values of virtual tokens in every layer")
+    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
+    projection: Annotated[int, Field(ge=1, le=2**16)] | None = Field(
+        None, description="the width of an MLP that makes keys and values of one vector a token; null: none"
+    )
+
+    source: ClassVar[str] = "Li, Liang 2021, prefix tuning, arXiv 2101.00190"
+    has_pairs: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prefix"
+    not_merged: ClassVar[str] = NO_WEIGHTS
+    is_virtual: ClassVar[bool] = True
+    keeps_cache: ClassVar[bool] = True
+
+    @property
+    def reserved(self) -> int:
+        """The number of virtual tokens."""
+        return self.tokens
+
+
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | HoulsbyLayer | PfeifferLayer,
+    LoRALayer
+    | DoRALayer
+    | VeRALayer
+    | BiasLayer
+    | FullLayer
+    | HoulsbyLayer
+    | PfeifferLayer
+    | PromptLayer
+    | PrefixLayer,
     Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "houlsby", "pfeiffer"]
+LayerKind = Literal["lora", "dora", "vera", "bias", "full", "houlsby", "pfeiffer", "prompt", "prefix"]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 

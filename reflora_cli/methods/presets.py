@@ -48,6 +48,9 @@ PRESETS: dict[str, Preset] = {
     # A bottleneck of two matrices in every block, twice or once.
     "houlsby": Preset({"layer": "houlsby"}, "Houlsby et al. 2019, arXiv 1902.00751"),
     "pfeiffer": Preset({"layer": "pfeiffer"}, "Pfeiffer et al. 2020, arXiv 2005.00247"),
+    # Virtual tokens before every row: their embeddings, or their keys and values.
+    "prompt": Preset({"layer": "prompt"}, "Lester, Al-Rfou, Constant 2021, arXiv 2104.08691"),
+    "prefix": Preset({"layer": "prefix"}, "Li, Liang 2021, arXiv 2101.00190"),
 }
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

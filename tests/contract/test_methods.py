@@ -72,12 +72,18 @@ METHODS = (
 )
 """What is left out is refused: `tests/unit/methods/test_choices.py`."""
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
+EQUAL_TO_BASE = [method for method in METHODS if not method.layer.is_virtual]
+"""Any token before a row changes what is read of it: virtual tokens cannot begin without effect."""
+MERGED = [method for method in METHODS if not method.layer.is_virtual]
+"""Virtual tokens are in no module that a plain one could replace."""
 ADAMW, SGD = Rates(3e-3, None, 0.01), Rates(0.05, None, 0.01, Optimizer.SGD, 0.9)
 SLOWER = {"scaled-gd": Rates(0.005, None, 0.01, Optimizer.SGD, 0.9)}
 """Its steps are long right after B = 0: at 0.05 the loss rises after a warm-up of two steps, and falls after ten."""
+FASTER = {"prompt": Rates(0.03, 3e-3, 0.01)}
+"""A few vectors before a row need rates far above those of layers (Lester et al. 2021 take 0.3)."""
 trained_by = pytest.mark.parametrize(
     ("method", "rates"),
-    [*((method, ADAMW) for method in METHODS),
+    [*((method, FASTER.get(method.layer.kind, ADAMW)) for method in METHODS),
      *((method, SLOWER.get(method.update.kind, SGD)) for method in METHODS
        if (method.layer.kind, method.start.kind) == ("lora", "default") and not method.update.is_optimizer)],
     ids=lambda one: one.optimizer if isinstance(one, Rates) else one.label,
@@ -88,7 +94,8 @@ trained_by = pytest.mark.parametrize(
 class Training:
     """A small model under one method, with its optimizer."""
 
-    def __init__(self, method: Method, architecture: str = "bert", rates: Rates = ADAMW) -> None:
+    def __init__(self, method: Method, rates: Rates = ADAMW) -> None:
+        architecture = "llama" if method.layer.keeps_cache else "bert"
         self.head = HEADS[architecture]
         self.base = make(architecture)
         self.model = copy.deepcopy(self.base)
@@ -117,22 +124,32 @@ def logits_of(model: nn.Module) -> torch.Tensor:
         return model.eval()(**batch(seed=7)[0]).logits
 
 
-@every_method
+@pytest.mark.parametrize("method", EQUAL_TO_BASE, ids=lambda method: method.label)
 def test_adapted_model_starts_as_its_base(method: Method) -> None:
     training = Training(method)
     torch.testing.assert_close(logits_of(training.model), logits_of(training.base), atol=1e-5, rtol=1e-5)
 
 
+NAMES = {
+    "lora": {"A", "B"},
+    "dora": {"A", "B", "magnitude"},
+    "vera": {"d", "b"},
+    "houlsby": {"down", "down_bias", "up", "up_bias"},
+    "pfeiffer": {"down", "down_bias", "up", "up_bias"},
+    "prompt": {"embedding"},
+    "prefix": {"embedding"},
+}
+"""The names of a layer's trained parameters."""
+
+
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    bottleneck = {"down", "down_bias", "up", "up_bias"}
-    kinds = {"lora": {"A", "B"}, "dora": {"A", "B", "magnitude"}, "vera": {"d", "b"}, "houlsby": bottleneck,
-             "pfeiffer": bottleneck}.get(method.layer.kind, set())  # fmt: skip
+    kinds = NAMES.get(method.layer.kind, set())
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
     expected |= {name for name, _ in training.base.named_parameters() if name.endswith(ending)}
-    expected |= {"classifier.weight", "classifier.bias"}
+    expected |= {name for name, _ in training.base.named_parameters() if name.partition(".")[0] in training.head}
     with_gradient = {name for name, p in training.model.named_parameters() if p.requires_grad}
     assert with_gradient == expected == set(training.adapted.parameters)
     grouped = [p for group in training.optimizer.param_groups for p in group["params"]]
@@ -153,7 +170,7 @@ def test_every_trained_tensor_moves_within_warmup_and_two_steps_and_the_loss_fal
     assert losses[-1] < 0.5 * losses[0]
 
 
-@every_method
+@pytest.mark.parametrize("method", MERGED, ids=lambda method: method.label)
 def test_merged_model_computes_what_the_adapted_one_does(method: Method) -> None:
     training = Training(method)
     for _ in range(6):
@@ -181,7 +198,7 @@ def test_saved_adapter_loads_bit_exactly_and_strictly(method: Method, tmp_path: 
 
     for change in ("missing", "unexpected"):
         changed = load_file(tmp_path / WEIGHTS)
-        key = next(key for key in changed if "classifier" not in key)
+        key = next(key for key in changed if not any(f".{head}." in key for head in training.head))
         own = changed.pop(key)
         if change == "unexpected":
             changed |= {key: own, f"{PREFIX}bert.nowhere.{'.'.join(key.split('.')[-2:])}": own.clone()}
