@@ -62,7 +62,9 @@ def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
     default, changed = load_recipe(name, []), load_recipe(name, [f"method.name={method}"])
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
-    kept = {} if changed.method.layer.in_place else kept  # these say how modules are adapted
+    layer = changed.method.layer
+    kept = {} if layer.in_place or layer.is_virtual else kept  # these say how modules are adapted
+    kept = {key: value for key, value in kept.items() if not (key == "targets" and layer.places)}
     timing = Refactor(**default.method.update.model_dump(exclude={"kind"}))
     assert changed.method == Method(name=method, **kept, refactor=timing)
     assert changed.model_copy(update={"method": default.method}) == default
