@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,10 +15,12 @@ from transformers import PreTrainedModel
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.quantized import quantize
 from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.updates import UPDATES
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, widened
 
@@ -33,10 +36,27 @@ ADAPTERS = [kind for kind, layer in LAYERS.items() if not layer.in_place and not
 HEADS = {"bert": ["classifier"], "deberta": ["classifier", "pooler"], "gpt2": ["score"], "llama": ["score"]}
 
 
+def acts_on(update: str, layer: str) -> bool:
+    """Whether an update rule has something to act on in a layer."""
+    record = LAYERS[layer]
+    return UPDATES[update].is_plain or (record.has_frames if UPDATES[update].of_frames else record.has_pairs)
+
+
 def make(name: str, seed: int = 0) -> PreTrainedModel:
     """The model with weights large enough that adapters and attention matter."""
     torch.manual_seed(seed)
     return widened(classifier(MODELS[name], vocab_size=VOCABULARY, num_labels=3), 0.3)
+
+
+def quantized(model: PreTrainedModel, kind: str = "int8") -> PreTrainedModel:
+    """The model with the linear layers of its body quantized, in place, which know what they were."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and name.startswith(f"{model.base_model_prefix}."):
+            W = module.weight.detach()
+            own = quantize(W, module.bias, kind, double=True, dtype=torch.float32, layout=nn.Linear)
+            own.read_original = W.clone
+            model.set_submodule(name, own)
+    return model
 
 
 def batch(seed: int = 0, rows: int = 6, length: int = 9) -> tuple[dict[str, Tensor], Tensor]:
@@ -57,10 +77,11 @@ def injected(
     saved: Sequence[str],
     seed: int = 0,
     left_out: Sequence[str] = (),
+    rows: int = 6,
 ) -> Adapted:
     """The model with its adapters in place and started."""
     adapted = inject(model, method, trainable, saved, left_out)
-    start(adapted, method.start, seed, sight_of(model))
+    start(adapted, method.start, seed, sight_of(model, rows))
     remove_empty(model, adapted)
     return adapted
 
@@ -70,8 +91,9 @@ def sight_of(model: nn.Module, rows: int = 6) -> Sight:
 
     def passes() -> Iterator[Pass]:
         for seed in itertools.count():
-            inputs, _ = batch(seed, rows)
-            yield Pass(partial(evaluated, model, inputs), inputs["attention_mask"].bool(), rows)
+            inputs, labels = batch(seed, rows)
+            learned = partial(learning, model, inputs, labels)
+            yield Pass(partial(evaluated, model, inputs), inputs["attention_mask"].bool(), rows, learned)
 
     return Sight(passes(), lambda _: None)
 
@@ -81,6 +103,12 @@ def evaluated(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     was_training = model.training
     model.eval()(**inputs)
     model.train(was_training)
+
+
+@contextmanager
+def learning(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Iterator[Tensor]:
+    """The summed loss of a batch."""
+    yield F.cross_entropy(model(**inputs).logits, labels, reduction="sum")
 
 
 def stepped(model: nn.Module, optimizer: Optimizer, steps: int = 20) -> list[float]:

@@ -5,7 +5,8 @@
     base_model.model.<module>.lora_magnitude_vector    m [out], DoRA
 
 Where the base was moved, the offset stands behind the factors, as [A; A_off] and [B, B_off]; PEFT computes with such an
-adapter as with any other, and our record says how many of its ranks are the offset.
+adapter as with any other, and our record says how many of its ranks are the offset. The last of these may have been
+added to a base before it was quantized, which the record says too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import FILE_MAGNITUDE, DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer
+from reflora_cli.adapters.low_rank import EARLY_A, EARLY_B, FILE_A, FILE_B, LowRankLayer
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
@@ -40,6 +41,8 @@ PEFT_TYPE = "LORA"
 KEY = re.compile(r"(?P<module>.+)\.(?:(?P<factor>lora_[AB]\.weight)|lora_magnitude_vector(?:\.weight)?)")
 OFFSET_RANKS = "offset_ranks"
 """The entry of our record that says, by module, how many ranks are an offset of the base."""
+EARLY_RANKS = "offset_ranks_before_quantization"
+"""The entry that says how many of these, the last ones, were added to the base before it was quantized."""
 UNSUPPORTED = (
     "lora_bias", "layers_to_transform", "layer_replication", "trainable_token_indices", "exclude_modules",
     "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "megatron_config",
@@ -150,7 +153,8 @@ class LoraFormat:
         """Return what our record says of the layers beside PEFT's config."""
         layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
         offsets = {name: layer.offset_rank for name, layer in layers.items() if layer.offset_rank}
-        return {OFFSET_RANKS: offsets} if offsets else {}
+        early = {name: layer.early_rank for name, layer in layers.items() if layer.early_rank}
+        return {**({OFFSET_RANKS: offsets} if offsets else {}), **({EARLY_RANKS: early} if early else {})}
 
     def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], LowRankLayer]:
         """Return the function that makes the layer of a module from its tensors."""
@@ -160,6 +164,7 @@ class LoraFormat:
         """Return the layer of one module, made of its tensors. Raises InputError for tensors that do not fit it."""
         config = lora_config(files)
         rank, offset = config.rank_of(name), offset_rank(files, name)
+        early = early_rank(files, name, offset)
         shapes: dict[str, tuple[int, ...]] = {FILE_A: (rank, frozen.in_features), FILE_B: (frozen.out_features, rank)}
         if config.use_dora:
             shapes[FILE_MAGNITUDE] = (frozen.out_features,)
@@ -169,7 +174,7 @@ class LoraFormat:
         if config.use_dora:
             check_size(files.weights, name, largest(tensors[FILE_MAGNITUDE]))
         kind = DoRALinear if config.use_dora else LoRALinear
-        return kind.restored(frozen, tensors, scale, config.lora_dropout, offset)
+        return kind.restored(frozen, split_early(tensors, early), scale, config.lora_dropout, offset - early)
 
 
 def lora_config(files: AdapterFiles) -> LoraConfig:
@@ -183,13 +188,32 @@ def lora_config(files: AdapterFiles) -> LoraConfig:
 
 def offset_rank(files: AdapterFiles, name: str) -> int:
     """Return how many of a module's ranks are an offset of its base. Raises InputError for a record without sense."""
-    ranks = files.record.get(OFFSET_RANKS, {})
+    return recorded_rank(files, OFFSET_RANKS, name, lora_config(files).rank_of(name) - 1)
+
+
+def early_rank(files: AdapterFiles, name: str, offset: int) -> int:
+    """Return how many of a module's `offset` ranks were added before its base was quantized. Raises InputError as
+    `offset_rank`.
+    """
+    return recorded_rank(files, EARLY_RANKS, name, offset)
+
+
+def recorded_rank(files: AdapterFiles, entry: str, name: str, most: int) -> int:
+    """Return what an entry of our record says of a module, 0 where it says nothing. Raises InputError beyond `most`."""
+    ranks = files.record.get(entry, {})
     found = ranks.get(name, 0) if isinstance(ranks, dict) else ranks
-    most = lora_config(files).rank_of(name) - 1
     if not isinstance(found, int) or not 0 <= found <= most:
         what, where = "the record of an adapter names an impossible rank of an offset", f"{files.directory}, {name}"
         raise InputError(Problem(what, where, repr(found), f"from 0 to {most}"))
     return found
+
+
+def split_early(tensors: Parts, rank: int) -> Parts:
+    """Return a layer's tensors with the last `rank` ranks by themselves, as `LowRankLayer.restored` takes them."""
+    if not rank:
+        return tensors
+    A, B = tensors[FILE_A], tensors[FILE_B]
+    return {**tensors, FILE_A: A[:-rank], FILE_B: B[:, :-rank], EARLY_A: A[-rank:], EARLY_B: B[:, -rank:]}
 
 
 def without_offset(files: AdapterFiles) -> AdapterFiles:
@@ -197,7 +221,9 @@ def without_offset(files: AdapterFiles) -> AdapterFiles:
 
     Where the base is quantized, that is another model than the one that was trained: a moved base was quantized again.
     """
-    return replace(files, record={key: own for key, own in files.record.items() if key != OFFSET_RANKS})
+    return replace(
+        files, record={key: own for key, own in files.record.items() if key not in (OFFSET_RANKS, EARLY_RANKS)}
+    )
 
 
 def trained_rank_and_alpha(files: AdapterFiles) -> tuple[int, float]:

@@ -34,10 +34,13 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
-        for key in () if self.layer.has_pairs else ("start", "scaling"):
-            value = str(getattr(self, key))
-            check_argument(value in ("default", "standard"), key, value, f"none: layer {self.layer} has no pairs")
+        for key in ("start", "scaling"):
+            value, usual = str(getattr(self, key)), ("default", "standard")
+            is_meant = value in usual or key not in self.layer.meaningless
+            check_argument(is_meant, key, value, f"none: layer {self.layer} has no pairs")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
+        multiple = self.start.rank_multiple
+        check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")
         check_argument(0 < self.alpha < float("inf"), "alpha", self.alpha, "a number above 0")
         check_argument(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
         check_argument(len(self.targets) > 0, "targets", self.targets, "names of modules, or all-linear")
@@ -71,7 +74,9 @@ def adapt(
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256; or
         `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors; or
         `houlsby` or `pfeiffer`, bottlenecks of r numbers, whose targets are places in every block unless they are
-        named; or `prompt` or `prefix`, 20 virtual tokens before every row, which take neither rank nor targets.
+        named; or `prompt` or `prefix`, 20 virtual tokens before every row, which take neither rank nor targets; or
+        `stella` (Li et al. 2025, arXiv 2510.01938), whose frames the optimizer keeps orthonormal with
+        `RefLoRA(model, update="stiefel")`, and which takes no other start.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
         triplets out of W and trains them (Meng et al. 2024, arXiv 2404.02948): B is not zero then.
     dropout: of the adapter's input, in training.
@@ -91,7 +96,7 @@ def adapt(
         alpha,
         Scaling(known(scaling, Scaling, "scaling")),
         dropout,
-        STARTS[start]().needs_full_rank,
+        first.needs_full_rank or LAYERS[layer].needs_full_rank,
     )
     adapted = [name for name, module in model.named_modules() if isinstance(module, Adapter)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")

@@ -61,6 +61,9 @@ class DoRALinear(LowRankLayer):
         self.row_square_sums = self.frozen.row_square_sums()
         self._norms = None
 
+    def follow_start(self) -> None:
+        self.magnitude.data = self.row_norms()
+
     def tensors(self) -> dict[str, Tensor]:
         return {**super().tensors(), FILE_MAGNITUDE: self.magnitude}
 

@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.adapters.low_rank import LowRankLayer
-from reflora_cli.adapters.sight import Pass, Sight, watch
-from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.adapters.sight import Pass, Sharing, Sight, nothing_to_see, watch
 from reflora_cli.methods.starts import EvaStart
 
 POWER_ITERATIONS = 4
@@ -57,38 +56,31 @@ def explained(layers: Mapping[str, LowRankLayer], choice: EvaStart, sight: Sight
             sight.tell(f"eva: {rows:,} rows, {len(search.found) - left} of {len(search.found)} kinds of inputs settled")
         if not left or is_over:
             return search.bases()
-    raise InputError(Problem("this start looks at training rows, and there are none", "start", choice.kind))
+    raise nothing_to_see(choice.kind)
 
 
 @final
 class Search:
     """The principal directions of all layers' inputs, while passes go by.
 
-    leader: by layer, the first of the layers that share its input. found: the directions by leader. ranks: by layer, as
-    they would be now; for layers that were called.
+    sharing: which layers share an input. found: the directions by leader. ranks: by layer, as they would be now; for
+    layers that were called.
     """
 
     def __init__(self, layers: Mapping[str, LowRankLayer], choice: EvaStart) -> None:
         self.layers, self.choice = layers, choice
-        self.leader: dict[str, str] = {}
+        self.sharing = Sharing()
         self.found: dict[str, Directions] = {}
         self.ranks: dict[str, int] = {}
 
     def look(self, one: Pass) -> None:
         """Take in the inputs of layers that are not settled, and of those that are called for the first time."""
-        last: list[tuple[Tensor, str]] = []
 
         def see(name: str, x: Tensor) -> None:
-            if not len(x):  # an expert to which no token was sent
-                return
-            if name not in self.leader:
-                self.leader[name] = last[0][1] if last and last[0][0] is x else name
-            leader = self.leader[name]
-            if leader == name:
+            if len(x) and self.sharing.leads(name, x):  # an expert to which no token was sent has no rows
                 self.found.setdefault(name, Directions(self.most(name), self.choice.tau)).add(x)
-            last[:] = [(x, leader)]
 
-        awaited = {*self.unsettled(), *(self.layers.keys() - self.leader.keys())}
+        awaited = {*self.unsettled(), *(self.layers.keys() - self.sharing.leader.keys())}
         watch({name: layer for name, layer in self.layers.items() if name in awaited}, one, see)
         self.ranks = self.shared_out()
 
@@ -99,13 +91,13 @@ class Search:
 
     def shared_out(self) -> dict[str, int]:
         """Return the ranks by layer: the directions with the largest shares have one each; of equals the first."""
-        called = {name: layer for name, layer in self.layers.items() if name in self.leader}
+        called = {name: layer for name, layer in self.layers.items() if name in self.sharing.leader}
         budget = sum(layer.rank for layer in called.values())
         shares = {leader: own.shares.tolist() for leader, own in self.found.items()}
         directions = [
             (share, name)
             for name, layer in called.items()
-            for share in shares[self.leader[name]][: min(self.most(name), layer.frozen.out_features)]
+            for share in shares[self.sharing.leader[name]][: min(self.most(name), layer.frozen.out_features)]
         ]
         largest = sorted(directions, key=lambda one: -one[0])[:budget]
         return {**dict.fromkeys(called, 0), **Counter(name for _, name in largest)}
@@ -114,12 +106,14 @@ class Search:
         """Return the leaders of which a direction that has a rank has not settled yet."""
         needed = dict.fromkeys(self.found, 0)
         for name, rank in self.ranks.items():
-            needed[self.leader[name]] = max(needed[self.leader[name]], rank)
+            needed[self.sharing.leader[name]] = max(needed[self.sharing.leader[name]], rank)
         return [name for name, own in self.found.items() if not own.settled[: needed[name]].all()]
 
     def bases(self) -> dict[str, Tensor]:
         """Return A [r, in] of the layers that were called."""
-        return {name: self.found[self.leader[name]].basis(rank, self.choice) for name, rank in self.ranks.items()}
+        return {
+            name: self.found[self.sharing.leader[name]].basis(rank, self.choice) for name, rank in self.ranks.items()
+        }
 
 
 @final

@@ -57,6 +57,16 @@ class FrozenWeight(nn.Module, ABC):
         """
         return freeze(self.thaw(self.dense().add_(change.to(self.weight.device)).to(self.weight.dtype)))
 
+    def original(self) -> Tensor:
+        """Return W [out, in] as the checkpoint holds it, in float32: a weight that is not quantized is that itself."""
+        return self.dense()
+
+    def moved_original(self, change: Tensor) -> FrozenWeight:
+        """Return the frozen weight of `original` + change, stored as this one; for a weight that is not quantized this
+        is `moved`. change: [out, in], float32, on any device.
+        """
+        return self.moved(change)
+
     def row_square_sums(self) -> Tensor:
         """Return the squared norm of every row of W [out], float32."""
         return torch.cat([rows.square().sum(dim=1) for rows in self.float_rows()])

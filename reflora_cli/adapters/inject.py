@@ -21,6 +21,7 @@ from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.prefix import PrefixTokens
 from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.stella import StellaLinear, multiple_of_identity
 from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.adapters.virtual import VirtualTokens, attach_virtual
@@ -37,6 +38,7 @@ from reflora_cli.methods.layers import (
     PfeifferLayer,
     PrefixLayer,
     PromptLayer,
+    StellaLayer,
     VeRALayer,
 )
 
@@ -148,7 +150,7 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
                 for name, frozen in weights.items()
             }
-        case LoRALayer() | DoRALayer() as chosen:
+        case LoRALayer() | DoRALayer() | StellaLayer() as chosen:
             scale = scaling_factor(method.scaling, method.alpha, method.rank)
             return {
                 name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
@@ -178,14 +180,22 @@ def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def build_layer(
-    layer: LoRALayer | DoRALayer, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float
+    layer: LoRALayer | DoRALayer | StellaLayer,
+    frozen: FrozenWeight,
+    pair: tuple[Tensor, Tensor],
+    scale: float,
+    dropout: float,
 ) -> AdapterLayer:
-    """Return the adapter layer of one kind with a pair on one frozen weight."""
+    """Return the adapter layer of one kind with A and B on one frozen weight."""
     match layer:
         case LoRALayer():
             return LoRALinear(frozen, pair, scale, dropout)
         case DoRALayer():
             return DoRALinear(frozen, pair, scale, dropout)
+        case StellaLayer():
+            made = StellaLinear(frozen, pair, scale, dropout)
+            made.put_between(multiple_of_identity(made.rank, layer.s_initial, layer.diagonal))
+            return made
 
 
 def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Parameter]:

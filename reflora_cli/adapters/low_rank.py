@@ -7,41 +7,53 @@ Some starts take a low-rank part out of W and train it (PiSSA): the frozen weigh
 the checkpoint's and the offset is what was taken out, with its sign. In the adapter's file the offset stands behind the
 factors, as [A; A_off] and [B, B_off]: a pair of rank r + q with the same s on the checkpoint's own weight, which any
 reader of LoRA computes with.
+
+Of a quantized W, a part may also be taken out before W is quantized (LoftQ): the frozen weight is then
+Q(W_0 + s B_early A_early) with the W_0 of the checkpoint's files, and what is moved later, if anything, is added to
+that. The file holds [A; A_off; A_early] then, and likewise of B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight, autocast_dtype
+from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
+from reflora_cli.adapters.layer import AdapterLayer, flat
 from reflora_cli.factors.pair import FactorPair, Role
 
 FILE_A, FILE_B = "lora_A.weight", "lora_B.weight"
+EARLY_A, EARLY_B = "early_A", "early_B"
+MOVES = ("offset_A", "offset_B", EARLY_A, EARLY_B)
+"""What a layer's base was moved by, in the order of the file."""
 
 
 class LowRankLayer(AdapterLayer):
     """A frozen W [out, in] with an update given by A [r, in], B [out, r] and s; dropout acts on the update's input.
 
     offset_A [q, in], offset_B [out, q], float32: how far the frozen weight is from the checkpoint's; None if equal.
+    early_A [q, in], early_B [out, q]: the same, but added before the checkpoint's weight was quantized.
     """
 
     peft_type: ClassVar[str] = "LORA"
     offset_A: Tensor | None
     offset_B: Tensor | None
+    early_A: Tensor | None
+    early_B: Tensor | None
 
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__(frozen)
         self.A, self.B = (self.factor(own) for own in pair)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("offset_A", None, persistent=False)
-        self.register_buffer("offset_B", None, persistent=False)
+        for name in MOVES:
+            self.register_buffer(name, None, persistent=False)
 
     @classmethod
     def restored(
@@ -49,11 +61,14 @@ class LowRankLayer(AdapterLayer):
     ) -> Self:
         """Return the layer that has written these tensors, whose shapes fit; the base is moved as it was then.
 
-        frozen: the checkpoint's weight. offset_rank: q of the r + q rows of A that are the offset.
+        frozen: the checkpoint's weight. offset_rank: q of the r + q rows of A that are the offset; what was
+        moved early stands by itself in `tensors`, under EARLY_A and EARLY_B.
         """
         A, B = tensors[FILE_A], tensors[FILE_B]
         rank = A.shape[0] - offset_rank
         layer = cls(frozen, (A[:rank], B[:, :rank].contiguous()), scale, dropout)
+        if EARLY_A in tensors:
+            layer.move_early(tensors[EARLY_A], tensors[EARLY_B])
         if offset_rank:
             layer.move(A[rank:], B[:, rank:].contiguous())
         return layer
@@ -71,6 +86,11 @@ class LowRankLayer(AdapterLayer):
         device, layout = self.frozen.weight.device, torch.contiguous_format
         return values.detach().to(device, torch.float32, copy=True, memory_format=layout)
 
+    def default_pair(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return A and B where they begin unless another start is chosen: A uniform, B at zero. draw: on the CPU."""
+        A = uniform(self.rank, self.frozen.in_features, draw)
+        return A, torch.zeros(self.frozen.out_features, self.rank)
+
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""
         self.A, self.B = self.factor(A), self.factor(B)
@@ -84,18 +104,34 @@ class LowRankLayer(AdapterLayer):
         self.offset_B = B if self.offset_B is None else torch.cat([self.offset_B, B], dim=1)
         self.follow_base()
 
+    @torch.no_grad()
+    def move_early(self, A: Tensor, B: Tensor) -> None:
+        """Replace the frozen weight by that of W_0 + s B A, with the W_0 from which it was quantized. A: [q, in],
+        B: [out, q].
+
+        The layer must not have been moved before. Raises InputError if the checkpoint does not hold W_0.
+        """
+        assert self.offset_A is None
+        assert self.early_A is None
+        self.early_A, self.early_B = self.copied(A), self.copied(B)
+        self.frozen = self.frozen.moved_original(exact_product(self.early_A, self.early_B, self.scale))
+        self.follow_base()
+
     def follow_base(self) -> None:
         """Renew what was computed from the frozen weight, which has just been moved."""
 
+    def follow_start(self) -> None:
+        """Let what trains beside the pair begin at W + s B A, which has just been made another than the base's."""
+
     def constants(self) -> dict[str, Tensor]:
-        if self.offset_A is None or self.offset_B is None:
-            return {}
-        return {"offset_A": self.offset_A, "offset_B": self.offset_B}
+        return {name: own for name, own in self.named_buffers(recurse=False) if name in MOVES}
 
     def tensors(self) -> dict[str, Tensor]:
-        if self.offset_A is None or self.offset_B is None:
-            return {FILE_A: self.A, FILE_B: self.B}
-        return {FILE_A: torch.cat([self.A, self.offset_A]), FILE_B: torch.cat([self.B, self.offset_B], dim=1)}
+        rows = [own for own in (self.A, self.offset_A, self.early_A) if own is not None]
+        columns = [own for own in (self.left(), self.offset_B, self.early_B) if own is not None]
+        if len(rows) == 1:
+            return {FILE_A: self.A, FILE_B: columns[0]}
+        return {FILE_A: torch.cat(rows), FILE_B: torch.cat(columns, dim=1)}
 
     @property
     def rank(self) -> int:
@@ -103,7 +139,12 @@ class LowRankLayer(AdapterLayer):
 
     @property
     def offset_rank(self) -> int:
-        return 0 if self.offset_A is None else self.offset_A.shape[0]
+        """The ranks of the file that are no factors: both kinds of moves."""
+        return self.early_rank + (0 if self.offset_A is None else self.offset_A.shape[0])
+
+    @property
+    def early_rank(self) -> int:
+        return 0 if self.early_A is None else self.early_A.shape[0]
 
     def pairs(self, name: str) -> list[FactorPair]:
         return [FactorPair(name, self.A, self.B, self.scale)]
@@ -111,13 +152,34 @@ class LowRankLayer(AdapterLayer):
     def roles(self) -> dict[str, Role]:
         return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
 
+    def left(self) -> Tensor:
+        """Return what stands to the left of A in the update, [out, r], float32: B, or a product with B."""
+        return self.B
+
     def low_rank(self, x: Tensor) -> Tensor:
         """Return s B A x [..., out] for x [..., in]."""
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
+        return F.linear(F.linear(x, self.A.to(x.dtype)), self.left().to(x.dtype)) * self.scale
+
+    def added(self, x: Tensor) -> Tensor:
+        """Return W x + b + s B A drop(x) [..., out] for x [..., in]."""
+        if torch.compiler.is_compiling():
+            plain: Tensor = self.frozen(x)
+            return plain + self.low_rank(self.dropout(x))
+        rows = flat(x.to(autocast_dtype(x)))
+        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
+        apply: Callable[..., Tensor] = LoRAFunction.apply
+        y = apply(rows, dropped, self.A, self.left(), ScaledSum(self.scale, self.frozen))
+        return y.view(*x.shape[:-1], -1)
 
     def dense_sum(self) -> Tensor:
         """Return W + s B A [out, in] with the frozen W, float32 and detached."""
-        return torch.addmm(self.frozen.dense(), self.B.detach(), self.A.detach(), alpha=self.scale)
+        return torch.addmm(self.frozen.dense(), self.left().detach(), self.A.detach(), alpha=self.scale)
+
+
+def uniform(rank: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """Return A [r, in] ~ U(-1/sqrt(in), 1/sqrt(in)), as in PEFT and loralib (kaiming uniform with a = sqrt 5)."""
+    bound = 1 / math.sqrt(in_features)
+    return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
 
 
 def exact_product(A: Tensor, B: Tensor, scale: float) -> Tensor:

@@ -35,8 +35,16 @@ def principal_pair(
         U, sigma, V = torch.linalg.svd(W, full_matrices=False)
     else:
         U, sigma, V = leading_triplets(W, rank, iterations, generator)
-    root = (sigma[:rank] / scale).sqrt()
-    return root[:, None] * V[:rank], U[:, :rank] * root
+    return balanced_pair(U[:, :rank], sigma[:rank], V[:rank], scale)
+
+
+def balanced_pair(U: Tensor, sigma: Tensor, V: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return A [r, in] and B [out, r] with scale B A = U diag(sigma) V and A A^T = B^T B.
+
+    U: [out, r], sigma: [r], V: [r, in], r singular triplets of a matrix.
+    """
+    root = (sigma / scale).sqrt()
+    return root[:, None] * V, U * root
 
 
 def leading_triplets(

@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
+from reflora_cli.ground.errors import InputError, Problem
 
 
 class QuantizedWeight(FrozenWeight):
     """W [out, in] in few bits. `weight` holds codes, on which nothing can be computed. kind: nf4, fp4 or int8."""
 
     kind: str
+    read_original: Callable[[], Tensor | None] = staticmethod(lambda: None)
+    """The function that reads from the checkpoint what was quantized, [out, in], float32 on the CPU, in memory of its
+    own; it returns None where the checkpoint does not hold it."""
 
     def __init__(
         self, shape: tuple[int, int], bias: Tensor | None, dtype: torch.dtype, layout: type[nn.Module]
@@ -65,8 +69,32 @@ class QuantizedWeight(FrozenWeight):
 
         It is made on the CPU, as when a model is loaded, so that every machine has the same codes.
         """
-        dense = copy.deepcopy(self).cpu().dense().add_(change.cpu())
-        made = quantize(dense, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout)
+        return self.quantized_alike(copy.deepcopy(self).cpu().dense().add_(change.cpu()))
+
+    def original(self) -> Tensor:
+        """Return what was quantized when the model was loaded, float32 on the CPU.
+
+        Raises InputError if the checkpoint does not hold it, or if what it holds has other codes.
+        """
+        W = self.read_original()
+        if (
+            W is None
+            or W.shape != (self.out_features, self.in_features)
+            or not torch.equal(self.quantized_alike(W).weight, self.weight)
+        ):
+            what = "the weight that was quantized is needed, and the base's files do not hold it"
+            found = "quantized weights only, or other names" if W is None else "a weight that has other codes"
+            remedy = "give a base with float weights as model.name, and quantize it by model.quantization"
+            raise InputError(Problem(what, "model.name", found, remedy=remedy))
+        return W
+
+    def moved_original(self, change: Tensor) -> FrozenWeight:
+        """Return `original` + change, quantized in the same way, on the CPU as `moved`. Raises as `original`."""
+        return self.quantized_alike(self.original().add_(change.cpu()))
+
+    def quantized_alike(self, W: Tensor) -> QuantizedWeight:
+        """Return W [out, in], float32 on the CPU, quantized as this weight is and on its device."""
+        made = quantize(W, self.bias, self.kind, double=self.is_double, dtype=self.dtype, layout=self.layout)
         return made.to(self.weight.device)
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from reflora_cli.adapters.layer import Adapter
 from reflora_cli.factors.pair import FactorPair
@@ -142,11 +143,17 @@ def is_crossed(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def sees_ahead(body: nn.Module) -> bool:
-    """Whether the output at the first of a few tokens depends on the last one, as in an encoder."""
+    """Whether the output at the first of a few tokens depends on the last one, as in an encoder.
+
+    A model that is only counted has no values to compare: it is a decoder if it keeps keys and values.
+    """
     was_training = body.training
     first = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 10]], device=next(body.parameters()).device)
-    outputs = body.eval()(input_ids=first, attention_mask=torch.ones_like(first)).last_hidden_state
+    given = body.eval()(input_ids=first, attention_mask=torch.ones_like(first))
     body.train(was_training)
+    outputs = given.last_hidden_state
+    if isinstance(outputs, FakeTensor):
+        return given.get("past_key_values") is None
     return not torch.allclose(outputs[0, 0], outputs[1, 0], rtol=1e-3, atol=1e-6)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import typer
 
 from reflora_cli.cli.chat import chat_command
+from reflora_cli.cli.combine import combine_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
+from reflora_cli.cli.show import show_command
 from reflora_cli.cli.train import train_command
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ app.command("predict")(predict_command)
 app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
+app.command("combine")(combine_command)
 app.command("push")(push_command)
+app.command("show")(show_command)
 
 
 @app.callback(invoke_without_command=True)

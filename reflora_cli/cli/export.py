@@ -11,8 +11,8 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Places, Run
-from reflora_cli.cli.trained import merge_request, trained_recipe
+from reflora_cli.cli.options import Adapter, Json, Places, Run
+from reflora_cli.cli.trained import merge_request, refuse_no_place, trained_recipe
 from reflora_cli.export.gguf_types import GgufType
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def export_command(
     places: Places = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where [default: RUN/export-FORMAT].")] = None,
     gguf_type: Annotated[GgufType, typer.Option("--gguf-type", help="Of a GGUF file's matrices.")] = GgufType.F16,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Hand a run's adapter, or the model with it merged in, to other tools.
@@ -51,7 +52,8 @@ def export_command(
         from reflora_cli.console.output import print_json
         from reflora_cli.runs.directory import open_run
 
-        directory = open_run(run)
+        refuse_no_place(adapter, output)
+        directory = open_run(run, adapter)
         recipe = trained_recipe(directory, places, reporter)
         place = output or run / f"export-{format.value}"
         report = asdict(write(format, recipe, directory, place, gguf_type, reporter))

@@ -11,8 +11,8 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Places, Run
-from reflora_cli.cli.trained import merge_request, trained_recipe
+from reflora_cli.cli.options import Adapter, Json, Places, Run
+from reflora_cli.cli.trained import merge_request, refuse_no_place, trained_recipe
 from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
 
 
@@ -34,6 +34,7 @@ def merge_command(
         Requantization | None,
         typer.Option("--requantize", help="Write a bitsandbytes checkpoint; say what it costs."),
     ] = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Fold a run's adapter into its base: a directory that plain transformers loads, checked against the adapter.
@@ -46,7 +47,8 @@ def merge_command(
         from reflora_cli.console.output import print_json
         from reflora_cli.runs.directory import open_run
 
-        directory = open_run(run)
+        refuse_no_place(adapter, output)
+        directory = open_run(run, adapter)
         recipe = trained_recipe(directory, places, reporter)
         from reflora_cli.merging.merge import merge
 

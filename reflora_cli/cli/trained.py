@@ -29,9 +29,39 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None, reporter: Re
             what, expected = "a finished run cannot be changed", " or ".join(f"{key}=PATH" for key in PLACES)
             raise InputError(Problem(what, f"override {place}", expected=f"{expected}, where these are now"))
     recipe = run_recipe(run, places or [])
+    recipe = recipe if run.other is None else of_adapter(recipe, run.other)
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
         reporter.note(doubt)
     return at_its_base(recipe, run.adapter)
+
+
+def of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
+    """Return the recipe with the method that an adapter tells of. Raises InputError where there is none."""
+    from pydantic import ValidationError
+
+    from reflora_cli.adapter_io.files import read_adapter
+    from reflora_cli.adapter_io.formats import FORMATS
+    from reflora_cli.ground.errors import InputError, Problem
+    from reflora_cli.methods.method import Method
+    from reflora_cli.methods.presets import PLAIN
+
+    files = read_adapter(adapter)
+    settings = FORMATS[files.config.peft_type].settings(files)
+    try:
+        method = Method.model_validate({"name": PLAIN, **settings})
+    except ValidationError as error:
+        what, found = "the adapter has settings that no method here has", str(error.errors()[0]["msg"])
+        raise InputError(Problem(what, str(adapter), found)) from error
+    return recipe.model_copy(update={"method": method})
+
+
+def refuse_no_place(adapter: Path | None, output: Path | None) -> None:
+    """Raises InputError for another adapter than the run's whose result would go into the run's directory."""
+    from reflora_cli.ground.errors import InputError, Problem
+
+    if adapter is not None and output is None:
+        what = "the result of another adapter than the run's needs a place of its own"
+        raise InputError(Problem(what, "--adapter", str(adapter), remedy="name it: --output DIR"))
 
 
 def merge_request(recipe: Recipe, run: RunDirectory, output: Path) -> MergeRequest:

@@ -5,8 +5,8 @@ A card is published: it has names of the hub, and of local paths their last part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from reflora_cli.adapter_io.files import RECORD
 from reflora_cli.data.load import OWN
 from reflora_cli.export.metadata import Published, front_matter
 from reflora_cli.export.prompting import card_lines
-from reflora_cli.export.public import public_recipe
+from reflora_cli.export.public import last_part, public_recipe
 from reflora_cli.export.usage import peft_lines, transformers_lines
 from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.paths import is_file
@@ -39,7 +39,7 @@ class Subject:
 
     recipe: with public names only. results: the run's results.json, if there is one. labels: those of a classifier's
     outputs, in their order. has_tokenizer: whether a tokenizer lies beside what the card is about, as it does not in
-    older runs.
+    older runs. made: a sentence on how it was made, where it is not the result of this recipe's training.
     """
 
     recipe: Recipe
@@ -48,6 +48,7 @@ class Subject:
     results: dict[str, Any] | None
     labels: tuple[str, ...] = ()
     has_tokenizer: bool = True
+    made: str = ""
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -60,8 +61,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
 
     kind: adapter or model. library: the one that loads it. load: the lines on how.
     """
-    recipe, task, method = subject.recipe, subject.task, subject.recipe.method
-    sources = [choice.source for choice in (method.layer, method.start, method.update) if choice.source]
+    recipe, task = subject.recipe, subject.task
     lines = [
         "---",
         front_matter(Published(recipe, task, subject.source, subject.scores), library),
@@ -69,10 +69,7 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "",
         f"# {task.name}, {kind}: {recipe.model.name}",
         "",
-        f"Trained by reflora {__version__} with {method.summary}, "
-        f"seed {recipe.train.seed}, on {task.name}{data_words(recipe)}.",
-        *(f"Source: {source}." for source in dict.fromkeys(sources)),
-        *rule_lines(recipe),
+        *([subject.made] if subject.made else trained_lines(recipe, task)),
         *base_note(subject.source),
         "",
         *score_lines(subject.results),
@@ -80,16 +77,26 @@ def model_card(subject: Subject, kind: str, library: str, load: Sequence[str]) -
         "",
         *load,
         "",
-        "## Training",
-        "",
-        *fact_lines(recipe),
-        "",
-        "```yaml",
-        dump_recipe(recipe).rstrip(),
-        "```",
-        "",
+        *([] if subject.made else training_lines(recipe)),
     ]
     return "\n".join(lines)
+
+
+def trained_lines(recipe: Recipe, task: Task) -> list[str]:
+    """Say with what it was trained, and who proposed that."""
+    method = recipe.method
+    sources = [choice.source for choice in (method.layer, method.start, method.update) if choice.source]
+    return [
+        f"Trained by reflora {__version__} with {method.summary}, "
+        f"seed {recipe.train.seed}, on {task.name}{data_words(recipe)}.",
+        *(f"Source: {source}." for source in dict.fromkeys(sources)),
+        *rule_lines(recipe),
+    ]
+
+
+def training_lines(recipe: Recipe) -> list[str]:
+    """Return the section with the settings of training, the most important ones as a table."""
+    return ["## Training", "", *fact_lines(recipe), "", "```yaml", dump_recipe(recipe).rstrip(), "```", ""]
 
 
 def base_note(source: Source) -> list[str]:
@@ -115,9 +122,9 @@ def fact_lines(recipe: Recipe) -> list[str]:
     length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
     facts = {
         "method": method.label,
-        **({} if method.layer.in_place or method.layer.is_virtual else {"rank": str(method.rank)}),
+        **({"rank": str(method.rank)} if method.layer.has_rank else {}),
         **({"virtual tokens": str(method.layer.reserved)} if method.layer.is_virtual else {}),
-        **({"alpha": f"{method.alpha:g}"} if method.layer.has_pairs else {}),
+        **({"alpha": f"{method.alpha:g}"} if method.layer.is_scaled else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
         "learning rate": ", ".join(rates),
@@ -146,9 +153,22 @@ def rule_lines(recipe: Recipe) -> list[str]:
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
     """Return a run as a card's subject. recipe: the run's, with the present place of its base."""
     source = find_source(recipe.model.name, recipe.model.revision)
-    names = (read_json(run.adapter / RECORD) if is_file(run.adapter / RECORD) else {}).get("label_names")
+    record = read_json(run.adapter / RECORD) if is_file(run.adapter / RECORD) else {}
+    names = record.get("label_names")
     labels = tuple(map(str, names)) if isinstance(names, list) else ()
-    return make_subject(recipe, source, read_results(run), labels)
+    return replace(make_subject(recipe, source, read_results(run), labels), made=made_words(run, record))
+
+
+def made_words(run: RunDirectory, record: Mapping[str, Any]) -> str:
+    """Say how an adapter was made that is not the run's own; empty for the run's own."""
+    if run.other is None:
+        return ""
+    try:
+        combined = record["combined"]
+        of = " and ".join(f"{own['weight']:g} times {own['adapter']}" for own in combined["of"])
+        return f"Combined by reflora {__version__} with `--how {combined['how']}`: {of}."
+    except (KeyError, TypeError, ValueError):  # an adapter of another origin
+        return f"The adapter {last_part(str(run.other))}, on the base and task of a run."
 
 
 def make_subject(recipe: Recipe, source: Source, results: dict[str, Any] | None, labels: Sequence[str]) -> Subject:

@@ -11,7 +11,7 @@ from reflora_cli.export.public import hub_id
 from reflora_cli.model.sources import Source
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.tasks.base import DataTask, HubSource, SequenceTask, Task
+from reflora_cli.tasks.base import HubSource, Task
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -56,20 +56,15 @@ def hub_data(published: Published) -> list[str]:
     """Return the data sets of the hub from which the rows came."""
     if published.recipe.task.data != "hub":
         return []
-    sources = [part.source for part in parts_of(published.task)]
+    sources = [part.source for part in published.task.with_rows]
     return list(dict.fromkeys(source.repository for source in sources if isinstance(source, HubSource)))
-
-
-def parts_of(task: Task) -> tuple[DataTask, ...]:
-    """Return the tasks with rows of their own of which a task consists: itself, or those of a mixture."""
-    return (task,) if isinstance(task, SequenceTask) else task.parts
 
 
 def results_of(published: Published) -> Iterator[EvalResult]:
     """Yield every finite score of the kept adapter as the hub's schema has it."""
     from huggingface_hub import EvalResult
 
-    kind, parts = kind_of(published.task), {part.short: part for part in parts_of(published.task)}
+    kind, parts = kind_of(published.task), {part.short: part for part in published.task.with_rows}
     for name, scores in published.scores.items():
         part = parts.get(name) if len(parts) > 1 else next(iter(parts.values()))
         source = part.source if part is not None and published.recipe.task.data == "hub" else None

@@ -36,6 +36,7 @@ class Role(Enum):
     FACTOR_A = "A of a pair"
     FACTOR_B = "B of a pair"
     DECAYED = "near zero where it has no effect, as a matrix of an adapter"
+    FRAME = "a matrix whose columns are orthonormal, or its rows if it is wide"
     UNDECAYED = "far from zero where it has no effect, as a norm or a gain"
 
 

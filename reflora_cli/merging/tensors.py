@@ -20,6 +20,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.model.load import quiet_transformers
+from reflora_cli.model.originals import model_name
 from reflora_cli.model.quantize import skeleton
 
 MakeModule = Callable[[], nn.Module]
@@ -128,10 +129,3 @@ def named_alike(names: Mapping[str, tuple[int, ...]], places: Mapping[str, Tenso
     return found.keys() == names.keys() and all(
         place.shape == names[name] for name, place in found.items() if place.dtype.is_floating_point
     )
-
-
-def model_name(key: str, names: Mapping[str, Any], prefix: str) -> str | None:
-    """Return the model's name for a checkpoint's tensor; None for a tensor that the model does not use."""
-    modern = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    possible = (name for each in (key, modern) for name in (each, f"{prefix}.{each}", each.removeprefix(f"{prefix}.")))
-    return next((name for name in possible if name in names), None)

@@ -10,16 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
+from reflora_cli.methods.layers import LAYERS, OF_ADAPTERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_start
+from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_factors, check_layer, check_start
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
-OF_ADAPTERS = ("rank", "alpha", "dropout")
-"""The numbers that only adapters have."""
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 """YAML has lists only; records keep tuples."""
@@ -108,26 +106,30 @@ class Method(BaseModel):
             raise refusal("targets", reason, "leave method.targets out")
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
+        check_layer(self.update, str(self.layer), self.layer.has_pairs, self.layer.has_frames)
         if self.after is not None and self.start.sees_data:
             reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
+        if self.after is None:
+            check_factors(self.update, self.start, self.rank)
         # The factors of an earlier adapter are looked at when they are read.
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
 
     @property
     def needs_full_rank(self) -> bool:
-        """Whether the update rule or the start is defined only for factors of full rank: r of at most min(out, in)."""
-        return self.update.needs_full_rank or (self.after is None and self.start.needs_full_rank)
+        """Whether layer, update rule or start are defined only for factors of full rank: r of at most min(out, in)."""
+        needed = self.layer.needs_full_rank or self.update.needs_full_rank
+        return needed or (self.after is None and self.start.needs_full_rank)
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where pairs have it."""
+        """The label, with the rank where there are adapters, and alpha where their update is scaled by it."""
         if self.layer.in_place:
             return self.label
         if self.layer.is_virtual:
             return f"{self.label}, {self.layer.reserved} virtual tokens"
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.has_pairs else "")
+        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.is_scaled else "")
 
     @property
     def label(self) -> str:

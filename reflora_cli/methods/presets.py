@@ -51,6 +51,38 @@ PRESETS: dict[str, Preset] = {
     # Virtual tokens before every row: their embeddings, or their keys and values.
     "prompt": Preset({"layer": "prompt"}, "Lester, Al-Rfou, Constant 2021, arXiv 2104.08691"),
     "prefix": Preset({"layer": "prefix"}, "Li, Liang 2021, arXiv 2101.00190"),
+    # The weakest part of W is trained, and the rest of it is frozen.
+    "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
+    # B has orthonormal columns, and s B A is taken out of W.
+    "olora": Preset({"start": "olora"}, "Buyukakyuz 2024, arXiv 2406.01775"),
+    # Neither A nor B is zero, and B A is. There is no paper.
+    "orthogonal": Preset({"start": "orthogonal"}, "datta0.github.io/posts/rethink-lora-init, 2024"),
+    # The pair makes up for the error of a quantized base.
+    "loftq": Preset({"start": "loftq"}, "Li et al. 2023, arXiv 2310.08659"),
+    # The same, with the pair first, and as long as the error falls.
+    "lq-lora": Preset({"start": "lq-lora"}, "Guo et al. 2023, arXiv 2311.12023"),
+    # Inverse Gram matrices with the damping of the paper on LoRA.
+    "preclora": Preset({"update": "preclora"}, "Zhang, Pilanci 2024, arXiv 2402.02347"),
+    # A start from a sketch of W.
+    "nora": Preset({"start": "nora"}, "Li et al. 2024, arXiv 2410.18965"),
+    # The same with the steps that its paper has for it.
+    "nora+": Preset({"start": "nora", "update": "normalized-scaled-gd"}, "Li et al. 2024, arXiv 2410.18965"),
+    # One factor at a time.
+    "altlora": Preset({"update": "altlora"}, "Yu et al. 2025, arXiv 2505.12455"),
+    "altlora+": Preset({"update": {"kind": "altlora", "moments": "both"}}, "Yu et al. 2025, arXiv 2505.12455"),
+    # Orthonormal frames of inputs and outputs with a matrix between them.
+    "stella": Preset({"layer": "stella", "update": "stiefel"}, "Li et al. 2025, arXiv 2510.01938"),
+    # What training rows use most of W, or least, is trained.
+    "corda": Preset({"start": "corda"}, "Yang et al. 2024, arXiv 2406.05223"),
+    # The first step is nearest to that of W.
+    "lora-ga": Preset({"start": "lora-ga", "scaling": Scaling.RSLORA}, "Wang et al. 2024, arXiv 2407.05000"),
+    # A first step of W is taken, and inverse Gram matrices follow.
+    "lora-one": Preset(
+        {"start": "lora-one", "update": {"kind": "scaled-gd", "warmup_steps": 0}, "scaling": Scaling.RSLORA},
+        "Zhang, Liu, Chen 2025, arXiv 2502.01235",
+    ),
 }
+PLAIN = "lora"
+"""The preset that fills in nothing."""
 DEFAULT = "reflora"
 """The preset of a recipe that names none."""

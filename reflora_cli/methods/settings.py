@@ -56,3 +56,13 @@ class BaseWeights(StrEnum):
 
     DEQUANTIZED = "dequantized"
     ORIGINAL = "original"
+
+
+class Combining(StrEnum):
+    """The ways to combine adapters: factors side by side, their sum truncated, or the rule of a paper."""
+
+    CONCAT = "concat"
+    SVD = "svd"
+    TIES = "ties"
+    DARE = "dare"
+    SEARCH = "search"

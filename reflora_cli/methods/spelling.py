@@ -29,13 +29,15 @@ def spelled_out(values: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[st
 
     What is none of the ways to write a choice stays as it is. Raises a refusal for values that contradict each other.
     """
-    result = {**preset, **renamed(values)}
+    own = renamed(values)
+    result = {**preset, **own}
     for key, default in DEFAULTS.items():
         if key in result:
             fallback = with_kind(preset.get(key, default), {"kind": default.kind})
-            result[key] = with_kind(result[key], fallback)
-    if "update" in result:
-        result["update"] = with_settings(result["update"], result.get("refactor"))
+            chosen = with_kind(own.get(key, {}), {"kind": fallback["kind"]})
+            if key == "update":  # `refactor` goes before a preset, and must not contradict what is given
+                chosen = with_settings(chosen, own.get("refactor"))
+            result[key] = with_kind(chosen, fallback)
     return result
 
 

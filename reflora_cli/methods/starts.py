@@ -8,6 +8,14 @@ from pydantic import Field
 
 from reflora_cli.methods.choice import Choice, by_kind
 
+Iterations = Annotated[
+    Annotated[int, Field(ge=0, le=1000)] | None,
+    Field(
+        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
+        "the exact one"
+    ),
+]
+
 
 class StartRecord(Choice):
     """What the rest of the program asks of a start instead of its name.
@@ -15,7 +23,10 @@ class StartRecord(Choice):
     moves_base: whether the frozen weight changes, so that the adapted model still equals its base. is_nonzero: whether
     B A is not zero at the start. sees_data: whether it looks at training rows. needs_full_rank: whether it makes
     factors of full rank only, r of at most min(out, in). chooses_ranks: whether modules get ranks of their own; those
-    of rank 0 have no adapter.
+    of rank 0 have no adapter. rank_multiple: what the rank must be a multiple of. is_deficient: whether the factors
+    begin with less than full rank. corrects_quantization: whether it makes up for the error of a quantized base;
+    modules that are not quantized then start as by default. leaves_base: whether the adapted model begins as another
+    than its base, with a step already taken.
     """
 
     moves_base: ClassVar[bool] = False
@@ -23,6 +34,10 @@ class StartRecord(Choice):
     sees_data: ClassVar[bool] = False
     needs_full_rank: ClassVar[bool] = False
     chooses_ranks: ClassVar[bool] = False
+    rank_multiple: ClassVar[int] = 1
+    is_deficient: ClassVar[bool] = False
+    corrects_quantization: ClassVar[bool] = False
+    leaves_base: ClassVar[bool] = False
 
 
 class DefaultStart(StartRecord):
@@ -41,11 +56,7 @@ class PissaStart(StartRecord):
     """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
 
     kind: Literal["pissa"] = Field("pissa", description="s B A the r largest singular triplets of W, taken out of it")
-    iterations: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None,
-        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
-        "the exact one",
-    )
+    iterations: Iterations = None
 
     source: ClassVar[str] = "Meng et al. 2024, PiSSA, arXiv 2404.02948"
     moves_base: ClassVar[bool] = True
@@ -67,6 +78,150 @@ class EvaStart(StartRecord):
     chooses_ranks: ClassVar[bool] = True
 
 
-StartChoice = Annotated[DefaultStart | GaussianStart | PissaStart | EvaStart, Field(discriminator="kind")]
-StartKind = Literal["default", "gaussian", "pissa", "eva"]
+class MiLoRAStart(StartRecord):
+    """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
+
+    kind: Literal["milora"] = Field(
+        "milora", description="s B A the r smallest singular triplets of W, taken out of it"
+    )
+
+    source: ClassVar[str] = "Wang et al. 2024, MiLoRA, arXiv 2406.09044"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class OLoRAStart(StartRecord):
+    """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
+
+    kind: Literal["olora"] = Field("olora", description="B, A of Q, R in W = Q R; s B A is taken out of W")
+
+    source: ClassVar[str] = "Buyukakyuz 2024, OLoRA, arXiv 2406.01775"
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class OrthogonalStart(StartRecord):
+    """A and B random with B A = 0 and neither of them zero, as PEFT's `orthogonal`."""
+
+    kind: Literal["orthogonal"] = Field("orthogonal", description="A, B random, neither of them zero, B A = 0")
+
+    source: ClassVar[str] = "datta0.github.io/posts/rethink-lora-init, 2024, orthogonal start in PEFT"
+    rank_multiple: ClassVar[int] = 2
+    is_deficient: ClassVar[bool] = True
+
+
+class LoftQStart(StartRecord):
+    """s B A the best approximation of W less its codes, and codes those of W less s B A, in turn."""
+
+    kind: Literal["loftq"] = Field("loftq", description="s B A makes up for the error of quantizing W, in turn")
+    rounds: int = Field(5, ge=1, le=1000, description="T; 1: the codes of the base stay as they are")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Li et al. 2023, LoftQ, arXiv 2310.08659"
+    moves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_quantization: ClassVar[bool] = True
+
+
+class LQLoRAStart(StartRecord):
+    """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
+
+    kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
+    rounds: int = Field(100, ge=1, le=1000, description="at most so many; fewer if the error stops falling")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Guo et al. 2023, LQ-LoRA, arXiv 2311.12023"
+    moves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_quantization: ClassVar[bool] = True
+
+
+class NoraStart(StartRecord):
+    """A a random combination of the rows of W, and B at zero."""
+
+    kind: Literal["nora"] = Field("nora", description="A random combinations of the rows of W, B at zero")
+    sigma: float = Field(0.1, gt=0, le=1e3, description="A is sigma / s times normal numbers times W")
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
+
+
+class CorDAStart(StartRecord):
+    """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
+
+    kind: Literal["corda"] = Field("corda", description="s B A what inputs use most of W, or least, taken out of it")
+    mode: Literal["ipm", "kpm"] = Field(
+        "ipm", description="ipm: what the rows use most is trained; kpm: what they use least, their knowledge preserved"
+    )
+    rows: int = Field(256, ge=1, description="training rows to look at")
+
+    source: ClassVar[str] = "Yang et al. 2024, CorDA, arXiv 2406.05223"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class LoRAGAStart(StartRecord):
+    """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
+
+    kind: Literal["lora-ga"] = Field("lora-ga", description="A, B at singular vectors of W's gradient; s B A taken out")
+    gamma: float = Field(64.0, gt=0, le=1e9, description="A and B have the size out^1/4 / gamma^1/2; smaller: larger")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Wang et al. 2024, LoRA-GA, arXiv 2407.05000"
+    sees_data: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class LoRAOneStart(StartRecord):
+    """s B A the strongest part of a step of gradient descent on W, which the adapted model begins with."""
+
+    kind: Literal["lora-one"] = Field("lora-one", description="s B A a first step of W against its gradient, of rank r")
+    gamma: float = Field(128.0, gt=0, le=1e9, description="s B A has the largest singular value s / gamma")
+    rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
+    iterations: Iterations = None
+
+    source: ClassVar[str] = "Zhang, Liu, Chen 2025, LoRA-One, arXiv 2502.01235"
+    sees_data: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    leaves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+StartChoice = Annotated[
+    DefaultStart
+    | GaussianStart
+    | PissaStart
+    | EvaStart
+    | MiLoRAStart
+    | OLoRAStart
+    | OrthogonalStart
+    | LoftQStart
+    | LQLoRAStart
+    | NoraStart
+    | CorDAStart
+    | LoRAGAStart
+    | LoRAOneStart,
+    Field(discriminator="kind"),
+]
+StartKind = Literal[
+    "default",
+    "gaussian",
+    "pissa",
+    "eva",
+    "milora",
+    "olora",
+    "orthogonal",
+    "loftq",
+    "lq-lora",
+    "nora",
+    "corda",
+    "lora-ga",
+    "lora-one",
+]
 STARTS: dict[str, type[StartChoice]] = by_kind(StartChoice)

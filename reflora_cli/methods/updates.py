@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflora_cli.methods.choice import Choice, by_kind, refusal
+from reflora_cli.methods.starts import StartRecord
 
 AUTO_DAMPING = 1e-3
 """The value of `auto` in every precision. Damping removes noise of the gradients, which S^-1
@@ -22,13 +23,19 @@ Interval = Annotated[
         "for reflora-s and balanced, steps between two refactorings",
     ),
 ]
-Damping = Annotated[
+RelativeDamping = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
     Field(
         description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
         "whose BA is nearly of lower rank step plainly"
     ),
 ]
+"""What fields called `damping` mean, in every rule that has one: a share, which does not see how BA is factored."""
+AbsoluteDamping = Annotated[
+    float, Field(ge=1e-12, le=1e6, description="d, which is added to the diagonals of A A^T and B^T B as it is")
+]
+"""What fields called `absolute_damping` mean: a number in the units of the Gram matrices, which depend on how BA is
+factored."""
 
 
 class Refactor(BaseModel):
@@ -38,7 +45,7 @@ class Refactor(BaseModel):
 
     warmup_steps: WarmupSteps = 100
     interval: Interval = 1
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
 
 class UpdateRecord(Choice):
@@ -50,7 +57,7 @@ class UpdateRecord(Choice):
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
     cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
-    `lr_ratio` does; both together are warned of.
+    `lr_ratio` does; both together are warned of. of_frames: whether it acts on frames, and not on pairs.
     """
 
     acts: ClassVar[str] = ""
@@ -60,6 +67,7 @@ class UpdateRecord(Choice):
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     corrects_balance: ClassVar[bool] = False
+    of_frames: ClassVar[bool] = False
 
     @property
     def transports_moments(self) -> bool:
@@ -70,6 +78,13 @@ class UpdateRecord(Choice):
     def is_optimizer(self) -> bool:
         """Whether it steps A and B itself, in AdamW's place, instead of acting around that step."""
         return False
+
+    @property
+    def steps_like_adamw(self) -> bool:
+        """Whether an optimizer's steps are of a size that AdamW's rates are for; it then refuses gradient descent for
+        all else.
+        """
+        return self.is_optimizer
 
     @property
     def plain_steps(self) -> int:
@@ -109,7 +124,7 @@ class RefLoRAUpdate(TimedUpdate):
     """Gradients multiplied by S and its inverse before the step, where S A A^T S = B^T B."""
 
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
@@ -144,7 +159,7 @@ class ScaledGDUpdate(TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
     kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
@@ -212,7 +227,7 @@ class LoRAProUpdate(UpdateRecord):
     """Gradients made steps that together are closest to the step of the weight."""
 
     kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
-    damping: Damping = "auto"
+    damping: RelativeDamping = "auto"
     moments: Literal["factors", "dense"] = Field(
         "factors",
         description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
@@ -233,16 +248,114 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class PrecLoRAUpdate(TimedUpdate):
+    """Gradients multiplied by the inverse of the other factor's Gram matrix plus a multiple of the identity."""
+
+    kind: Literal["preclora"] = Field("preclora", description="gradients preconditioned by inverses of Grams plus d I")
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347"
+    acts: ClassVar[str] = "PrecLoRA acts on the steps of training: the factors are used as LoRA's"
+    proven_for_descent: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+
+class NormalizedScaledGDUpdate(TimedUpdate):
+    """PrecLoRA's gradients with its matrices divided by their norms."""
+
+    kind: Literal["normalized-scaled-gd"] = Field(
+        "normalized-scaled-gd", description="the same as preclora, by matrices of Frobenius norm 1"
+    )
+    warmup_steps: WarmupSteps = 0
+    absolute_damping: AbsoluteDamping = 1e-6
+
+    source: ClassVar[str] = "Li et al. 2024, NoRA+, arXiv 2410.18965"
+    acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
+
+
+class AltLoRAUpdate(UpdateRecord):
+    """An optimizer of pairs that steps one factor at a time, as closely to the weight's gradient as it can."""
+
+    kind: Literal["altlora"] = Field("altlora", description="B and A stepped in turn by AltLoRA, all else by train's")
+    damping: RelativeDamping = "auto"
+    moments: Literal["first", "both"] = Field(
+        "first",
+        description="first: AltLoRA, at rates of gradient descent on the weight; both: AltLoRA+, at rates like AdamW's",
+    )
+
+    source: ClassVar[str] = "Yu et al. 2025, AltLoRA, arXiv 2505.12455"
+    acts: ClassVar[str] = "AltLoRA stepped A and B in turn in training: the factors are used as LoRA's"
+    needs_full_rank: ClassVar[bool] = True
+    corrects_balance: ClassVar[bool] = True
+
+    @property
+    def is_optimizer(self) -> bool:
+        return True
+
+    @property
+    def steps_like_adamw(self) -> bool:
+        return self.moments == "both"
+
+    @property
+    def damping_share(self) -> float:
+        return as_share(self.damping)
+
+
+class StiefelUpdate(UpdateRecord):
+    """Steps of orthonormal frames along their manifold: Riemannian gradients before, a retraction after."""
+
+    kind: Literal["stiefel"] = Field("stiefel", description="orthonormal frames stepped along their manifold")
+    retraction: Literal["polar", "exp_map"] = Field(
+        "polar", description="back to the manifold by the nearest frame, or along a geodesic"
+    )
+    width: Annotated[int, Field(ge=1)] | Literal["hidden", "none"] = Field(
+        "hidden",
+        description="frames of another height m step sqrt(width / m) times as far; hidden: the model's hidden size, or "
+        "the commonest height where that is not known; none: all step alike",
+    )
+
+    source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
+    acts: ClassVar[str] = (
+        "StelLA keeps U and V of U S V^T orthonormal while they are trained: the adapter holds V^T as A and U S as B, "
+        "which are used as LoRA's factors"
+    )
+    needs_full_rank: ClassVar[bool] = True
+    of_frames: ClassVar[bool] = True
+
+
 def as_share(damping: float | Literal["auto"]) -> float:
     """Return the share that a setting of `damping` stands for."""
     return AUTO_DAMPING if damping == "auto" else damping
 
 
 UpdateChoice = Annotated[
-    PlainUpdate | RefLoRAUpdate | RefLoRASUpdate | ScaledGDUpdate | LoRARITEUpdate | BalancedUpdate | LoRAProUpdate,
+    PlainUpdate
+    | RefLoRAUpdate
+    | RefLoRASUpdate
+    | ScaledGDUpdate
+    | LoRARITEUpdate
+    | BalancedUpdate
+    | LoRAProUpdate
+    | PrecLoRAUpdate
+    | NormalizedScaledGDUpdate
+    | AltLoRAUpdate
+    | StiefelUpdate,
     Field(discriminator="kind"),
 ]
-UpdateKind = Literal["plain", "reflora", "reflora-s", "scaled-gd", "lora-rite", "balanced", "lora-pro"]
+UpdateKind = Literal[
+    "plain",
+    "reflora",
+    "reflora-s",
+    "scaled-gd",
+    "lora-rite",
+    "balanced",
+    "lora-pro",
+    "preclora",
+    "normalized-scaled-gd",
+    "altlora",
+    "stiefel",
+]
 UPDATES: dict[str, type[UpdateChoice]] = by_kind(UpdateChoice)
 
 
@@ -254,3 +367,22 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
+
+
+def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:
+    """Raises a refusal for factors that the start cannot make at this rank, or the rule cannot step."""
+    if rank % start.rank_multiple:
+        reason = f"start {start} needs a rank that is a multiple of {start.rank_multiple}, and rank is {rank}"
+        raise refusal("rank", reason, "set method.rank to one", also="start")
+    if start.is_deficient and update.needs_full_rank and update.plain_steps == 0:
+        reason = f"start {start} makes factors of less than full rank, and update {update} acts at once and needs it"
+        raise refusal("start", reason, "set method.start=default, or another update rule", also="update")
+
+
+def check_layer(update: UpdateChoice, layer: str, has_pairs: bool, has_frames: bool) -> None:
+    """Raises a refusal for a rule that acts on what the layer of this name does not train."""
+    if update.is_plain or (has_frames if update.of_frames else has_pairs):
+        return
+    what, trained = ("orthonormal frames", "has") if update.of_frames else ("pairs A, B", "trains")
+    reason = f"update {update} is for {what}, and layer {layer} {trained} none"
+    raise refusal("update", reason, "set method.update=plain, or name the preset of this layer", also="layer")

@@ -35,3 +35,10 @@ def load_config(location: str | Path, revision: str | None = None) -> Pretrained
 def load_plain(name: AutoName, directory: Path, dtype: torch.dtype, **arguments: Any) -> Any:
     """Return the model in a directory that this package wrote, as transformers loads it by itself."""
     return auto_class(name).from_pretrained(directory, dtype=dtype, **arguments)
+
+
+def body_of(config: PretrainedConfig) -> Any:
+    """Return the pretrained body of a config's architecture, without weights of its own and without a task's head."""
+    from transformers import AutoModel
+
+    return AutoModel.from_config(config, trust_remote_code=False)

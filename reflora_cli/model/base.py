@@ -47,6 +47,12 @@ class Base:
         own, self.tokenizer.chat_template = self.tokenizer.chat_template, text
         return replace(self, lost_template=bool(own) and own != text)
 
+    @property
+    def hidden_size(self) -> int | None:
+        """The width of the model's hidden states; None where its config does not tell."""
+        found = getattr(self.model.config.get_text_config(), "hidden_size", None)
+        return found if isinstance(found, int) else None
+
     def place(self, device: torch.device) -> None:
         """Move the model to a device, in place."""
         nn.Module.to(self.model, device)

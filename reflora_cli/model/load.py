@@ -17,6 +17,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.hub_errors import hub_reason
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_tokens, leave_out_types
+from reflora_cli.model.originals import remember_originals
 from reflora_cli.model.quantize import adopt, loading_arguments, refuse_quantized
 from reflora_cli.model.sources import Source, commit_of
 from reflora_cli.recipe.sections import ModelSection
@@ -64,6 +65,7 @@ def load_pretrained(
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)
+        remember_originals(model, source)
         leave_out_types(model, tokenizer)
     return Base(model, tokenizer, source, commit_of(source), fresh=(), head=()), report
 

@@ -76,6 +76,12 @@ class Kind(ABC):
         own. Raises InputError for a task that has no such text.
         """
 
+    @abstractmethod
+    def asking_code(self, labels: str) -> list[str]:
+        """Return the Python by which a card asks `model` with `tokenizer`. labels: the line that makes a list `labels`
+        of what outputs mean.
+        """
+
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         """Whether an evaluation of the split, or of none in particular, scores training rows that the run held out."""
         return False

@@ -24,6 +24,7 @@ from reflora_cli.objectives.generation import Generation, Penalties
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_asking import LanguageAsking
+from reflora_cli.objectives.language_code import answer_lines
 from reflora_cli.objectives.language_rows import (
     language_examples,
     language_probe,
@@ -112,6 +113,10 @@ class LanguageKind(Kind):
     def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
         refuse_undivided(self.task, recipe.task.data)
         return language_splits(recipe, self.task, base, split, limit)
+
+    def asking_code(self, labels: str) -> list[str]:
+        del labels
+        return answer_lines(self.task)
 
     def asking(self, wording: Template | None) -> LanguageAsking:
         return LanguageAsking(self.task, wording, protocol)

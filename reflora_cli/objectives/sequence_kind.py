@@ -19,6 +19,7 @@ from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.objectives.sequence_asking import SequenceAsking
+from reflora_cli.objectives.sequence_code import label_lines
 from reflora_cli.objectives.sequence_rows import sequence_examples, sequence_probe, sequence_rows, sequence_splits
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.tasks.base import SequenceTask
@@ -61,6 +62,9 @@ class SequenceKind(Kind):
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         return recipe.task.validation is not None and split in (None, *self.task.evaluation)
+
+    def asking_code(self, labels: str) -> list[str]:
+        return label_lines(self.task, labels)
 
     def asking(self, wording: Template | None) -> SequenceAsking:
         if wording is not None:

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
+
+from torch import nn
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
+    AltLoRAUpdate,
     BalancedUpdate,
     LoRAProUpdate,
     LoRARITEUpdate,
+    NormalizedScaledGDUpdate,
     PlainUpdate,
+    PrecLoRAUpdate,
     RefLoRASUpdate,
     RefLoRAUpdate,
     ScaledGDUpdate,
+    StiefelUpdate,
     UpdateChoice,
 )
+from reflora_cli.optim.altlora import AltLoRAMember, BothMoments, FirstMoment
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
+from reflora_cli.optim.normalized_scaled_gd import NormalizedScaledGDRule
 from reflora_cli.optim.pair_adamw import AdamWMember
 from reflora_cli.optim.pair_sgd import SGDMember
 from reflora_cli.optim.partition import Partition
+from reflora_cli.optim.preclora import PrecLoRARule
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.roles import Roles
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
+from reflora_cli.optim.stiefel import StiefelRule, by_geodesic, by_polar, commonest_height
 
 __all__ = ["Rates", "build_optimizer"]
 
@@ -52,7 +62,7 @@ def build_optimizer(
         members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
-    return Partition(members, build_rule(method.update, roles.pairs))
+    return Partition(members, rule_for(method.update, roles, rates.hidden_size))
 
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
@@ -73,23 +83,55 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
             return LoRARITEMember(groups, pairs, update.damping_share)
         case LoRAProUpdate(moments="dense"):
             return DenseLoRAProMember(groups, pairs, update.damping_share)
+        case AltLoRAUpdate():
+            moments = BothMoments() if update.moments == "both" else FirstMoment()
+            return AltLoRAMember(groups, pairs, update.damping_share, moments)
         case _:
             raise ValueError(f"update {update} acts around another optimizer's step")
 
 
+def rule_for(update: UpdateChoice, roles: Roles, hidden_size: int | None = None) -> UpdateRule:
+    """Return the update rule for a model's pairs or frames. hidden_size: the width of its hidden states, if known."""
+    if isinstance(update, StiefelUpdate):
+        return stiefel_rule(update, [*roles.frames.values()], hidden_size)
+    return build_rule(update, roles.pairs)
+
+
+def stiefel_rule(update: StiefelUpdate, frames: Sequence[nn.Parameter], hidden_size: int | None) -> StiefelRule:
+    """Return the rule of orthonormal frames."""
+    retract = by_polar if update.retraction == "polar" else by_geodesic
+    match update.width:
+        case "hidden":
+            return StiefelRule(frames, hidden_size or commonest_height(frames), retract)
+        case "none":
+            return StiefelRule(frames, None, retract)
+        case width:
+            return StiefelRule(frames, width, retract)
+
+
 def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     """Return the update rule for these pairs."""
+    rule: UpdateRule = PlainRule()
     match update:
-        case PlainUpdate() | LoRARITEUpdate():
-            return PlainRule()
+        case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense") | AltLoRAUpdate():
+            pass
         case RefLoRAUpdate():
-            return RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)
+            rule = RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)
         case RefLoRASUpdate():
-            return RefLoRASRule(pairs, update.warmup_steps, update.interval)
+            rule = RefLoRASRule(pairs, update.warmup_steps, update.interval)
         case ScaledGDUpdate():
-            return ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
+            rule = ScaledGDRule(pairs, update.warmup_steps, update.interval, update.damping_share)
         case BalancedUpdate():
             moments = transport_moments if update.transports_moments else keep_moments
-            return BalancedRule(pairs, update.warmup_steps, update.interval, moments)
+            rule = BalancedRule(pairs, update.warmup_steps, update.interval, moments)
         case LoRAProUpdate():
-            return PlainRule() if update.is_optimizer else LoRAProRule(pairs, update.damping_share)
+            rule = LoRAProRule(pairs, update.damping_share)
+        case PrecLoRAUpdate():
+            rule = PrecLoRARule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
+        case NormalizedScaledGDUpdate():
+            rule = NormalizedScaledGDRule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
+        case StiefelUpdate():
+            raise ValueError("this rule acts on frames, not on pairs")
+        case never:
+            assert_never(never)
+    return rule

@@ -22,7 +22,8 @@ from reflora_cli.optim.roles import Roles
 class Rates:
     """Peak learning rates, weight decay, and the optimizer that they are for.
 
-    A head without a rate of its own has that of the adapters. momentum: that of sgd.
+    A head without a rate of its own has that of the adapters. momentum: that of sgd. hidden_size: the width of the
+    model's hidden states, for which rates of frames are; None if it is not known.
     """
 
     learning_rate: float
@@ -30,6 +31,7 @@ class Rates:
     weight_decay: float
     optimizer: Optimizer = Optimizer.ADAMW
     momentum: float = 0.0
+    hidden_size: int | None = None
 
 
 def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[str, Any]]:
@@ -39,6 +41,7 @@ def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[s
         factors A, factors B       decayed; B at `lr_ratio` times the rate of A
         adapters                   what else adapters train near zero; the rate of A, decayed
         adapters, undecayed        DoRA's magnitudes and their like; the rate of A: they are not near zero
+        frames                     orthonormal columns or rows; the rate of A: they cannot shrink
         head                       matrices among the `others`, at the head's rate, decayed
         head, undecayed            vectors and scalars among them: biases and norms
 
@@ -53,6 +56,7 @@ def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[s
         _group("factors B", [pair.B for pair in roles.pairs], rate * lr_ratio, decay),
         _group("adapters", list(roles.decayed.values()), rate, decay),
         _group("adapters, undecayed", list(roles.undecayed.values()), rate, 0.0),
+        _group("frames", list(roles.frames.values()), rate, 0.0),
         _group("head", matrices, head_rate, decay),
         _group("head, undecayed", vectors, head_rate, 0.0),
     ]

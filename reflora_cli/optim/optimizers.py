@@ -19,7 +19,7 @@ from torch import nn
 from reflora_cli.ground.errors import InputError, Problem, check_argument
 from reflora_cli.methods.arguments import chosen_update
 from reflora_cli.methods.updates import UpdateChoice, UpdateKind
-from reflora_cli.optim.build import build_rule
+from reflora_cli.optim.build import rule_for
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
@@ -171,12 +171,17 @@ def rule_of(roles: Roles, kind: str, settings: Mapping[str, Any]) -> UpdateRule:
         what = "it is an optimizer of its own, and no rule around another one"
         raise InputError(Problem(what, "update", repr(kind), remedy="use LoRARITE(model, ...)"))
     check_pairs(roles, update, stacklevel=4)
-    return build_rule(update, roles.pairs)
+    return rule_for(update, roles)
 
 
 def check_pairs(roles: Roles, update: UpdateChoice, stacklevel: int) -> None:
     """Raises InputError for an update that needs factors of full rank, where a pair's rank is larger than its weight.
-    Warns of factors on which it cannot act, at the caller that is `stacklevel` frames above."""
+    Raises InputError for one that acts on pairs where there are frames, and the reverse. Warns of factors on which it
+    cannot act, at the caller that is `stacklevel` frames above."""
+    if not update.is_plain and bool(roles.frames) != update.of_frames:
+        what = f"update {update} is for {'orthonormal frames' if update.of_frames else 'pairs A, B'}"
+        found = f"{len(roles.pairs)} pairs and {len(roles.frames)} frames"
+        raise InputError(Problem(what, "update", found, remedy="update='stiefel' is the one for layer stella"))
     if not update.is_plain and (single := single_factors(roles)):
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
         warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=stacklevel)

@@ -34,8 +34,9 @@ Measured with damping of 1e-3: RefLoRA's gradients are wrong by 1e-6 at cond(B) 
 class MatricesOf(Protocol):
     """Makes the two matrices of each pair.
 
-    gram_a, gram_b: A A^T and B^T B of n pairs, float64 [n, r, r]. damping: see `balancing_metric`
-    (`factors/linalg.py`). least_pivot: the smallest pivot of a Gram that is trusted. Returns the matrices by which gB
+    gram_a, gram_b: A A^T and B^T B of n pairs, float64 [n, r, r]. damping: relative, as that of `balancing_metric`
+    (`factors/linalg.py`), or absolute, as that of `shifted_inverse_grams` (`factors/shifted_grams.py`): it is for the
+    function to say. least_pivot: the smallest pivot of a Gram that is trusted. Returns the matrices by which gB
     is multiplied on the right and gA on the left, float64 [n, r, r], and a bool [n]: whether a pair has them. Where it
     has none they are the identity.
     """
@@ -51,7 +52,7 @@ class PreconditionedRule(UpdateRule):
     keys: the names of N and M among the saved tensors. matrices_of: what N and M are.
     warmup: plain steps before the first preconditioned one; at least 1 where B starts at zero.
     interval: the matrices are renewed at steps warmup + 1, warmup + 1 + interval, ...
-    damping: see `balancing_metric` (`factors/linalg.py`).
+    damping: what `matrices_of` takes.
 
     Gradients are averaged over micro-batches and processes before `before_step`: the map depends on the factors.
     """
@@ -111,12 +112,13 @@ class PreconditionedRule(UpdateRule):
 
     def _matrices_for(self, group: PairGroup) -> tuple[Tensor, Tensor]:
         # Elsewhere than on a CPU, asking whether all are valid would be a synchronization.
+        # Row by row, as they are in a checkpoint: products of a matrix that is stored otherwise round differently.
         if self._precision is torch.float32 and group.device.type == "cpu":
             for_b, for_a, valid = self.matrices_of(*group.grams(torch.float32), self._damping, TRUSTED_PIVOT)
             if valid.all():
-                return for_b, for_a
+                return for_b.contiguous(), for_a.contiguous()
         for_b, for_a, _ = self.matrices_of(*group.grams(torch.float64), self._damping)
-        return for_b, for_a
+        return for_b.contiguous(), for_a.contiguous()
 
     def _reuses_matrices(self, steps: int) -> bool:
         """Whether the step that follows `steps` steps applies matrices computed before."""

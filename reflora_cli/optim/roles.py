@@ -25,13 +25,15 @@ class Roles:
     """Every trained parameter in exactly one place; make one by hand for layers that `roles_of` cannot know.
 
     undecayed: other parameters of adapters that are never decayed, as DoRA's magnitudes, by full name.  decayed: those
-    that are.  others: heads, biases, norms, by full name.
+    that are.  others: heads, biases, norms, by full name.  frames: matrices of adapters whose columns, or rows if they
+    are wide, are orthonormal, by full name; never decayed.
     """
 
     pairs: list[FactorPair]
     undecayed: dict[str, nn.Parameter] = field(default_factory=dict)
     decayed: dict[str, nn.Parameter] = field(default_factory=dict)
     others: dict[str, nn.Parameter] = field(default_factory=dict)
+    frames: dict[str, nn.Parameter] = field(default_factory=dict)
 
 
 def roles_of(model: nn.Module) -> Roles:
@@ -40,10 +42,10 @@ def roles_of(model: nn.Module) -> Roles:
 
     A factor whose partner is frozen is no pair, and neither are PEFT's adapters of embeddings, convolutions and stacked
     experts (whose A and B hold a pair for each expert): such parameters are among the others. Raises InputError for a
-    model without a pair.
+    model with neither pairs nor frames.
     """
     pairs, inactive = list[FactorPair](), set[nn.Parameter]()
-    undecayed, decayed = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
+    undecayed, decayed, frames = dict[str, nn.Parameter](), dict[str, nn.Parameter](), dict[str, nn.Parameter]()
     for path, module in model.named_modules():
         if isinstance(module, Factored):
             pairs += module.pairs(path)
@@ -51,12 +53,13 @@ def roles_of(model: nn.Module) -> Roles:
             own = {f"{path}.{key}": (inside[key], role) for key, role in module.roles().items()}
             undecayed |= {name: parameter for name, (parameter, role) in own.items() if role is Role.UNDECAYED}
             decayed |= {name: parameter for name, (parameter, role) in own.items() if role is Role.DECAYED}
+            frames |= {name: parameter for name, (parameter, role) in own.items() if role is Role.FRAME}
         elif (active := active_adapters(module)) is not None:
             pairs += peft_pairs(path, module, active)
             undecayed |= peft_magnitudes(path, module)
             inactive |= inactive_parameters(module, active)
     pairs = [pair for pair in pairs if pair.A.requires_grad and pair.B.requires_grad]
-    if not pairs:
+    if not pairs and not frames:
         raise InputError(no_pairs(model))
     trained = {
         name: parameter
@@ -64,12 +67,13 @@ def roles_of(model: nn.Module) -> Roles:
         if parameter.requires_grad and parameter not in inactive
     }
     known = {factor for pair in pairs for factor in (pair.A, pair.B)}
-    known |= {*undecayed.values(), *decayed.values()}
+    known |= {*undecayed.values(), *decayed.values(), *frames.values()}
     return Roles(
         pairs,
         {name: parameter for name, parameter in undecayed.items() if name in trained},
         {name: parameter for name, parameter in decayed.items() if name in trained},
         {name: parameter for name, parameter in trained.items() if parameter not in known},
+        {name: parameter for name, parameter in frames.items() if name in trained},
     )
 
 

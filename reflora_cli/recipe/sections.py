@@ -382,7 +382,17 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _one_kind_of_rates(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
-        if update.is_optimizer and optimizer is Optimizer.SGD:
+        if update.steps_like_adamw and optimizer is Optimizer.SGD:
             reason = f"{update} steps A and B at rates like AdamW's, and {optimizer} would step all else at the same"
             raise refusal("train.optimizer", reason, "set train.optimizer=adamw, or another method.update")
+        return self
+
+    @model_validator(mode="after")
+    def _quantization_to_correct(self) -> Recipe:
+        method = self.method
+        is_made = method.start.corrects_quantization and method.after is None
+        if is_made and self.model.quantization is Quantization.NONE:
+            reason = f"start {method.start} corrects the error of a quantized base, and this one is not quantized"
+            remedy = "set model.quantization to nf4, fp4 or int8, or choose another method.start"
+            raise refusal("model.quantization", reason, remedy, also="method.start")
         return self

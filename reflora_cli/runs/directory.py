@@ -31,9 +31,13 @@ CHECKPOINT = re.compile(r"step-([0-9]{6,15})(-stopped)?")
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one training run."""
+    """The files of one training run.
+
+    other: the directory of an adapter that stands in the place of the run's own; the run's results are not its.
+    """
 
     path: Path
+    other: Path | None = None
 
     @property
     def recipe(self) -> Path:
@@ -49,7 +53,7 @@ class RunDirectory:
 
     @property
     def adapter(self) -> Path:
-        return self.path / "adapter"
+        return self.other or self.path / "adapter"
 
     @property
     def after(self) -> Path:
@@ -58,7 +62,7 @@ class RunDirectory:
 
     @property
     def results(self) -> Path:
-        return self.path / "results.json"
+        return (self.other or self.path) / "results.json"
 
     @property
     def probes(self) -> Path:
@@ -99,9 +103,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def open_run(path: Path) -> RunDirectory:
-    """Return a finished or running run. Raises InputError when the directory is none."""
-    run = RunDirectory(path)
+def open_run(path: Path, adapter: Path | None = None) -> RunDirectory:
+    """Return a finished or running run. adapter: another adapter of its base, in the place of its own.
+
+    Raises InputError when the directory is none.
+    """
+    run = RunDirectory(path, adapter)
     if not is_file(run.recipe):
         what = "this is not a run directory" if exists(path) else "the run directory does not exist"
         raise InputError(Problem(what, str(path), expected="a directory written by `reflora train`, with recipe.yaml"))

@@ -132,6 +132,11 @@ class SequenceTask(Named):
         return ()
 
     @property
+    def with_rows(self) -> tuple[DataTask, ...]:
+        """The tasks with rows of their own of which this one consists: itself."""
+        return (self,)
+
+    @property
     def is_regression(self) -> bool:
         return not self.label_names
 
@@ -293,6 +298,10 @@ class PromptTask(Named):
         return (self,)
 
     @property
+    def with_rows(self) -> tuple[DataTask, ...]:
+        return (self,)
+
+    @property
     def reads_names(self) -> bool:
         """Whether classes are known by their names: in the columns that a recipe describes, which hold texts."""
         return bool(self.keys)
@@ -331,6 +340,10 @@ class Mixture(Named):
     joint: PromptTask | None = None
     joint_files: tuple[str, ...] = ()
     train: str = "train"
+
+    @property
+    def with_rows(self) -> tuple[DataTask, ...]:
+        return self.parts
 
     def templated(self, chat_template: str) -> Mixture:
         return replace(self, parts=tuple(part.templated(chat_template) for part in self.parts))

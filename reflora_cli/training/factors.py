@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -24,8 +26,8 @@ from reflora_cli.recipe.sections import Recipe
 def start_factors(adapted: Adapted, recipe: Recipe, compute: Compute, sight: Sight, tell: Tell) -> None:
     """Give the factors of a new run their first values, in place and equal in all processes.
 
-    tell: see `start`. Where rows are looked at, the first process does that and the others take over its factors: on
-    another device a pass may round differently, and then even ranks differ.
+    tell: see `start`. Where rows are looked at, the first process does that and the others take over its factors and
+    what they were taken out of: on another device a pass may round differently, and then even ranks differ.
     """
     choice, seed = recipe.method.start, recipe.train.seed
     if compute.processes == 1 or not choice.sees_data:
@@ -34,10 +36,13 @@ def start_factors(adapted: Adapted, recipe: Recipe, compute: Compute, sight: Sig
     shared: list[Any] = [None]
     if compute.rank == 0:
         start(adapted, choice, seed, sight, tell)
-        shared = [{key: tensor.detach().cpu() for key, tensor in factors_of(adapted).items()}]
+        shared = [{name: tensor.detach().cpu() for name, tensor in of_layers(adapted).items()}]
     broadcast_object_list(shared)
     if compute.rank != 0:
         take_up(adapted, shared[0])
+        with torch.no_grad():
+            for name, own in of_layers(adapted).items():
+                own.copy_(shared[0][name])
 
 
 def continue_factors(adapted: Adapted, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
@@ -47,16 +52,19 @@ def continue_factors(adapted: Adapted, recipe: Recipe, tensors: Mapping[str, Ten
         empty_absent(adapted, tensors)
 
 
-def factors_of(adapted: Adapted) -> dict[str, Tensor]:
-    """Return A and B of every pair, by full name."""
-    return {f"{pair.name}.{key}": tensor for pair in adapted.pairs for key, tensor in (("A", pair.A), ("B", pair.B))}
+def of_layers(adapted: Adapted) -> dict[str, Tensor]:
+    """Return what a checkpoint holds of the layers, by full name."""
+    return {
+        **{name: own for name, own in adapted.parameters.items() if name not in adapted.others},
+        **adapted.constants,
+    }
 
 
 def sight_of(
     recipe: Recipe, objective: Objective[Any], rows: Rows, sampler: StepSampler, tell: Callable[[str], None]
 ) -> Sight:
     """Return the sight of a run's training rows: its own micro-batches, from the first step on."""
-    return Sight(passes(objective, rows, sampler, recipe.train.micro_batch_size), tell)
+    return Sight(passes(objective, rows, sampler, recipe.train.micro_batch_size), tell, sampler.rows)
 
 
 def passes(objective: Objective[Any], rows: Rows, sampler: StepSampler, size: int) -> Iterator[Pass]:
@@ -65,7 +73,12 @@ def passes(objective: Objective[Any], rows: Rows, sampler: StepSampler, size: in
         alike = sorted(sampler.step_rows(step), key=lambda row: len(rows.training[row].input_ids))
         for chunk in cut(alike, size, lambda row: objective.kind(rows.training[row])):
             arguments = objective.arguments([rows.training[index] for index in chunk])
-            yield Pass(partial(forward, objective, arguments), objective.places(arguments), len(chunk))
+            yield Pass(
+                partial(forward, objective, arguments),
+                objective.places(arguments),
+                len(chunk),
+                partial(learning, objective, arguments, sampler.seed),
+            )
 
 
 def forward(objective: Objective[Any], arguments: Mapping[str, Tensor]) -> None:
@@ -73,3 +86,22 @@ def forward(objective: Objective[Any], arguments: Mapping[str, Tensor]) -> None:
     compute = objective.compute
     with evaluating(objective.base.model), precision(compute.device, compute.dtype):
         objective.loss_module(**arguments)
+
+
+@contextmanager
+def learning(objective: Objective[Any], arguments: Mapping[str, Tensor], seed: int) -> Iterator[Tensor]:
+    """Give the summed loss of a batch as training computes it. Dropout is drawn from the seed, and the generators of
+    the run stay as they are.
+    """
+    compute, model = objective.compute, objective.base.model
+    was_training, device = model.training, compute.device
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            with torch.enable_grad(), precision(device, compute.dtype):
+                loss = objective.loss_module(**arguments)
+            yield loss
+        finally:
+            model.train(was_training)

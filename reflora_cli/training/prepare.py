@@ -62,6 +62,8 @@ def prepare(
     adapted = adapted_base(recipe, base, fit, unfit)
     sampler = sampler_of(recipe, rows)
     total = total_steps(recipe, sampler)
+    if recipe.train.gradient_checkpointing:
+        base.recompute_activations()
     if continued is not None:
         continue_factors(adapted, recipe, continued)
     elif fit is None:
@@ -69,8 +71,6 @@ def prepare(
         with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
             start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
     remove_empty(base.model, adapted)
-    if recipe.train.gradient_checkpointing:
-        base.recompute_activations()
     return Job(
         recipe=recipe,
         task=task,
@@ -80,7 +80,7 @@ def prepare(
         rows=rows,
         objective=objective,
         sampler=sampler,
-        optimizer=make_optimizer(recipe, adapted),
+        optimizer=make_optimizer(recipe, base, adapted),
         total_steps=total,
         probes=probe_examples(examples),
         environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
@@ -164,10 +164,19 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
 
 def roles_in(adapted: Adapted) -> Roles:
     """Return the roles of all trained parameters."""
-    return Roles(adapted.pairs, adapted.of_role(Role.UNDECAYED), adapted.of_role(Role.DECAYED), adapted.others)
+    undecayed, decayed, frames = (adapted.of_role(own) for own in (Role.UNDECAYED, Role.DECAYED, Role.FRAME))
+    return Roles(adapted.pairs, undecayed, decayed, adapted.others, frames)
 
 
-def make_optimizer(recipe: Recipe, adapted: Adapted) -> Partition:
+def make_optimizer(recipe: Recipe, base: Base, adapted: Adapted) -> Partition:
+    """Return the optimizer of all that the run trains."""
     train = recipe.train
-    rates = Rates(train.learning_rate, train.head_learning_rate, train.weight_decay, train.optimizer, train.momentum)
+    rates = Rates(
+        train.learning_rate,
+        train.head_learning_rate,
+        train.weight_decay,
+        train.optimizer,
+        train.momentum,
+        base.hidden_size,
+    )
     return build_optimizer(recipe.method, roles_in(adapted), rates)

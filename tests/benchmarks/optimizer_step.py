@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
@@ -25,6 +26,7 @@ from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
+from reflora_cli.optim.stiefel import StiefelRule, by_geodesic, by_polar
 from tests.benchmarks.reflora_step import SETTINGS, arguments, make_pairs, wait
 
 
@@ -36,6 +38,11 @@ class Step(Protocol):
 
 def groups(pairs: Sequence[FactorPair]) -> list[dict[str, Any]]:
     return [{"params": [factor for pair in pairs for factor in (pair.A, pair.B)], "lr": 1e-4, "weight_decay": 0.01}]
+
+
+def factors(pairs: Sequence[FactorPair]) -> list[nn.Parameter]:
+    """Return A and B of all pairs: as frames, a rule of which begins by making them orthonormal."""
+    return [factor for pair in pairs for factor in (pair.A, pair.B)]
 
 
 def around(rule_of: Callable[[Sequence[FactorPair]], UpdateRule]) -> Callable[[Sequence[FactorPair]], Step]:
@@ -50,6 +57,8 @@ OPTIMIZERS: dict[str, Callable[[Sequence[FactorPair]], Step]] = {
     "reflora": around(lambda pairs: RefLoRARule(pairs, warmup=0, interval=1, damping=1e-3)),
     "balanced": around(lambda pairs: BalancedRule(pairs, 0, 1, keep_moments)),
     "balanced, transport": around(lambda pairs: BalancedRule(pairs, 0, 1, transport_moments)),
+    "stiefel": around(lambda pairs: StiefelRule(factors(pairs), None, by_polar)),
+    "stiefel, geodesic": around(lambda pairs: StiefelRule(factors(pairs), None, by_geodesic)),
     "lora-pro": around(lambda pairs: LoRAProRule(pairs, damping=1e-3)),
     DENSE: lambda pairs: DenseLoRAProMember(groups(pairs), pairs, damping=1e-3),
     "lora-rite": lambda pairs: LoRARITEMember(groups(pairs), pairs, damping=1e-3),

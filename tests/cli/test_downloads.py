@@ -54,8 +54,10 @@ def online(tmp_path: Path) -> Iterator[dict[str, str]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), OneModel)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"), "")
+    # A command that ran in this process may have switched bars off for its children.
+    environment = {key: value for key, value in without_color().items() if not key.endswith("DISABLE_PROGRESS_BARS")}
     yield {
-        **without_color(), **proxies, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0",
+        **environment, **proxies, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1", "TRANSFORMERS_OFFLINE": "0",
     }  # fmt: skip
     server.shutdown()

@@ -91,7 +91,14 @@ def is_reachable(port: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("method", "sharded"), [("lora", "false"), ("dora", "true"), ("reflora", "true"), ("pissa", "true")]
+    ("method", "sharded"),
+    [
+        ("lora", "false"),
+        ("dora", "true"),
+        ("reflora", "true"),
+        ("pissa", "true"),
+        ("nora+", "true"),
+    ],
 )
 def test_two_processes_train_as_one(method: str, sharded: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """Also where base weights are split; adapters are not: the same losses, adapter and scores.

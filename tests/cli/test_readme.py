@@ -83,9 +83,15 @@ def test_reflora_commands_run_in_order(
         assert outcome.status == 0, (command, outcome.err)
 
 
+def recipe_with(line: str) -> str:
+    """Return the recipe that has the line."""
+    (found,) = [block for block in blocks("yaml") if f"  {line}" in block]
+    return found
+
+
 def put_tickets(place: Path) -> None:
     """Write the recipe that the README shows, and files such as it speaks of."""
-    (place / "tickets.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    (place / "tickets.yaml").write_text(recipe_with("kind: classification"), encoding="utf-8")
     for name, count in (("tickets.csv", 90), ("new.csv", 20)):
         rows = [f"subject {i};it is {'red' if i % 3 else 'big'};{'colour' if i % 3 else 'size'}" for i in range(count)]
         (place / name).write_text("\n".join(["subject;body;category", *rows]), encoding="utf-8")
@@ -93,7 +99,7 @@ def put_tickets(place: Path) -> None:
 
 def put_chat(place: Path) -> None:
     """Write the recipe that the README shows of conversations, and a file of them."""
-    (place / "chat.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
+    (place / "chat.yaml").write_text(recipe_with("kind: chat"), encoding="utf-8")
     rows = [{"instruction": f"What color is cup {number}?", "output": "It is red."} for number in range(40)]
     (place / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -129,7 +135,7 @@ def test_recipe_blocks_are_valid_recipes(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(recipe, encoding="utf-8")
         methods.append(load_recipe(str(path), []).method.name)
-    assert methods == ["lora", "lora", "reflora"]
+    assert methods == ["lora", "lora", "lora", "reflora"]
 
 
 def test_the_scores_of_every_kind_are_in_the_table() -> None:

@@ -35,6 +35,20 @@ RULES = {
         "method.update={kind: lora-pro, moments: dense}",
         "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242",
     ),
+    "preclora": (
+        "method.name=preclora",
+        "method.update={absolute_damping: 0.01, interval: 2}",
+        "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347",
+    ),
+    "nora+": ("method.name=nora+", "method.update.interval=2", "NoRA+ acts on the steps of training"),
+    "nora on nf4": ("method.name=nora", "model.quantization=nf4", "Li et al. 2024, NoRA, arXiv 2410.18965"),
+    "altlora dora on nf4": (
+        "method.name=altlora",
+        "method.layer=dora",
+        "model.quantization=nf4",
+        "AltLoRA stepped A and B in turn in training",
+    ),
+    "altlora+": ("method.name=altlora+", "Yu et al. 2025, AltLoRA, arXiv 2505.12455"),
 }
 """Overrides, and what the model card says."""
 

@@ -19,7 +19,6 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
-from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import UPDATES, Refactor
@@ -27,7 +26,7 @@ from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
-from tests.models import ADAPTERS, HEADS, batch, injected, make
+from tests.models import ADAPTERS, HEADS, acts_on, batch, injected, make
 
 DEVICE = pick_device()
 OUT, IN, RANK, SCALE = 96, 64, 4, 1.7
@@ -120,7 +119,7 @@ def methods() -> list[Method]:
     return [
         Method(name="lora", rank=3, alpha=6.0, layer=layer, update=update, refactor=Refactor(warmup_steps=2))
         for layer, update in itertools.product(ADAPTERS, UPDATES)
-        if LAYERS[layer].has_pairs or update == "plain"
+        if acts_on(update, layer)
     ]
 
 

@@ -17,8 +17,9 @@ from reflora_cli.adapters.adaptation import adapt
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.eva import Directions, Search
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.low_rank import uniform
 from reflora_cli.adapters.sight import Pass
-from reflora_cli.adapters.start import generator_for, low_rank_layers, start, uniform
+from reflora_cli.adapters.start import generator_for, low_rank_layers, start
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method

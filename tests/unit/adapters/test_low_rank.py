@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from reflora_cli.adapter_io.lora import split_early
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import DoRALinear
-from reflora_cli.adapters.frozen import freeze
+from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.lora import LoRALinear
-from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer
+from reflora_cli.adapters.low_rank import FILE_A, FILE_B, LowRankLayer, exact_product
 from reflora_cli.adapters.quantized import QuantizedWeight, quantize
 from reflora_cli.adapters.start import take_up
 
@@ -143,3 +144,32 @@ def test_moves_add_up() -> None:
     at_once.move(torch.cat([A for A, _ in parts]), torch.cat([B for _, B in parts], dim=1))
     torch.testing.assert_close(layer.frozen.dense(), at_once.frozen.dense(), atol=1e-5, rtol=1e-5)
     assert torch.equal(layer.tensors()[FILE_A], at_once.tensors()[FILE_A])
+
+
+@pytest.mark.parametrize("own", LAYERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_taken_out_before_quantization_is_restored_to_the_bit(kind: str, own: type[LowRankLayer]) -> None:
+    """The frozen weight is the quantized W_0 + s B A, and not the quantized W with s B A added; of the file, the early
+    ranks are the last."""
+
+    def frozen() -> FrozenWeight:
+        found = freeze(base(kind))
+        if isinstance(found, QuantizedWeight):
+            found.read_original = lambda: drawn(OUT, IN)
+        return found
+
+    layer = own(frozen(), (drawn(RANK, IN, seed=1), drawn(OUT, RANK, seed=2)), 1.7, 0.0)
+    A, B = drawn(2, IN, seed=3), drawn(OUT, 2, seed=4)
+    layer.move_early(A, B)
+    if kind in ("nf4", "fp4", "int8"):
+        moved = drawn(OUT, IN) + (1.7 * B.double() @ A.double()).float()
+        expected = quantize(moved, None, kind, double=True, dtype=torch.float32, layout=nn.Linear)
+        assert torch.equal(layer.frozen.weight, expected.weight)
+        assert not torch.equal(layer.frozen.dense(), frozen().moved(exact_product(A, B, 1.7)).dense())
+    layer.move(drawn(1, IN, seed=5), drawn(OUT, 1, seed=6))
+    assert (layer.early_rank, layer.offset_rank) == (2, 3)
+    tensors = {key: tensor.detach().clone() for key, tensor in layer.tensors().items()}
+    assert torch.equal(tensors[FILE_A][-2:], A)
+    restored = own.restored(frozen(), split_early(tensors, 2), 1.7, 0.0, 1)
+    assert torch.equal(restored.merged(), layer.merged())
+    assert restored.constants().keys() == layer.constants().keys()

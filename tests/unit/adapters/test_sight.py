@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.inject import inject, remove_empty
-from reflora_cli.adapters.sight import Pass, watch
+from reflora_cli.adapters.sight import NOTHING, Pass, Sharing, Sight, first_passes, watch
 from reflora_cli.adapters.start import empty_absent, start
+from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from tests.models import HEADS, batch, injected, make
 
@@ -81,3 +82,29 @@ def test_layers_with_ranks_stay() -> None:
     before = list(adapted.layers)
     remove_empty(model, adapted)
     assert list(adapted.layers) == before
+
+
+def test_of_layers_with_one_input_the_first_leads() -> None:
+    x, other, sharing = torch.ones(2), torch.ones(2), Sharing()
+    assert [sharing.leads(name, own) for name, own in (("q", x), ("k", x), ("o", other), ("k", x))] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert sharing.leader == {"q": "q", "k": "q", "o": "o"}
+
+
+def passes_of(sizes: list[int]) -> list[Pass]:
+    return [Pass(lambda: None, PLACES, size) for size in sizes]
+
+
+@pytest.mark.parametrize(("most", "rows", "expected"), [(5, 100.0, 2), (6, 100.0, 2), (7, 100.0, 3), (100, 8.0, 3)])
+def test_a_start_sees_as_many_rows_as_it_wants_and_none_twice(most: int, rows: float, expected: int) -> None:
+    told = list[str]()
+    seen = list(first_passes(Sight(passes_of([3, 3, 3, 3]), told.append, rows), "own", most))
+    assert len(seen) == expected
+    assert told[0] == f"before the first step, own looks at {min(most, rows):,.0f} training rows"
+    assert told[-1] == f"own: {3 * expected} rows"
+
+
+def test_a_start_without_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="there are none"):
+        list(first_passes(NOTHING, "own", 4))

@@ -17,7 +17,8 @@ from reflora_cli.tasks.registry import find_task
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_every_rule_but_the_plain_one_is_told(update: str) -> None:
-    method = Method(name="lora", update=update, refactor=Refactor(warmup_steps=1))
+    layer = "stella" if UPDATES[update].of_frames else "lora"
+    method = Method(name="lora", layer=layer, update=update, refactor=Refactor(warmup_steps=1))
     sections = {"model": {"name": "m"}, "task": {"name": "t"}, "train": {"epochs": 1}}
     lines = rule_lines(Recipe.model_validate({**sections, "method": method.model_dump()}))
     assert len(lines) == (0 if update == "plain" else 1)

@@ -9,10 +9,12 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.gguf_model import writer_of
 from reflora_cli.export.gguf_quantize import find_quantizer, quantize
 from reflora_cli.export.gguf_types import GgufType
@@ -25,10 +27,6 @@ gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
 
 STAND_IN = Path(__file__).parents[2] / "llama_quantize.py"
 PROGRAM = os.environ.get("LLAMA_QUANTIZE", "")
-
-
-def silent(line: str) -> None:
-    del line
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def request_of(tmp_path: Path) -> Any:
 
 def test_the_program_s_file_is_checked_as_ours_are(program: Path, tmp_path: Path) -> None:
     request = request_of(tmp_path)
-    file = writer_of(GgufType.Q4_0, silent)(request)
+    file = writer_of(GgufType.Q4_0, SILENT)(request)
     assert (file.path, file.kind) == (request.output, "q4_0")
     assert verify_gguf(file, request) > 0.01
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file.path).tensors}
@@ -62,7 +60,7 @@ def test_its_lines_are_shown(program: Path, tmp_path: Path, monkeypatch: pytest.
     request = request_of(tmp_path)
     monkeypatch.setattr("reflora_cli.export.gguf_quantize.SECONDS", 0.0)
     told: list[str] = []
-    writer_of(GgufType.Q4_0, told.append)(request)
+    writer_of(GgufType.Q4_0, cast(Reporter, SimpleNamespace(counting=SILENT.counting, note=told.append)))(request)
     assert told[0].startswith("[1/")
     assert len(told) == len(gguf.GGUFReader(request.output).tensors)
 
@@ -82,13 +80,13 @@ def test_a_program_that_does_something_else_is_refused(
     request = request_of(tmp_path)
     monkeypatch.setenv("FLAW", flaw)
     with pytest.raises(error, match=words):
-        writer_of(GgufType.Q4_0, silent)(request)
+        writer_of(GgufType.Q4_0, SILENT)(request)
 
 
 def test_a_tensor_that_is_another_is_found(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = request_of(tmp_path)
     monkeypatch.setenv("FLAW", "tensor")
-    file = writer_of(GgufType.Q4_0, silent)(request)
+    file = writer_of(GgufType.Q4_0, SILENT)(request)
     with pytest.raises(VerificationError, match=r"blk\.1\.ffn_up\.weight, Q4_0"):
         verify_gguf(file, request)
 
@@ -98,9 +96,9 @@ def test_without_the_program_one_message_says_how_to_get_it(named: str, monkeypa
     monkeypatch.setenv("LLAMA_QUANTIZE", named)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"(?s)llama-quantize.*LLAMA_QUANTIZE.*--gguf-type f16") as caught:
-        writer_of(GgufType.Q4_K_M, silent)
+        writer_of(GgufType.Q4_K_M, SILENT)
     assert len(caught.value.problems) == 1
-    assert writer_of(GgufType.Q8_0, silent)
+    assert writer_of(GgufType.Q8_0, SILENT)
 
 
 def test_the_program_of_the_path_is_found(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +112,7 @@ def test_a_program_that_cannot_be_started_is_one_message(tmp_path: Path) -> None
     broken.write_text("no program")
     broken.chmod(0o755)
     with pytest.raises(InputError, match="cannot be started"):
-        quantize(broken, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.Q4_0, silent)
+        quantize(broken, tmp_path / "in.gguf", tmp_path / "out.gguf", GgufType.Q4_0, SILENT.note)
 
 
 def test_every_type_has_a_name_in_the_gguf_package() -> None:
@@ -145,7 +143,7 @@ def test_llama_cpp_s_own_program(kind: GgufType, tmp_path: Path) -> None:
     base = kept(model("Gemma3Text", settings), tmp_path / "base")
     _, request = written(base, tmp_path, GgufType.F16)
     request = replace(request, output=tmp_path / "quantized.gguf")
-    file = writer_of(kind, silent)(request)
+    file = writer_of(kind, SILENT)(request)
     verify_gguf(file, request)
     types = {tensor.tensor_type.name for tensor in gguf.GGUFReader(file.path).tensors}
     assert types - {"F32", "F16"}

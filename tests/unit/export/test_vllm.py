@@ -16,10 +16,10 @@ SERVED = "vLLM serves it"
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_only_plain_lora_is_served(kind: str) -> None:
-    line = vllm_line(LAYERS[kind](), LoraConfig(**PLAIN))
-    assert (SERVED in line) == (kind == "lora")
-    assert ("reflora merge" in line) == (kind != "lora" and not LAYERS[kind].not_merged)
+def test_only_what_is_stored_as_plain_lora_is_served(kind: str) -> None:
+    line, is_lora = vllm_line(LAYERS[kind](), LoraConfig(**PLAIN)), kind in ("lora", "stella")
+    assert (SERVED in line) == is_lora
+    assert ("reflora merge" in line) == (not is_lora and not LAYERS[kind].not_merged)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 from reflora_cli.adapter_io.tensor_files import TensorPlace
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.merging.memory import make_plain
-from reflora_cli.merging.tensors import kept_ties, merged_tensors, model_name, named_alike
+from reflora_cli.merging.tensors import kept_ties, merged_tensors, named_alike
 from reflora_cli.methods.method import Method
 from tests import language_models
 from tests.models import injected
@@ -74,20 +74,6 @@ def test_tensors_written_one_at_a_time_are_those_of_the_plain_model(
 
 
 NAMES: dict[str, tuple[int, ...]] = {"body.LayerNorm.weight": (4,), "body.dense.weight": (3, 4)}
-
-
-@pytest.mark.parametrize(
-    ("key", "meant"),
-    [
-        ("body.dense.weight", "body.dense.weight"),
-        ("dense.weight", "body.dense.weight"),
-        ("LayerNorm.gamma", "body.LayerNorm.weight"),
-        ("body.body.dense.weight", "body.dense.weight"),
-        ("pooler.weight", None),
-    ],
-)
-def test_names_of_checkpoints_are_the_model_s_but_for_a_prefix_and_gamma(key: str, meant: str | None) -> None:
-    assert model_name(key, NAMES, "body") == meant
 
 
 def place(*shape: int, dtype: torch.dtype = torch.float32) -> TensorPlace:

@@ -23,7 +23,7 @@ from reflora_cli.methods.updates import (
 )
 
 RECORDS = [*LAYERS.values(), *STARTS.values(), *UPDATES.values()]
-PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}")
+PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}|rethink-lora-init, 2024")
 
 
 def test_kinds_are_those_of_the_unions() -> None:
@@ -53,7 +53,8 @@ def test_layers_rules_and_presets_name_their_papers() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS.values())
 def test_peft_s_settings_tell_layers_apart(layer: Any) -> None:
-    assert layer_of(layer.peft_type, layer.peft_flags) == layer()
+    """But for one whose files are those of LoRA."""
+    assert layer_of(layer.peft_type, layer.peft_flags) == (LoRALayer() if layer.has_frames else layer())
 
 
 def test_a_layer_that_peft_has_and_we_have_not() -> None:
@@ -64,19 +65,24 @@ def test_a_layer_that_peft_has_and_we_have_not() -> None:
 
 
 WITHOUT_PAIRS = [kind for kind, layer in LAYERS.items() if not layer.has_pairs and not layer.in_place]
+WITH_FRAMES = [kind for kind, layer in LAYERS.items() if layer.has_frames]
+OF_FRAMES = [kind for kind, update in UPDATES.items() if update.of_frames]
 
 
 @pytest.mark.parametrize("layer", WITHOUT_PAIRS)
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("update", kind) for kind in UPDATES if kind != "plain"),
+        *(("update", kind) for kind in UPDATES if kind not in ("plain", *OF_FRAMES)),
         *(("start", kind) for kind in STARTS if kind != "default"),
         ("scaling", "rslora"),
         ("lr_ratio", 16.0),
     ],
 )
 def test_settings_of_pairs_are_refused_for_a_layer_without(layer: str, key: str, value: Any) -> None:
+    if key == "scaling" and layer in WITH_FRAMES:
+        assert Method.model_validate({"name": layer, key: value}).summary.endswith("scaling rslora, rank 8, alpha 8")
+        return
     for preset in ({"name": layer}, {"name": "lora", "layer": layer}):
         with pytest.raises(ValidationError, match=rf"{key} {value} is for pairs A, B, and layer {layer} trains none"):
             Method.model_validate({**preset, key: value})
@@ -87,6 +93,28 @@ def test_settings_of_pairs_are_refused_for_a_layer_without(layer: str, key: str,
 def test_the_default_preset_s_rule_is_refused_with_the_way_out(layer: str) -> None:
     with pytest.raises(ValidationError, match=r"set method\.update=plain, or name the preset of this layer"):
         Method.model_validate({"layer": layer})
+
+
+def test_rules_of_frames_are_refused_without_any() -> None:
+    assert (WITH_FRAMES, OF_FRAMES) == (["stella"], ["stiefel"])
+    for layer in LAYERS:
+        if layer in WITH_FRAMES or LAYERS[layer].in_place:
+            continue
+        with pytest.raises(
+            ValidationError, match=rf"update stiefel is for orthonormal frames, and layer {layer} has none"
+        ):
+            Method.model_validate({"name": "lora", "layer": layer, "update": "stiefel"})
+
+
+def test_stella_is_a_layer_and_a_rule_and_begins_off_its_base_unless_told_otherwise() -> None:
+    method = Method(name="stella", rank=4)
+    assert (method.layer.kind, method.update.kind, method.needs_full_rank) == ("stella", "stiefel", True)
+    assert not method.layer.begins_as_base
+    assert Method(name="stella", layer={"s_initial": 0.0}).layer.begins_as_base
+    assert Method(name="stella", update="plain").needs_full_rank
+    for wrong in ({"width": 0}, {"width": "wide"}, {"retraction": "qr"}, {"damping": 0.1}):
+        with pytest.raises(ValidationError):
+            Method.model_validate({"name": "stella", "update": wrong})
 
 
 def test_a_summary_names_what_counts() -> None:
@@ -110,7 +138,8 @@ def test_rules_without_damping_have_no_share() -> None:
 
 @pytest.mark.parametrize("kind", UPDATES)
 def test_warm_up_zero_is_refused_exactly_where_a_rule_is_stuck_at_zero(kind: str) -> None:
-    values = {"update": kind, "refactor": {"warmup_steps": 0}}
+    layer = "stella" if UPDATES[kind].of_frames else "lora"
+    values = {"layer": layer, "update": kind, "refactor": {"warmup_steps": 0}}
     if not UPDATES[kind]().needs_warmup_at_zero:
         assert Method.model_validate(values).update.plain_steps == 0
         return

@@ -98,11 +98,13 @@ def test_warmup_zero_is_fine_where_it_can_start() -> None:
         assert Method(name=name, refactor=Refactor(warmup_steps=0)).update.plain_steps == 0
 
 
-def test_a_start_that_looks_at_rows_is_refused_where_an_adapter_is_the_start() -> None:
-    with pytest.raises(ValidationError, match="start eva has nothing to do where the factors begin as those of"):
-        Method(name="eva", after="run")
-    assert Method(name="eva", start="default", after="run").after == "run"
-    assert Method(name="eva").start.sees_data
+@pytest.mark.parametrize("name", ["eva", "corda", "lora-ga", "lora-one"])
+def test_a_start_that_looks_at_rows_is_refused_where_an_adapter_is_the_start(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"start {name} has nothing to do where the factors begin as those of"):
+        Method(name=name, after="run")
+    update = {"kind": "scaled-gd", "warmup_steps": 1}
+    assert Method(name=name, start="default", update=update, after="run").after == "run"
+    assert Method(name=name).start.sees_data
 
 
 @pytest.mark.parametrize("values", [{"rho": 0.5}, {"tau": 0.0}, {"tau": 1.5}, {"rows": 0}])

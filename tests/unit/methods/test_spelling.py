@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from reflora_cli.methods.layers import DoRALayer
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import GaussianStart
 from reflora_cli.methods.updates import UPDATES, Refactor, RefLoRASUpdate, RefLoRAUpdate, ScaledGDUpdate
 
@@ -44,7 +45,8 @@ def test_all_spellings_are_one_method(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", UPDATES)
 def test_what_refactor_says_goes_to_the_fields_that_a_rule_has(kind: str) -> None:
     refactor = {"warmup_steps": 7, "interval": 5, "damping": 0.25}
-    own = method(update=kind, refactor=refactor).update.model_dump(include={*refactor})
+    layer = "stella" if UPDATES[kind].of_frames else "lora"
+    own = method(layer=layer, update=kind, refactor=refactor).update.model_dump(include={*refactor})
     assert own == {key: value for key, value in refactor.items() if key in UPDATES[kind].model_fields}
 
 
@@ -94,3 +96,13 @@ def test_what_is_written_without_defaults_keeps_the_kind(record: RefLoRASUpdate)
 def test_wrong_spellings(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         method(**values)
+
+
+def test_refactor_goes_before_the_fields_of_a_preset() -> None:
+    """A preset's own value contradicts nobody, and stays where nothing else is said."""
+    preset = {"update": {"kind": "scaled-gd", "warmup_steps": 0}}
+    own = {"refactor": {"warmup_steps": 5, "interval": 2}}
+    assert spelled_out(own, preset)["update"] == {"kind": "scaled-gd", "warmup_steps": 5, "interval": 2}
+    assert spelled_out({"update": "scaled-gd"}, preset)["update"] == {"kind": "scaled-gd", "warmup_steps": 0}
+    assert spelled_out({"update": {"interval": 3}}, preset)["update"]["warmup_steps"] == 0
+    assert spelled_out({"update": "reflora"}, preset)["update"] == {"kind": "reflora"}

@@ -41,6 +41,14 @@ def same(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
     return [id(one) for one in parameters] == [id(other) for other in others]
 
 
+def test_frames_learn_at_the_rate_of_a_and_are_never_decayed() -> None:
+    frame = parameter(4, 2)
+    made = parameter_groups(Roles(PAIRS, frames={"layer.0.U": frame}), Rates(1e-3, None, 0.1), 16.0)
+    found = {group["name"]: group for group in made}["frames"]
+    assert (found["lr"], found["weight_decay"]) == (1e-3, 0.0)
+    assert same(found["params"], [frame])
+
+
 def test_groups_of_pairs_are_told_from_all_others() -> None:
     every = parameter_groups(Roles(PAIRS, undecayed=MAGNITUDES, others=HEAD), Rates(1e-3, None, 0.1), 1.0)
     of_pairs, of_others = split_groups(every, PAIRS)

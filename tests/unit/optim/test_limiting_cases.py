@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
+from reflora_cli.optim.altlora import AltLoRAMember, FirstMoment
 from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
@@ -148,3 +150,19 @@ def test_with_factors_as_wide_as_the_weight_lora_pro_steps_as_the_weight_would()
     pair.A.grad, pair.B.grad = B.T @ G, G @ A.T
     LoRAProRule([pair], 0.0).before_step()
     torch.testing.assert_close(B @ grad(pair.A) + grad(pair.B) @ A, G, rtol=1e-9, atol=1e-10)
+
+
+def test_without_momentum_altlora_is_scaled_gd_with_one_factor_at_a_time() -> None:
+    g = generator()
+    A, B = conditioned(3, 6, 5.0, g), conditioned(8, 3, 5.0, g)
+    G = torch.randn(8, 6, dtype=torch.float64, generator=g)
+    group = {"lr": 0.1, "weight_decay": 0.0}
+    pair = pair_of(A, B)
+    member = AltLoRAMember([{"params": [pair.A, pair.B], **group}], [pair], 0.0, FirstMoment(), betas=(0.0, 0.0))
+    for turn in ("B", "A"):
+        other = pair_of(pair.A.detach(), pair.B.detach())
+        for own in (pair, other):
+            own.A.grad, own.B.grad = own.B.detach().T @ G, G @ own.A.detach().T
+        PairSGD([{"params": [other.A, other.B], **group}], ScaledGDRule([other], 0, 1, 0.0), 0.0).step()
+        member.step()
+        torch.testing.assert_close(getattr(pair, turn), getattr(other, turn), rtol=1e-9, atol=1e-12)

@@ -40,6 +40,8 @@ BY_TABLE = {
 """Model, rank, alpha, targets and the share of warm-up steps of LoRA's published runs on GLUE."""
 COMMONSENSE = {"llama-7b": (2e-4, 200), "llama2-7b": (2e-4, 100), "llama3-8b": (1e-4, 100)}
 """Learning rate and RefLoRA's warm-up of the published runs."""
+WITHOUT_TIMING = {"commonsense/llama3-8b-stella": {"warmup_steps": 100}}
+"""Recipes whose rule has no warm-up, and what they say of it for other rules."""
 RECIPES = sorted(bundled_recipes())
 
 
@@ -59,13 +61,16 @@ def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", PRESETS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
-    default, changed = load_recipe(name, []), load_recipe(name, [f"method.name={method}"])
+    base = ["model.quantization=nf4"] if Method(name=method).start.corrects_quantization else []
+    default, changed = load_recipe(name, base), load_recipe(name, [f"method.name={method}", *base])
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
     layer = changed.method.layer
     kept = {} if layer.in_place or layer.is_virtual else kept  # these say how modules are adapted
     kept = {key: value for key, value in kept.items() if not (key == "targets" and layer.places)}
-    timing = Refactor(**default.method.update.model_dump(exclude={"kind"}))
+    timing = Refactor(**default.method.update.model_dump(include={*Refactor.model_fields}))
+    if name in WITHOUT_TIMING:
+        timing = Refactor(**WITHOUT_TIMING[name])
     assert changed.method == Method(name=method, **kept, refactor=timing)
     assert changed.model_copy(update={"method": default.method}) == default
 
@@ -190,6 +195,24 @@ def test_commonsense_is_as_published(name: str) -> None:
     assert (task.name, task.max_length, task.train_on_prompt, task.validation_rows) == ("commonsense", 256, True, 120)
     assert (evaluation.every, evaluation.select, evaluation.protocol) == (1000, "best", "llm-adapters")
     assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
+
+
+def test_stella_on_commonsense_is_as_published() -> None:
+    """The numbers of its authors' script; what it shares with the other runs is theirs too."""
+    recipe, shared = load_recipe("commonsense/llama3-8b-stella", []), load_recipe("commonsense/llama3-8b", [])
+    method, train = recipe.method, recipe.train
+    assert method == Method(
+        name="stella",
+        rank=32,
+        alpha=64.0,
+        dropout=0.05,
+        targets=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
+        layer={"kind": "stella", "diagonal": True},
+    )
+    assert (train.learning_rate, train.warmup_steps, train.epochs, train.weight_decay) == (5e-4, 500, 3.0, 0.0)
+    assert (train.batch_size, train.micro_batch_size, train.schedule, train.seed) == (16, 8, "linear", 42)
+    assert (recipe.model.dtype, recipe.eval.every, recipe.eval.select) == ("bfloat16", 200, "best")
+    assert (recipe.task, recipe.eval.num_beams) == (shared.task, 4)
 
 
 @pytest.mark.parametrize(("name", "penalty"), [("e2e", 0.9), ("e2e-large", 0.9), ("webnlg", 0.8)])

@@ -86,7 +86,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "wrong value for method.update\n",
             "line 5, method.update\n",
             "'reflroa' (text)",
-            "one of plain, reflora, reflora-s, scaled-gd, lora-rite, balanced, lora-pro",
+            "one of plain, reflora, reflora-s, scaled-gd, lora-rite, balanced, lora-pro, preclora",
             "mean 'reflora'",
         ),
     ),
@@ -150,7 +150,8 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "wrong value for method.init",
             "line 5, method.init",
-            "one of default, gaussian, pissa, eva",
+            "one of default, gaussian, pissa, eva, milora, olora, orthogonal, loftq, lq-lora, nora, corda, lora-ga, "
+            "lora-one",
             "mean 'gaussian'",
         ),
     ),

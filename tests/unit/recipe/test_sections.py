@@ -154,7 +154,10 @@ def test_gradient_descent_goes_with_every_update(method: str) -> None:
 @pytest.mark.parametrize("kind", UPDATES)
 def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
     if not UPDATES[kind]().transports_moments:
-        assert recipe(method={"update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
+        layer = "stella" if UPDATES[kind].of_frames else "lora"
+        assert (
+            recipe(method={"layer": layer, "update": kind}, train={"optimizer": optimizer}).method.update.kind == kind
+        )
         return
     with pytest.raises(ValidationError, match=f"{kind} carries AdamW's moments over .* and {optimizer} keeps them"):
         recipe(method={"update": kind}, train={"optimizer": optimizer})
@@ -181,6 +184,12 @@ def test_gradient_descent_is_refused_beside_dense_moments_and_not_beside_those_o
     assert not recipe(method={"name": "lora-pro"}, train={"optimizer": "sgd"}).method.update.is_optimizer
     with pytest.raises(ValidationError, match=r"lora-pro steps A and B at rates like AdamW's, and sgd would"):
         recipe(method={"update": {"kind": "lora-pro", "moments": "dense"}}, train={"optimizer": "sgd"})
+
+
+def test_gradient_descent_goes_with_altlora_whose_rates_are_of_its_kind_and_not_with_that_of_both_moments() -> None:
+    assert recipe(method={"name": "altlora"}, train={"optimizer": "sgd"}).method.update.is_optimizer
+    with pytest.raises(ValidationError, match=r"altlora steps A and B at rates like AdamW's, and sgd would"):
+        recipe(method={"name": "altlora+"}, train={"optimizer": "sgd"})
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])

@@ -82,7 +82,7 @@ def test_the_score_so_far_is_that_of_the_rows_so_far(case: str, name: str) -> No
         found = [1 - int(own.argmax()) for own in logits]  # the first output stands for label 1
         assert part.so_far() == {name: sum(a == b for a, b in zip(wanted, found, strict=True)) / 5}
     else:
-        assert part.so_far() == {name: part.scores()[name]}
+        assert part.so_far()[name] == part.scores()[name]
     assert TextScores().so_far() == {}
 
 

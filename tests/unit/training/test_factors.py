@@ -62,3 +62,23 @@ def test_a_pass_is_in_evaluation_mode_and_leaves_the_mode_and_gradients_alone() 
     next(passes(job.objective, job.rows, job.sampler, 3)).run()
     assert modes == [(False, False)]
     assert layer.training
+
+
+def test_the_loss_is_that_of_training_with_dropout_from_the_seed_alone() -> None:
+    """The same value each time, in training mode; generators, mode and gradients of the run stay as they were."""
+    job = job_of("builtin/questions", gradient_checkpointing=True)
+    job.base.model.eval()
+    layer, modes = next(iter(job.adapted.layers.values())), list[bool]()
+    layer.register_forward_pre_hook(lambda own, _: modes.append(own.training))
+    before, values = torch.get_rng_state(), list[float]()
+    for size in (3, 3):
+        one = next(passes(job.objective, job.rows, job.sampler, size))
+        with one.loss() as loss:
+            assert loss.requires_grad
+            values.append(loss.item())
+            torch.randn(1)
+    assert values[0] == values[1]
+    assert values[0] > 0
+    assert modes == [True, True]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not job.base.model.training

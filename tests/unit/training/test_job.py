@@ -14,7 +14,7 @@ from reflora_cli.training.job import cautions
 from reflora_cli.training.prepare import total_steps
 
 SAMPLER = StepSampler(rows=40, batch_size=4, seed=0)
-WITH_WARMUP = [kind for kind, record in UPDATES.items() if record().plain_steps]
+WITH_WARMUP = [kind for kind, record in UPDATES.items() if "warmup_steps" in record.model_fields]
 
 
 def recipe(method: dict[str, Any], **train: Any) -> Recipe:
@@ -37,7 +37,8 @@ def test_a_rule_that_would_begin_after_the_run_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in UPDATES if kind not in WITH_WARMUP])
 def test_a_rule_without_warm_up_is_not_refused_for_one(kind: str) -> None:
-    short = recipe({"update": kind, "refactor": {"warmup_steps": 1000}}, steps=1)
+    layer = "stella" if UPDATES[kind].of_frames else "lora"
+    short = recipe({"layer": layer, "update": kind, "refactor": {"warmup_steps": 1000}}, steps=1)
     assert total_steps(short, SAMPLER) == 1
 
 
@@ -59,7 +60,12 @@ def test_what_is_seldom_meant_with_a_moved_base_is_told(
     assert len(found) == len(told)
 
 
-@pytest.mark.parametrize("kind", UPDATES)
+def test_a_start_off_the_base_is_told() -> None:
+    assert any("begins with a random addition" in words for words in cautions(recipe({"name": "stella"})))
+    assert not cautions(recipe({"name": "stella", "layer": {"s_initial": 0.0}}))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, update in UPDATES.items() if not update.of_frames])
 def test_two_corrections_of_the_balance_are_told(kind: str) -> None:
     told = [words for words in cautions(recipe({"update": kind, "lr_ratio": 0.5})) if f"and {kind} both" in words]
     assert len(told) == UPDATES[kind].corrects_balance

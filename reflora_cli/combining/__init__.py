@@ -1,0 +1,1 @@
+"""Several adapters of one base, made into one."""
