@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.low_rank import hold_first_factors
 from reflora_cli.adapters.quantized import quantize
 from reflora_cli.adapters.sight import Pass, Sight
 from reflora_cli.adapters.start import start
@@ -83,6 +84,8 @@ def injected(
     adapted = inject(model, method, trainable, saved, left_out)
     start(adapted, method.start, seed, sight_of(model, rows))
     remove_empty(model, adapted)
+    if method.update.holds_a:
+        hold_first_factors(adapted)
     return adapted
 
 

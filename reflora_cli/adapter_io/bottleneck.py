@@ -16,14 +16,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.bottleneck import BottleneckLinear
 from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.methods.layers import BOTTLENECK, Activation, HoulsbyLayer, PfeifferLayer, layer_of
+from reflora_cli.methods.layers import layer_of
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.unmerged_layers import BOTTLENECK, Activation, HoulsbyLayer, PfeifferLayer
 
 if TYPE_CHECKING:
     from reflora_cli.adapter_io.files import AdapterFiles
@@ -74,6 +76,12 @@ class BottleneckFormat:
         assert isinstance(method.layer, HoulsbyLayer | PfeifferLayer)
         chosen = {"r": method.rank, "activation": method.layer.activation, "dropout": method.dropout}
         return {**chosen, **method.layer.peft_flags}
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return nothing: the config says all."""

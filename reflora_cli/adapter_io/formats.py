@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
+from reflora_cli.adapter_io.adalora import AdaloraFormat
 from reflora_cli.adapter_io.bottleneck import BottleneckFormat
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
+from reflora_cli.adapter_io.ia3 import IA3Format
 from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
@@ -59,6 +61,11 @@ class AdapterFormat(Protocol):
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config says beside the common part."""
 
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return config and tensors, by the keys of the file, without what has no effect: the same adapter."""
+
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""
 
@@ -72,7 +79,16 @@ class AdapterFormat(Protocol):
 
 FORMATS: dict[str, AdapterFormat] = {
     own.peft_type: own
-    for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), BottleneckFormat(), PromptFormat(), PrefixFormat())
+    for own in (
+        LoraFormat(),
+        VeraFormat(),
+        InPlaceFormat(),
+        AdaloraFormat(),
+        IA3Format(),
+        BottleneckFormat(),
+        PromptFormat(),
+        PrefixFormat(),
+    )
 }
 COMMON = {
     "target_modules": "a list of names, or a regular expression",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import PeftConfig
@@ -63,6 +64,12 @@ class InPlaceFormat:
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config says beside the common part."""
         return {**method.layer.peft_flags, "trained_parameters": list(adapted.in_place)}
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return nothing: the config says all."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
+from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import LARGEST_ALPHA, PeftConfig, pattern_value
@@ -25,6 +26,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import FILE_MAGNITUDE, DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import EARLY_A, EARLY_B, FILE_A, FILE_B, LowRankLayer
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
@@ -95,7 +97,7 @@ class LoraConfig(PeftConfig):
 
 
 class LoraFormat:
-    """The format of LoRA and DoRA."""
+    """The format of LoRA and DoRA, and of layers that are LoRA in files."""
 
     peft_type = PEFT_TYPE
     config = LoraConfig
@@ -133,7 +135,9 @@ class LoraFormat:
 
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config of a LoRA says beside the common part."""
-        layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
+        layers = {
+            name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer | LoRAXSLinear)
+        }
         rank, ranks = common_and_others({name: layer.rank + layer.offset_rank for name, layer in layers.items()})
         alphas = {name: alpha_of(layer, method) for name, layer in layers.items()}
         alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -148,6 +152,12 @@ class LoraFormat:
             "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
             "alpha_pattern": {re.escape(name): own for name, own in alphas.items() if own != alpha},
         }
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""
@@ -242,7 +252,7 @@ def trained_rank_and_alpha(files: AdapterFiles) -> tuple[int, float]:
     return rank, alpha_for(common_and_others(scales)[0], config.scaling, rank)
 
 
-def alpha_of(layer: LowRankLayer, method: Method) -> float:
+def alpha_of(layer: LowRankLayer | LoRAXSLinear, method: Method) -> float:
     """Return the alpha that gives the layer its scale at the rank of its tensors; often the method's own."""
     rank = layer.rank + layer.offset_rank
     if layer.scale == scaling_factor(method.scaling, method.alpha, rank):

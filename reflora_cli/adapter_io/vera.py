@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
@@ -94,6 +95,12 @@ class VeraFormat:
             "fan_in_fan_out": any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values()),
             "init_weights": True,
         }
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""

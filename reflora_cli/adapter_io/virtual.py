@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
@@ -23,8 +23,8 @@ from reflora_cli.adapters.prefix import PrefixTokens
 from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.virtual import FILE_KEY, VirtualTokens
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.layers import PrefixLayer, PromptLayer
 from reflora_cli.methods.method import Method
+from reflora_cli.methods.unmerged_layers import PrefixLayer, PromptLayer
 
 if TYPE_CHECKING:
     from reflora_cli.adapter_io.files import AdapterFiles
@@ -76,6 +76,12 @@ class PromptFormat:
         tokens = virtual_tokens(adapted)
         assert isinstance(tokens, PromptTokens)
         return {**counted(tokens), "token_dim": tokens.embedding.shape[1], "prompt_tuning_init": "RANDOM"}
+
+    def condensed(
+        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return both as they are."""
+        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return nothing: the config says all."""

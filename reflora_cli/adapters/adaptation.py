@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,12 @@ from reflora_cli.methods.layers import LAYERS, LayerChoice, LayerKind
 from reflora_cli.methods.starts import STARTS, StartChoice, StartKind
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
+NEEDED: Mapping[str, tuple[str | float, str]] = {
+    "start": ("default", "pairs"),
+    "scaling": ("standard", "pairs"),
+    "dropout": (0.0, "dropout"),
+}
+"""The value of a setting that changes nothing, and what a layer has with which another one means something."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,10 @@ class LowRank:
     needs_full_rank: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("start", "scaling"):
-            value, usual = str(getattr(self, key)), ("default", "standard")
-            is_meant = value in usual or key not in self.layer.meaningless
-            check_argument(is_meant, key, value, f"none: layer {self.layer} has no pairs")
+        for key, (usual, what) in NEEDED.items():
+            value = getattr(self, key)
+            is_meant = self.layer.counts(key) or value == usual or str(value) == usual
+            check_argument(is_meant, key, str(value), f"none: layer {self.layer} has no {what}")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         multiple = self.start.rank_multiple
         check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")

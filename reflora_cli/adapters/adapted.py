@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from reflora_cli.adapters.layer import Adapter
-from reflora_cli.factors.pair import FactorPair, Role
+from reflora_cli.factors.pair import FactorPair, Role, Triplets
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Adapted:
     def pairs(self) -> list[FactorPair]:
         """Every pair of factors, in the order of the layers."""
         return [pair for name, layer in self.layers.items() for pair in layer.pairs(name)]
+
+    @property
+    def triplets(self) -> list[Triplets]:
+        """Every layer's triplets, in the order of the layers."""
+        return [own for name, layer in self.layers.items() for own in layer.triplets(name)]
 
     def of_role(self, role: Role) -> dict[str, nn.Parameter]:
         """Return the trained parameters of one role, by full name, without those of modules trained whole."""

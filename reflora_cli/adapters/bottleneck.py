@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role
-from reflora_cli.methods.layers import BOTTLENECK, Activation
+from reflora_cli.methods.unmerged_layers import BOTTLENECK, Activation
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 """The functions f by their names in a recipe."""
@@ -60,7 +60,7 @@ class BottleneckLinear(AdapterLayer):
     peft_type: ClassVar[str] = BOTTLENECK
 
     def __init__(self, frozen: FrozenWeight, rank: int, activation: Activation, dropout: float) -> None:
-        """Make the bottleneck with zeros: `draw` gives W_d its first values."""
+        """Make the bottleneck with zeros: `start_itself` gives W_d its first values."""
         super().__init__(frozen)
         out, device = frozen.out_features, frozen.weight.device
         self.down, self.down_bias = (self.zeros(shape, device) for shape in ((rank, out), (rank,)))
@@ -85,9 +85,9 @@ class BottleneckLinear(AdapterLayer):
         return layer
 
     @torch.no_grad()
-    def draw(self, generator: torch.Generator) -> None:
+    def start_itself(self, draw: torch.Generator) -> None:
         bound = 1 / math.sqrt(self.down.shape[1])
-        self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator))
+        self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=draw))
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.frozen(x.to(autocast_dtype(x)))

@@ -2,8 +2,8 @@
 
 Composed of ordinary operations, a low-rank update costs a tensor of the output's size for B A x, another for the sum,
 and the same again backward. Here it is added in place to the frozen product, and what is kept for the backward pass is
-x and A x [n, r]. Everything runs in the activations' dtype; the factors, kept in float32, are cast when they are used.
-Second derivatives are not defined.
+x and A x [n, r]; x only where A is trained. Everything runs in the activations' dtype; the factors, kept in float32,
+are cast when they are used. Second derivatives are not defined.
 
 Inputs and outputs are matrices [n, in] and [n, out]: the layers reshape outside, because autograd lets nobody change in
 place what is a view made inside a function, and some models change what their linear layers return.
@@ -48,7 +48,7 @@ class LoRAFunction(torch.autograd.Function):
             y: Tensor = frozen(x)
             h = kept @ A.to(x.dtype).T
             y.addmm_(h, B.to(x.dtype).T, alpha=scale)
-        ctx.save_for_backward(kept, h, A, B)
+        ctx.save_for_backward(kept if ctx.needs_input_grad[2] else None, h, A, B)
         ctx.scale, ctx.frozen, ctx.shared = scale, frozen, d is None
         return y
 
@@ -139,13 +139,14 @@ def column_sums(g: Tensor, v: Tensor) -> Tensor:
 
 
 def factor_gradients(
-    needed: tuple[bool, bool], g: Tensor, gh: Tensor, seen: Tensor, h: Tensor, scale: float
+    needed: tuple[bool, bool], g: Tensor, gh: Tensor, seen: Tensor | None, h: Tensor, scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of A and B in float32, None for one that is not needed.
 
-    g: [n, out]; gh: s g B [n, r]; seen: the rows that A multiplied [n, in]; h: their products with A [n, r].
+    g: [n, out]; gh: s g B [n, r]; seen: the rows that A multiplied [n, in], None where A needs no gradient; h: their
+    products with A [n, r].
     """
-    gA = (gh.T @ seen).float() if needed[0] else None
+    gA = (gh.T @ seen).float() if needed[0] and seen is not None else None
     gB = tall(g, h).float().mul_(scale) if needed[1] else None
     return gA, gB
 

@@ -9,19 +9,23 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.adapters.adalora import AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.blocks import wanted_modules
 from reflora_cli.adapters.bottleneck import BottleneckLinear
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
+from reflora_cli.adapters.ia3 import ia3_layer
 from reflora_cli.adapters.in_place import matched_parameters, train_in_place
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
+from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import LowRankLayer
 from reflora_cli.adapters.prefix import PrefixTokens
 from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.stella import StellaLinear, multiple_of_identity
+from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
 from reflora_cli.adapters.virtual import VirtualTokens, attach_virtual
@@ -29,18 +33,21 @@ from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.layers import (
+    AdaLoRALayer,
     BiasLayer,
     DoRALayer,
     FullLayer,
-    HoulsbyLayer,
+    IA3Layer,
     LayerChoice,
     LoRALayer,
-    PfeifferLayer,
-    PrefixLayer,
-    PromptLayer,
+    LoRAXSLayer,
     StellaLayer,
     VeRALayer,
 )
+from reflora_cli.methods.unmerged_layers import HoulsbyLayer, PfeifferLayer, PrefixLayer, PromptLayer
+
+OwnLayer = LoRALayer | DoRALayer | StellaLayer | AdaLoRALayer | LoRAXSLayer | IA3Layer | HoulsbyLayer | PfeifferLayer
+"""The layers that stand around one weight each, without anything that they share."""
 
 
 class Adaptation(Protocol):
@@ -150,19 +157,27 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
                 for name, frozen in weights.items()
             }
-        case LoRALayer() | DoRALayer() | StellaLayer() as chosen:
-            scale = scaling_factor(method.scaling, method.alpha, method.rank)
-            return {
-                name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
-                for name, frozen in weights.items()
-            }
-        case HoulsbyLayer(activation=activation) | PfeifferLayer(activation=activation):
-            return {
-                name: BottleneckLinear(frozen, method.rank, activation, method.dropout)
-                for name, frozen in weights.items()
-            }
         case BiasLayer() | FullLayer() | PromptLayer() | PrefixLayer():
             return {}
+        case chosen:
+            return {name: new_layer(method, chosen, name, frozen) for name, frozen in weights.items()}
+
+
+def new_layer(method: Adaptation, layer: OwnLayer, name: str, frozen: FrozenWeight) -> AdapterLayer:
+    """Return the new adapter layer of a module that shares nothing with others, given by its name and weight."""
+    rank, dropout = method.rank, method.dropout
+    scale = scaling_factor(method.scaling, method.alpha, rank)
+    match layer:
+        case LoRALayer() | DoRALayer() | StellaLayer():
+            return build_layer(layer, frozen, zero_pair(frozen, rank), scale, dropout)
+        case AdaLoRALayer():
+            return AdaLoRALinear(frozen, zero_triplets(frozen, rank), scale_for(method.alpha, rank), dropout)
+        case LoRAXSLayer(deviation=deviation):
+            return LoRAXSLinear(frozen, rank, scale, dropout, deviation)
+        case IA3Layer(feedforward=patterns):
+            return ia3_layer(frozen, any(matches(pattern, name) for pattern in patterns))
+        case HoulsbyLayer(activation=activation) | PfeifferLayer(activation=activation):
+            return BottleneckLinear(frozen, rank, activation, dropout)
 
 
 def build_virtual(layer: PromptLayer | PrefixLayer, model: nn.Module) -> VirtualTokens:
@@ -177,6 +192,12 @@ def build_virtual(layer: PromptLayer | PrefixLayer, model: nn.Module) -> Virtual
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:
     """Return A [r, in] and B [out, r] for a weight, at zero."""
     return torch.zeros(rank, frozen.in_features), torch.zeros(frozen.out_features, rank)
+
+
+def zero_triplets(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A [r, in], E [r, 1] and B [out, r] for a weight, at zero."""
+    A, B = zero_pair(frozen, rank)
+    return A, torch.zeros(rank, 1), B
 
 
 def build_layer(

@@ -31,9 +31,10 @@ class Adapter(nn.Module, Factored):
         """Return what an adapter's file holds once for the whole model, by the whole key."""
         return {}
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Give what begins at random its first values, in place; nothing for a layer of constants or of pairs, which
-        `start.py` begins. generator: one on the CPU, of the run's seed and the module's name.
+    def start_itself(self, draw: torch.Generator) -> None:
+        """Give what is trained its first values, in place, where no start can be chosen; nothing if it has them.
+
+        draw: a generator on the CPU, of the run's seed and the module's name.
         """
 
     def constants(self) -> dict[str, Tensor]:

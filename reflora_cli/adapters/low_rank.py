@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight, autocast_dtype
 from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
 from reflora_cli.adapters.layer import AdapterLayer, flat
@@ -39,6 +40,7 @@ class LowRankLayer(AdapterLayer):
 
     offset_A [q, in], offset_B [out, q], float32: how far the frozen weight is from the checkpoint's; None if equal.
     early_A [q, in], early_B [out, q]: the same, but added before the checkpoint's weight was quantized.
+    holds_a: whether A stays where it began.
     """
 
     peft_type: ClassVar[str] = "LORA"
@@ -46,10 +48,12 @@ class LowRankLayer(AdapterLayer):
     offset_B: Tensor | None
     early_A: Tensor | None
     early_B: Tensor | None
+    holds_a: bool
 
     def __init__(self, frozen: FrozenWeight, pair: tuple[Tensor, Tensor], scale: float, dropout: float) -> None:
         super().__init__(frozen)
         self.A, self.B = (self.factor(own) for own in pair)
+        self.holds_a = False
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         for name in MOVES:
@@ -86,14 +90,15 @@ class LowRankLayer(AdapterLayer):
         device, layout = self.frozen.weight.device, torch.contiguous_format
         return values.detach().to(device, torch.float32, copy=True, memory_format=layout)
 
-    def default_pair(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return A and B where they begin unless another start is chosen: A uniform, B at zero. draw: on the CPU."""
-        A = uniform(self.rank, self.frozen.in_features, draw)
-        return A, torch.zeros(self.frozen.out_features, self.rank)
-
     def begin(self, A: Tensor, B: Tensor) -> None:
         """Take these as the factors, whatever their rank; s stays."""
         self.A, self.B = self.factor(A), self.factor(B)
+        self.A.requires_grad_(not self.holds_a)
+
+    def hold_a(self) -> None:
+        """Let A stay as it is, whatever it is later given by `begin`: only B and what else the layer has is trained."""
+        self.holds_a = True
+        self.A.requires_grad_(False)
 
     @torch.no_grad()
     def move(self, A: Tensor, B: Tensor) -> None:
@@ -124,7 +129,8 @@ class LowRankLayer(AdapterLayer):
         """Let what trains beside the pair begin at W + s B A, which has just been made another than the base's."""
 
     def constants(self) -> dict[str, Tensor]:
-        return {name: own for name, own in self.named_buffers(recurse=False) if name in MOVES}
+        held = {"A": self.A} if self.holds_a else {}
+        return {**held, **{name: own for name, own in self.named_buffers(recurse=False) if name in MOVES}}
 
     def tensors(self) -> dict[str, Tensor]:
         rows = [own for own in (self.A, self.offset_A, self.early_A) if own is not None]
@@ -150,7 +156,7 @@ class LowRankLayer(AdapterLayer):
         return [FactorPair(name, self.A, self.B, self.scale)]
 
     def roles(self) -> dict[str, Role]:
-        return {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
+        return {"B": Role.FACTOR_B} if self.holds_a else {"A": Role.FACTOR_A, "B": Role.FACTOR_B}
 
     def left(self) -> Tensor:
         """Return what stands to the left of A in the update, [out, r], float32: B, or a product with B."""
@@ -190,3 +196,10 @@ def exact_product(A: Tensor, B: Tensor, scale: float) -> Tensor:
     wide = A.detach().cpu().double()
     rows = torch.split(B.detach().cpu().double() * scale, max(1, CAST_ELEMENTS // wide.shape[1]))
     return torch.cat([(own @ wide).float() for own in rows])
+
+
+def hold_first_factors(adapted: Adapted) -> None:
+    """Let A of every pair stay as it is, in place: it is a constant of its layer from now on, as in checkpoints."""
+    for layer in adapted.layers.values():
+        if isinstance(layer, LowRankLayer):
+            layer.hold_a()

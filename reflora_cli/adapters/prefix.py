@@ -45,7 +45,7 @@ class PrefixTokens(VirtualTokens):
     up: nn.Linear | None
 
     def __init__(self, model: nn.Module, count: int, projection: int | None) -> None:
-        """projection: m, or None for a prefix that is trained itself. `draw` gives it its first values.
+        """projection: m, or None for a prefix that is trained itself. `start_itself` gives it its first values.
 
         Raises InputError for an encoder and for a model whose layers keep something else.
         """
@@ -65,13 +65,13 @@ class PrefixTokens(VirtualTokens):
         self.up = None if projection is None else nn.Linear(projection, whole, device=device)
 
     @torch.no_grad()
-    def draw(self, generator: torch.Generator) -> None:
-        self.embedding.copy_(torch.randn(self.embedding.shape, generator=generator))
+    def start_itself(self, draw: torch.Generator) -> None:
+        self.embedding.copy_(torch.randn(self.embedding.shape, generator=draw))
         for layer in (self.down, self.up):
             for parameter in () if layer is None else (layer.weight, layer.bias):
                 assert layer is not None
                 bound = 1 / math.sqrt(layer.in_features)
-                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=draw))
 
     def written(self) -> Tensor:
         if self.down is None or self.up is None:

@@ -24,7 +24,7 @@ class PromptTokens(VirtualTokens):
     peft_type: ClassVar[str] = "PROMPT_TUNING"
 
     def __init__(self, model: nn.Module, count: int, init: Literal["vocabulary", "normal"]) -> None:
-        """Make the tokens with zeros: `draw` gives them their first values."""
+        """Make the tokens with zeros: `start_itself` gives them their first values."""
         super().__init__(count, is_causal=reads_causally(model))
         own = embeddings_of(model)
         self.vocabulary = (own,)  # in a tuple, since the module has its place in the model already
@@ -33,12 +33,12 @@ class PromptTokens(VirtualTokens):
         self.init = init
 
     @torch.no_grad()
-    def draw(self, generator: torch.Generator) -> None:
+    def start_itself(self, draw: torch.Generator) -> None:
         (own,) = self.vocabulary
         if self.init == "normal":
-            values = torch.randn(self.embedding.shape, generator=generator)
+            values = torch.randn(self.embedding.shape, generator=draw)
         else:
-            values = embedded(own, torch.randint(own.num_embeddings, (self.count,), generator=generator))
+            values = embedded(own, torch.randint(own.num_embeddings, (self.count,), generator=draw))
         self.embedding.copy_(values)
 
     def put_before(self, given: Arguments) -> Arguments:

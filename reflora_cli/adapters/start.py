@@ -22,7 +22,7 @@ from reflora_cli.adapters.gradients import weight_gradients
 from reflora_cli.adapters.loftq import Approximation, loftq_split, lq_lora_split
 from reflora_cli.adapters.lora_ga import gradient_pair
 from reflora_cli.adapters.lora_one import one_step_pair
-from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.low_rank import LowRankLayer, uniform
 from reflora_cli.adapters.milora import minor_pair
 from reflora_cli.adapters.nystrom import sketched_rows
 from reflora_cli.adapters.olora import leading_pair
@@ -63,31 +63,36 @@ def say_nothing(done: int, total: int) -> None: ...
 
 
 def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHING, tell: Tell = say_nothing) -> None:
-    """Give the factors of all layers, and whatever else they draw, their first values, in place.
+    """Give what all layers train its first values, in place.
 
     It is called when the model is on its device, and not for a run that continues: `take_up` does that. sight: the
     training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are
     for `remove_empty`.
     """
-    for name, other in adapted.layers.items():
-        other.draw(generator_for(seed, name))
     layers = low_rank_layers(adapted)
     if choice.corrects_quantization:
         refuse_floats(layers, choice)
     seen = look(layers, choice, sight)
-    for done, (name, layer) in enumerate(layers.items(), start=1):
-        draw = generator_for(seed, name)
-        own = choice if name in seen or not choice.sees_data else DefaultStart()
-        if isinstance(own, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
-            correct_quantization(layer, layer.frozen, own, draw)
+    for done, (name, layer) in enumerate(adapted.layers.items(), start=1):
+        if name in layers:
+            own = choice if name in seen or not choice.sees_data else DefaultStart()
+            start_pair(layers[name], own, generator_for(seed, name), seen.get(name, torch.empty(0)))
         else:
-            A, B = first_factors(layer, own, draw, seen.get(name, torch.empty(0)))
-            if own.moves_base and not own.corrects_quantization:
-                layer.move(A, -B)
-            layer.begin(A, B)
-        if own.leaves_base:
-            layer.follow_start()
-        tell(done, len(layers))
+            layer.start_itself(generator_for(seed, name))
+        tell(done, len(adapted.layers))
+
+
+def start_pair(layer: LowRankLayer, choice: StartChoice, draw: torch.Generator, found: Tensor) -> None:
+    """Give A and B of one layer their first values, in place. found: what `look` has found, if it looks."""
+    if isinstance(choice, LoftQStart | LQLoRAStart) and isinstance(layer.frozen, QuantizedWeight):
+        correct_quantization(layer, layer.frozen, choice, draw)
+    else:
+        A, B = first_factors(layer, choice, draw, found)
+        if choice.moves_base and not choice.corrects_quantization:
+            layer.move(A, -B)
+        layer.begin(A, B)
+    if choice.leaves_base:
+        layer.follow_start()
 
 
 def look(layers: Mapping[str, LowRankLayer], choice: StartChoice, sight: Sight) -> dict[str, Tensor]:
@@ -135,7 +140,7 @@ def first_factors(
             A = sketched_rows(layer.frozen.dense(), rank, layer.scale, sigma, draw)
             B = torch.zeros(out_features, rank)
         case DefaultStart() | LoftQStart() | LQLoRAStart():
-            A, B = layer.default_pair(draw)
+            A, B = uniform(rank, in_features, draw), torch.zeros(out_features, rank)
     return A, B
 
 
@@ -166,7 +171,7 @@ def refuse_floats(layers: Mapping[str, LowRankLayer], choice: StartChoice) -> No
 
 def low_rank_layers(adapted: Adapted) -> dict[str, LowRankLayer]:
     """Return the layers that have a pair to start, by module name."""
-    return {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
+    return {name: own for name, own in adapted.layers.items() if isinstance(own, LowRankLayer) and own.pairs(name)}
 
 
 def gaussian(rank: int, in_features: int, generator: torch.Generator) -> Tensor:

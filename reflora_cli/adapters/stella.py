@@ -38,11 +38,11 @@ class StellaLinear(LowRankLayer):
         """Take this S, [r] or [r, r]."""
         self.S = self.factor(S)
 
-    def default_pair(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return A with random orthonormal rows and B with random orthonormal columns. draw: on the CPU."""
+    def start_itself(self, draw: torch.Generator) -> None:
+        """Let A have random orthonormal rows and B random orthonormal columns. draw: on the CPU."""
         A = torch.empty(self.rank, self.frozen.in_features)
         B = torch.empty(self.frozen.out_features, self.rank)
-        return nn.init.orthogonal_(A, generator=draw), nn.init.orthogonal_(B, generator=draw)
+        self.begin(nn.init.orthogonal_(A, generator=draw), nn.init.orthogonal_(B, generator=draw))
 
     def left(self) -> Tensor:
         """Return B S [out, r]."""

@@ -122,9 +122,9 @@ def fact_lines(recipe: Recipe) -> list[str]:
     length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
     facts = {
         "method": method.label,
-        **({"rank": str(method.rank)} if method.layer.has_rank else {}),
+        **({"rank": str(method.rank)} if method.layer.counts("rank") else {}),
         **({"virtual tokens": str(method.layer.reserved)} if method.layer.is_virtual else {}),
-        **({"alpha": f"{method.alpha:g}"} if method.layer.is_scaled else {}),
+        **({"alpha": f"{method.alpha:g}"} if method.layer.counts("alpha") else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
         "learning rate": ", ".join(rates),

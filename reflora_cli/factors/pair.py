@@ -30,6 +30,19 @@ class FactorPair:
         return self.A.shape[0]
 
 
+@dataclass(frozen=True)
+class Triplets:
+    """r singular-value-like triplets of one adapted module: the update of its weight is a multiple of B diag(E) A.
+
+    name: path of the module in the model.  A: [r, in].  E: [r, 1].  B: [out, r]; all float32.
+    """
+
+    name: str
+    A: nn.Parameter
+    E: nn.Parameter
+    B: nn.Parameter
+
+
 class Role(Enum):
     """What a trained parameter of an adapter is, which decides its learning rate and whether it is decayed."""
 
@@ -46,6 +59,10 @@ class Factored(ABC):
     @abstractmethod
     def pairs(self, name: str) -> list[FactorPair]:
         """Return the pairs of the module, which is called `name` in the model; their factors have such roles too."""
+
+    def triplets(self, name: str) -> list[Triplets]:
+        """Return the triplets of the module, which is called `name` in the model; none where it is no such layer."""
+        return []
 
     @abstractmethod
     def roles(self) -> dict[str, Role]:

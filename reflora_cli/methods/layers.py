@@ -7,85 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from reflora_cli.methods.axes import Place
-from reflora_cli.methods.choice import Choice, by_kind, refusal
+from reflora_cli.methods.choice import by_kind, refusal
+from reflora_cli.methods.layer_record import OF_ADAPTERS, OF_PAIRS, WITHOUT_PAIRS, LayerRecord
+from reflora_cli.methods.unmerged_layers import HoulsbyLayer, PfeifferLayer, PrefixLayer, PromptLayer
 
 IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
-OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
-"""The settings of a method that are about pairs A, B."""
-WITHOUT_PAIRS = ("start", "scaling", "lr_ratio")
-"""Those of them that mean nothing without pairs; of update rules each says itself on what it acts."""
-OF_ADAPTERS = ("rank", "alpha", "dropout")
-"""The numbers that only adapters of modules have."""
-BOTTLENECK = "REFLORA_BOTTLENECK"
-"""The type of adapter under which our files hold bottlenecks."""
-Activation = Literal["gelu", "relu", "silu", "tanh"]
-MERGE = "merge it instead: reflora merge RUN"
-NO_BOTTLENECKS = "PEFT has no bottleneck adapters"
-NOT_LINEAR = "what stands between the matrices of a bottleneck is not linear, so that no weight computes the same"
-NO_WEIGHTS = "virtual tokens stand before every row, and in no weight"
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
-
-
-class LayerRecord(Choice):
-    """What the rest of the program asks of a layer instead of its name.
-
-    has_pairs: whether it trains pairs A, B. meaningless: the settings of adapters that mean nothing with it.
-    has_frames: whether it trains matrices whose columns or rows are orthonormal. needs_full_rank: whether r must be at
-    most min(out, in). peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of
-    PEFT's config that tell it from other layers of that type. not_for_peft: why PEFT cannot read it; empty where it
-    can. not_for_vllm: why vLLM cannot put it beside a base, even as PEFT has it. in_place: the parameters of the base
-    that it trains where they are, in words; empty for a layer with modules of its own. trains_weights: whether weight
-    matrices are among them, which then are neither quantized nor shared out. not_merged: why no plain weights compute
-    what the adapted model does; empty where a merge makes such. places: the places in each block that it adapts unless
-    targets are named; empty for a layer on all linear layers. is_virtual: whether it puts virtual tokens before rows
-    and adapts no module. keeps_cache: whether training needs the model's cache of keys.
-    """
-
-    has_pairs: ClassVar[bool] = True
-    meaningless: ClassVar[tuple[str, ...]] = ()
-    has_frames: ClassVar[bool] = False
-    needs_full_rank: ClassVar[bool] = False
-    peft_type: ClassVar[str] = "LORA"
-    peft_flags: ClassVar[Mapping[str, bool]]
-    not_for_peft: ClassVar[str] = ""
-    not_for_vllm: ClassVar[str] = ""
-    in_place: ClassVar[str] = ""
-    trains_weights: ClassVar[bool] = False
-    not_merged: ClassVar[str] = ""
-    places: ClassVar[tuple[Place, ...]] = ()
-    is_virtual: ClassVar[bool] = False
-    keeps_cache: ClassVar[bool] = False
-
-    @property
-    def reserved(self) -> int:
-        """The number of a model's positions that it takes from every row."""
-        return 0
-
-    @property
-    def way_out(self) -> str:
-        """What a user does with a run for which a format has no place."""
-        return "use the run itself: reflora eval, predict or chat RUN" if self.not_merged else MERGE
-
-    @property
-    def has_rank(self) -> bool:
-        """Whether it has adapters of modules, so that the rank means something."""
-        return not self.in_place and "rank" not in self.meaningless
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether its update is multiplied by s, so that alpha means something."""
-        return "scaling" not in self.meaningless
-
-    @property
-    def begins_as_base(self) -> bool:
-        """Whether the adapted model computes what its base does until the first step."""
-        return True
-
-    def trains(self, name: str) -> bool:
-        """Return whether it trains the base's parameter of this full name where it is."""
-        return False
 
 
 class LoRALayer(LayerRecord):
@@ -115,6 +43,7 @@ class VeRALayer(LayerRecord):
     source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
     has_pairs: ClassVar[bool] = False
     meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
@@ -126,7 +55,7 @@ class BiasLayer(LayerRecord):
     kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
     has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -145,7 +74,7 @@ class FullLayer(LayerRecord):
     kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
     has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     not_for_peft: ClassVar[str] = NO_ADAPTER
@@ -156,99 +85,6 @@ class FullLayer(LayerRecord):
     def trains(self, name: str) -> bool:
         """Return True."""
         return True
-
-
-class HoulsbyLayer(LayerRecord):
-    """Bottlenecks behind the outputs of attention and feed-forward in every block."""
-
-    kind: Literal["houlsby"] = Field("houlsby", description="h + W_u f(W_d h), behind attention and feed-forward")
-    activation: Activation = Field("gelu", description="f; the paper's code has gelu")
-
-    source: ClassVar[str] = "Houlsby et al. 2019, bottleneck adapters, arXiv 1902.00751"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
-    peft_type: ClassVar[str] = BOTTLENECK
-    peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": True}
-    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
-    not_merged: ClassVar[str] = NOT_LINEAR
-    places: ClassVar[tuple[Place, ...]] = (Place.ATTENTION, Place.FEED_FORWARD)
-
-
-class PfeifferLayer(LayerRecord):
-    """Bottlenecks behind the output of the feed-forward in every block."""
-
-    kind: Literal["pfeiffer"] = Field("pfeiffer", description="h + W_u f(W_d h), behind the feed-forward")
-    activation: Activation = Field("relu", description="f; the paper's code has relu")
-
-    source: ClassVar[str] = "Pfeiffer et al. 2020, AdapterFusion, arXiv 2005.00247"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
-    peft_type: ClassVar[str] = BOTTLENECK
-    peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": False}
-    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
-    not_merged: ClassVar[str] = NOT_LINEAR
-    places: ClassVar[tuple[Place, ...]] = (Place.FEED_FORWARD,)
-
-
-class PromptLayer(LayerRecord):
-    """Embeddings of virtual tokens before every row."""
-
-    kind: Literal["prompt"] = Field("prompt", description="embeddings of virtual tokens before every row")
-    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
-    init: Literal["vocabulary", "normal"] = Field(
-        "vocabulary", description="where they start: embeddings of drawn tokens, or normal with deviation 1"
-    )
-
-    source: ClassVar[str] = "Lester, Al-Rfou, Constant 2021, prompt tuning, arXiv 2104.08691"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
-    peft_type: ClassVar[str] = "PROMPT_TUNING"
-    peft_flags: ClassVar[Mapping[str, bool]] = {}
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prompt"
-    not_merged: ClassVar[str] = NO_WEIGHTS
-    is_virtual: ClassVar[bool] = True
-
-    @property
-    def reserved(self) -> int:
-        """The number of virtual tokens."""
-        return self.tokens
-
-    @property
-    def begins_as_base(self) -> bool:
-        """False: any token before a row changes what is read of it."""
-        return False
-
-
-class PrefixLayer(LayerRecord):
-    """Keys and values of virtual tokens before those of every row, in every layer's attention."""
-
-    kind: Literal["prefix"] = Field("prefix", description="keys and values of virtual tokens in every layer")
-    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
-    projection: Annotated[int, Field(ge=1, le=2**16)] | None = Field(
-        None, description="the width of an MLP that makes keys and values of one vector a token; null: none"
-    )
-
-    source: ClassVar[str] = "Li, Liang 2021, prefix tuning, arXiv 2101.00190"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
-    peft_type: ClassVar[str] = "PREFIX_TUNING"
-    peft_flags: ClassVar[Mapping[str, bool]] = {}
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prefix"
-    not_merged: ClassVar[str] = NO_WEIGHTS
-    is_virtual: ClassVar[bool] = True
-    keeps_cache: ClassVar[bool] = True
-
-    @property
-    def reserved(self) -> int:
-        """The number of virtual tokens."""
-        return self.tokens
-
-    @property
-    def begins_as_base(self) -> bool:
-        """False: any token before a row changes what is read of it."""
-        return False
 
 
 class StellaLayer(LayerRecord):
@@ -266,10 +102,100 @@ class StellaLayer(LayerRecord):
     has_frames: ClassVar[bool] = True
     needs_full_rank: ClassVar[bool] = True
     peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
 
     @property
     def begins_as_base(self) -> bool:
         return self.s_initial == 0
+
+
+class AdaLoRALayer(LayerRecord):
+    """W + s B diag(E) A, of whose triplets the least important are given up while it trains."""
+
+    kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets given up")
+    target_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="triplets that are left in the end, on average of all modules; auto: two thirds of the rank"
+    )
+    initial_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="steps before the first triplet is given up; auto: a tenth of the run"
+    )
+    final_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="last steps, with the triplets that are left; auto: half of the run"
+    )
+    interval: int = Field(10, ge=1, description="steps between two choices of triplets")
+    penalty: float = Field(0.1, ge=0, le=1e6, description="weight of the distance of A and B from orthonormal ones")
+    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of sensitivities")
+    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of their uncertainties")
+
+    source: ClassVar[str] = "Zhang et al. 2023, AdaLoRA, arXiv 2303.10512"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    peft_type: ClassVar[str] = "ADALORA"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is AdaLoRA"
+
+    def target(self, rank: int) -> int:
+        """Return the triplets that are left in the end on average, for those of each module at the start."""
+        return max(1, rank * 2 // 3) if self.target_rank == "auto" else self.target_rank
+
+    def phases(self, steps: int) -> tuple[int, int]:
+        """Return the steps before the first triplet is given up and those after the last, in a run of so many."""
+        initial = steps // 10 if self.initial_steps == "auto" else self.initial_steps
+        return initial, steps // 2 if self.final_steps == "auto" else self.final_steps
+
+    def check_rank(self, rank: int) -> None:
+        if self.target(rank) > rank:
+            reason = f"target_rank {self.target_rank} is more than the rank {rank}, with which it begins"
+            raise refusal("layer.target_rank", reason, "raise method.rank, or lower method.layer.target_rank", "rank")
+
+    def too_short(self, steps: int) -> str:
+        initial, final = self.phases(steps)
+        if initial + final < steps:
+            return ""
+        return f"initial_steps {initial} and final_steps {final} leave no step of {steps} to give up triplets in"
+
+
+class IA3Layer(LayerRecord):
+    """W with its outputs, or its inputs, multiplied by a trained vector."""
+
+    kind: Literal["ia3"] = Field(
+        "ia3", description="outputs of W, or inputs of feed-forward layers, scaled by a vector"
+    )
+    feedforward: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        (
+            "down_proj", "mlp.c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2",
+            r".*(?<!attention\.)output\.dense",
+        ),
+        description="those of the targets whose inputs are scaled, as names or regular expressions",
+    )  # fmt: skip
+
+    source: ClassVar[str] = "Liu et al. 2022, (IA)^3, arXiv 2205.05638"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, "dropout")
+    unused: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+    peft_type: ClassVar[str] = "IA3"
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
+
+
+class LoRAXSLayer(LayerRecord):
+    """W + s U X V, U and V of the singular value decomposition of W, and X trained."""
+
+    kind: Literal["lora-xs"] = Field(
+        "lora-xs", description="W + s U X V, U and V from W's singular triplets, X trained"
+    )
+    deviation: float = Field(1e-5, ge=0, le=1.0, description="that of X's normal entries at the start")
+
+    source: ClassVar[str] = "Banaei et al. 2024, LoRA-XS, arXiv 2405.17604"
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    needs_full_rank: ClassVar[bool] = True
+    peft_flags: ClassVar[Mapping[str, bool]] = LoRALayer.peft_flags
+    read_as: ClassVar[str] = "lora"
+
+    @property
+    def begins_as_base(self) -> bool:
+        return self.deviation <= 1e-5
 
 
 LayerChoice = Annotated[
@@ -282,10 +208,27 @@ LayerChoice = Annotated[
     | PfeifferLayer
     | PromptLayer
     | PrefixLayer
-    | StellaLayer,
+    | StellaLayer
+    | AdaLoRALayer
+    | IA3Layer
+    | LoRAXSLayer,
     Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "houlsby", "pfeiffer", "prompt", "prefix", "stella"]
+LayerKind = Literal[
+    "lora",
+    "dora",
+    "vera",
+    "bias",
+    "full",
+    "houlsby",
+    "pfeiffer",
+    "prompt",
+    "prefix",
+    "stella",
+    "adalora",
+    "ia3",
+    "lora-xs",
+]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 
@@ -299,13 +242,12 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if layer.in_place:
             reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
-        if key not in layer.meaningless:
-            continue
-        if key in OF_ADAPTERS:
-            reason = f"{key} {value} is for adapters of modules, and layer {layer} puts virtual tokens before rows"
-            raise refusal(key, reason, f"leave method.{key} out, and set method.layer.tokens", also="layer")
-        reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
-        raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
+        if key in layer.meaningless and key not in OF_PAIRS:
+            reason = f"{key} {value} has no meaning with layer {layer}"
+            raise refusal(key, reason, f"leave method.{key} out", also="layer")
+        if key in layer.meaningless:
+            reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
+            raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
@@ -313,6 +255,6 @@ def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:
     that any layer has among its `peft_flags`. Raises KeyError where there is none.
     """
     for layer in LAYERS.values():
-        if layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
+        if not layer.read_as and layer.peft_type == peft_type and layer.peft_flags.items() <= flags.items():
             return layer()
     raise KeyError(f"no layer has PEFT's type {peft_type} with {dict(flags)}")

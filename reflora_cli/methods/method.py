@@ -10,11 +10,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, OF_ADAPTERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
+from reflora_cli.methods.layer_record import OF_ADAPTERS, OF_PAIRS
+from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import PlainUpdate, Refactor, UpdateChoice, check_factors, check_layer, check_start
+from reflora_cli.methods.updates import (
+    PlainUpdate,
+    Refactor,
+    UpdateChoice,
+    check_factors,
+    check_layer,
+    check_ratio,
+    check_start,
+)
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""
@@ -26,15 +35,16 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One that trains the base itself, or virtual tokens, replaces numbers and targets of adapters too: `full` is the
-    whole model, whatever modules a recipe adapts. One whose layer has places of its own in a block replaces the
-    targets.
+    One with whose layer settings of adapters mean nothing replaces these too. One that trains the base itself or
+    virtual tokens also replaces the targets: `full` is the whole model, whatever modules a recipe adapts; and so does
+    one whose layer has places of its own in a block.
     """
-    chosen = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
-    layer = LAYERS.get(str(chosen), LoRALayer)
-    if layer.in_place or layer.is_virtual:
-        return (*AXES, *OF_ADAPTERS, "targets")
-    return (*AXES, "targets") if layer.places else AXES
+    layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
+    if layer not in LAYERS:
+        return AXES
+    own = LAYERS[layer]
+    has_targets = not (own.in_place or own.is_virtual or own.places)
+    return (*dict.fromkeys((*AXES, *own.meaningless)), *(() if has_targets else ("targets",)))
 
 
 def read(_: Refactor) -> Refactor:
@@ -113,6 +123,8 @@ class Method(BaseModel):
         if self.after is None:
             check_factors(self.update, self.start, self.rank)
         # The factors of an earlier adapter are looked at when they are read.
+        self.layer.check_rank(self.rank)
+        check_ratio(self.update, self.lr_ratio)
         check_start(self.update, begins_at_zero=self.after is None and not self.start.is_nonzero)
         return self
 
@@ -124,12 +136,10 @@ class Method(BaseModel):
 
     @property
     def summary(self) -> str:
-        """The label, with the rank where there are adapters, and alpha where their update is scaled by it."""
-        if self.layer.in_place:
-            return self.label
-        if self.layer.is_virtual:
-            return f"{self.label}, {self.layer.reserved} virtual tokens"
-        return f"{self.label}, rank {self.rank}" + (f", alpha {self.alpha:g}" if self.layer.is_scaled else "")
+        """The label, with rank, alpha and virtual tokens where they count."""
+        numbers = {"rank": f"rank {self.rank}", "alpha": f"alpha {self.alpha:g}"}
+        tokens = [f"{self.layer.reserved} virtual tokens"] if self.layer.is_virtual else []
+        return ", ".join([self.label, *(own for key, own in numbers.items() if self.layer.counts(key)), *tokens])
 
     @property
     def label(self) -> str:

@@ -51,6 +51,14 @@ PRESETS: dict[str, Preset] = {
     # Virtual tokens before every row: their embeddings, or their keys and values.
     "prompt": Preset({"layer": "prompt"}, "Lester, Al-Rfou, Constant 2021, arXiv 2104.08691"),
     "prefix": Preset({"layer": "prefix"}, "Li, Liang 2021, arXiv 2101.00190"),
+    # Triplets, the least important of which are given up.
+    "adalora": Preset({"layer": "adalora"}, "Zhang et al. 2023, arXiv 2303.10512"),
+    # A vector for every module.
+    "ia3": Preset({"layer": "ia3"}, "Liu et al. 2022, arXiv 2205.05638"),
+    # A small square matrix between singular vectors of W.
+    "lora-xs": Preset({"layer": "lora-xs"}, "Banaei et al. 2024, arXiv 2405.17604"),
+    # Only B is trained.
+    "lora-fa": Preset({"update": "lora-fa"}, "Zhang et al. 2023, arXiv 2308.03303"),
     # The weakest part of W is trained, and the rest of it is frozen.
     "milora": Preset({"start": "milora"}, "Wang et al. 2024, arXiv 2406.09044"),
     # B has orthonormal columns, and s B A is taken out of W.

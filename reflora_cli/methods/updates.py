@@ -57,7 +57,8 @@ class UpdateRecord(Choice):
     appends to the name of AdamW, if it is known what the rule gains there. is_plain: whether nothing surrounds the
     step. needs_full_rank: whether r must be at most min(out, in) on every adapted weight. stuck_at_zero: why the rule
     cannot act while B = 0; empty where it can. corrects_balance: whether it evens out the speeds of A and B, as
-    `lr_ratio` does; both together are warned of. of_frames: whether it acts on frames, and not on pairs.
+    `lr_ratio` does; both together are warned of. holds_a: whether A stays where it began and B alone is trained.
+    of_frames: whether it acts on frames, and not on pairs.
     """
 
     acts: ClassVar[str] = ""
@@ -67,6 +68,7 @@ class UpdateRecord(Choice):
     needs_full_rank: ClassVar[bool] = False
     stuck_at_zero: ClassVar[str] = ""
     corrects_balance: ClassVar[bool] = False
+    holds_a: ClassVar[bool] = False
     of_frames: ClassVar[bool] = False
 
     @property
@@ -248,6 +250,21 @@ class LoRAProUpdate(UpdateRecord):
         return as_share(self.damping)
 
 
+class LoRAFAUpdate(UpdateRecord):
+    """A held where it began, and B alone stepped."""
+
+    kind: Literal["lora-fa"] = Field("lora-fa", description="A stays where it began, B alone is trained")
+    gradients: Literal["own", "projected"] = Field(
+        "own",
+        description="those of B; own: as they are; projected: those with which W's step is the projection of its own "
+        "gradient on the rows of A",
+    )
+
+    source: ClassVar[str] = "Zhang et al. 2023, LoRA-FA, arXiv 2308.03303"
+    acts: ClassVar[str] = "LoRA-FA trained B and left A where it began: the factors are used as LoRA's"
+    holds_a: ClassVar[bool] = True
+
+
 class PrecLoRAUpdate(TimedUpdate):
     """Gradients multiplied by the inverse of the other factor's Gram matrix plus a multiple of the identity."""
 
@@ -337,6 +354,7 @@ UpdateChoice = Annotated[
     | LoRARITEUpdate
     | BalancedUpdate
     | LoRAProUpdate
+    | LoRAFAUpdate
     | PrecLoRAUpdate
     | NormalizedScaledGDUpdate
     | AltLoRAUpdate
@@ -351,6 +369,7 @@ UpdateKind = Literal[
     "lora-rite",
     "balanced",
     "lora-pro",
+    "lora-fa",
     "preclora",
     "normalized-scaled-gd",
     "altlora",
@@ -367,6 +386,13 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
             f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
+
+
+def check_ratio(update: UpdateChoice, lr_ratio: float) -> None:
+    """Raises a refusal for a ratio of the rates of B and A where only B is trained."""
+    if update.holds_a and lr_ratio != 1:
+        reason = f"lr_ratio {lr_ratio:g} is the rate of B over that of A, and update {update} trains no A"
+        raise refusal("lr_ratio", reason, "set method.lr_ratio=1, and train.learning_rate to the rate of B", "update")
 
 
 def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:

@@ -7,12 +7,14 @@ from typing import Any, assert_never
 
 from torch import nn
 
-from reflora_cli.factors.pair import FactorPair
+from reflora_cli.factors.pair import FactorPair, Triplets
+from reflora_cli.methods.layers import AdaLoRALayer
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import (
     AltLoRAUpdate,
     BalancedUpdate,
+    LoRAFAUpdate,
     LoRAProUpdate,
     LoRARITEUpdate,
     NormalizedScaledGDUpdate,
@@ -26,7 +28,9 @@ from reflora_cli.methods.updates import (
 )
 from reflora_cli.optim.altlora import AltLoRAMember, BothMoments, FirstMoment
 from reflora_cli.optim.balanced import BalancedRule, keep_moments, transport_moments
+from reflora_cli.optim.budget import Budget, BudgetRule
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
+from reflora_cli.optim.lora_fa import ProjectedRule
 from reflora_cli.optim.lora_pro import LoRAProRule
 from reflora_cli.optim.lora_pro_dense import DenseLoRAProMember
 from reflora_cli.optim.lora_rite import LoRARITEMember
@@ -50,9 +54,11 @@ def build_optimizer(
     method: Method,
     roles: Roles,
     rates: Rates,
+    course: UpdateRule | None = None,
 ) -> Partition:
     """Return the optimizer of all trained parameters, with the method's update rule on the pairs.
 
+    course: the rule of a layer that changes during the run, which has no pairs; it stands in the update rule's place.
     Call it when the factors are on their device. RefLoRA-S without warm-up rescales factors that are not zero.
     """
     groups = parameter_groups(roles, rates, method.lr_ratio)
@@ -62,7 +68,7 @@ def build_optimizer(
         members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
-    return Partition(members, rule_for(method.update, roles, rates.hidden_size))
+    return Partition(members, course or rule_for(method.update, roles, rates.hidden_size))
 
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
@@ -115,6 +121,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
     match update:
         case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense") | AltLoRAUpdate():
             pass
+        case LoRAFAUpdate(gradients="own"):
+            pass
         case RefLoRAUpdate():
             rule = RefLoRARule(pairs, update.warmup_steps, update.interval, update.damping_share)
         case RefLoRASUpdate():
@@ -126,6 +134,8 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
             rule = BalancedRule(pairs, update.warmup_steps, update.interval, moments)
         case LoRAProUpdate():
             rule = LoRAProRule(pairs, update.damping_share)
+        case LoRAFAUpdate():
+            rule = ProjectedRule(pairs)
         case PrecLoRAUpdate():
             rule = PrecLoRARule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
         case NormalizedScaledGDUpdate():
@@ -135,3 +145,15 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
         case never:
             assert_never(never)
     return rule
+
+
+def build_course(method: Method, triplets: Sequence[Triplets], steps: int) -> UpdateRule | None:
+    """Return what changes the method's layers during a run of so many steps; None where nothing does."""
+    match method.layer:
+        case AdaLoRALayer() as layer:
+            first, (initial, final) = sum(len(own.E) for own in triplets), layer.phases(steps)
+            last = layer.target(method.rank) * len(triplets)
+            budget = Budget(first, last, initial, final, steps, layer.interval)
+            return BudgetRule(triplets, budget, (layer.beta1, layer.beta2), layer.penalty)
+        case _:
+            return None

@@ -38,7 +38,7 @@ def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[s
     """Return groups for a torch optimizer, each with `name`, `params`, `lr`, `initial_lr` and `weight_decay`; no empty
     ones.
 
-        factors A, factors B       decayed; B at `lr_ratio` times the rate of A
+        factors A, factors B       decayed; B at `lr_ratio` times the rate of A; no A that is held
         adapters                   what else adapters train near zero; the rate of A, decayed
         adapters, undecayed        DoRA's magnitudes and their like; the rate of A: they are not near zero
         frames                     orthonormal columns or rows; the rate of A: they cannot shrink
@@ -52,7 +52,7 @@ def parameter_groups(roles: Roles, rates: Rates, lr_ratio: float) -> list[dict[s
     matrices = [parameter for parameter in roles.others.values() if parameter.ndim >= 2]
     vectors = [parameter for parameter in roles.others.values() if parameter.ndim < 2]
     groups = [
-        _group("factors A", [pair.A for pair in roles.pairs], rate, decay),
+        _group("factors A", [pair.A for pair in roles.pairs if pair.A.requires_grad], rate, decay),
         _group("factors B", [pair.B for pair in roles.pairs], rate * lr_ratio, decay),
         _group("adapters", list(roles.decayed.values()), rate, decay),
         _group("adapters, undecayed", list(roles.undecayed.values()), rate, 0.0),

@@ -170,6 +170,9 @@ def rule_of(roles: Roles, kind: str, settings: Mapping[str, Any]) -> UpdateRule:
     if update.is_optimizer:
         what = "it is an optimizer of its own, and no rule around another one"
         raise InputError(Problem(what, "update", repr(kind), remedy="use LoRARITE(model, ...)"))
+    if update.holds_a:
+        what, remedy = "it trains B alone, which the model decides", "call A.requires_grad_(False) on every A"
+        raise InputError(Problem(what, "update", repr(kind), remedy=remedy))
     check_pairs(roles, update, stacklevel=4)
     return rule_for(update, roles)
 

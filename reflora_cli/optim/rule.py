@@ -33,6 +33,13 @@ class UpdateRule(ABC):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` gave. Raises ValueError, and changes nothing, unless names and shapes agree."""
 
+    def penalty(self) -> Tensor | None:
+        """Return what is added to the loss of every optimizer step, a scalar of the trained tensors; None for nothing.
+
+        Its gradient is there before gradients are clipped.
+        """
+        return None
+
     def stepped_plainly(self) -> list[str]:
         """Return modules whose last step was the optimizer's alone although the rule was at work: it could do nothing
         there.

@@ -133,7 +133,7 @@ def cautions(recipe: Recipe) -> list[str]:
         found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
     if not method.layer.begins_as_base and method.after is None:
         found.append(
-            f"layer {method.layer} begins with a random addition to every adapted weight, as published: until it has "
+            f"layer {method.layer} begins with a random addition to every adapted weight: until it has "
             "trained for a while the model may be worse than its base"
         )
     return [*found, *start_cautions(recipe)]

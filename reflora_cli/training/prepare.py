@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject, remove_empty
+from reflora_cli.adapters.low_rank import hold_first_factors
 from reflora_cli.console.reporter import SILENT, Reporter, Work
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
@@ -20,7 +21,7 @@ from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
-from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
 from reflora_cli.recipe.sections import ModelSection, Recipe
@@ -71,6 +72,8 @@ def prepare(
         with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
             start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
     remove_empty(base.model, adapted)
+    if recipe.method.update.holds_a:
+        hold_first_factors(adapted)
     return Job(
         recipe=recipe,
         task=task,
@@ -80,7 +83,7 @@ def prepare(
         rows=rows,
         objective=objective,
         sampler=sampler,
-        optimizer=make_optimizer(recipe, base, adapted),
+        optimizer=make_optimizer(recipe, base, adapted, total),
         total_steps=total,
         probes=probe_examples(examples),
         environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
@@ -159,6 +162,10 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
             remedy="lower method.update.warmup_steps or train longer",
         )
         raise InputError(problem)
+    if reason := method.layer.too_short(total):
+        problem = Problem(f"the run is too short for layer {method.layer}", "method.layer", reason,
+                          remedy="lower them or train longer")  # fmt: skip
+        raise InputError(problem)
     return total
 
 
@@ -168,8 +175,8 @@ def roles_in(adapted: Adapted) -> Roles:
     return Roles(adapted.pairs, undecayed, decayed, adapted.others, frames)
 
 
-def make_optimizer(recipe: Recipe, base: Base, adapted: Adapted) -> Partition:
-    """Return the optimizer of all that the run trains."""
+def make_optimizer(recipe: Recipe, base: Base, adapted: Adapted, steps: int) -> Partition:
+    """Return the optimizer of all that the run trains, in so many steps."""
     train = recipe.train
     rates = Rates(
         train.learning_rate,
@@ -179,4 +186,5 @@ def make_optimizer(recipe: Recipe, base: Base, adapted: Adapted) -> Partition:
         train.momentum,
         base.hidden_size,
     )
-    return build_optimizer(recipe.method, roles_in(adapted), rates)
+    course = build_course(recipe.method, adapted.triplets, steps)
+    return build_optimizer(recipe.method, roles_in(adapted), rates, course)

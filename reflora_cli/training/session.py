@@ -84,6 +84,7 @@ def save_adapter(session: Session, tensors: Mapping[str, Tensor]) -> None:
     base = NamedBase(source.location if source.is_local else source.name, source.revision)
     kind = kind_of(job.task).peft_type
     config = adapter_config(job.base.model, job.adapted, job.recipe.method, job.saved, base, kind)
+    config, tensors = format_of(job.adapted).condensed(config, tensors)
     write_tokenizer(directory, session.tokenizer_files)
     write_adapter_config(directory, config, adapter_record(job))
     write_adapter(directory, tensors)

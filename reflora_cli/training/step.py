@@ -48,7 +48,8 @@ def train_step(session: Session, step: int) -> None:
 
 
 def accumulate(session: Session, rows: list[int]) -> Tensor:
-    """Run backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar.
+    """Run backward through all micro-batches of a step; returns this process's share of the step's mean loss, a scalar,
+    with the penalty of the update rule if it has one.
 
     The loss is normalized by the weight of the whole step (its rows, or its supervised tokens), so that k micro-batches
     give the gradient of one large batch. It is multiplied by the number of processes because their gradients are
@@ -60,7 +61,7 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
     alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
     chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size, session.job.kind)
     weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
-    total = torch.zeros((), device=compute.device)
+    total = penalize(session) / compute.processes
     for index, chunk in enumerate(chunks):
         with synchronizing(session, index == len(chunks) - 1):
             loss = chunk_loss(session, chunk or rows[:1]) * (compute.processes / weight)
@@ -69,6 +70,20 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
             accelerator.backward(loss)
         total += loss.detach() / compute.processes
     return total
+
+
+def penalize(session: Session) -> Tensor:
+    """Run backward through the rule's penalty, once in a step; returns it, a scalar.
+
+    It is the same in all processes, so that the mean of their gradients has it once. It comes before the micro-batches:
+    the last of them reduces the gradients.
+    """
+    penalty = session.job.optimizer.rule.penalty()
+    if penalty is None:
+        return torch.zeros((), device=session.job.compute.device)
+    with synchronizing(session, last=False):
+        session.accelerator.backward(penalty)
+    return penalty.detach()
 
 
 def read(session: Session, loss: Tensor, norm: Tensor) -> tuple[float, float]:

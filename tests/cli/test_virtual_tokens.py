@@ -176,8 +176,8 @@ def test_a_run_may_begin_from_it(name: str, virtual_run: Path, reflora: Reflora,
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("method.rank=4", "rank 4 is for adapters of modules"),
-        ("method.dropout=0.1", "dropout 0.1 is for adapters of modules"),
+        ("method.rank=4", "rank 4 has no meaning with layer"),
+        ("method.dropout=0.1", "dropout 0.1 has no meaning with layer"),
         ("method.targets=[q_proj]", "adapts no module"),
         ("method.update=reflora", "is for pairs A, B"),
         ("train.packing=true", "packed rows have rows before them"),

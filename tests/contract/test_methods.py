@@ -34,7 +34,7 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.starts import STARTS
 from reflora_cli.methods.updates import UPDATES, Refactor
-from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
 from tests.models import ADAPTERS, HEADS, acts_on, batch, injected, make, quantized
@@ -59,6 +59,7 @@ OTHER_AXES = [
 FURTHER_UPDATES: list[dict[str, Any]] = [
     {"kind": "balanced", "warmup_steps": WARMUP, "moments": "transport"},
     {"kind": "lora-pro", "moments": "dense"},
+    {"kind": "lora-fa", "gradients": "projected"},
     {"kind": "altlora", "moments": "both"},
 ]
 """Where a field other than the numbers above makes another rule."""
@@ -75,7 +76,7 @@ def is_covered(layer: str, update: str, start: str, scaling: Scaling) -> bool:
     """
     if STARTS[start].is_deficient and UPDATES[update].needs_full_rank and not has_warmup(update):
         return False
-    if not acts_on(update, layer) or (scaling is not Scaling.STANDARD and not LAYERS[layer]().is_scaled):
+    if not acts_on(update, layer) or (scaling is not Scaling.STANDARD and "scaling" in LAYERS[layer].meaningless):
         return False
     if not LAYERS[layer].has_pairs:
         return start == "default"
@@ -96,7 +97,7 @@ METHODS = (
             start=start,
             update=update,
             scaling=scaling,
-            lr_ratio=ratio,
+            lr_ratio=1.0 if UPDATES[update].holds_a else ratio,
             refactor=Refactor(warmup_steps=WARMUP, interval=interval),
         )
         for layer, update, (start, scaling, ratio, interval) in itertools.product(ADAPTERS, UPDATES, OTHER_AXES)
@@ -117,6 +118,8 @@ SLOWER = {
 }
 """By update or layer. Steps of the first two are long right after B = 0: at 0.05 the loss rises after a warm-up of two
 steps, and falls after ten. With stella all three factors are large from the first step on, and at 0.05 they leave."""
+NEARLY = {"lora-xs": 1e-2}
+"""Layers that are only near their base at the start: X begins normal with a deviation of 1e-5, as published."""
 DESCENT = Rates(0.03, 3e-3, 0.01)
 """For optimizers of pairs whose steps are those of gradient descent on the weight, with AdamW for the head."""
 FASTER = {"prompt": Rates(0.03, 3e-3, 0.01)}
@@ -156,13 +159,15 @@ class Training:
     def step(self) -> float:
         loss = loss_of(self.model)
         loss.backward()
+        if (penalty := self.optimizer.rule.penalty()) is not None:
+            penalty.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()
 
 
 def optimizer_for(method: Method, adapted: Adapted, rates: Rates) -> Partition:
-    return build_optimizer(method, roles_in(adapted), rates)
+    return build_optimizer(method, roles_in(adapted), rates, build_course(method, adapted.triplets, 60))
 
 
 def loss_of(model: nn.Module) -> torch.Tensor:
@@ -182,7 +187,8 @@ def test_adapted_model_starts_as_its_base_unless_its_layer_says_otherwise(method
     if method.start.leaves_base:
         assert (own - base).abs().max() > 1e-3
         return
-    close = 0.05 if method.start.corrects_quantization else 1e-5  # a rounding of int8, which it moves away from
+    close = NEARLY.get(method.layer.kind, 1e-5)
+    close = 0.05 if method.start.corrects_quantization else close  # a rounding of int8, which it moves away from
     if method.layer.begins_as_base:
         torch.testing.assert_close(own, base, atol=close, rtol=1e-5)
     else:
@@ -198,6 +204,9 @@ NAMES = {
     "prompt": {"embedding"},
     "prefix": {"embedding"},
     "stella": {"A", "B", "S"},
+    "adalora": {"A", "E", "B"},
+    "ia3": {"l"},
+    "lora-xs": {"X"},
 }
 """The names of a layer's trained parameters."""
 
@@ -205,7 +214,7 @@ NAMES = {
 @every_method
 def test_trained_names_are_exactly_the_expected_ones(method: Method) -> None:
     training = Training(method)
-    kinds = NAMES.get(method.layer.kind, set())
+    kinds = NAMES.get(method.layer.kind, set()) - ({"A"} if method.update.holds_a else set())
     expected = {f"{name}.{kind}" for name in training.adapted.layers for kind in kinds}
     ending = {"bias": "bias", "full": ""}.get(method.layer.kind, "(none)")
     expected |= {name for name, _ in training.base.named_parameters() if name.endswith(ending)}

@@ -74,7 +74,7 @@ def test_everything_linear_is_the_default() -> None:
         ({"rank": 0}, "rank(.|\n)*at least 1"),
         ({"alpha": 0.0}, "alpha(.|\n)*above 0"),
         ({"dropout": 1.0}, "dropout(.|\n)*below 1"),
-        ({"layer": "adalora"}, "layer(.|\n)*did you mean 'lora' or 'dora'"),
+        ({"layer": "kora"}, "layer(.|\n)*did you mean 'lora' or 'dora'"),
         ({"start": "gausian"}, "did you mean 'gaussian'"),
         ({"scaling": "rs"}, "scaling"),
         ({"trainable": ["head"]}, "trainable(.|\n)*'head'"),

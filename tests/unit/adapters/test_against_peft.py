@@ -17,7 +17,7 @@ from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from tests.models import HEADS, MODELS, descend, injected, make
 
-LORA_LAYERS = [kind for kind, layer in LAYERS.items() if layer.peft_type == "LORA" and layer.has_pairs]
+LORA_LAYERS = [kind for kind, layer in LAYERS.items() if layer.peft_type == "LORA" and not layer.read_as]
 INITS: dict[str, bool | str] = {"gaussian": "gaussian", "pissa": "pissa"}
 """PEFT's names of the starts that it has."""
 

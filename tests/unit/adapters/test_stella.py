@@ -40,7 +40,7 @@ def layer_on(base: str, diagonal: bool, dropout: float = 0.0) -> StellaLinear:
     frozen = frozen_of(base)
     pair = torch.zeros(RANK, IN), torch.zeros(OUT, RANK)
     layer = StellaLinear(frozen, pair, SCALE, dropout)
-    layer.begin(*layer.default_pair(torch.Generator().manual_seed(1)))
+    layer.start_itself(torch.Generator().manual_seed(1))
     layer.put_between(torch.randn(RANK) if diagonal else torch.randn(RANK, RANK))
     return layer
 

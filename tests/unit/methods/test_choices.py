@@ -53,8 +53,8 @@ def test_layers_rules_and_presets_name_their_papers() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS.values())
 def test_peft_s_settings_tell_layers_apart(layer: Any) -> None:
-    """But for one whose files are those of LoRA."""
-    assert layer_of(layer.peft_type, layer.peft_flags) == (LoRALayer() if layer.has_frames else layer())
+    """But for one whose files are those of another."""
+    assert layer_of(layer.peft_type, layer.peft_flags) == LAYERS[layer.read_as or layer().kind]()
 
 
 def test_a_layer_that_peft_has_and_we_have_not() -> None:

@@ -72,7 +72,7 @@ def test_damping(damping: Any) -> None:
         ({"alpha": float("nan")}, "finite"),
         ({"dropout": 1.0}, "less than 1"),
         ({"lr_ratio": float("inf")}, "finite"),
-        ({"layer": "adalora"}, "'lora', 'dora'"),
+        ({"layer": "lokr"}, "'lora', 'dora'"),
         ({"refactor": {"interval": 0}}, "greater than or equal to 1"),
         ({"refactor": {"damping": 1}}, "less than 1"),
         ({"refactor": {"damping": "atuo"}}, "'auto'"),

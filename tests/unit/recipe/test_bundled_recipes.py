@@ -61,13 +61,15 @@ def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", PRESETS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
-    base = ["model.quantization=nf4"] if Method(name=method).start.corrects_quantization else []
+    start, rank = Method(name=method).start, load_recipe(name, []).method.rank
+    base = ["model.quantization=nf4"] if start.corrects_quantization else []
+    base += [f"method.rank={rank * start.rank_multiple}"] if rank % start.rank_multiple else []
     default, changed = load_recipe(name, base), load_recipe(name, [f"method.name={method}", *base])
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
     layer = changed.method.layer
-    kept = {} if layer.in_place or layer.is_virtual else kept  # these say how modules are adapted
-    kept = {key: value for key, value in kept.items() if not (key == "targets" and layer.places)}
+    replaced = {*layer.meaningless, *(["targets"] if layer.in_place or layer.is_virtual or layer.places else [])}
+    kept = {key: own for key, own in kept.items() if key not in replaced}
     timing = Refactor(**default.method.update.model_dump(include={*Refactor.model_fields}))
     if name in WITHOUT_TIMING:
         timing = Refactor(**WITHOUT_TIMING[name])
@@ -124,6 +126,21 @@ def test_warmup_of_mrpc_is_a_tenth_of_its_steps() -> None:
     train = load_recipe("glue/mrpc", []).train
     steps_per_epoch = -(-3668 // train.batch_size)
     assert train.warmup_steps == round(0.1 * steps_per_epoch * (train.epochs or 0))
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_adalora_s_budgets_fit_the_runs_of_its_scripts(task: str) -> None:
+    recipe = load_recipe(f"glue/adalora/{task}", [])
+    assert (recipe.method.label, recipe.task.name) == ("adalora", f"glue/{task}")
+    layer = recipe.method.layer
+    steps = math.ceil(SIZES[task] / recipe.train.batch_size) * int(recipe.train.epochs or 0)
+    initial, final = layer.phases(steps)
+    assert layer.too_short(steps) == ""
+    assert 0 < initial < steps / 3
+    assert steps / 8 < final < 2 * steps / 3
+    assert (layer.target(recipe.method.rank), recipe.method.rank) == (1, 3 if task in ("mnli", "cola") else 2)
+    if task == "mrpc":
+        assert recipe.train.warmup_steps == round(0.1 * steps)
 
 
 @pytest.mark.parametrize("task", GLUE)

@@ -86,7 +86,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "wrong value for method.update\n",
             "line 5, method.update\n",
             "'reflroa' (text)",
-            "one of plain, reflora, reflora-s, scaled-gd, lora-rite, balanced, lora-pro, preclora",
+            "one of plain, reflora, reflora-s, scaled-gd, lora-rite, balanced, lora-pro, lora-fa, preclora",
             "mean 'reflora'",
         ),
     ),

@@ -63,9 +63,11 @@ def test_what_is_seldom_meant_with_a_moved_base_is_told(
 def test_a_start_off_the_base_is_told() -> None:
     assert any("begins with a random addition" in words for words in cautions(recipe({"name": "stella"})))
     assert not cautions(recipe({"name": "stella", "layer": {"s_initial": 0.0}}))
+    assert not cautions(recipe({"name": "lora-xs"}))
+    assert cautions(recipe({"name": "lora-xs", "layer": {"deviation": 0.1}}))
 
 
-@pytest.mark.parametrize("kind", [kind for kind, update in UPDATES.items() if not update.of_frames])
+@pytest.mark.parametrize("kind", [kind for kind, own in UPDATES.items() if not own.of_frames and not own.holds_a])
 def test_two_corrections_of_the_balance_are_told(kind: str) -> None:
     told = [words for words in cautions(recipe({"update": kind, "lr_ratio": 0.5})) if f"and {kind} both" in words]
     assert len(told) == UPDATES[kind].corrects_balance
