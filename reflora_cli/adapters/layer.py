@@ -62,6 +62,11 @@ class AdapterLayer(Adapter):
         return self.frozen.thaw(self.merged().to(dtype))
 
     @property
+    def changes_bias(self) -> bool:
+        """Whether it also changes the bias, so that `merged` is not all that it does."""
+        return False
+
+    @property
     def weight(self) -> Tensor:
         """The base's weight as stored: some models ask their linear layers for its dtype or device."""
         return self.frozen.weight
