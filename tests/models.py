@@ -32,8 +32,8 @@ MODELS = {
     "gpt2": DECODERS["gpt2"],
     "llama": DECODERS["llama"],
 }
-ADAPTERS = [kind for kind, layer in LAYERS.items() if not layer.in_place]
-"""The kinds of layers that put modules into a model."""
+ADAPTERS = [kind for kind, layer in LAYERS.items() if not layer.in_place and not layer.is_virtual]
+"""The kinds of layers that put modules in the place of linear layers."""
 HEADS = {"bert": ["classifier"], "deberta": ["classifier", "pooler"], "gpt2": ["score"], "llama": ["score"]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -26,9 +26,16 @@ TaskType = Literal["SEQ_CLS", "CAUSAL_LM"]
 
 
 class PeftConfig(BaseModel):
-    """What we read of PEFT's `adapter_config.json` of any kind; other keys are kept by PEFT and ignored here."""
+    """What we read of PEFT's `adapter_config.json` of any kind; other keys are kept by PEFT and ignored here.
+
+    prefix: what stands before a module's path in the keys of tensors. left_out: the common entries that PEFT's config
+    of this kind does not have.
+    """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    prefix: ClassVar[str] = "base_model.model."
+    left_out: ClassVar[tuple[str, ...]] = ()
 
     peft_type: str
     target_modules: list[str] | str
@@ -46,6 +53,11 @@ class PeftConfig(BaseModel):
     def in_place(self) -> tuple[str, ...]:
         """The names of the base's parameters that the adapter holds because they were trained where they are."""
         return ()
+
+    @property
+    def virtual(self) -> int:
+        """The number of virtual tokens that it puts before every row."""
+        return 0
 
     def with_dropout(self, dropout: float) -> PeftConfig:
         """Return the config of the same adapter, trained with another dropout; itself where a kind has none."""

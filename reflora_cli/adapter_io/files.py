@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from reflora_cli.adapter_io.config import PeftConfig, read_json
-from reflora_cli.adapter_io.formats import read_config
+from reflora_cli.adapter_io.formats import format_of, read_config
 from reflora_cli.adapter_io.tensor_files import DTYPES
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.ties import is_inside, shared_parameters
@@ -30,7 +30,7 @@ from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_directory, is_file
 
-PREFIX = "base_model.model."
+PREFIX = PeftConfig.prefix
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "reflora.json"
 PEFT_BASE = "base_model_name_or_path"
@@ -57,31 +57,34 @@ class AdapterFiles:
 
     def whole_key(self, key: str) -> str:
         """Return the key of a tensor in the file: with PEFT's prefix, unless the tensor belongs to no module."""
-        return key if key in self.config.shared else f"{PREFIX}{key}"
+        return key if key in self.config.shared else f"{self.config.prefix}{key}"
 
 
 def adapter_tensors(model: nn.Module, adapted: Adapted, saved: Sequence[str]) -> dict[str, Tensor]:
     """Return every tensor of the adapter under PEFT's key, on the CPU; modules that share a tensor each have it."""
     tensors: dict[str, Tensor] = {}
+    prefix = format_of(adapted).config.prefix
     for name, layer in adapted.layers.items():
-        tensors |= {f"{PREFIX}{name}.{part}": tensor for part, tensor in layer.tensors().items()}
+        tensors |= {f"{prefix}{name}.{part}": tensor for part, tensor in layer.tensors().items()}
         tensors |= layer.shared()
-    tensors |= {f"{PREFIX}{name}": parameter for name, parameter in adapted.in_place.items()}
+    tensors |= {f"{prefix}{name}": parameter for name, parameter in adapted.in_place.items()}
     for module in saved:
         for key, tensor in model.get_submodule(module).state_dict().items():
-            tensors[f"{PREFIX}{module}.{key}"] = tensor
+            tensors[f"{prefix}{module}.{key}"] = tensor
     return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
 
-def with_ties(model: nn.Module, saved: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_ties(
+    model: nn.Module, saved: Sequence[str], tensors: Mapping[str, Tensor], prefix: str = PREFIX
+) -> dict[str, Tensor]:
     """Return the tensors of an adapter, completed by those of saved modules that share a parameter with one that is
     there.
 
-    Adapters were once written without the modules that trained with a tied one.
+    Adapters were once written without the modules that trained with a tied one. prefix: that of the tensors' keys.
     """
     complete = dict(tensors)
     for names in shared_parameters(model):
-        keys = [f"{PREFIX}{name}" for name in names if is_inside(name, saved)]
+        keys = [f"{prefix}{name}" for name in names if is_inside(name, saved)]
         found = next((tensors[key] for key in keys if key in tensors), None)
         if found is not None:
             complete |= {key: found for key in keys if key not in tensors}
@@ -116,7 +119,7 @@ def read_adapter(directory: Path) -> AdapterFiles:
     """
     check_place(directory)
     config = read_config(directory / CONFIG)
-    tensors = TensorFile(directory / WEIGHTS)
+    tensors = TensorFile(directory / WEIGHTS, config.prefix)
     record = read_json(directory / RECORD) if is_file(directory / RECORD) else {}
     return AdapterFiles(directory, config, tensors, record)
 
@@ -147,7 +150,7 @@ class TensorFile(Mapping[str, Tensor]):
 
     file: Any
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prefix: str) -> None:
         self.path = path
         try:
             self.check_header()
@@ -156,7 +159,7 @@ class TensorFile(Mapping[str, Tensor]):
             raise InputError(Problem("the adapter's weights are damaged", str(path), str(error))) from error
         self.stored: dict[str, str] = {}
         for name in self.file.keys():  # noqa: SIM118 (the file is no mapping)
-            other = self.stored.setdefault(name.removeprefix(PREFIX), name)
+            other = self.stored.setdefault(name.removeprefix(prefix), name)
             if other != name:
                 what, found = "two tensors of the adapter have the same name", f"{other} and {name}"
                 raise InputError(Problem(what, str(path), found, remedy="keep the one that belongs to the adapter"))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from reflora_cli.adapter_io.adalora import AdaloraFormat
+from reflora_cli.adapter_io.bottleneck import BottleneckFormat
 from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.ia3 import IA3Format
@@ -21,6 +22,7 @@ from reflora_cli.adapter_io.in_place import InPlaceFormat
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapter_io.peft_rules import readable
 from reflora_cli.adapter_io.vera import VeraFormat
+from reflora_cli.adapter_io.virtual import PrefixFormat, PromptFormat
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.layer import AdapterLayer
@@ -76,7 +78,17 @@ class AdapterFormat(Protocol):
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    own.peft_type: own for own in (LoraFormat(), VeraFormat(), InPlaceFormat(), AdaloraFormat(), IA3Format())
+    own.peft_type: own
+    for own in (
+        LoraFormat(),
+        VeraFormat(),
+        InPlaceFormat(),
+        AdaloraFormat(),
+        IA3Format(),
+        BottleneckFormat(),
+        PromptFormat(),
+        PrefixFormat(),
+    )
 }
 COMMON = {
     "target_modules": "a list of names, or a regular expression",
@@ -108,7 +120,7 @@ def adapter_config(
         **common_entries(model, adapted, saved, base, task_type),
         **own.entries(adapted, method),
     }
-    return readable(config, model, adapted.layers)
+    return readable({key: config[key] for key in config if key not in own.config.left_out}, model, adapted.layers)
 
 
 def read_config(path: Path) -> PeftConfig:

@@ -17,10 +17,11 @@ from reflora_cli.adapter_io.config import is_target
 from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import saved_modules, sorted_keys
+from reflora_cli.adapter_io.virtual import made_virtual
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.frozen import freeze
 from reflora_cli.adapters.in_place import train_in_place
-from reflora_cli.adapters.inject import attach
+from reflora_cli.adapters.inject import attach, attach_before
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.targets import adaptable_names
 from reflora_cli.adapters.ties import is_inside, shared_parameters, untie
@@ -42,6 +43,8 @@ def load_adapter(model: nn.Module, files: AdapterFiles, fresh: Sequence[str]) ->
         check_copies(files, model.get_submodule(module), module, read(files, copies))
     layers = restored_layers(model, files, {name: keys.layers[name] for name in expected})
     load_whole(model, files, {module: read(files, names) for module, names in keys.whole.items()})
+    if files.config.virtual:
+        return attach_before(model, made_virtual(model, files), saved)
     adapted = attach(model, layers, saved, {})
     return replace(adapted, in_place=load_in_place(model, files, keys.in_place))
 
@@ -72,7 +75,7 @@ def check_names(files: AdapterFiles, expected: set[str], found: set[str]) -> Non
         problems.append(
             tensor_problem(files.weights, "factors of modules that the base does not have or target", found - expected)
         )
-    if not expected and not found and not files.config.in_place:
+    if not expected and not found and not files.config.in_place and not files.config.virtual:
         problems.append(tensor_problem(files.weights, "no factors", []))
     if problems:
         raise InputError(*problems)

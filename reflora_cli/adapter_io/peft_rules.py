@@ -13,10 +13,16 @@ from typing import Any
 
 from reflora_cli.adapter_io.lora import PEFT_TYPE
 from reflora_cli.adapters.dora import DoRALinear
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import Adapter
+from reflora_cli.adapters.virtual import VirtualTokens
 
 EXPERT_NAMES = {"mixtral": ("w1", "w2", "w3"), "qwen2_moe": ("gate_proj", "up_proj", "down_proj")}
 """The names that PEFT takes for those of experts, by family of architectures."""
+OF_DECODERS = (
+    "do not go with a decoder that classifies: it reads a prompt's rows at their last place, padding or not, and hands "
+    "no prefix to classifiers"
+)
+"""What PEFT does there instead of reading them."""
 MAMBA_TYPES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 MAMBA_NAMES = ("out_proj", "conv1d")
 """Modules of Mamba's architectures that PEFT refuses to adapt."""
@@ -36,8 +42,10 @@ def readable(config: Mapping[str, Any], model: Any, names: Iterable[str]) -> dic
     }
 
 
-def unreadable(model: Any, layers: Mapping[str, AdapterLayer]) -> str:
+def unreadable(model: Any, layers: Mapping[str, Adapter]) -> str:
     """Say what PEFT does with adapter layers, by module name, instead of reading them; empty where it reads them."""
+    if any(isinstance(layer, VirtualTokens) and layer.is_causal for layer in layers.values()):
+        return "" if model.can_generate() else f"PEFT's virtual tokens {OF_DECODERS}"
     kind, modules = model_type(model), [name for name, layer in layers.items() if layer.peft_type == PEFT_TYPE]
     is_dora = any(isinstance(layer, DoRALinear) for layer in layers.values())
     if is_dora and (moved := taken_for_experts(model, modules)):

@@ -10,7 +10,7 @@ from torch import nn
 
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.inject import inject
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import Adapter
 from reflora_cli.adapters.start import start as start_factors
 from reflora_cli.ground.errors import InputError, Problem, check_argument, nearest
 from reflora_cli.methods.axes import Scaling
@@ -79,6 +79,8 @@ def adapt(
     layer: `lora` (Hu et al. 2021, arXiv 2106.09685), `dora` (Liu et al. 2024, arXiv 2402.09353) or `vera` (Kopiczko et
         al. 2023, arXiv 2310.11454), which takes neither alpha nor another start or scaling, and ranks like 256; or
         `bias` or `full`, which train the model's own biases or parameters inside of the targets, without factors; or
+        `houlsby` or `pfeiffer`, bottlenecks of r numbers, whose targets are places in every block unless they are
+        named; or `prompt` or `prefix`, 20 virtual tokens before every row, which take neither rank nor targets; or
         `stella` (Li et al. 2025, arXiv 2510.01938), whose frames the optimizer keeps orthonormal with
         `RefLoRA(model, update="stiefel")`, and which takes no other start.
     start: how A starts: uniform as in PEFT, or normal with deviation 1 / r. `pissa` takes the r largest singular
@@ -102,7 +104,7 @@ def adapt(
         dropout,
         first.needs_full_rank or LAYERS[layer].needs_full_rank,
     )
-    adapted = [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
+    adapted = [name for name, module in model.named_modules() if isinstance(module, Adapter)]
     check_argument(not adapted, "model", ", ".join(adapted[:3]), "a model without adapters")
     modules = [name for name, _ in model.named_modules()]
     for name in trainable:

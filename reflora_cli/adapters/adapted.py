@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from reflora_cli.adapters.layer import AdapterLayer
+from reflora_cli.adapters.layer import Adapter
 from reflora_cli.factors.pair import FactorPair, Role, Triplets
 
 
@@ -16,13 +16,13 @@ class Adapted:
 
     Every trained parameter belongs to exactly one of `layers`, `others` and `in_place`.
 
-    layers: adapter layers by module name, in the model's order.
+    layers: adapters by module name, in the model's order.
     others: parameters of the modules trained whole (heads), by full name.
     matches: number of modules that each target pattern matched.
     in_place: parameters of the base that the method trains where they are, by full name.
     """
 
-    layers: dict[str, AdapterLayer]
+    layers: dict[str, Adapter]
     others: dict[str, nn.Parameter]
     matches: dict[str, int]
     in_place: dict[str, nn.Parameter] = field(default_factory=dict)

@@ -56,6 +56,10 @@ class IA3Output(IA3Linear):
             module.register_parameter("bias", nn.Parameter(scaled, requires_grad=False))
         return module
 
+    @property
+    def changes_bias(self) -> bool:
+        return self.bias is not None
+
     def tensors(self) -> dict[str, Tensor]:
         return {FILE_L: self.l[:, None]}
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from reflora_cli.adapters.adalora import AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.blocks import wanted_modules
+from reflora_cli.adapters.bottleneck import BottleneckLinear
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.ia3 import ia3_layer
@@ -19,11 +21,14 @@ from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import LowRankLayer
+from reflora_cli.adapters.prefix import PrefixTokens
+from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.stella import StellaLinear, multiple_of_identity
 from reflora_cli.adapters.target_patterns import matches
-from reflora_cli.adapters.targets import match_targets, refuse_shared
+from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
+from reflora_cli.adapters.virtual import VirtualTokens, attach_virtual
 from reflora_cli.factors.pair import scaling_factor
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.axes import Scaling
@@ -39,12 +44,16 @@ from reflora_cli.methods.layers import (
     StellaLayer,
     VeRALayer,
 )
+from reflora_cli.methods.unmerged_layers import HoulsbyLayer, PfeifferLayer, PrefixLayer, PromptLayer
+
+OwnLayer = LoRALayer | DoRALayer | StellaLayer | AdaLoRALayer | LoRAXSLayer | IA3Layer | HoulsbyLayer | PfeifferLayer
+"""The layers that stand around one weight each, without anything that they share."""
 
 
 class Adaptation(Protocol):
     """What `inject` asks of a method: a recipe's `Method` answers, and so does `adaptation.LowRank`.
 
-    targets: see `match_targets`. needs_full_rank: whether r must be at most min(out, in) on every adapted module.
+    targets: see `wanted_modules`. needs_full_rank: whether r must be at most min(out, in) on every adapted module.
     """
 
     @property
@@ -82,7 +91,9 @@ def inject(
     """
     if method.layer.in_place:
         return inject_in_place(model, method, trainable, saved, left_out)
-    found = match_targets(model, method.targets, saved)
+    if isinstance(method.layer, PromptLayer | PrefixLayer):
+        return attach_before(model, build_virtual(method.layer, model), trainable)
+    found = wanted_modules(model, method.layer, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     wanted = {name for names in matched.values() for name in names}
     refuse_shared(model, wanted)
@@ -117,14 +128,23 @@ def attach(
     return Adapted(dict(layers), train_whole(model, trainable), dict(matches))
 
 
+def attach_before(model: nn.Module, tokens: VirtualTokens, trainable: Sequence[str]) -> Adapted:
+    """Put virtual tokens before the model's rows; only they and the `trainable` modules keep gradients."""
+    model.requires_grad_(False)
+    name = attach_virtual(model, tokens)
+    return Adapted({name: tokens}, train_whole(model, trainable), {"virtual tokens": tokens.count})
+
+
 def remove_empty(model: nn.Module, adapted: Adapted) -> None:
     """Take the layers of rank 0 out of the model, in place: their frozen weight stands there again by itself.
 
     What was adapted forgets them: they are neither trained nor written.
     """
-    empty = [name for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer) and not layer.rank]
-    for name in empty:
-        model.set_submodule(name, adapted.layers.pop(name).frozen)
+    layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, LowRankLayer)}
+    for name, layer in layers.items():
+        if not layer.rank:
+            model.set_submodule(name, layer.frozen)
+            del adapted.layers[name]
 
 
 def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dict[str, AdapterLayer]:
@@ -137,31 +157,36 @@ def build_layers(method: Adaptation, weights: Mapping[str, FrozenWeight]) -> dic
                 name: VeRALinear(frozen, shared, (start, torch.zeros(frozen.out_features)), method.dropout)
                 for name, frozen in weights.items()
             }
-        case LoRALayer() | DoRALayer() | StellaLayer() as chosen:
-            scale = scaling_factor(method.scaling, method.alpha, method.rank)
-            return {
-                name: build_layer(chosen, frozen, zero_pair(frozen, method.rank), scale, method.dropout)
-                for name, frozen in weights.items()
-            }
-        case AdaLoRALayer():
-            scale = scale_for(method.alpha, method.rank)
-            return {
-                name: AdaLoRALinear(frozen, zero_triplets(frozen, method.rank), scale, method.dropout)
-                for name, frozen in weights.items()
-            }
-        case LoRAXSLayer(deviation=deviation):
-            scale = scaling_factor(method.scaling, method.alpha, method.rank)
-            return {
-                name: LoRAXSLinear(frozen, method.rank, scale, method.dropout, deviation)
-                for name, frozen in weights.items()
-            }
-        case IA3Layer(feedforward=patterns):
-            return {
-                name: ia3_layer(frozen, any(matches(pattern, name) for pattern in patterns))
-                for name, frozen in weights.items()
-            }
-        case BiasLayer() | FullLayer():
+        case BiasLayer() | FullLayer() | PromptLayer() | PrefixLayer():
             return {}
+        case chosen:
+            return {name: new_layer(method, chosen, name, frozen) for name, frozen in weights.items()}
+
+
+def new_layer(method: Adaptation, layer: OwnLayer, name: str, frozen: FrozenWeight) -> AdapterLayer:
+    """Return the new adapter layer of a module that shares nothing with others, given by its name and weight."""
+    rank, dropout = method.rank, method.dropout
+    scale = scaling_factor(method.scaling, method.alpha, rank)
+    match layer:
+        case LoRALayer() | DoRALayer() | StellaLayer():
+            return build_layer(layer, frozen, zero_pair(frozen, rank), scale, dropout)
+        case AdaLoRALayer():
+            return AdaLoRALinear(frozen, zero_triplets(frozen, rank), scale_for(method.alpha, rank), dropout)
+        case LoRAXSLayer(deviation=deviation):
+            return LoRAXSLinear(frozen, rank, scale, dropout, deviation)
+        case IA3Layer(feedforward=patterns):
+            return ia3_layer(frozen, any(matches(pattern, name) for pattern in patterns))
+        case HoulsbyLayer(activation=activation) | PfeifferLayer(activation=activation):
+            return BottleneckLinear(frozen, rank, activation, dropout)
+
+
+def build_virtual(layer: PromptLayer | PrefixLayer, model: nn.Module) -> VirtualTokens:
+    """Return new virtual tokens for the model. Raises InputError for a model that cannot read them."""
+    match layer:
+        case PromptLayer():
+            return PromptTokens(model, layer.tokens, layer.init)
+        case PrefixLayer():
+            return PrefixTokens(model, layer.tokens, layer.projection)
 
 
 def zero_pair(frozen: FrozenWeight, rank: int) -> tuple[Tensor, Tensor]:

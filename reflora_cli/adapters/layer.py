@@ -1,4 +1,4 @@
-"""What an adapter layer is: a frozen weight in the place of a module, what is trained around it, and what is stored.
+"""What an adapter is: what is trained in a model and what is stored of it, most often around a frozen weight.
 
 The loop, the optimizer, the adapter's files and merging ask a layer the questions below and know nothing else of it.
 """
@@ -15,13 +15,35 @@ from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.factors.pair import Factored
 
 
-class AdapterLayer(nn.Module, Factored):
-    """A frozen W [out, in] and what is trained around it.
+class Adapter(nn.Module, Factored):
+    """A module of a model that is trained beside its frozen weights.
 
-    peft_type: the kind of adapter that the layer's tensors make in PEFT's format.
+    peft_type: the kind of adapter that its tensors make in PEFT's format.
     """
 
     peft_type: ClassVar[str]
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what an adapter's file holds of the module, by the key behind the module's path."""
+
+    def shared(self) -> dict[str, Tensor]:
+        """Return what an adapter's file holds once for the whole model, by the whole key."""
+        return {}
+
+    def start_itself(self, draw: torch.Generator) -> None:
+        """Give what is trained its first values, in place, where no start can be chosen; nothing if it has them.
+
+        draw: a generator on the CPU, of the run's seed and the module's name.
+        """
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold beside the trained parameters, by the name in the module."""
+        return {}
+
+
+class AdapterLayer(Adapter):
+    """A frozen W [out, in] and what is trained around it, in the place of a linear layer."""
 
     def __init__(self, frozen: FrozenWeight) -> None:
         super().__init__()
@@ -35,27 +57,14 @@ class AdapterLayer(nn.Module, Factored):
     def merged(self) -> Tensor:
         """Return the dense weight [out, in], float32 and detached, that computes the same in evaluation mode."""
 
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what an adapter's file holds of the layer, by the key behind the module's path."""
-
-    def shared(self) -> dict[str, Tensor]:
-        """Return what an adapter's file holds once for all its layers, by the whole key."""
-        return {}
-
-    def constants(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold of the layer beside its trained parameters, by the name in the layer."""
-        return {}
-
-    def start_itself(self, draw: torch.Generator) -> None:
-        """Give what is trained its first values, in place, where no start can be chosen; nothing if it has them.
-
-        draw: a generator on the CPU of the layer's own.
-        """
-
     def plain(self, dtype: torch.dtype) -> nn.Module:
         """Return an ordinary module that computes the same in evaluation mode, its weight cast to `dtype` once."""
         return self.frozen.thaw(self.merged().to(dtype))
+
+    @property
+    def changes_bias(self) -> bool:
+        """Whether it also changes the bias, so that `merged` is not all that it does."""
+        return False
 
     @property
     def weight(self) -> Tensor:

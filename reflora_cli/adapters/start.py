@@ -63,7 +63,7 @@ def say_nothing(done: int, total: int) -> None: ...
 
 
 def start(adapted: Adapted, choice: StartChoice, seed: int, sight: Sight = NOTHING, tell: Tell = say_nothing) -> None:
-    """Give the factors of all layers their first values, in place.
+    """Give what all layers train its first values, in place.
 
     It is called when the model is on its device, and not for a run that continues: `take_up` does that. sight: the
     training rows, for starts that look at them. A start that chooses ranks may leave layers with rank 0, which are

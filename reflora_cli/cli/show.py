@@ -95,7 +95,7 @@ def method_of(name: str, rank: int | None) -> Method:
     from reflora_cli.methods.method import Method
 
     method = Method(name=name)
-    return method if rank is None or method.layer.in_place else Method(name=name, rank=rank)
+    return method if rank is None or not method.layer.counts("rank") else Method(name=name, rank=rank)
 
 
 def cost_of(costs: Measured, name: str) -> dict[str, float | None]:

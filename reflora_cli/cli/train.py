@@ -83,6 +83,7 @@ def plan(recipe: Any, reporter: Reporter, *, as_json: bool) -> None:
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     """Return the result and the next commands. run: where the run is now."""
+    from reflora_cli.methods.layers import LoRALayer
     from reflora_cli.recipe.files import load_recipe
     from reflora_cli.runs.directory import RunDirectory
 
@@ -97,7 +98,9 @@ def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:
     if is_file(directory.curves):
         facts["curves"] = str(directory.curves)
     facts["score it"] = f"reflora eval {run}"
-    facts["merge it"] = f"reflora merge {run} --output {run}/merged"
-    if not (is_file(directory.recipe) and load_recipe(str(directory.recipe)).method.layer.not_for_peft):
+    layer = load_recipe(str(directory.recipe)).method.layer if is_file(directory.recipe) else LoRALayer()
+    if not layer.not_merged:
+        facts["merge it"] = f"reflora merge {run} --output {run}/merged"
+    if not layer.not_for_peft:
         facts["export it"] = f"reflora export {run} --format peft"
     return facts

@@ -17,6 +17,7 @@ from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, large
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.loading import read
 from reflora_cli.adapter_io.lora import LoraConfig
+from reflora_cli.adapters.adalora import AdaLoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.low_rank import FILE_A, FILE_B
@@ -41,7 +42,11 @@ class Reader:
         config, parts = self.source.files.config, self.source.layers[module]
         if isinstance(config, LoraConfig) and is_pair(parts):
             return self.pair(config, module)
-        return of_layer(self.make(module, read(self.source.files, parts)))
+        layer = self.make(module, read(self.source.files, parts))
+        if layer.changes_bias:
+            what, remedy = "the adapter changes a bias, which a LoRA adapter does not hold", "merge it instead"
+            raise InputError(Problem(what, f"{self.source.named}, module {module}", config.peft_type, remedy=remedy))
+        return of_layer(layer)
 
     def pair(self, config: LoraConfig, module: str) -> LowRank:
         """Return the change of a module that has two factors."""
@@ -68,6 +73,8 @@ def is_pair(parts: Mapping[str, str]) -> bool:
 def of_layer(layer: AdapterLayer) -> Change:
     """Return the change that a layer makes of its frozen weight."""
     match layer:
+        case AdaLoRALinear():
+            return LowRank(wide(layer.B) * layer.scale, wide(layer.E) * wide(layer.A))
         case VeRALinear():
             return LowRank(wide(layer.b)[:, None] * wide(layer.B), wide(layer.d)[:, None] * wide(layer.A))
         case _:

@@ -15,6 +15,7 @@ from reflora_cli.adapter_io.files import AdapterFiles, read_adapter
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded, is_file
+from reflora_cli.methods.layers import LAYERS
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.places import run_recipe
@@ -55,7 +56,15 @@ def read_source(named: str) -> Source:
     if files.config.in_place:
         what = "this trained parameters of the base itself, which are no adapter that could be combined"
         raise InputError(Problem(what, named, files.config.peft_type, remedy="merge it: reflora merge RUN"))
+    if reason := not_merged(files):
+        what, remedy = "what this adapter does is no change of weights that could be combined", "use the run itself"
+        raise InputError(Problem(what, named, reason, remedy=remedy))
     return with_keys(Source(named, files, {}, (), run_recipe(run) if is_run else None))
+
+
+def not_merged(files: AdapterFiles) -> str:
+    """Say why no weights compute what layers of the adapter's type do; empty where a merge makes such."""
+    return next((own.not_merged for own in LAYERS.values() if own.peft_type == files.config.peft_type), "")
 
 
 def with_keys(source: Source) -> Source:

@@ -123,6 +123,7 @@ def fact_lines(recipe: Recipe) -> list[str]:
     facts = {
         "method": method.label,
         **({"rank": str(method.rank)} if method.layer.counts("rank") else {}),
+        **({"virtual tokens": str(method.layer.reserved)} if method.layer.is_virtual else {}),
         **({"alpha": f"{method.alpha:g}"} if method.layer.counts("alpha") else {}),
         "targets": targets,
         "optimizer": f"{train.optimizer}, {train.schedule} after {train.warmup_steps} steps of warm-up",
@@ -188,7 +189,10 @@ def adapter_card(
     how it is asked.
     """
     if unreadable:
-        load = [f"PEFT does not read this adapter: {unreadable}.", "", "Merge it into its base: `reflora merge RUN`."]
+        remains = subject.recipe.method.layer.not_merged
+        use = f"It cannot be merged: {remains}. Use it with `reflora predict RUN`."
+        way = use if remains else "Merge it into its base: `reflora merge RUN`."
+        load = [f"PEFT does not read this adapter: {unreadable}.", "", way]
         return model_card(subject, "adapter", "reflora", [*load, *asked])
     code = peft_lines(subject.task, subject.source, subject.labels, has_tokenizer=subject.has_tokenizer)
     vllm = vllm_line(subject.recipe.method.layer, config)

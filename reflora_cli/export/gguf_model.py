@@ -27,7 +27,7 @@ from reflora_cli.export.ollama import modelfile
 from reflora_cli.export.prompting import Reader, Served, served
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.merging.merge import MergeRequest, merge
+from reflora_cli.merging.merge import MergeRequest, merge, refuse_unmerged
 from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.auto import load_config
 from reflora_cli.model.chat_template import by_chat_template
@@ -79,6 +79,7 @@ def export_gguf(
     is left at `output` then.
     """
     require_gguf()
+    refuse_unmerged(recipe)
     write = writer_of(kind, reporter)
     tasks = asked_tasks(recipe)
     with quiet_transformers():
@@ -124,6 +125,7 @@ def writer_of(kind: GgufType, reporter: Reporter) -> Callable[[GgufRequest], Ggu
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:
     """Write `adapter.gguf`, a `Modelfile` and a card to `output`. Raises as `export_gguf`."""
     require_gguf()
+    refuse_unmerged(recipe)
     tasks = asked_tasks(recipe)
     files = read_adapter(run.adapter)
     refuse_unrepresentable(files)

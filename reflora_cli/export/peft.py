@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from reflora_cli.adapter_io.files import CONFIG, PREFIX, RECORD, AdapterFiles, read_adapter, with_ties, write_adapter
+from reflora_cli.adapter_io.files import CONFIG, RECORD, AdapterFiles, read_adapter, with_ties, write_adapter
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.peft_rules import readable, unreadable
 from reflora_cli.adapters.ties import tied_to
 from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import adapter_card, asked_section, subject_of
 from reflora_cli.export.moved_base import difference_unmoved, restored_for_peft, unmoved_lines
-from reflora_cli.export.peft_view import REMEDY, PeftView
+from reflora_cli.export.peft_view import PeftView
 from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
@@ -61,7 +61,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
     measured on the base as it was trained on.
     """
     if reason := recipe.method.layer.not_for_peft:
-        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=REMEDY))
+        raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=recipe.method.layer.way_out))
     apart = difference_unmoved(recipe, run)
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
     restored = restored_for_peft(recipe.model_copy(update={"model": section}), run)
@@ -94,7 +94,8 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
 def refuse_unreadable(restored: Restored, output: Path) -> None:
     assert restored.adapted is not None
     if reason := unreadable(restored.base.model, restored.adapted.layers):
-        raise InputError(Problem("PEFT cannot read this adapter", str(output), reason, remedy=REMEDY))
+        way = restored.recipe.method.layer.way_out
+        raise InputError(Problem("PEFT cannot read this adapter", str(output), reason, remedy=way))
 
 
 def completed(restored: Restored) -> AdapterFiles:
@@ -106,11 +107,13 @@ def completed(restored: Restored) -> AdapterFiles:
     if not tied:
         return files
     names = list(outermost({*saved, *tied}))
-    tensors = with_ties(model, names, {files.whole_key(key): tensor for key, tensor in files.tensors.items()})
+    tensors = with_ties(
+        model, names, {files.whole_key(key): tensor for key, tensor in files.tensors.items()}, files.config.prefix
+    )
     return AdapterFiles(
         files.directory,
         files.config.model_copy(update={"modules_to_save": names}),
-        {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()},
+        {key.removeprefix(files.config.prefix): tensor for key, tensor in tensors.items()},
         files.record,
     )
 

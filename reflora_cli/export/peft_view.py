@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reflora_cli.adapter_io.config import PEFT_HEADS
-from reflora_cli.adapter_io.files import PREFIX, read_adapter
+from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.merging.verify import difference, refuse, tolerance
@@ -41,41 +42,59 @@ class PeftView:
 
     @torch.no_grad()
     def logits(self, model: Any) -> Tensor:
-        """Return logits [rows, k] in float32; a language model's are those of every position."""
+        """Return logits [rows, k] in float32; a language model's are those of every place of
+        the rows, without those of virtual tokens, which PEFT returns too.
+        """
         with precision(torch.device("cpu"), self.dtype):
             found: Tensor = model(**self.inputs).logits
-        return found.float().flatten(0, -2)
+        own = found[:, -self.inputs["input_ids"].shape[1] :] if found.ndim == 3 else found
+        return own.float().flatten(0, -2)
 
     def verify(self, base: Base, directory: Path, output: str) -> str:
         """Put the adapter in `directory` on a new base and compare; returns what read it there.
 
         Raises InputError for an adapter that PEFT cannot read, VerificationError when it computes something else.
         """
-        reader = f"PEFT {by_peft(base, directory, output)}" if find_spec("peft") else by_rules(base, directory)
-        apart = difference(self.expected, self.logits(base.model.eval()))
+        model: Any = base.model
+        if find_spec("peft"):
+            version, model = by_peft(base, directory, output)
+            reader = f"PEFT {version}"
+        else:
+            reader = by_rules(base, directory)
+        with peft_errors(output):
+            found = self.logits(model.eval())
+        apart = difference(self.expected, found)
         refuse(apart, tolerance(self.expected, self.dtype), output, f"the adapter as {reader} reads it")
         return reader
 
 
-def by_peft(base: Base, directory: Path, output: str) -> str:
-    """Let PEFT put the adapter on the base, and return its version. Raises InputError when it fails, or holds other
-    tensors.
+def by_peft(base: Base, directory: Path, output: str) -> tuple[str, Any]:
+    """Let PEFT put the adapter on the base, and return its version and the model that computes with it. Raises
+    InputError when it fails, or holds other tensors.
 
     PEFT is no dependency: it is looked for at run time only, and nothing else in the package imports it.
     """
     peft = importlib.import_module("peft")
-    written = read_adapter(directory).tensors
+    files = read_adapter(directory)
+    with peft_errors(output), warnings.catch_warnings(), quiet_transformers():
+        warnings.simplefilter("ignore")
+        theirs = peft.PeftModel.from_pretrained(base.model, str(directory), torch_device="cpu")
+        held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
+    own = {key.removeprefix(files.config.prefix): tensor for key, tensor in held.items()}
+    check_held(own, files.tensors, peft.__version__)
+    # Layers are put into the base itself; virtual tokens stand around it.
+    return str(peft.__version__), theirs if files.config.virtual else base.model
+
+
+@contextmanager
+def peft_errors(output: str) -> Iterator[None]:
+    """Raises InputError for any error of PEFT's: it means that it cannot read the adapter."""
     try:
-        with warnings.catch_warnings(), quiet_transformers():
-            warnings.simplefilter("ignore")
-            theirs = peft.PeftModel.from_pretrained(base.model, str(directory), torch_device="cpu")
-            held = peft.get_peft_model_state_dict(theirs, save_embedding_layers=False)
-    except Exception as error:  # any error of PEFT's means that it cannot read the adapter
+        yield
+    except Exception as error:  # in no common type
         first = str(error).strip().partition("\n")[0]
-        what, found = "PEFT cannot read this adapter", f"PEFT {peft.__version__}: {type(error).__name__}: {first}"
+        what, found = "PEFT cannot read this adapter", f"{type(error).__name__}: {first}"
         raise InputError(Problem(what, output, found, remedy=REMEDY)) from error
-    check_held({key.removeprefix(PREFIX): tensor for key, tensor in held.items()}, written, peft.__version__)
-    return str(peft.__version__)
 
 
 def check_held(held: Mapping[str, Tensor], written: Mapping[str, Tensor], version: str) -> None:

@@ -48,7 +48,7 @@ def vllm_line(layer: LayerChoice, config: PeftConfig) -> str:
     why the merged model is to be served.
     """
     if reason := not_served(layer, config):
-        return f"vLLM cannot serve the adapter itself: {reason}; {MERGE}."
+        return f"vLLM cannot serve the adapter itself: {reason}" + ("." if layer.not_merged else f"; {MERGE}.")
     assert isinstance(config, LoraConfig)
     rank = next(own for own in RANKS if own >= highest_rank(config))
     return f"vLLM serves it: `vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules NAME=DIRECTORY`."

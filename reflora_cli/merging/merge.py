@@ -88,6 +88,7 @@ def merge(request: MergeRequest, reporter: Reporter = SILENT) -> MergeReport:
     Raises InputError for wrong input or an existing output, VerificationError when the merged model computes something
     else; in both cases nothing is left at the output.
     """
+    refuse_unmerged(request.recipe)
     recipe = merged_recipe(request)
     with write_directory(request.output) as directory:
         trained = probe(request.recipe, request) if recipe != request.recipe else None
@@ -124,6 +125,14 @@ def merge(request: MergeRequest, reporter: Reporter = SILENT) -> MergeReport:
         if request.card:
             write_file(directory / "README.md", request.card(directory))
     return report
+
+
+def refuse_unmerged(recipe: Recipe) -> None:
+    """Raises InputError for a layer that no plain weights replace."""
+    layer = recipe.method.layer
+    if layer.not_merged:
+        what, remedy = f"a run of layer {layer} cannot be merged", layer.way_out
+        raise InputError(Problem(what, "method.layer", layer.not_merged, remedy=remedy))
 
 
 def merged_recipe(request: MergeRequest) -> Recipe:

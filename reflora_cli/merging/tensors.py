@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reflora_cli.adapter_io.tensor_files import Announced, TensorPlace
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.model.load import quiet_transformers
 from reflora_cli.model.originals import model_name
@@ -61,12 +62,13 @@ class MergedTensors:
 
 def plain_modules(model: nn.Module, adapted: Adapted, dtype: torch.dtype) -> dict[str, MakeModule]:
     """Return for every adapted or quantized module the function that makes a plain module with the same output."""
-    inside = {f"{name}.frozen" for name in adapted.layers}
+    layers = {name: layer for name, layer in adapted.layers.items() if isinstance(layer, AdapterLayer)}
+    inside = {f"{name}.frozen" for name in layers}
     quantized = {
         name: own for name, own in model.named_modules() if isinstance(own, QuantizedWeight) and name not in inside
     }
     return {
-        **{name: partial(layer.plain, dtype) for name, layer in adapted.layers.items()},
+        **{name: partial(layer.plain, dtype) for name, layer in layers.items()},
         **{name: partial(dense_module, weight, dtype) for name, weight in quantized.items()},
     }
 

@@ -10,3 +10,10 @@ class Scaling(StrEnum):
 
     STANDARD = "standard"
     RSLORA = "rslora"
+
+
+class Place(StrEnum):
+    """The places in a transformer's block behind which an adapter may stand, each before the residual sum."""
+
+    ATTENTION = "attention outputs"
+    FEED_FORWARD = "feed-forward outputs"

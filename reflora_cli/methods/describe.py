@@ -27,10 +27,16 @@ NEEDS = {
     "needs_warmup_at_zero": "it begins after plain steps, where B starts at 0",
     "transports_moments": "optimizers with 8-bit moments are refused",
     "is_optimizer": "it steps A and B itself, in the optimizer's place",
+    "is_virtual": "rows are not packed, and the base is not shared out",
+    "keeps_cache": "decoders only, and activations are not recomputed",
     "trains_weights": "the base is neither quantized nor shared out",
 }
 """What properties of records mean for a run."""
-SAID = {"not_for_peft": "PEFT cannot read it", "not_for_vllm": "vLLM cannot serve it beside a base"}
+SAID = {
+    "not_for_peft": "PEFT cannot read it",
+    "not_for_vllm": "vLLM cannot serve it beside a base",
+    "not_merged": "it cannot be merged",
+}
 """The properties that hold a reason, and what it is a reason for."""
 
 

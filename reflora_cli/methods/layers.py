@@ -7,66 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from reflora_cli.methods.choice import Choice, by_kind, refusal
+from reflora_cli.methods.choice import by_kind, refusal
+from reflora_cli.methods.layer_record import OF_ADAPTERS, OF_PAIRS, WITHOUT_PAIRS, LayerRecord
+from reflora_cli.methods.unmerged_layers import HoulsbyLayer, PfeifferLayer, PrefixLayer, PromptLayer
 
 IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
-OF_PAIRS = ("start", "update", "scaling", "lr_ratio")
-"""The settings of a method that are about pairs A, B."""
-WITHOUT_PAIRS = ("start", "scaling", "lr_ratio")
-"""Those of them that mean nothing without pairs; of update rules each says itself on what it acts."""
-OF_ADAPTERS = ("rank", "alpha", "dropout")
-"""The numbers that only adapters have."""
 NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
-
-
-class LayerRecord(Choice):
-    """What the rest of the program asks of a layer instead of its name.
-
-    has_pairs: whether it trains pairs A, B. has_frames: whether it trains matrices whose columns or rows are
-    orthonormal. meaningless: the settings of a method that mean nothing with it and are refused. unused: those that
-    recipes may say, and that have no effect with it. needs_full_rank: whether r must be at most min(out, in) on every
-    adapted weight. peft_type: the kind of adapter under which PEFT's format has it. peft_flags: the settings of PEFT's
-    config that tell it from other layers of that type. read_as: the kind of layer that its files hold, if that is
-    another. not_for_peft: why PEFT cannot read it; empty where it can. not_for_vllm: why vLLM cannot put it beside a
-    base, even as PEFT has it. in_place: the parameters of the base that it trains where they are, in words; empty for a
-    layer with modules of its own. trains_weights: whether weight matrices are among them, which then are neither
-    quantized nor shared out.
-    """
-
-    has_pairs: ClassVar[bool] = True
-    has_frames: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = ()
-    unused: ClassVar[tuple[str, ...]] = ()
-    needs_full_rank: ClassVar[bool] = False
-    peft_type: ClassVar[str] = "LORA"
-    peft_flags: ClassVar[Mapping[str, bool]]
-    read_as: ClassVar[str] = ""
-    not_for_peft: ClassVar[str] = ""
-    not_for_vllm: ClassVar[str] = ""
-    in_place: ClassVar[str] = ""
-    trains_weights: ClassVar[bool] = False
-
-    @property
-    def begins_as_base(self) -> bool:
-        """Whether the adapted model computes what its base does until the first step, or very nearly."""
-        return True
-
-    @classmethod
-    def counts(cls, key: str) -> bool:
-        """Return whether a setting of a method has an effect with it."""
-        return key not in (*cls.meaningless, *cls.unused)
-
-    def trains(self, name: str) -> bool:
-        """Return whether it trains the base's parameter of this full name where it is."""
-        return False
-
-    def check_rank(self, rank: int) -> None:
-        """Raises a refusal for a rank with which its own fields have no meaning."""
-
-    def too_short(self, steps: int) -> str:
-        """Say why a run of so many steps is too short for its fields; empty if it is not."""
-        return ""
 
 
 class LoRALayer(LayerRecord):
@@ -252,10 +199,36 @@ class LoRAXSLayer(LayerRecord):
 
 
 LayerChoice = Annotated[
-    LoRALayer | DoRALayer | VeRALayer | BiasLayer | FullLayer | StellaLayer | AdaLoRALayer | IA3Layer | LoRAXSLayer,
+    LoRALayer
+    | DoRALayer
+    | VeRALayer
+    | BiasLayer
+    | FullLayer
+    | HoulsbyLayer
+    | PfeifferLayer
+    | PromptLayer
+    | PrefixLayer
+    | StellaLayer
+    | AdaLoRALayer
+    | IA3Layer
+    | LoRAXSLayer,
     Field(discriminator="kind"),
 ]
-LayerKind = Literal["lora", "dora", "vera", "bias", "full", "stella", "adalora", "ia3", "lora-xs"]
+LayerKind = Literal[
+    "lora",
+    "dora",
+    "vera",
+    "bias",
+    "full",
+    "houlsby",
+    "pfeiffer",
+    "prompt",
+    "prefix",
+    "stella",
+    "adalora",
+    "ia3",
+    "lora-xs",
+]
 LAYERS: dict[str, type[LayerChoice]] = by_kind(LayerChoice)
 
 

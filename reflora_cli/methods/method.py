@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reflora_cli.methods.axes import Scaling
 from reflora_cli.methods.choice import Named, refusal
-from reflora_cli.methods.layers import LAYERS, OF_ADAPTERS, OF_PAIRS, LayerChoice, LoRALayer, check_settings
+from reflora_cli.methods.layer_record import OF_ADAPTERS, OF_PAIRS
+from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_settings
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
@@ -34,14 +35,16 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 def replaced_by(preset: object) -> tuple[str, ...]:
     """Return the fields that earlier layers of a recipe set in vain where a later one chooses this preset.
 
-    One with whose layer settings of adapters mean nothing replaces these too, and one that trains the base itself also
-    the targets: `full` is the whole model, whatever modules a recipe adapts.
+    One with whose layer settings of adapters mean nothing replaces these too. One that trains the base itself or
+    virtual tokens also replaces the targets: `full` is the whole model, whatever modules a recipe adapts; and so does
+    one whose layer has places of its own in a block.
     """
     layer = PRESETS[preset].settings.get("layer") if isinstance(preset, str) and preset in PRESETS else None
     if layer not in LAYERS:
         return AXES
     own = LAYERS[layer]
-    return (*dict.fromkeys((*AXES, *own.meaningless)), *(("targets",) if own.in_place else ()))
+    has_targets = not (own.in_place or own.is_virtual or own.places)
+    return (*dict.fromkeys((*AXES, *own.meaningless)), *(() if has_targets else ("targets",)))
 
 
 def read(_: Refactor) -> Refactor:
@@ -108,6 +111,9 @@ class Method(BaseModel):
             raise refusal(
                 "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
             )
+        if self.layer.is_virtual and self.targets != "all-linear":
+            reason = f"layer {self.layer} puts virtual tokens before rows and adapts no module"
+            raise refusal("targets", reason, "leave method.targets out")
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
         check_layer(self.update, str(self.layer), self.layer.has_pairs, self.layer.has_frames)
@@ -130,9 +136,10 @@ class Method(BaseModel):
 
     @property
     def summary(self) -> str:
-        """The label, with rank and alpha where they count."""
+        """The label, with rank, alpha and virtual tokens where they count."""
         numbers = {"rank": f"rank {self.rank}", "alpha": f"alpha {self.alpha:g}"}
-        return ", ".join([self.label, *(own for key, own in numbers.items() if self.layer.counts(key))])
+        tokens = [f"{self.layer.reserved} virtual tokens"] if self.layer.is_virtual else []
+        return ", ".join([self.label, *(own for key, own in numbers.items() if self.layer.counts(key)), *tokens])
 
     @property
     def label(self) -> str:

@@ -45,6 +45,12 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset({"update": "balanced"}, "Castin et al. 2026, arXiv 2605.31484"),
     # Closest to the step of the weight.
     "lora-pro": Preset({"update": "lora-pro"}, "Wang et al. 2024, arXiv 2407.18242"),
+    # A bottleneck of two matrices in every block, twice or once.
+    "houlsby": Preset({"layer": "houlsby"}, "Houlsby et al. 2019, arXiv 1902.00751"),
+    "pfeiffer": Preset({"layer": "pfeiffer"}, "Pfeiffer et al. 2020, arXiv 2005.00247"),
+    # Virtual tokens before every row: their embeddings, or their keys and values.
+    "prompt": Preset({"layer": "prompt"}, "Lester, Al-Rfou, Constant 2021, arXiv 2104.08691"),
+    "prefix": Preset({"layer": "prefix"}, "Li, Liang 2021, arXiv 2101.00190"),
     # Triplets, the least important of which are given up.
     "adalora": Preset({"layer": "adalora"}, "Zhang et al. 2023, arXiv 2303.10512"),
     # A vector for every module.

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from reflora_cli.methods.choice import Choice, refusal
-from reflora_cli.methods.layers import LayerRecord, LoRALayer
+from reflora_cli.methods.layer_record import LayerRecord
+from reflora_cli.methods.layers import LoRALayer
 from reflora_cli.methods.starts import DefaultStart, StartRecord
 from reflora_cli.methods.updates import UPDATES, PlainUpdate, Refactor, UpdateRecord
 

@@ -27,7 +27,8 @@ class Base:
     fresh: outermost modules with a parameter that the checkpoint lacks. head: modules outside the pretrained body.
     labels: the meaning of a classifier's outputs, in their order, in the task's words. foreign_labels: the names that
     the checkpoint gives to the outputs of its own head, if they are not the task's words. lost_template: whether the
-    tokenizer had another chat template of its own than that with which the model is trained.
+    tokenizer had another chat template of its own than that with which the model is trained. reserved: the number of
+    positions that virtual tokens take from every row.
     """
 
     model: PreTrainedModel
@@ -39,6 +40,7 @@ class Base:
     labels: tuple[str, ...] = ()
     foreign_labels: tuple[str, ...] = ()
     lost_template: bool = False
+    reserved: int = 0
 
     def with_chat_template(self, text: str) -> Base:
         """Return the base with a chat template in the place of its tokenizer's own, which is changed in place."""
@@ -92,12 +94,12 @@ def outermost(names: set[str]) -> tuple[str, ...]:
 
 
 def positions(base: Base) -> int:
-    """Return the largest number of tokens for which both model and tokenizer have positions; some, as XLNet, have no
-    limit.
+    """Return the largest number of tokens of a row for which both model and tokenizer have positions; some, as XLNet,
+    have no limit.
     """
     limits = (getattr(base.model.config, "max_position_embeddings", None), base.tokenizer.model_max_length)
     known = (*limits, *counted_from_padding(base.model))
-    return min((limit for limit in known if limit and limit > 0), default=sys.maxsize)
+    return min((limit for limit in known if limit and limit > 0), default=sys.maxsize) - base.reserved
 
 
 def counted_from_padding(model: nn.Module) -> list[int]:

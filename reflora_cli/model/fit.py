@@ -81,11 +81,11 @@ def longest_read(base: Base, too_long: int) -> int:
 
 @torch.no_grad()
 def failure(base: Base, length: int) -> Exception | None:
-    """Return the error that a row of so many tokens causes before the model's first block (or its end, without
-    blocks).
+    """Return the error that a row of so many tokens, behind those that are reserved, causes before the model's first
+    block (or its end, without blocks).
     """
     model: Any = base.model
-    ids = ordinary_tokens(base, length)[None]
+    ids = ordinary_tokens(base, length + base.reserved)[None]
     cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     try:
         with stopping_before_blocks(model):

@@ -58,7 +58,7 @@ class Choices(Scorer):
         # Attention windows count padding too: none may stand between a common beginning and what follows it.
         config = base.model.config.get_text_config(decoder=True)
         windows = [getattr(config, name, None) for name in WINDOWS]
-        window = min((own for own in windows if isinstance(own, int) and own > 0), default=self.limit)
+        window = min((own - base.reserved for own in windows if isinstance(own, int) and own > 0), default=self.limit)
         self.reader = Reader(base, compute, padding, window)
         self.way = self.pick_way()
 

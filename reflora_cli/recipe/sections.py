@@ -172,6 +172,22 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rows_have_room_before_them(self) -> Recipe:
+        layer, train = self.method.layer, self.train
+        if not layer.is_virtual:
+            return self
+        if train.packing:
+            reason = f"layer {layer} puts virtual tokens before rows, and packed rows have rows before them"
+            raise refusal("train.packing", reason, "set train.packing=false, or another method.layer")
+        if self.model.sharded:
+            reason = f"layer {layer} is trained inside of the base, which every process must hold whole"
+            raise refusal("model.sharded", reason, "set model.sharded=false, or another method.layer")
+        if layer.keeps_cache and train.gradient_checkpointing:
+            reason = f"layer {layer} lies in the model's cache of keys, which is empty where activations are recomputed"
+            raise refusal("train.gradient_checkpointing", reason, "set it to false, or use method.name=prompt")
+        return self
+
+    @model_validator(mode="after")
     def _one_kind_of_rates(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
         if update.steps_like_adamw and optimizer is Optimizer.SGD:

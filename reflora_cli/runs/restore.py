@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def with_adapter(
     known = adapter_base(files.directory) if files is not None else None
     section = found_again(recipe.model, known) if known is not None else recipe.model
     base = kind.load_base(section, section.revision, dtype, recipe.train.seed)
+    base = replace(base, reserved=files.config.virtual if files is not None else 0)
     check_length(base, recipe.task.max_length)
     adapted = None
     if files is None or known is None:

@@ -16,10 +16,12 @@ from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.keys import AdapterKeys, saved_modules, sorted_keys
 from reflora_cli.adapter_io.loading import check_copies, check_names, load_whole, read, restored_layers
+from reflora_cli.adapter_io.virtual import made_virtual
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.inject import attach, check_rank
+from reflora_cli.adapters.blocks import wanted_modules
+from reflora_cli.adapters.inject import attach, attach_before, check_rank
 from reflora_cli.adapters.low_rank import LowRankLayer
-from reflora_cli.adapters.targets import adaptable_names, match_targets, refuse_shared
+from reflora_cli.adapters.targets import adaptable_names, refuse_shared
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
@@ -49,12 +51,18 @@ class Fitting:
     lost: tuple[str, ...]
     refused: str
 
+    @property
+    def adapted(self) -> str:
+        """What of the base the adapter is for, in words."""
+        tokens = self.files.config.virtual
+        return f"{tokens} virtual tokens" if tokens else f"{len(self.adapters)} modules"
+
     def facts(self, earlier: Earlier, doubt: str) -> dict[str, str]:
         """Return what the user should see of the beginning. doubt: what could not be checked about the base."""
         whole = f", with {', '.join(self.whole)}" if self.whole else ""
         kind = "drawn anew" if set(self.base.head) & set(self.base.fresh) else "the base's own"
         return {
-            "after": f"{earlier.named} ({len(self.adapters)} modules){whole}",
+            "after": f"{earlier.named} ({self.adapted}){whole}",
             **({"left behind": f"{', '.join(self.lost)}: the model has none"} if self.lost else {}),
             **({"head": f"{kind}: {self.refused}"} if self.refused else {}),
             **({"not checked": doubt} if doubt else {}),
@@ -134,7 +142,10 @@ def begin(
     do not fit their modules or the method.
     """
     model, keys = fit.base.model, fit.keys
-    found = match_targets(model, method.targets, saved)
+    if fit.files.config.virtual:
+        load_whole(model, fit.files, {name: read(fit.files, keys.whole[name]) for name in fit.whole})
+        return attach_before(model, made_virtual(model, fit.files), trainable)
+    found = wanted_modules(model, method.layer, method.targets, saved)
     matched = {pattern: [name for name in names if name not in left_out] for pattern, names in found.items()}
     check_targets(fit, method, {name for names in matched.values() for name in names})
     refuse_shared(model, set(fit.adapters))

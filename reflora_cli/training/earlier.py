@@ -106,7 +106,8 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
 
 def settings_of(files: AdapterFiles) -> dict[str, Any]:
     """Return the fields of a method that an adapter decides."""
-    return {**FORMATS[files.config.peft_type].settings(files), "targets": targets_of(files)}
+    targets = {} if files.config.virtual else {"targets": targets_of(files)}
+    return {**FORMATS[files.config.peft_type].settings(files), **targets}
 
 
 def targets_of(files: AdapterFiles) -> tuple[str, ...]:

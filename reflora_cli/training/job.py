@@ -97,6 +97,7 @@ class Job:
         total = parameter_count(self.base.model)
         matches = ", ".join(f"{pattern} ({count})" for pattern, count in self.adapted.matches.items())
         method = self.recipe.method
+        way = "" if method.layer.not_merged else ": merge it"
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
@@ -106,7 +107,8 @@ class Job:
             "targets": matches,
             **self.ranks(),
             **self.not_adapted(),
-            **({"not for PEFT": f"{reason}: merge it"} if (reason := self.unreadable) else {}),
+            **({"not for PEFT": f"{reason}{way}"} if (reason := self.unreadable) else {}),
+            **({"not merged": method.layer.not_merged} if method.layer.not_merged else {}),
             "trained whole": self.trained_whole(),
             "parameters": f"{trained:,} trained of {total:,} ({trained / total:.2%})",
             "task": f"{self.task.name}, {len(self.rows.training):,} training rows",

@@ -108,7 +108,8 @@ def loaded_base(recipe: Recipe, base: Base, earlier: Earlier | None) -> Loaded:
     that does not fit.
     """
     name = recipe.model.name if base.source.is_local else base.source.name
-    base = replace(base, source=replace(base.source, name=name, revision=recipe.model.revision))
+    source = replace(base.source, name=name, revision=recipe.model.revision)
+    base = replace(base, source=source, reserved=recipe.method.layer.reserved)
     task = task_of(recipe.task)
     fit = fitting(earlier, base, task, recipe.method) if earlier is not None else None
     base = base if fit is None else fit.base

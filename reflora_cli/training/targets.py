@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from reflora_cli.adapters.blocks import wanted_modules
 from reflora_cli.adapters.in_place import matched_parameters
 from reflora_cli.adapters.inject import too_small
-from reflora_cli.adapters.targets import match_targets
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
 from reflora_cli.objectives.objective import Objective
@@ -29,7 +29,10 @@ def left_out(objective: Objective[Any], method: Method, saved: Sequence[str]) ->
     model = objective.base.model
     if method.layer.in_place:
         return left_out_in_place(objective, method, saved)
-    matched = list(dict.fromkeys(name for own in match_targets(model, method.targets, saved).values() for name in own))
+    if method.layer.is_virtual:
+        return {}
+    found = wanted_modules(model, method.layer, method.targets, saved)
+    matched = list(dict.fromkeys(name for own in found.values() for name in own))
     unused = objective.unused(matched)
     if method.targets != "all-linear" or len(unused) == len(matched):
         refuse_unused(unused, len(matched))

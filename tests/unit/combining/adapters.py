@@ -32,6 +32,7 @@ def base_weights() -> dict[str, Tensor]:
 def make(directory: Path, seed: int, kind: type[peft.PeftConfig] = peft.LoraConfig, **settings: Any) -> Path:
     """Write an adapter with all that it trains moved away from its start; returns its directory."""
     chosen = {"target_modules": TARGETS, "task_type": "CAUSAL_LM", **settings}
+    torch.manual_seed(seed)
     model = peft.get_peft_model(base(), kind(**chosen))
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

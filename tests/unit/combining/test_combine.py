@@ -11,8 +11,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from reflora_cli.adapters.frozen import freeze
+from reflora_cli.adapters.ia3 import IA3Output, ia3_layer
 from reflora_cli.combining.combine import combine
 from reflora_cli.combining.request import CombineReport, CombineRequest
 from reflora_cli.ground.errors import InputError
@@ -31,6 +33,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "other modules": {"r": 2, "lora_alpha": 2, "target_modules": r".*layers\.[01]\..*(k_proj|q_proj)"},
     "vera": {"kind": peft.VeraConfig, "r": 6, "d_initial": 0.3, "target_modules": ["q_proj", "v_proj"]},
 }
+FURTHER: dict[str, dict[str, Any]] = {
+    "second": {"r": 3, "lora_alpha": 9},
+    "dora": {"r": 4, "lora_alpha": 6, "use_dora": True},
+    "adalora": {"kind": peft.AdaLoraConfig, "init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10},
+    "ia3": {"kind": peft.IA3Config, "feedforward_modules": ["down_proj"]},
+}
+"""What is not written as LoRA when it is combined alone, or not in the tests of every kind."""
 EXACT = 1e-6
 Made = Callable[[str], Path]
 
@@ -41,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("adapters")
 
     def get(kind: str) -> Path:
-        settings = {**KINDS, "second": {"r": 3, "lora_alpha": 9}, "dora": {"r": 4, "lora_alpha": 6, "use_dora": True}}
+        settings = {**KINDS, **FURTHER}
         own, number = settings[kind], list(settings).index(kind)
         return root / kind if (root / kind).exists() else make(root / kind, number, **own)
 
@@ -61,7 +70,7 @@ def test_one_adapter_reproduces_itself(kind: str, made: Made, tmp_path: Path) ->
     assert report.lost is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "adalora"])
 def test_factors_side_by_side_are_the_weighted_sum(kind: str, made: Made, tmp_path: Path) -> None:
     parts = {made(kind): -0.7, made("second"): 1.3}
     combined(tmp_path / "sum", list(parts), weights=(-0.7, 1.3))
@@ -108,6 +117,30 @@ def test_what_is_no_product_of_factors_is_truncated_with_its_error(made: Made, t
     assert whole.lost is not None
     assert whole.lost < 1e-7
     assert lost > 0.01
+
+
+def test_scaled_outputs_are_truncated_to_a_rank_that_is_given(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no factors that would say to which rank to truncate"):
+        combined(tmp_path / "none", [made("ia3"), made("lora")], how=Combining.SVD)
+    parts = {made("ia3"): 1.0, made("lora"): 1.0}
+    combined(tmp_path / "sum", list(parts), how=Combining.SVD, rank=12)
+    assert distance(changes(tmp_path / "sum"), best_of_rank(weighted(parts), 12)[0]) < EXACT
+
+
+def test_scaled_outputs_change_a_bias() -> None:
+    """On a weight with one, (IA)^3 does what no LoRA can."""
+    layer = ia3_layer(freeze(nn.Linear(4, 3)), scales_inputs=False)
+    assert layer.changes_bias
+    assert not ia3_layer(freeze(nn.Linear(4, 3, bias=False)), scales_inputs=False).changes_bias
+    assert not ia3_layer(freeze(nn.Linear(4, 3)), scales_inputs=True).changes_bias
+
+
+def test_a_layer_that_changes_a_bias_is_refused_when_it_is_read(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IA3Output, "changes_bias", True)
+    with pytest.raises(InputError, match="changes a bias, which a LoRA adapter does not hold"):
+        combined(tmp_path / "sum", [made("ia3")], how=Combining.SVD, rank=4)
 
 
 def test_one_such_adapter_keeps_its_magnitudes(made: Made, tmp_path: Path) -> None:
@@ -211,3 +244,16 @@ def test_where_peft_is_wrong_this_is_right(way: str, kinds: tuple[str, str], tmp
     scale = max(float(change.abs().max()) for change in expected.values())
     assert distance(changes(tmp_path / "ours"), expected) < EXACT
     assert distance(changes(tmp_path / "theirs" / "c"), expected) > 0.1 * scale
+
+
+@pytest.mark.parametrize(
+    "kind", [peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+             peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)],
+    ids=lambda own: own.peft_type.value,
+)  # fmt: skip
+def test_virtual_tokens_are_refused_with_the_reason(kind: peft.PeftConfig, made: Made, tmp_path: Path) -> None:
+    peft.get_peft_model(base(), kind).save_pretrained(tmp_path / "tokens")
+    adapters = (str(made("lora")), str(tmp_path / "tokens"))
+    with pytest.raises(InputError, match="virtual tokens stand before every row, and in no weight"):
+        combine(CombineRequest(adapters, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -21,6 +21,8 @@ TINY = "builtin:tiny-llama"
     [
         (Method(name="lora", rank=4), peft.LoraConfig(r=4, target_modules="all-linear")),
         (Method(name="dora", rank=4), peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear")),
+        (Method(name="prompt"), peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=20)),
+        (Method(name="prefix"), peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=20)),
         (Method(name="vera", rank=16), peft.VeraConfig(r=16, target_modules="all-linear")),
     ],
 )
@@ -41,6 +43,8 @@ def test_the_usual_base_is_counted_without_a_network() -> None:
     found = counts(USUAL_BASE, {name: Method(name=name) for name in PRESETS})
     assert found.keys() == PRESETS.keys()
     assert found["lora"] == 12 * 8 * (4 * 2 * 768 + 2 * (768 + 3072))
+    assert found["houlsby"] == 2 * found["pfeiffer"] == 24 * (8 * 768 * 2 + 8 + 768)
+    assert (found["prompt"], found["prefix"]) == (20 * 768, None)
     assert found["full"] == 183_831_552
 
 

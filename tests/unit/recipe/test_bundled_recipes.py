@@ -67,8 +67,9 @@ def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
     default, changed = load_recipe(name, base), load_recipe(name, [f"method.name={method}", *base])
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
-    kept = {} if changed.method.layer.in_place else kept  # these say how modules are adapted
-    kept = {key: own for key, own in kept.items() if key not in changed.method.layer.meaningless}
+    layer = changed.method.layer
+    replaced = {*layer.meaningless, *(["targets"] if layer.in_place or layer.is_virtual or layer.places else [])}
+    kept = {key: own for key, own in kept.items() if key not in replaced}
     timing = Refactor(**default.method.update.model_dump(include={*Refactor.model_fields}))
     if name in WITHOUT_TIMING:
         timing = Refactor(**WITHOUT_TIMING[name])

@@ -150,7 +150,8 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "wrong value for method.init",
             "line 5, method.init",
-            "one of default, gaussian, pissa, eva, milora, olora, orthogonal, loftq, lq-lora, nora, corda, lora-ga",
+            "one of default, gaussian, pissa, eva, milora, olora, orthogonal, loftq, lq-lora, nora, corda, lora-ga, "
+            "lora-one",
             "mean 'gaussian'",
         ),
     ),
