@@ -27,6 +27,7 @@ class HoulsbyLayer(LayerRecord):
     source: ClassVar[str] = "Houlsby et al. 2019, bottleneck adapters, arXiv 1902.00751"
     has_pairs: ClassVar[bool] = False
     meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = BOTTLENECK
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": True}
     not_for_peft: ClassVar[str] = NO_BOTTLENECKS
@@ -44,6 +45,7 @@ class PfeifferLayer(LayerRecord):
     source: ClassVar[str] = "Pfeiffer et al. 2020, AdapterFusion, arXiv 2005.00247"
     has_pairs: ClassVar[bool] = False
     meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = BOTTLENECK
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": False}
     not_for_peft: ClassVar[str] = NO_BOTTLENECKS

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.ground.errors import InputError
@@ -74,7 +75,7 @@ def measure(base: str, rounds: int) -> dict[str, tuple[float, int]]:
     for name in PRESETS:
         try:
             jobs[name] = job_of(name, base)
-        except InputError as error:
+        except (InputError, ValidationError) as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
