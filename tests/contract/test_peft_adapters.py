@@ -278,7 +278,7 @@ def test_more_names_than_any_model_has_are_not_even_read(on_head: Path, tmp_path
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "another kind": ({"peft_type": "IA3", "target_modules": None, "r": None}, "unsupported kind of adapter"),
+    "another kind": ({"peft_type": "LOHA", "target_modules": None, "r": None}, "unsupported kind of adapter"),
     "no kind": ({"peft_type": None}, "unsupported kind of adapter"),
     "unsupported before broken": ({"bias": "all", "target_modules": None}, "bias = 'all'"),
     "experts": ({"target_parameters": ["mlp.experts.gate_up_proj"], "target_modules": None}, "target_parameters"),
