@@ -106,8 +106,8 @@ def settled(recipe: Recipe, earlier: Earlier | None) -> Recipe:
 
 def settings_of(files: AdapterFiles) -> dict[str, Any]:
     """Return the fields of a method that an adapter decides."""
-    targets = {} if files.config.virtual else {"targets": targets_of(files)}
-    return {**FORMATS[files.config.peft_type].settings(files), **targets}
+    own = dict(FORMATS[files.config.peft_type].settings(files))  # first: a format may refuse to be gone on from
+    return own if files.config.virtual else {**own, "targets": targets_of(files)}
 
 
 def targets_of(files: AdapterFiles) -> tuple[str, ...]:

@@ -238,7 +238,7 @@ def test_engines_that_are_not_ours_are_refused(
     assert "ACCELERATE_USE_DEEPSPEED" in outcome.err
 
 
-@pytest.mark.parametrize("command", ["eval", "merge", "export"])
+@pytest.mark.parametrize("command", ["merge", "export"])
 def test_other_commands_are_one_process_s_work(
     command: str, trained: Path, reflora: Reflora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
