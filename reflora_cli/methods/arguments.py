@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.methods.spelling import with_settings
-from reflora_cli.methods.updates import UPDATES, Refactor, UpdateChoice
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import UPDATES, UpdateChoice
 
 
 def chosen_update(kind: str, settings: Mapping[str, Any]) -> UpdateChoice:

@@ -15,15 +15,8 @@ from reflora_cli.methods.layers import LAYERS, LayerChoice, LoRALayer, check_set
 from reflora_cli.methods.presets import DEFAULT, PRESETS
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import DefaultStart, StartChoice
-from reflora_cli.methods.updates import (
-    PlainUpdate,
-    Refactor,
-    UpdateChoice,
-    check_factors,
-    check_layer,
-    check_ratio,
-    check_start,
-)
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import PlainUpdate, UpdateChoice, check_factors, check_layer, check_ratio, check_start
 
 AXES = ("layer", "start", "update", "scaling", "lr_ratio")
 """The fields that a preset fills in."""

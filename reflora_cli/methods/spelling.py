@@ -13,7 +13,8 @@ from reflora_cli.methods.choice import Choice, refusal
 from reflora_cli.methods.layer_record import LayerRecord
 from reflora_cli.methods.layers import LoRALayer
 from reflora_cli.methods.starts import DefaultStart, StartRecord
-from reflora_cli.methods.updates import UPDATES, PlainUpdate, Refactor, UpdateRecord
+from reflora_cli.methods.update_record import Refactor, UpdateRecord
+from reflora_cli.methods.updates import UPDATES, PlainUpdate
 
 DEFAULTS: dict[str, LayerRecord | StartRecord | UpdateRecord] = {
     "layer": LoRALayer(),

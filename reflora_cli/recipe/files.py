@@ -23,7 +23,7 @@ from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import replaced_by
 from reflora_cli.methods.spelling import DEFAULTS, OLDER_KEYS
-from reflora_cli.methods.updates import Refactor
+from reflora_cli.methods.update_record import Refactor
 from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml

@@ -31,7 +31,7 @@ from reflora_cli.adapters.quantized import from_bitsandbytes
 from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.updates import Refactor
+from reflora_cli.methods.update_record import Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.training.prepare import roles_in

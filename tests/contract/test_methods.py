@@ -33,7 +33,8 @@ from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.starts import STARTS
-from reflora_cli.methods.updates import UPDATES, Refactor
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in

@@ -21,7 +21,8 @@ from reflora_cli.adapters.quantized import quantize
 from reflora_cli.factors.linalg import balancing_metric
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
-from reflora_cli.methods.updates import UPDATES, Refactor
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.model.precision import pick_device
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition

@@ -9,7 +9,8 @@ import pytest
 from reflora_cli.export.card import rule_lines
 from reflora_cli.export.usage import base_lines, peft_lines
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.updates import UPDATES, Refactor
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import UPDATES
 from reflora_cli.model.sources import Source, find_source
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.registry import find_task

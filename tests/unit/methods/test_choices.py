@@ -12,15 +12,8 @@ from reflora_cli.methods.layers import LAYERS, DoRALayer, LayerKind, LoRALayer, 
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.starts import STARTS, StartKind
-from reflora_cli.methods.updates import (
-    AUTO_DAMPING,
-    UPDATES,
-    LoRARITEUpdate,
-    Refactor,
-    RefLoRAUpdate,
-    ScaledGDUpdate,
-    UpdateKind,
-)
+from reflora_cli.methods.update_record import AUTO_DAMPING, Refactor
+from reflora_cli.methods.updates import UPDATES, LoRARITEUpdate, RefLoRAUpdate, ScaledGDUpdate, UpdateKind
 
 RECORDS = [*LAYERS.values(), *STARTS.values(), *UPDATES.values()]
 PAPER = re.compile(r"\b20\d\d\b.*arXiv \d{4}\.\d{5}|rethink-lora-init, 2024")

@@ -12,7 +12,7 @@ from reflora_cli.methods import describe
 from reflora_cli.methods.describe import CHOICES, described, listed, part_of
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.methods.updates import UpdateRecord
+from reflora_cli.methods.update_record import UpdateRecord
 
 KINDS = [(axis, kind) for axis, records in CHOICES.items() for kind in records]
 

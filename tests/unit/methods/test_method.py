@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from reflora_cli.methods.layers import DoRALayer
 from reflora_cli.methods.method import AXES, Method
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.methods.updates import Refactor, RefLoRAUpdate
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import RefLoRAUpdate
 
 
 @pytest.mark.parametrize("name", PRESETS)

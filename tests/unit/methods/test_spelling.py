@@ -11,7 +11,8 @@ from reflora_cli.methods.layers import DoRALayer
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.spelling import spelled_out
 from reflora_cli.methods.starts import GaussianStart
-from reflora_cli.methods.updates import UPDATES, Refactor, RefLoRASUpdate, RefLoRAUpdate, ScaledGDUpdate
+from reflora_cli.methods.update_record import Refactor
+from reflora_cli.methods.updates import UPDATES, RefLoRASUpdate, RefLoRAUpdate, ScaledGDUpdate
 
 
 def method(**values: Any) -> Method:

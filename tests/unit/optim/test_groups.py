@@ -11,7 +11,7 @@ from torch import nn
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
-from reflora_cli.methods.updates import Refactor
+from reflora_cli.methods.update_record import Refactor
 from reflora_cli.optim.build import Rates, build_optimizer, build_rule
 from reflora_cli.optim.groups import parameter_groups, split_groups
 from reflora_cli.optim.reflora import RefLoRARule

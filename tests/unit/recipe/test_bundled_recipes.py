@@ -11,7 +11,7 @@ import yaml
 
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.methods.updates import Refactor
+from reflora_cli.methods.update_record import Refactor
 from reflora_cli.recipe import files as recipe_file
 from reflora_cli.recipe.files import bundled_recipes, dump_recipe, load_recipe
 from reflora_cli.recipe.sections import Recipe
