@@ -142,7 +142,7 @@ def test_an_export_is_read_back_by_peft_and_its_card_is_true(vera_run: Path, ref
     card = (tmp_path / "peft" / "README.md").read_text()
     assert "arXiv 2310.11454" in card
     assert "with vera, rank 48, seed 0" in card
-    assert "vLLM does not take it: it knows LoRA, and this is VERA" in card
+    assert "vLLM cannot serve the adapter itself: it knows LoRA" in card
 
 
 def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:

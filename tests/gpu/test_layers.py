@@ -169,7 +169,10 @@ def test_the_metric_on_the_device_is_that_of_the_cpu(rank: int) -> None:
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_a_rule_never_makes_the_host_wait(update: str) -> None:
-    training = Training(Method(name="lora", rank=3, update=update, refactor=Refactor(warmup_steps=1)), DEVICE)
+    layer = next(own for own in ADAPTERS if acts_on(update, own))
+    training = Training(
+        Method(name="lora", rank=3, layer=layer, update=update, refactor=Refactor(warmup_steps=1)), DEVICE
+    )
     for _ in range(3):
         training.step()
     for parameter in training.adapted.parameters.values():
