@@ -375,8 +375,13 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
     """Valid recipes as plain values."""
     length = st.fixed_dictionaries({"epochs": numbers(0, 1e6)}) | st.fixed_dictionaries({"steps": st.integers(1, 9)})
     own = {name: Method(name=name) for name in PRESETS}
-    # Some starts do not go with every base or rule.
-    free = [name for name, one in own.items() if not (one.start.corrects_quantization or one.start.is_deficient)]
+    # Some starts do not go with every base or rule, and the rule of another does not go with every start.
+    free = [
+        name
+        for name, one in own.items()
+        if not (one.start.corrects_quantization or one.start.is_deficient)
+        and (one.update.is_plain or not one.start.is_nonzero)
+    ]
     method = {
         "name": st.sampled_from([name for name in free if own[name].layer.has_pairs]),
         "alpha": numbers(0, 1e9),
@@ -385,13 +390,17 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
         "trainable_modules": st.just("auto") | st.lists(TEXT),
         "layer": st.sampled_from(["lora", "dora"]),
         "start": st.sampled_from(["default", "gaussian"]) | st.just({"kind": "gaussian"}),
-        "update": st.fixed_dictionaries({"kind": st.sampled_from(OF_PAIRS)}),
+        "update": st.fixed_dictionaries(
+            {"kind": st.sampled_from([kind for kind in OF_PAIRS if not UPDATES[kind].holds_a])}
+        ),
         "refactor": st.fixed_dictionaries(
             {"warmup_steps": st.integers(1, 9)}, optional={"damping": st.just("auto") | numbers(0, 1)}
         ),
     }
-    without_pairs = st.sampled_from([name for name in PRESETS if not own[name].layer.has_pairs])
-    for_any = {key: method[key] for key in ("targets", "trainable_modules")}
+    without_pairs = [name for name in PRESETS if not own[name].layer.has_pairs]
+    of_modules = st.sampled_from([name for name in without_pairs if not own[name].layer.is_virtual])
+    before_rows = st.sampled_from([name for name in without_pairs if own[name].layer.is_virtual])
+    trainable = {"trainable_modules": method["trainable_modules"]}
     model = {"revision": st.none() | TEXT, "classifier_dropout": st.none() | numbers(0, 1)}
     train = {"learning_rate": numbers(0, 1), "seed": st.integers(0, 2**32 - 1), "gradient_checkpointing": st.booleans()}
     evaluation = {"every": st.integers(1, 2**62) | st.just("epoch"), "select": st.sampled_from(["best", "last"])}
@@ -403,7 +412,8 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
         },
         optional={
             "method": st.fixed_dictionaries({}, optional=method)
-            | st.fixed_dictionaries({"name": without_pairs}, optional=for_any),
+            | st.fixed_dictionaries({"name": of_modules}, optional={"targets": method["targets"], **trainable})
+            | st.fixed_dictionaries({"name": before_rows}, optional=trainable),
             "eval": st.fixed_dictionaries({}, optional=evaluation),
         },
     )
