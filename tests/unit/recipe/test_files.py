@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -422,7 +422,10 @@ def values() -> st.SearchStrategy[dict[str, Any]]:
 @FUZZ
 @given(values())
 def test_dump_is_read_back_as_an_equal_recipe(write: Write, plain: dict[str, Any]) -> None:
-    recipe = Recipe.model_validate(plain)
+    try:
+        recipe = Recipe.model_validate(plain)
+    except ValidationError:  # a few draws do not go together, such as a prefix and recomputed activations
+        reject()
     text = dump_recipe(recipe)
     assert load(write(text)) == recipe
     assert dump_recipe(load(write(text))) == text
