@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from torch import Tensor
 
+from reflora_cli.adapter_io.adapter_format import AdapterFormat, has_transposed
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import LARGEST_ALPHA, PeftConfig
 from reflora_cli.adapter_io.lora import LoraFormat
 from reflora_cli.adapters.adalora import FILE_A, FILE_B, FILE_E, AdaLoRALinear, scale_for
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
+from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import AdaLoRALayer
 from reflora_cli.methods.method import Method
@@ -59,17 +60,13 @@ class AdaloraConfig(PeftConfig):
         return self.init_r if pattern is None else sum(pattern)
 
 
-class AdaloraFormat:
+class AdaloraFormat(AdapterFormat):
     """The format of AdaLoRA."""
 
     peft_type = AdaLoRALayer.peft_type
     config = AdaloraConfig
+    key = KEY
     expected = EXPECTED
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return the module and the part of the layer that a tensor's key names; None for any other key."""
-        match = KEY.fullmatch(key)
-        return None if match is None else (match["module"], match["part"])
 
     def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the settings that change an adapter's output in a way that is not supported here: those of LoRA."""
@@ -97,7 +94,7 @@ class AdaloraFormat:
             "tfinal": 0,
             "total_step": 1,
             "rank_pattern": None,
-            "fan_in_fan_out": any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values()),
+            "fan_in_fan_out": has_transposed(adapted),
             "init_lora_weights": True,
         }
 
@@ -114,10 +111,6 @@ class AdaloraFormat:
             cut[f"{path}{FILE_B}"] = tensors[f"{path}{FILE_B}"][:, mask].contiguous()
         pattern = {f"{path.removeprefix(PREFIX)}{FILE_E}": mask.tolist() for path, mask in kept.items()}
         return {**config, "rank_pattern": pattern}, cut
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return what our record says of the layers beside PEFT's config."""
-        return {}
 
     def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdaLoRALinear]:
         """Return the function that makes the layer of a module from its tensors, which raises InputError for tensors

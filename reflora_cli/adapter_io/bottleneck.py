@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
+from reflora_cli.adapter_io.adapter_format import AdapterFormat
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
@@ -45,25 +45,17 @@ class BottleneckConfig(PeftConfig):
         return self.model_copy(update={"dropout": dropout})
 
 
-class BottleneckFormat:
+class BottleneckFormat(AdapterFormat):
     """The format of bottleneck adapters."""
 
     peft_type = BOTTLENECK
     config = BottleneckConfig
-    expected: Mapping[str, str] = {
+    key = KEY
+    expected: ClassVar[Mapping[str, str]] = {
         "r": "a whole number, at least 1",
         "activation": "gelu, relu, silu or tanh",
         "dropout": "a number from 0, below 1",
     }
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return the module and the part of its layer that a tensor's key names; None for any other key."""
-        match = KEY.fullmatch(key)
-        return None if match is None else (match["module"], match["part"])
-
-    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: only we write this format."""
-        return {}
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Return the fields of a method that an adapter decides, without its targets."""
@@ -76,16 +68,6 @@ class BottleneckFormat:
         assert isinstance(method.layer, HoulsbyLayer | PfeifferLayer)
         chosen = {"r": method.rank, "activation": method.layer.activation, "dropout": method.dropout}
         return {**chosen, **method.layer.peft_flags}
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return nothing: the config says all."""
-        return {}
 
     def maker(
         self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]

@@ -6,16 +6,16 @@ A config is written for an adapted model, and read strictly: settings that would
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from reflora_cli.adapter_io.adalora import AdaloraFormat
+from reflora_cli.adapter_io.adapter_format import AdapterFormat
 from reflora_cli.adapter_io.bottleneck import BottleneckFormat
-from reflora_cli.adapter_io.checks import Parts
 from reflora_cli.adapter_io.config import NamedBase, PeftConfig, TaskType, common_entries, read_json
 from reflora_cli.adapter_io.ia3 import IA3Format
 from reflora_cli.adapter_io.in_place import InPlaceFormat
@@ -24,58 +24,9 @@ from reflora_cli.adapter_io.peft_rules import readable
 from reflora_cli.adapter_io.vera import VeraFormat
 from reflora_cli.adapter_io.virtual import PrefixFormat, PromptFormat
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import IN_PLACE
 from reflora_cli.methods.method import Method
-
-if TYPE_CHECKING:
-    from reflora_cli.adapter_io.files import AdapterFiles
-
-
-class AdapterFormat(Protocol):
-    """What must be known of one kind of adapter.
-
-    peft_type: PEFT's name for it. config: its settings. expected: what settings may be, in words, for messages.
-    """
-
-    @property
-    def peft_type(self) -> str: ...
-    @property
-    def config(self) -> type[PeftConfig]: ...
-    @property
-    def expected(self) -> Mapping[str, str]: ...
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return the module and the part of its layer that a tensor's key names; None for any other key."""
-
-    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return the settings that change an adapter's output in a way that is not supported here, each with a remedy;
-        an empty one where there is none.
-        """
-
-    def settings(self, files: AdapterFiles) -> dict[str, Any]:
-        """Return the fields of a method that an adapter decides, without its targets."""
-
-    def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
-        """Return what the config says beside the common part."""
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return config and tensors, by the keys of the file, without what has no effect: the same adapter."""
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return what our record says of the layers beside PEFT's config."""
-
-    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdapterLayer]:
-        """Return the function that makes the layer of a module, given by its name, from its tensors.
-
-        weights: the frozen weights of all modules of the adapter. What layers share is read once, here. Both raise
-        InputError for tensors that do not fit.
-        """
-
 
 FORMATS: dict[str, AdapterFormat] = {
     own.peft_type: own

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
+from reflora_cli.adapter_io.adapter_format import AdapterFormat, has_transposed
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
+from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.ia3 import FILE_L, IA3Input, IA3Linear, IA3Output
 from reflora_cli.ground.patterns import matches_whole
 from reflora_cli.methods.layers import IA3Layer
@@ -43,17 +43,13 @@ class IA3Config(PeftConfig):
         return module.endswith(tuple(names))
 
 
-class IA3Format:
+class IA3Format(AdapterFormat):
     """The format of (IA)^3."""
 
     peft_type = IA3Layer.peft_type
     config = IA3Config
-    expected: Mapping[str, str] = {"feedforward_modules": "a list of names, or a regular expression"}
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return the module and the part of the layer that a tensor's key names; None for any other key."""
-        match = KEY.fullmatch(key)
-        return None if match is None else (match["module"], match["part"])
+    key = KEY
+    expected: ClassVar[Mapping[str, str]] = {"feedforward_modules": "a list of names, or a regular expression"}
 
     def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the settings of an adapter's config that change its output in a way that is not supported here."""
@@ -71,19 +67,9 @@ class IA3Format:
         return {
             "target_modules": list(adapted.layers),
             "feedforward_modules": [name for name, own in adapted.layers.items() if isinstance(own, IA3Input)],
-            "fan_in_fan_out": any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values()),
+            "fan_in_fan_out": has_transposed(adapted),
             "init_ia3_weights": True,
         }
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return what our record says of the layers beside PEFT's config."""
-        return {}
 
     def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], IA3Linear]:
         """Return the function that makes the layer of a module from its tensor, which raises InputError for one that

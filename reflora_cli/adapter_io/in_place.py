@@ -7,17 +7,14 @@ The config names every one of them, so that a missing and an unexpected tensor a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from reflora_cli.adapter_io.checks import Parts
+from reflora_cli.adapter_io.adapter_format import AdapterFormat
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import IN_PLACE
 from reflora_cli.methods.method import Method
@@ -37,23 +34,15 @@ class InPlaceConfig(PeftConfig):
         return tuple(self.trained_parameters)
 
 
-class InPlaceFormat:
+class InPlaceFormat(AdapterFormat):
     """The format of parameters trained in place."""
 
     peft_type = IN_PLACE
     config = InPlaceConfig
-    expected: Mapping[str, str] = {
+    expected: ClassVar[Mapping[str, str]] = {
         "target_modules": "an empty list",
         "trained_parameters": "a list of names of parameters",
     }
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return None: no tensor is part of a layer."""
-        return None
-
-    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: only we write this format."""
-        return {}
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Raises InputError: training goes on with the merged model."""
@@ -64,21 +53,3 @@ class InPlaceFormat:
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:
         """Return what the config says beside the common part."""
         return {**method.layer.peft_flags, "trained_parameters": list(adapted.in_place)}
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return nothing: the config says all."""
-        return {}
-
-    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdapterLayer]:
-        """Return the function that makes no layer, since there is none to make."""
-
-        def make(name: str, tensors: Parts) -> AdapterLayer:
-            raise TypeError(f"{name}: parameters trained in place have no layers")
-
-        return make

@@ -18,13 +18,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
-from torch import Tensor
 
+from reflora_cli.adapter_io.adapter_format import AdapterFormat, has_transposed
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
 from reflora_cli.adapter_io.config import LARGEST_ALPHA, PeftConfig, pattern_value
 from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.dora import FILE_MAGNITUDE, DoRALinear
-from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
+from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.lora_xs import LoRAXSLinear
 from reflora_cli.adapters.low_rank import EARLY_A, EARLY_B, FILE_A, FILE_B, LowRankLayer
@@ -96,7 +96,7 @@ class LoraConfig(PeftConfig):
         return scaling_factor(self.scaling, pattern_value(self.alpha_pattern, module, self.lora_alpha), rank)
 
 
-class LoraFormat:
+class LoraFormat(AdapterFormat):
     """The format of LoRA and DoRA, and of layers that are LoRA in files."""
 
     peft_type = PEFT_TYPE
@@ -147,17 +147,11 @@ class LoraFormat:
             "lora_dropout": method.dropout,
             "use_dora": any(isinstance(layer, DoRALinear) for layer in layers.values()),
             "use_rslora": method.scaling is Scaling.RSLORA,
-            "fan_in_fan_out": any(isinstance(layer.frozen, TransposedWeight) for layer in layers.values()),
+            "fan_in_fan_out": has_transposed(adapted),
             "init_lora_weights": True,
             "rank_pattern": {re.escape(name): own for name, own in ranks.items()},
             "alpha_pattern": {re.escape(name): own for name, own in alphas.items() if own != alpha},
         }
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
 
     def record(self, adapted: Adapted) -> dict[str, Any]:
         """Return what our record says of the layers beside PEFT's config."""

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
+from reflora_cli.adapter_io.adapter_format import AdapterFormat, has_transposed
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight, TransposedWeight
+from reflora_cli.adapters.frozen import FrozenWeight
 from reflora_cli.adapters.vera import FILE_B, FILE_D, FILE_PROJECTIONS, Projections, VeRALinear, drawn
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.layers import VeRALayer
@@ -58,17 +58,13 @@ class VeraConfig(PeftConfig):
         return self.model_copy(update={"vera_dropout": dropout})
 
 
-class VeraFormat:
+class VeraFormat(AdapterFormat):
     """The format of VeRA."""
 
     peft_type = VeRALayer.peft_type
     config = VeraConfig
+    key = KEY
     expected = EXPECTED
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return the module and the part of the layer that a tensor's key names; None for any other key."""
-        match = KEY.fullmatch(key)
-        return None if match is None else (match["module"], match["part"])
 
     def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the settings of an adapter's config that change its output in a way that is not supported here, each
@@ -92,19 +88,9 @@ class VeraFormat:
             "d_initial": method.layer.d_initial,
             "projection_prng_key": method.layer.projection_seed,
             "save_projection": True,
-            "fan_in_fan_out": any(isinstance(layer.frozen, TransposedWeight) for layer in adapted.layers.values()),
+            "fan_in_fan_out": has_transposed(adapted),
             "init_weights": True,
         }
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return what our record says of the layers beside PEFT's config."""
-        return {}
 
     def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], VeRALinear]:
         """Return the function that makes the layer of a module from its tensors, all around the same projections.

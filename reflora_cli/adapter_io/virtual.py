@@ -8,17 +8,16 @@ A prefix that a projection makes is written as its result, and goes on without t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest, tensor_problem
+from reflora_cli.adapter_io.adapter_format import AdapterFormat
+from reflora_cli.adapter_io.checks import check_shapes, check_size, largest, tensor_problem
 from reflora_cli.adapter_io.config import PeftConfig
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import FrozenWeight
-from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.prefix import PrefixTokens
 from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.virtual import FILE_KEY, VirtualTokens
@@ -49,23 +48,15 @@ class VirtualConfig(PeftConfig):
         return self.num_virtual_tokens
 
 
-class PromptFormat:
+class PromptFormat(AdapterFormat):
     """The format of prompt tuning."""
 
     peft_type = PromptLayer.peft_type
     config = VirtualConfig
-    expected: Mapping[str, str] = {
+    expected: ClassVar[Mapping[str, str]] = {
         "num_virtual_tokens": "a whole number, at least 1",
         "num_transformer_submodules": "1",
     }
-
-    def part(self, key: str) -> tuple[str, str] | None:
-        """Return None: no tensor is part of a layer."""
-        return None
-
-    def unsupported(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: what else PEFT knows of a prompt is how it began."""
-        return {}
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Return the fields of a method that an adapter decides."""
@@ -76,20 +67,6 @@ class PromptFormat:
         tokens = virtual_tokens(adapted)
         assert isinstance(tokens, PromptTokens)
         return {**counted(tokens), "token_dim": tokens.embedding.shape[1], "prompt_tuning_init": "RANDOM"}
-
-    def condensed(
-        self, config: dict[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-        """Return both as they are."""
-        return config, tensors
-
-    def record(self, adapted: Adapted) -> dict[str, Any]:
-        """Return nothing: the config says all."""
-        return {}
-
-    def maker(self, files: AdapterFiles, weights: Mapping[str, FrozenWeight]) -> Callable[[str, Parts], AdapterLayer]:
-        """Return the function that makes no layer, since there is none to make."""
-        return no_layer
 
 
 class PrefixFormat(PromptFormat):
@@ -111,11 +88,6 @@ class PrefixFormat(PromptFormat):
 def counted(tokens: VirtualTokens) -> dict[str, Any]:
     """Return what configs of prompts and prefixes have in common."""
     return {"num_virtual_tokens": tokens.count, "num_transformer_submodules": 1}
-
-
-def no_layer(name: str, tensors: Parts) -> AdapterLayer:
-    """Raises TypeError: virtual tokens stand in the place of no module."""
-    raise TypeError(f"{name}: virtual tokens have no layers")
 
 
 def virtual_tokens(adapted: Adapted) -> VirtualTokens:
