@@ -49,17 +49,22 @@ class VeRALayer(LayerRecord):
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
 
 
-class BiasLayer(LayerRecord):
+class InPlaceLayer(LayerRecord):
+    """Parameters of the base, trained where they are."""
+
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
+    peft_type: ClassVar[str] = IN_PLACE
+    not_for_peft: ClassVar[str] = NO_ADAPTER
+    not_for_vllm: ClassVar[str] = NO_ADAPTER
+
+
+class BiasLayer(InPlaceLayer):
     """The base's own biases b, in y = W x + b and in norms."""
 
     kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
-    peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
-    not_for_peft: ClassVar[str] = NO_ADAPTER
-    not_for_vllm: ClassVar[str] = NO_ADAPTER
     in_place: ClassVar[str] = "biases"
 
     def trains(self, name: str) -> bool:
@@ -68,17 +73,12 @@ class BiasLayer(LayerRecord):
         return last == "bias" or last.endswith("_bias")
 
 
-class FullLayer(LayerRecord):
+class FullLayer(InPlaceLayer):
     """All parameters of the base."""
 
     kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
-    peft_type: ClassVar[str] = IN_PLACE
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
-    not_for_peft: ClassVar[str] = NO_ADAPTER
-    not_for_vllm: ClassVar[str] = NO_ADAPTER
     in_place: ClassVar[str] = "parameters"
     trains_weights: ClassVar[bool] = True
 

@@ -40,6 +40,22 @@ class StartRecord(Choice):
     leaves_base: ClassVar[bool] = False
 
 
+class PartOfBaseStart(StartRecord):
+    """A start whose s B A, of full rank, is taken out of the frozen weight."""
+
+    moves_base: ClassVar[bool] = True
+    is_nonzero: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+
+
+class CorrectingStart(StartRecord):
+    """A start whose s B A, of full rank, makes up for the error of a quantized weight, which may be quantized anew."""
+
+    moves_base: ClassVar[bool] = True
+    needs_full_rank: ClassVar[bool] = True
+    corrects_quantization: ClassVar[bool] = True
+
+
 class DefaultStart(StartRecord):
     """A uniform between -1/sqrt(in) and 1/sqrt(in), and B at zero, as in PEFT and loralib."""
 
@@ -52,16 +68,13 @@ class GaussianStart(StartRecord):
     kind: Literal["gaussian"] = Field("gaussian", description="A normal with deviation 1/r, B at zero")
 
 
-class PissaStart(StartRecord):
+class PissaStart(PartOfBaseStart):
     """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
 
     kind: Literal["pissa"] = Field("pissa", description="s B A the r largest singular triplets of W, taken out of it")
     iterations: Iterations = None
 
     source: ClassVar[str] = "Meng et al. 2024, PiSSA, arXiv 2404.02948"
-    moves_base: ClassVar[bool] = True
-    is_nonzero: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
 
 
 class EvaStart(StartRecord):
@@ -78,7 +91,7 @@ class EvaStart(StartRecord):
     chooses_ranks: ClassVar[bool] = True
 
 
-class MiLoRAStart(StartRecord):
+class MiLoRAStart(PartOfBaseStart):
     """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
 
     kind: Literal["milora"] = Field(
@@ -86,20 +99,14 @@ class MiLoRAStart(StartRecord):
     )
 
     source: ClassVar[str] = "Wang et al. 2024, MiLoRA, arXiv 2406.09044"
-    moves_base: ClassVar[bool] = True
-    is_nonzero: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
 
 
-class OLoRAStart(StartRecord):
+class OLoRAStart(PartOfBaseStart):
     """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
 
     kind: Literal["olora"] = Field("olora", description="B, A of Q, R in W = Q R; s B A is taken out of W")
 
     source: ClassVar[str] = "Buyukakyuz 2024, OLoRA, arXiv 2406.01775"
-    moves_base: ClassVar[bool] = True
-    is_nonzero: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
 
 
 class OrthogonalStart(StartRecord):
@@ -112,7 +119,7 @@ class OrthogonalStart(StartRecord):
     is_deficient: ClassVar[bool] = True
 
 
-class LoftQStart(StartRecord):
+class LoftQStart(CorrectingStart):
     """s B A the best approximation of W less its codes, and codes those of W less s B A, in turn."""
 
     kind: Literal["loftq"] = Field("loftq", description="s B A makes up for the error of quantizing W, in turn")
@@ -120,12 +127,9 @@ class LoftQStart(StartRecord):
     iterations: Iterations = None
 
     source: ClassVar[str] = "Li et al. 2023, LoftQ, arXiv 2310.08659"
-    moves_base: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
-    corrects_quantization: ClassVar[bool] = True
 
 
-class LQLoRAStart(StartRecord):
+class LQLoRAStart(CorrectingStart):
     """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
 
     kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
@@ -133,9 +137,6 @@ class LQLoRAStart(StartRecord):
     iterations: Iterations = None
 
     source: ClassVar[str] = "Guo et al. 2023, LQ-LoRA, arXiv 2311.12023"
-    moves_base: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
-    corrects_quantization: ClassVar[bool] = True
 
 
 class NoraStart(StartRecord):
@@ -147,7 +148,7 @@ class NoraStart(StartRecord):
     source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
 
 
-class CorDAStart(StartRecord):
+class CorDAStart(PartOfBaseStart):
     """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
 
     kind: Literal["corda"] = Field("corda", description="s B A what inputs use most of W, or least, taken out of it")
@@ -158,12 +159,9 @@ class CorDAStart(StartRecord):
 
     source: ClassVar[str] = "Yang et al. 2024, CorDA, arXiv 2406.05223"
     sees_data: ClassVar[bool] = True
-    moves_base: ClassVar[bool] = True
-    is_nonzero: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
 
 
-class LoRAGAStart(StartRecord):
+class LoRAGAStart(PartOfBaseStart):
     """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
 
     kind: Literal["lora-ga"] = Field("lora-ga", description="A, B at singular vectors of W's gradient; s B A taken out")
@@ -173,9 +171,6 @@ class LoRAGAStart(StartRecord):
 
     source: ClassVar[str] = "Wang et al. 2024, LoRA-GA, arXiv 2407.05000"
     sees_data: ClassVar[bool] = True
-    moves_base: ClassVar[bool] = True
-    is_nonzero: ClassVar[bool] = True
-    needs_full_rank: ClassVar[bool] = True
 
 
 class LoRAOneStart(StartRecord):

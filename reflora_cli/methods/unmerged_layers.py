@@ -18,96 +18,84 @@ NOT_LINEAR = "what stands between the matrices of a bottleneck is not linear, so
 NO_WEIGHTS = "virtual tokens stand before every row, and in no weight"
 
 
-class HoulsbyLayer(LayerRecord):
+class BottleneckLayer(LayerRecord):
+    """Bottlenecks h + W_u f(W_d h) behind linear layers."""
+
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
+    unused: ClassVar[tuple[str, ...]] = ("alpha",)
+    peft_type: ClassVar[str] = BOTTLENECK
+    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
+    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
+    not_merged: ClassVar[str] = NOT_LINEAR
+
+
+class HoulsbyLayer(BottleneckLayer):
     """Bottlenecks behind the outputs of attention and feed-forward in every block."""
 
     kind: Literal["houlsby"] = Field("houlsby", description="h + W_u f(W_d h), behind attention and feed-forward")
     activation: Activation = Field("gelu", description="f; the paper's code has gelu")
 
     source: ClassVar[str] = "Houlsby et al. 2019, bottleneck adapters, arXiv 1902.00751"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
-    unused: ClassVar[tuple[str, ...]] = ("alpha",)
-    peft_type: ClassVar[str] = BOTTLENECK
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": True}
-    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
-    not_merged: ClassVar[str] = NOT_LINEAR
     places: ClassVar[tuple[Place, ...]] = (Place.ATTENTION, Place.FEED_FORWARD)
 
 
-class PfeifferLayer(LayerRecord):
+class PfeifferLayer(BottleneckLayer):
     """Bottlenecks behind the output of the feed-forward in every block."""
 
     kind: Literal["pfeiffer"] = Field("pfeiffer", description="h + W_u f(W_d h), behind the feed-forward")
     activation: Activation = Field("relu", description="f; the paper's code has relu")
 
     source: ClassVar[str] = "Pfeiffer et al. 2020, AdapterFusion, arXiv 2005.00247"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
-    unused: ClassVar[tuple[str, ...]] = ("alpha",)
-    peft_type: ClassVar[str] = BOTTLENECK
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": False}
-    not_for_peft: ClassVar[str] = NO_BOTTLENECKS
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
-    not_merged: ClassVar[str] = NOT_LINEAR
     places: ClassVar[tuple[Place, ...]] = (Place.FEED_FORWARD,)
 
 
-class PromptLayer(LayerRecord):
+class VirtualLayer(LayerRecord):
+    """Virtual tokens before every row."""
+
+    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
+
+    has_pairs: ClassVar[bool] = False
+    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
+    peft_flags: ClassVar[Mapping[str, bool]] = {}
+    not_merged: ClassVar[str] = NO_WEIGHTS
+    is_virtual: ClassVar[bool] = True
+
+    @property
+    def reserved(self) -> int:
+        """The number of virtual tokens."""
+        return self.tokens
+
+    @property
+    def begins_as_base(self) -> bool:
+        """False: any token before a row changes what is read of it."""
+        return False
+
+
+class PromptLayer(VirtualLayer):
     """Embeddings of virtual tokens before every row."""
 
     kind: Literal["prompt"] = Field("prompt", description="embeddings of virtual tokens before every row")
-    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
     init: Literal["vocabulary", "normal"] = Field(
         "vocabulary", description="where they start: embeddings of drawn tokens, or normal with deviation 1"
     )
 
     source: ClassVar[str] = "Lester, Al-Rfou, Constant 2021, prompt tuning, arXiv 2104.08691"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = "PROMPT_TUNING"
-    peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prompt"
-    not_merged: ClassVar[str] = NO_WEIGHTS
-    is_virtual: ClassVar[bool] = True
-
-    @property
-    def reserved(self) -> int:
-        """The number of virtual tokens."""
-        return self.tokens
-
-    @property
-    def begins_as_base(self) -> bool:
-        """False: any token before a row changes what is read of it."""
-        return False
 
 
-class PrefixLayer(LayerRecord):
+class PrefixLayer(VirtualLayer):
     """Keys and values of virtual tokens before those of every row, in every layer's attention."""
 
     kind: Literal["prefix"] = Field("prefix", description="keys and values of virtual tokens in every layer")
-    tokens: int = Field(20, ge=1, le=2**16, description="the number of virtual tokens")
     projection: Annotated[int, Field(ge=1, le=2**16)] | None = Field(
         None, description="the width of an MLP that makes keys and values of one vector a token; null: none"
     )
 
     source: ClassVar[str] = "Li, Liang 2021, prefix tuning, arXiv 2101.00190"
-    has_pairs: ClassVar[bool] = False
-    meaningless: ClassVar[tuple[str, ...]] = (*WITHOUT_PAIRS, *OF_ADAPTERS)
     peft_type: ClassVar[str] = "PREFIX_TUNING"
-    peft_flags: ClassVar[Mapping[str, bool]] = {}
     not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prefix"
-    not_merged: ClassVar[str] = NO_WEIGHTS
-    is_virtual: ClassVar[bool] = True
     keeps_cache: ClassVar[bool] = True
-
-    @property
-    def reserved(self) -> int:
-        """The number of virtual tokens."""
-        return self.tokens
-
-    @property
-    def begins_as_base(self) -> bool:
-        """False: any token before a row changes what is read of it."""
-        return False

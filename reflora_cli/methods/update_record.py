@@ -114,6 +114,11 @@ class TimedUpdate(UpdateRecord):
         return self.warmup_steps
 
 
-def as_share(damping: float | Literal["auto"]) -> float:
-    """Return the share that a setting of `damping` stands for."""
-    return AUTO_DAMPING if damping == "auto" else damping
+class DampedUpdate(UpdateRecord):
+    """A rule whose damping is a share of BA's largest singular value."""
+
+    damping: RelativeDamping = "auto"
+
+    @property
+    def damping_share(self) -> float:
+        return AUTO_DAMPING if self.damping == "auto" else self.damping

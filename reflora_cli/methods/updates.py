@@ -10,11 +10,10 @@ from reflora_cli.methods.choice import by_kind, refusal
 from reflora_cli.methods.starts import StartRecord
 from reflora_cli.methods.update_record import (
     AbsoluteDamping,
-    RelativeDamping,
+    DampedUpdate,
     TimedUpdate,
     UpdateRecord,
     WarmupSteps,
-    as_share,
 )
 
 
@@ -25,11 +24,10 @@ class PlainUpdate(UpdateRecord):
     is_plain: ClassVar[bool] = True
 
 
-class RefLoRAUpdate(TimedUpdate):
+class RefLoRAUpdate(DampedUpdate, TimedUpdate):
     """Gradients multiplied by S and its inverse before the step, where S A A^T S = B^T B."""
 
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
-    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
     acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
@@ -38,10 +36,6 @@ class RefLoRAUpdate(TimedUpdate):
     needs_full_rank: ClassVar[bool] = True
     stuck_at_zero: ClassVar[str] = "the optimal S is 0 and nothing would move"
     corrects_balance: ClassVar[bool] = True
-
-    @property
-    def damping_share(self) -> float:
-        return as_share(self.damping)
 
 
 class RefLoRASUpdate(TimedUpdate):
@@ -60,11 +54,10 @@ class RefLoRASUpdate(TimedUpdate):
         return True
 
 
-class ScaledGDUpdate(TimedUpdate):
+class ScaledGDUpdate(DampedUpdate, TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
     kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
-    damping: RelativeDamping = "auto"
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
@@ -75,12 +68,8 @@ class ScaledGDUpdate(TimedUpdate):
     stuck_at_zero: ClassVar[str] = "the Gram matrix B^T B has no inverse"
     corrects_balance: ClassVar[bool] = True
 
-    @property
-    def damping_share(self) -> float:
-        return as_share(self.damping)
 
-
-class LoRARITEUpdate(UpdateRecord):
+class LoRARITEUpdate(DampedUpdate):
     """An optimizer of pairs with moments in frames of BA, whose steps do not depend on how BA is factored."""
 
     kind: Literal["lora-rite"] = Field("lora-rite", description="A and B stepped by LoRA-RITE, all else by AdamW")
@@ -100,10 +89,6 @@ class LoRARITEUpdate(UpdateRecord):
     @property
     def is_optimizer(self) -> bool:
         return True
-
-    @property
-    def damping_share(self) -> float:
-        return as_share(self.damping)
 
 
 class BalancedUpdate(TimedUpdate):
@@ -128,11 +113,10 @@ class BalancedUpdate(TimedUpdate):
         return self.moments == "transport"
 
 
-class LoRAProUpdate(UpdateRecord):
+class LoRAProUpdate(DampedUpdate):
     """Gradients made steps that together are closest to the step of the weight."""
 
     kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
-    damping: RelativeDamping = "auto"
     moments: Literal["factors", "dense"] = Field(
         "factors",
         description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
@@ -147,10 +131,6 @@ class LoRAProUpdate(UpdateRecord):
     @property
     def is_optimizer(self) -> bool:
         return self.moments == "dense"
-
-    @property
-    def damping_share(self) -> float:
-        return as_share(self.damping)
 
 
 class LoRAFAUpdate(UpdateRecord):
@@ -194,11 +174,10 @@ class NormalizedScaledGDUpdate(TimedUpdate):
     acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
 
 
-class AltLoRAUpdate(UpdateRecord):
+class AltLoRAUpdate(DampedUpdate):
     """An optimizer of pairs that steps one factor at a time, as closely to the weight's gradient as it can."""
 
     kind: Literal["altlora"] = Field("altlora", description="B and A stepped in turn by AltLoRA, all else by train's")
-    damping: RelativeDamping = "auto"
     moments: Literal["first", "both"] = Field(
         "first",
         description="first: AltLoRA, at rates of gradient descent on the weight; both: AltLoRA+, at rates like AdamW's",
@@ -216,10 +195,6 @@ class AltLoRAUpdate(UpdateRecord):
     @property
     def steps_like_adamw(self) -> bool:
         return self.moments == "both"
-
-    @property
-    def damping_share(self) -> float:
-        return as_share(self.damping)
 
 
 class StiefelUpdate(UpdateRecord):
