@@ -68,7 +68,7 @@ def build_optimizer(
         members.append(build_pair_member(method.update, of_pairs, roles.pairs))
     if groups:
         members.append(build_member(groups, rates))
-    return Partition(members, course or rule_for(method.update, roles, rates.hidden_size))
+    return Partition(members, course or build_rule(method.update, roles, rates.hidden_size))
 
 
 def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
@@ -96,28 +96,10 @@ def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pa
             raise ValueError(f"update {update} acts around another optimizer's step")
 
 
-def rule_for(update: UpdateChoice, roles: Roles, hidden_size: int | None = None) -> UpdateRule:
+def build_rule(update: UpdateChoice, roles: Roles, hidden_size: int | None = None) -> UpdateRule:
     """Return the update rule for a model's pairs or frames. hidden_size: the width of its hidden states, if known."""
-    if isinstance(update, StiefelUpdate):
-        return stiefel_rule(update, [*roles.frames.values()], hidden_size)
-    return build_rule(update, roles.pairs)
-
-
-def stiefel_rule(update: StiefelUpdate, frames: Sequence[nn.Parameter], hidden_size: int | None) -> StiefelRule:
-    """Return the rule of orthonormal frames."""
-    retract = by_polar if update.retraction == "polar" else by_geodesic
-    match update.width:
-        case "hidden":
-            return StiefelRule(frames, hidden_size or commonest_height(frames), retract)
-        case "none":
-            return StiefelRule(frames, None, retract)
-        case width:
-            return StiefelRule(frames, width, retract)
-
-
-def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
-    """Return the update rule for these pairs."""
     rule: UpdateRule = PlainRule()
+    pairs = roles.pairs
     match update:
         case PlainUpdate() | LoRARITEUpdate() | LoRAProUpdate(moments="dense") | AltLoRAUpdate():
             pass
@@ -141,10 +123,22 @@ def build_rule(update: UpdateChoice, pairs: Sequence[FactorPair]) -> UpdateRule:
         case NormalizedScaledGDUpdate():
             rule = NormalizedScaledGDRule(pairs, update.warmup_steps, update.interval, update.absolute_damping)
         case StiefelUpdate():
-            raise ValueError("this rule acts on frames, not on pairs")
+            rule = stiefel_rule(update, [*roles.frames.values()], hidden_size)
         case never:
             assert_never(never)
     return rule
+
+
+def stiefel_rule(update: StiefelUpdate, frames: Sequence[nn.Parameter], hidden_size: int | None) -> StiefelRule:
+    """Return the rule of orthonormal frames."""
+    retract = by_polar if update.retraction == "polar" else by_geodesic
+    match update.width:
+        case "hidden":
+            return StiefelRule(frames, hidden_size or commonest_height(frames), retract)
+        case "none":
+            return StiefelRule(frames, None, retract)
+        case width:
+            return StiefelRule(frames, width, retract)
 
 
 def build_course(method: Method, triplets: Sequence[Triplets], steps: int) -> UpdateRule | None:

@@ -19,7 +19,7 @@ from torch import nn
 from reflora_cli.ground.errors import InputError, Problem, check_argument
 from reflora_cli.methods.arguments import chosen_update
 from reflora_cli.methods.updates import UpdateChoice, UpdateKind
-from reflora_cli.optim.build import rule_for
+from reflora_cli.optim.build import build_rule
 from reflora_cli.optim.groups import Rates, parameter_groups, split_groups
 from reflora_cli.optim.lora_rite import LoRARITEMember
 from reflora_cli.optim.member import Member
@@ -174,7 +174,7 @@ def rule_of(roles: Roles, kind: str, settings: Mapping[str, Any]) -> UpdateRule:
         what, remedy = "it trains B alone, which the model decides", "call A.requires_grad_(False) on every A"
         raise InputError(Problem(what, "update", repr(kind), remedy=remedy))
     check_pairs(roles, update, stacklevel=4)
-    return rule_for(update, roles)
+    return build_rule(update, roles)
 
 
 def check_pairs(roles: Roles, update: UpdateChoice, stacklevel: int) -> None:

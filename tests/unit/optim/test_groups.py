@@ -139,7 +139,7 @@ def test_each_method_has_its_rule(name: str, rule: type[UpdateRule]) -> None:
 def test_the_method_s_warmup_and_interval_reach_the_rule() -> None:
     """The first S is computed after two plain steps and is still in use, hence saved, after the third."""
     method = Method(name="reflora", refactor=Refactor(warmup_steps=2, interval=5))
-    rule = build_rule(method.update, PAIRS)
+    rule = build_rule(method.update, Roles(PAIRS))
     saved = []
     for _ in range(7):
         rule.before_step()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.updates import StiefelUpdate
-from reflora_cli.optim.build import Rates, build_optimizer, rule_for, stiefel_rule
+from reflora_cli.optim.build import Rates, build_optimizer, build_rule, stiefel_rule
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
@@ -203,7 +203,7 @@ def test_the_width_is_the_hidden_size_or_the_commonest_height(name: str) -> None
     assert stiefel_rule(StiefelUpdate(), frames, None)._width == model.config.hidden_size
     assert stiefel_rule(StiefelUpdate(width="none"), frames, 999)._width is None
     assert stiefel_rule(StiefelUpdate(width=5), frames, 999)._width == 5
-    assert isinstance(rule_for(StiefelUpdate(), roles_in(adapted)), StiefelRule)
+    assert isinstance(build_rule(StiefelUpdate(), roles_in(adapted)), StiefelRule)
     assert commonest_height([]) is None
 
 
