@@ -43,9 +43,9 @@ from torch import Tensor, nn
 
 from reflora_cli.factors.frames import frames_of
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.lora_pro import groups_with_gradients
 from reflora_cli.optim.pair_adamw import MOMENTS
-from reflora_cli.optim.stacks import group_pairs, mapped
+from reflora_cli.optim.pair_member import PairMember, Settings
+from reflora_cli.optim.stacks import PairGroup, mapped
 
 FIRST, SECOND = MOMENTS
 OTHER = "other"
@@ -139,13 +139,11 @@ class Turn:
         return matrices.to(self.factors[0].device, _wide(self.factors[0]).dtype)
 
 
-class AltLoRAMember(torch.optim.Optimizer):
-    """Steps pairs of factors by AltLoRA; its groups hold the factors of `pairs` and nothing else.
+class AltLoRAMember(PairMember):
+    """Steps pairs of factors by AltLoRA. damping: see `Frames`.
 
-    groups: parameter groups with `lr` and `weight_decay`, which may differ between A and B. damping: see `Frames`.
-
-    A pair of which a factor has no gradient stays as it is, and the turn is still its own. One whose factors are both
-    numerically singular only decays.
+    Where a factor of a pair has no gradient, the turn is still its own. A pair whose factors are both numerically
+    singular only decays.
     """
 
     def __init__(
@@ -157,23 +155,20 @@ class AltLoRAMember(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(groups, {"betas": betas, "eps": eps})
-        self._pairs, self._damping, self._moments = tuple(pairs), damping, moments
-        self._groups = group_pairs(pairs)
+        super().__init__(groups, pairs, {"betas": betas, "eps": eps})
+        self._damping, self._moments = damping, moments
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Step one factor of every pair, with the gradients at hand."""
-        for group in groups_with_gradients(self._groups, self._pairs):
-            frames = frames_of(*group.grams(torch.float64), self._damping)
-            turns_a = [n for n, pair in enumerate(group.pairs) if self._steps(pair.A) < self._steps(pair.B)]
-            turns_b = [n for n in range(len(group.pairs)) if n not in set(turns_a)]
-            if pairs := [group.pairs[n] for n in turns_a]:
-                A, B, scales = [own.A for own in pairs], [own.B for own in pairs], [own.scale for own in pairs]
-                self._advance(Turn(A, B, scales, (frames.for_a @ frames.for_a.mT)[turns_a], itself, transposed))
-            if pairs := [group.pairs[n] for n in turns_b]:
-                A, B, scales = [own.A for own in pairs], [own.B for own in pairs], [own.scale for own in pairs]
-                self._advance(Turn(B, A, scales, (frames.for_b @ frames.for_b.mT)[turns_b], transposed, itself))
+    def step_pairs(self, group: PairGroup, settings: Settings) -> None:
+        """Step one factor of every pair."""
+        frames = frames_of(*group.grams(torch.float64), self._damping)
+        turns_a = [n for n, pair in enumerate(group.pairs) if self._steps(pair.A) < self._steps(pair.B)]
+        turns_b = [n for n in range(len(group.pairs)) if n not in set(turns_a)]
+        if pairs := [group.pairs[n] for n in turns_a]:
+            A, B, scales = [own.A for own in pairs], [own.B for own in pairs], [own.scale for own in pairs]
+            self._advance(Turn(A, B, scales, (frames.for_a @ frames.for_a.mT)[turns_a], itself, transposed), settings)
+        if pairs := [group.pairs[n] for n in turns_b]:
+            A, B, scales = [own.A for own in pairs], [own.B for own in pairs], [own.scale for own in pairs]
+            self._advance(Turn(B, A, scales, (frames.for_b @ frames.for_b.mT)[turns_b], transposed, itself), settings)
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return what is remembered of a factor, at zero: moments in its shape, and `other` in that of the other."""
@@ -181,20 +176,12 @@ class AltLoRAMember(torch.optim.Optimizer):
         moments = {name: torch.zeros_like(_wide(parameter)) for name in self._moments.names}
         return {**moments, OTHER: torch.zeros_like(_wide(other))}
 
-    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
-        """Set the number of steps that a factor has had."""
-        self.state[parameter]["step"] = int(steps)
-
     def _steps(self, factor: nn.Parameter) -> int:
         return int(self.state[factor]["step"]) if self.state[factor] else 0
 
-    def _advance(self, turn: Turn) -> None:
+    def _advance(self, turn: Turn, settings: Settings) -> None:
         """Advance the moments of the factors whose turn it is, let them decay and step, each at its group's rate."""
-        settings = {parameter: group for group in self.param_groups for parameter in group["params"]}
-        for factor in turn.factors:
-            if not self.state[factor]:
-                self.state[factor].update(self.fresh_state(factor), step=0)
-        states = [self.state[factor] for factor in turn.factors]
+        states = [self.begun(factor) for factor in turn.factors]
         turned = turn.turned([state[FIRST] for state in states], [state[OTHER] for state in states])
         for factor, other, state, kept, u in zip(turn.factors, turn.others, states, turned, turn.steps(), strict=True):
             setting = settings[factor]

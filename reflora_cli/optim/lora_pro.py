@@ -39,7 +39,14 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.factors.sylvester import solve_sylvester
 from reflora_cli.optim.preconditioned import SINGLE_PRECISION
 from reflora_cli.optim.rule import UpdateRule, check_shapes
-from reflora_cli.optim.stacks import PairGroup, factoring_device, group_pairs, has_float64, mapped
+from reflora_cli.optim.stacks import (
+    PairGroup,
+    factoring_device,
+    group_pairs,
+    groups_with_gradients,
+    has_float64,
+    mapped,
+)
 
 FULL_RANK = 1e-12
 """The least pivot of A A^T scaled to a unit diagonal with which it is inverted on its own, at B = 0."""
@@ -141,12 +148,6 @@ class Closest:
 
     def _small(self, matrices: list[Tensor]) -> Tensor:
         return torch.stack(matrices).to(self._place).double()
-
-
-def groups_with_gradients(groups: Sequence[PairGroup], pairs: Sequence[FactorPair]) -> Sequence[PairGroup]:
-    """Return the groups of those pairs of which both factors have a gradient. groups: those of all pairs."""
-    ready = [pair for pair in pairs if pair.A.grad is not None and pair.B.grad is not None]
-    return groups if len(ready) == len(pairs) else group_pairs(ready)
 
 
 def gradients_of(group: PairGroup) -> tuple[list[Tensor], list[Tensor]]:

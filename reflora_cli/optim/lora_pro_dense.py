@@ -22,17 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.lora_pro import Closest, gradients_of, groups_with_gradients
+from reflora_cli.optim.lora_pro import Closest, gradients_of
 from reflora_cli.optim.pair_adamw import MOMENTS
-from reflora_cli.optim.stacks import PairGroup, group_pairs
+from reflora_cli.optim.pair_member import PairMember, Settings
+from reflora_cli.optim.stacks import PairGroup
 
 
-class DenseLoRAProMember(torch.optim.Optimizer):
-    """Steps pairs of factors by LoRA-Pro's AdamW; its groups hold the factors of `pairs` and nothing else.
+class DenseLoRAProMember(PairMember):
+    """Steps pairs of factors by LoRA-Pro's AdamW. damping: see `Closest`.
 
-    groups: parameter groups with `lr` and `weight_decay`. damping: see `Closest`.
-
-    A pair of which a factor has no gradient stays as it is. The moments are remembered as A's.
+    The moments are remembered as A's.
     """
 
     def __init__(
@@ -43,22 +42,17 @@ class DenseLoRAProMember(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(groups, {"betas": betas, "eps": eps})
-        self._pairs, self._damping = tuple(pairs), damping
-        self._groups = group_pairs(pairs)
+        super().__init__(groups, pairs, {"betas": betas, "eps": eps})
+        self._damping = damping
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step with the gradients at hand."""
-        settings = {parameter: group for group in self.param_groups for parameter in group["params"]}
-        for group in groups_with_gradients(self._groups, self._pairs):
-            closest = Closest(group, self._damping)
-            uA, uB = closest.to_weight(*gradients_of(group))
-            directions = [
-                self._direction(pair, pair.scale * (pair.B.to(a.dtype) @ a + b @ pair.A.to(b.dtype)), settings[pair.A])
-                for pair, a, b in zip(group.pairs, uA, uB, strict=True)
-            ]
-            self._move(group, *closest.to_gradients(*seen_by_factors(group, directions)), settings)
+    def step_pairs(self, group: PairGroup, settings: Settings) -> None:
+        closest = Closest(group, self._damping)
+        uA, uB = closest.to_weight(*gradients_of(group))
+        directions = [
+            self._direction(pair, pair.scale * (pair.B.to(a.dtype) @ a + b @ pair.A.to(b.dtype)), settings[pair.A])
+            for pair, a, b in zip(group.pairs, uA, uB, strict=True)
+        ]
+        self._move(group, *closest.to_gradients(*seen_by_factors(group, directions)), settings)
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return what is remembered of a factor, at zero: of A, both moments of its pair [out, in]; of B, nothing."""
@@ -68,16 +62,10 @@ class DenseLoRAProMember(torch.optim.Optimizer):
                 return {moment: torch.zeros(shape, dtype=dtype, device=pair.A.device) for moment in MOMENTS}
         return {}
 
-    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
-        """Set the number of steps that a factor has had."""
-        self.state[parameter]["step"] = int(steps)
-
     def _direction(self, pair: FactorPair, step: Tensor, setting: dict[str, Any]) -> Tensor:
         """Advance the pair's moments by G~ [out, in], and return D."""
         for factor in (pair.A, pair.B):
-            if not self.state[factor]:
-                self.state[factor].update(self.fresh_state(factor), step=0)
-            self.state[factor]["step"] += 1
+            self.begun(factor)["step"] += 1
         (first, second), t = (self.state[pair.A][moment] for moment in MOMENTS), self.state[pair.A]["step"]
         (b1, b2), step = setting["betas"], step.to(first.dtype)
         first.lerp_(step, 1 - b1)
@@ -85,9 +73,7 @@ class DenseLoRAProMember(torch.optim.Optimizer):
         D: Tensor = (first / (1 - b1**t)) / ((second / (1 - b2**t)).sqrt_() + setting["eps"])
         return D
 
-    def _move(
-        self, group: PairGroup, uA: list[Tensor], uB: list[Tensor], settings: dict[nn.Parameter, dict[str, Any]]
-    ) -> None:
+    def _move(self, group: PairGroup, uA: list[Tensor], uB: list[Tensor], settings: Settings) -> None:
         """Let the factors decay and step, each at the rate of its group."""
         for pair, *steps in zip(group.pairs, uA, uB, strict=True):
             for factor, step in zip((pair.A, pair.B), steps, strict=True):

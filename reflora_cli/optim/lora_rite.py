@@ -43,16 +43,15 @@ from torch import Tensor, nn
 
 from reflora_cli.factors.frames import frames_of, inverse_root, spectral_loss
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.stacks import PairGroup, factoring_device, group_pairs, mapped
+from reflora_cli.optim.pair_member import PairMember, Settings
+from reflora_cli.optim.stacks import PairGroup, factoring_device, mapped
 
 
-class LoRARITEMember(torch.optim.Optimizer):
-    """Steps pairs of factors by LoRA-RITE; its groups hold the factors of `pairs` and nothing else.
+class LoRARITEMember(PairMember):
+    """Steps pairs of factors by LoRA-RITE. damping: see `Frames`.
 
-    groups: parameter groups with `lr` and `weight_decay`, which may differ between A and B. damping: see `Frames`.
-
-    A pair of which a factor has no gradient stays as it is. One whose factors are both numerically singular only decays
-    (see `Frames`); a rank larger than `in` or `out` would make them so.
+    A pair whose factors are both numerically singular only decays (see `Frames`); a rank larger than `in` or `out`
+    would make them so.
     """
 
     def __init__(
@@ -62,21 +61,8 @@ class LoRARITEMember(torch.optim.Optimizer):
         damping: float,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        super().__init__(groups, {"betas": betas})
-        self._pairs, self._damping = tuple(pairs), damping
-        self._groups = group_pairs(pairs)
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step with the gradients at hand."""
-        ready = [pair for pair in self._pairs if pair.A.grad is not None and pair.B.grad is not None]
-        settings = {parameter: group for group in self.param_groups for parameter in group["params"]}
-        for group in self._groups if len(ready) == len(self._pairs) else group_pairs(ready):
-            for pair in group.pairs:
-                for factor in (pair.A, pair.B):
-                    if not self.state[factor]:
-                        self.state[factor].update(self.fresh_state(factor), step=0)
-            self._step(group, settings)
+        super().__init__(groups, pairs, {"betas": betas})
+        self._damping = damping
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return what is remembered of a factor, at zero:
@@ -96,13 +82,12 @@ class LoRARITEMember(torch.optim.Optimizer):
         dtype, device = _precision(parameter), parameter.device
         return {key: torch.zeros(shape, dtype=dtype, device=device) for key, shape in shapes.items()}
 
-    def count_steps(self, parameter: nn.Parameter, steps: Tensor) -> None:
-        """Set the number of steps that a factor has had."""
-        self.state[parameter]["step"] = int(steps)
-
-    def _step(self, group: PairGroup, settings: dict[nn.Parameter, dict[str, Any]]) -> None:
+    def step_pairs(self, group: PairGroup, settings: Settings) -> None:
         """Step both factors of all pairs, from gradients in the frames of the present factors."""
         pairs = group.pairs
+        for pair in pairs:
+            self.begun(pair.A)
+            self.begun(pair.B)
         frames = frames_of(*group.grams(torch.float64), self._damping)
         a = Side([pair.A for pair in pairs], lambda own: own, self.state, settings)
         b = Side([pair.B for pair in pairs], lambda own: own.mT, self.state, settings)
@@ -125,7 +110,7 @@ class Side:
         factors: Sequence[nn.Parameter],
         as_rows: Callable[[Tensor], Tensor],
         state: dict[Tensor, dict[str, Any]],
-        settings: dict[nn.Parameter, dict[str, Any]],
+        settings: Settings,
     ) -> None:
         self._factors, self._as_rows = factors, as_rows
         self._states = [state[factor] for factor in factors]

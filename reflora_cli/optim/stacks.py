@@ -108,6 +108,12 @@ def group_pairs(pairs: Sequence[FactorPair]) -> list[PairGroup]:
     return [PairGroup([stack for alike in _partition(group, _shapes) for stack in _stacks(alike)]) for group in groups]
 
 
+def groups_with_gradients(groups: Sequence[PairGroup], pairs: Sequence[FactorPair]) -> Sequence[PairGroup]:
+    """Return the groups of those pairs of which both factors have a gradient. groups: those of all pairs."""
+    ready = [pair for pair in pairs if pair.A.grad is not None and pair.B.grad is not None]
+    return groups if len(ready) == len(pairs) else group_pairs(ready)
+
+
 def scale_each(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     """Multiply each tensor in place by a scalar of its own, which stays on the device.
 
