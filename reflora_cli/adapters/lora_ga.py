@@ -36,10 +36,7 @@ def gradient_pair(G: Tensor, rank: int, choice: LoRAGAStart, generator: torch.Ge
 
     G: [out, in], float32. rank: at most min(out, in). generator: that of a randomized decomposition, on the CPU.
     """
-    if choice.iterations is None:
-        U, _, V = torch.linalg.svd(G, full_matrices=False)
-    else:
-        U, _, V = leading_triplets(G, 2 * rank, choice.iterations, generator)
+    U, _, V = leading_triplets(G, 2 * rank, choice.iterations, generator)
     last = min(2 * rank, len(V))
     c = G.shape[0] ** 0.25 / choice.gamma**0.5
     return c * V[:rank], c * U[:, last - rank : last]

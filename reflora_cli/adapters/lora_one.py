@@ -38,8 +38,5 @@ def one_step_pair(G: Tensor, rank: int, choice: LoRAOneStart, generator: torch.G
     G: [out, in], float32, not zero. rank: at most min(out, in). generator: that of a randomized decomposition, on the
     CPU.
     """
-    if choice.iterations is None:
-        U, sigma, V = torch.linalg.svd(-G, full_matrices=False)
-    else:
-        U, sigma, V = leading_triplets(-G, rank, choice.iterations, generator)
+    U, sigma, V = leading_triplets(-G, rank, choice.iterations, generator)
     return balanced_pair(U[:, :rank], sigma[:rank] / sigma[0], V[:rank], choice.gamma)

@@ -31,10 +31,7 @@ def principal_pair(
     W: [out, in], float32. rank: at most min(out, in). iterations: those of the subspace; None: exactly decomposed.
     generator: that of the random vectors, on the CPU.
     """
-    if iterations is None:
-        U, sigma, V = torch.linalg.svd(W, full_matrices=False)
-    else:
-        U, sigma, V = leading_triplets(W, rank, iterations, generator)
+    U, sigma, V = leading_triplets(W, rank, iterations, generator)
     return balanced_pair(U[:, :rank], sigma[:rank], V[:rank], scale)
 
 
@@ -48,9 +45,14 @@ def balanced_pair(U: Tensor, sigma: Tensor, V: Tensor, scale: float) -> tuple[Te
 
 
 def leading_triplets(
-    W: Tensor, rank: int, iterations: int, generator: torch.Generator
+    W: Tensor, rank: int, iterations: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U [out, k], sigma [k] and V^T [k, in] of W's projection onto its leading subspace, k at least the rank."""
+    """Return U [out, k], sigma [k] and V^T [k, in] of W itself, or of its projection onto its leading subspace, k at
+    least the rank. Arguments are those of `principal_pair`.
+    """
+    if iterations is None:
+        U, sigma, V = torch.linalg.svd(W, full_matrices=False)
+        return U, sigma, V
     out_features, in_features = W.shape
     width = min(rank + OVERSAMPLING, out_features, in_features)
     drawn = torch.randn(in_features, width, generator=generator).to(W.device)
