@@ -10,15 +10,14 @@ The product is LoRA's with E A in A's place, and autograd carries its gradient o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
-from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
-from reflora_cli.adapters.layer import AdapterLayer, flat
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.fused import ScaledSum, scaled_sum
+from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role, Triplets
 
 FILE_A, FILE_E, FILE_B = "lora_A", "lora_E", "lora_B"
@@ -54,11 +53,7 @@ class AdaLoRALinear(AdapterLayer):
             factor.copy_(torch.empty(factor.shape).normal_(std=DEVIATION, generator=draw))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = flat(x.to(autocast_dtype(x)))
-        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
-        apply: Callable[..., Tensor] = LoRAFunction.apply
-        y = apply(rows, dropped, self.E * self.A, self.B, ScaledSum(self.scale, self.frozen))
-        return y.view(*x.shape[:-1], -1)
+        return scaled_sum(x, self.dropout, self.E * self.A, self.B, ScaledSum(self.scale, self.frozen))
 
     @torch.no_grad()
     def merged(self) -> Tensor:

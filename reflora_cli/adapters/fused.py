@@ -11,13 +11,16 @@ place what is a view made inside a function, and some models change what their l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
+from reflora_cli.adapters.layer import flat
 
 
 class ScaledSum(NamedTuple):
@@ -35,6 +38,22 @@ class NormedSum(NamedTuple):
     norms: Tensor
     scale: float
     frozen: FrozenWeight
+
+
+def scaled_sum(x: Tensor, dropout: nn.Dropout, A: Tensor, B: Tensor, weight: ScaledSum) -> Tensor:
+    """Return W x + b + s B A drop(x) [..., out] for x [..., in], in the dtype of autocast. A: [r, in], B: [out, r]."""
+    if torch.compiler.is_compiling():
+        plain: Tensor = weight.frozen(x)
+        return plain + low_rank_product(dropout(x), A, B, weight.scale)
+    rows = flat(x.to(autocast_dtype(x)))
+    dropped = dropout(rows) if dropout.training and dropout.p > 0 else None
+    apply: Callable[..., Tensor] = LoRAFunction.apply
+    return apply(rows, dropped, A, B, weight).view(*x.shape[:-1], -1)
+
+
+def low_rank_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Return s B A x [..., out] for x [..., in], of ordinary operations. A: [r, in], B: [out, r]."""
+    return F.linear(F.linear(x, A.to(x.dtype)), B.to(x.dtype)) * scale
 
 
 class LoRAFunction(torch.autograd.Function):

@@ -12,15 +12,14 @@ may choose others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype
-from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
-from reflora_cli.adapters.layer import AdapterLayer, flat
+from reflora_cli.adapters.frozen import FrozenWeight
+from reflora_cli.adapters.fused import ScaledSum, scaled_sum
+from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.low_rank import FILE_A, FILE_B
 from reflora_cli.factors.pair import FactorPair, Role
 
@@ -64,11 +63,7 @@ class LoRAXSLinear(AdapterLayer):
             return self.U @ self.X
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = flat(x.to(autocast_dtype(x)))
-        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
-        apply: Callable[..., Tensor] = LoRAFunction.apply
-        y = apply(rows, dropped, self.V, self.B, ScaledSum(self.scale, self.frozen))
-        return y.view(*x.shape[:-1], -1)
+        return scaled_sum(x, self.dropout, self.V, self.B, ScaledSum(self.scale, self.frozen))
 
     @torch.no_grad()
     def merged(self) -> Tensor:

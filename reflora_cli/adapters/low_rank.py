@@ -16,17 +16,16 @@ that. The file holds [A; A_off; A_early] then, and likewise of B.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reflora_cli.adapters.adapted import Adapted
-from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight, autocast_dtype
-from reflora_cli.adapters.fused import LoRAFunction, ScaledSum
-from reflora_cli.adapters.layer import AdapterLayer, flat
+from reflora_cli.adapters.frozen import CAST_ELEMENTS, FrozenWeight
+from reflora_cli.adapters.fused import ScaledSum, low_rank_product, scaled_sum
+from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.factors.pair import FactorPair, Role
 
 FILE_A, FILE_B = "lora_A.weight", "lora_B.weight"
@@ -164,18 +163,11 @@ class LowRankLayer(AdapterLayer):
 
     def low_rank(self, x: Tensor) -> Tensor:
         """Return s B A x [..., out] for x [..., in]."""
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.left().to(x.dtype)) * self.scale
+        return low_rank_product(x, self.A, self.left(), self.scale)
 
     def added(self, x: Tensor) -> Tensor:
         """Return W x + b + s B A drop(x) [..., out] for x [..., in]."""
-        if torch.compiler.is_compiling():
-            plain: Tensor = self.frozen(x)
-            return plain + self.low_rank(self.dropout(x))
-        rows = flat(x.to(autocast_dtype(x)))
-        dropped = self.dropout(rows) if self.training and self.dropout.p > 0 else None
-        apply: Callable[..., Tensor] = LoRAFunction.apply
-        y = apply(rows, dropped, self.A, self.left(), ScaledSum(self.scale, self.frozen))
-        return y.view(*x.shape[:-1], -1)
+        return scaled_sum(x, self.dropout, self.A, self.left(), ScaledSum(self.scale, self.frozen))
 
     def dense_sum(self) -> Tensor:
         """Return W + s B A [out, in] with the frozen W, float32 and detached."""

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
+from reflora_cli.adapters.adaptation import adapt
 from reflora_cli.adapters.dora import DoRALinear
 from reflora_cli.adapters.frozen import FrozenWeight, freeze
 from reflora_cli.adapters.layer import AdapterLayer
 from reflora_cli.adapters.lora import LoRALinear
 from reflora_cli.adapters.quantized import quantize
+from reflora_cli.methods.layers import LayerKind
 
 OUT, IN, RANK, SCALE = 24, 64, 4, 1.7
 LAYERS = pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
@@ -292,3 +294,20 @@ def test_a_compiled_layer_computes_the_same(kind: type[Any], base: str, half: bo
         with torch.no_grad():
             for parameter in own:
                 parameter.mul_(1.1)
+
+
+@pytest.mark.parametrize("kind", ["adalora", "lora-xs", "stella"])
+def test_a_compiled_layer_without_a_pair_computes_the_same(kind: LayerKind) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(IN, OUT))
+    own = list(adapt(model, rank=RANK, layer=kind).parameters.values())
+    with torch.no_grad():
+        for parameter in own:
+            parameter.add_(torch.randn(parameter.shape))
+    found = []
+    for function in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        x = torch.linspace(-1, 1, 5 * IN).view(5, IN).requires_grad_()
+        y = function(x)
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [x, *own])])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5 * float(mine.abs().max()), rtol=0)
