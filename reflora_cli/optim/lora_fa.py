@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.rule import StatelessRule
 from reflora_cli.optim.stacks import PairGroup, group_pairs
 
 
-class ProjectedRule(UpdateRule):
+class ProjectedRule(StatelessRule):
     """gB <- s^-2 gB GA^-1 in place, for pairs whose A is held; it remembers nothing that A does not say."""
 
     def __init__(self, pairs: Sequence[FactorPair]) -> None:
@@ -44,11 +44,8 @@ class ProjectedRule(UpdateRule):
     def after_step(self, state: Mapping[Tensor, Any]) -> None:
         pass
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        check_shapes({}, tensors)
+        super().load_tensors(tensors)
         self._inverses = []
 
 

@@ -38,7 +38,7 @@ from reflora_cli.factors.linalg import cholesky, inverse_grams, or_identity, wit
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.factors.sylvester import solve_sylvester
 from reflora_cli.optim.preconditioned import SINGLE_PRECISION
-from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.rule import StatelessRule
 from reflora_cli.optim.stacks import (
     PairGroup,
     factoring_device,
@@ -52,7 +52,7 @@ FULL_RANK = 1e-12
 """The least pivot of A A^T scaled to a unit diagonal with which it is inverted on its own, at B = 0."""
 
 
-class LoRAProRule(UpdateRule):
+class LoRAProRule(StatelessRule):
     """gA <- uA and gB <- uB in place, from the first step on; it remembers nothing.
 
     damping: see `inverse_grams`.
@@ -82,12 +82,6 @@ class LoRAProRule(UpdateRule):
         """Return modules whose factors had no inverse Grams, and whose B is not zero."""
         found = [zip(group.pairs, plain.tolist(), strict=True) for group, plain in self._plain]
         return [pair.name for own in found for pair, is_plain in own if is_plain]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        check_shapes({}, tensors)
 
 
 class Closest:

@@ -49,7 +49,17 @@ class UpdateRule(ABC):
         return []
 
 
-class PlainRule(UpdateRule):
+class StatelessRule(UpdateRule):
+    """A rule that remembers nothing from one step to the next but what parameters say."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        check_shapes({}, tensors)
+
+
+class PlainRule(StatelessRule):
     """Leaves everything to the optimizer."""
 
     def before_step(self) -> None:
@@ -57,12 +67,6 @@ class PlainRule(UpdateRule):
 
     def after_step(self, state: Mapping[Tensor, Any]) -> None:
         pass
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        check_shapes({}, tensors)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.factors.newton_schulz import damped_inverse_root
-from reflora_cli.optim.rule import UpdateRule, check_shapes
+from reflora_cli.optim.rule import StatelessRule
 from reflora_cli.optim.stacks import factoring_device, has_float64, mapped
 
 DAMPING = 1e-4
@@ -42,7 +42,7 @@ Retraction = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 """A function from frames X and tangent steps D, [m, r] of one rank on one device, to the new frames."""
 
 
-class StiefelRule(UpdateRule):
+class StiefelRule(StatelessRule):
     """Acts in every step, and remembers nothing from one to the next.
 
     frames: matrices with orthonormal columns, or rows if they are wide. width: the height of frames that step by the
@@ -78,12 +78,6 @@ class StiefelRule(UpdateRule):
         D = (stepped - X) * scale
         inner = X.mT @ D
         return D - X @ ((inner + inner.mT) / 2)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        check_shapes({}, tensors)
 
 
 def riemannian(X: Tensor, G: Tensor) -> Tensor:
