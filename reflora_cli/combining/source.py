@@ -19,7 +19,7 @@ from reflora_cli.methods.layers import LAYERS
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.places import run_recipe
-from reflora_cli.runs.trained_base import TrainedOn, adapter_base
+from reflora_cli.runs.trained_base import TrainedOn, base_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Source:
     @property
     def base(self) -> TrainedOn:
         """What the adapter says of its base."""
-        return adapter_base(self.files.directory)
+        return base_of(self.files)
 
     @property
     def labels(self) -> list[str] | None:

@@ -25,7 +25,7 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.places import run_recipe
-from reflora_cli.runs.trained_base import adapter_base, check_same, found_again
+from reflora_cli.runs.trained_base import adapter_base, base_of, check_same, found_again
 from reflora_cli.tasks.base import Task
 
 
@@ -69,7 +69,7 @@ def with_adapter(
     kind = kind_of(task)
     device = device or pick_device()
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
-    known = adapter_base(files.directory) if files is not None else None
+    known = base_of(files) if files is not None else None
     section = found_again(recipe.model, known) if known is not None else recipe.model
     base = kind.load_base(section, section.revision, dtype, recipe.train.seed)
     base = replace(base, reserved=files.config.virtual if files is not None else 0)

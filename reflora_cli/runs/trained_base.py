@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reflora_cli.adapter_io.config import read_json
-from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD
+from reflora_cli.adapter_io.files import CONFIG, PEFT_BASE, RECORD, AdapterFiles
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
 from reflora_cli.model.sources import HUB, Source, find_source, local_directory, weights_hash
@@ -67,6 +67,12 @@ def adapter_base(directory: Path) -> TrainedOn:
     """Return what an adapter directory says of its base. Raises InputError for files that are no JSON objects."""
     record, config = (read_json(directory / name) if is_file(directory / name) else {} for name in (RECORD, CONFIG))
     return trained_on(record, config.get(PEFT_BASE), directory.resolve().parent)
+
+
+def base_of(files: AdapterFiles) -> TrainedOn:
+    """Return what an adapter that has been read says of its base."""
+    named = (files.config.model_extra or {}).get(PEFT_BASE)
+    return trained_on(files.record, named, files.directory.resolve().parent)
 
 
 def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:

@@ -26,7 +26,7 @@ from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import Method
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.runs.trained_base import TrainedOn, adapter_base
+from reflora_cli.runs.trained_base import TrainedOn, base_of
 
 LAYER_REMEDY = "merge the adapter, and train on the merged model: another layer has no place for its parameters"
 
@@ -41,7 +41,7 @@ class Earlier:
     @property
     def base(self) -> TrainedOn:
         """What the adapter says of its base."""
-        return adapter_base(self.files.directory)
+        return base_of(self.files)
 
     def record(self) -> dict[str, str]:
         """Return what environment.json and reflora.json say of it: the directory and the digest of the weights."""
