@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 
-from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import refuse_undivided
 from reflora_cli.data.pad import Padding
@@ -72,26 +71,16 @@ class LanguageKind(Kind):
         check_parts(base, compute)
         if recipe.train.packing:
             check_packing(base, compute)
+        scorer = self.make_scorer(recipe.eval, base, compute, padding)
         settings = LanguageSettings(
             train_on_prompt=recipe.task.learns_all,
             main_metric=main_metric(recipe, self.task),
             packing=recipe.train.packing,
             padding=padding,
             label_smoothing=recipe.train.label_smoothing,
-            writer=self.make_writer(recipe, base, compute),
+            writer=writer_beside(scorer, recipe.eval, base, compute) if recipe.eval.samples else None,
         )
-        return LanguageObjective(base, compute, self.make_scorer(recipe.eval, base, compute, padding), settings)
-
-    def make_writer(self, recipe: Recipe, base: Base, compute: Compute) -> Generation | None:
-        """Return the search that answers rows for the user to see; it ends with a turn of the chat template too."""
-        if not recipe.eval.samples:
-            return None
-        by_template = any(part.by_chat_template for part in self.task.parts)
-        end = ChatTemplate(base.tokenizer).end() if by_template else ""
-        own = tuple(own_id for token, own_id in base.tokenizer.get_vocab().items() if token == end)
-        section = recipe.eval
-        penalties = Penalties(section.length_penalty, section.no_repeat_ngram, own)
-        return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
+        return LanguageObjective(base, compute, scorer, settings)
 
     def make_scorer(self, section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
         """Return what finds the answers of the task. Raises InputError if no one way finds those of all parts."""
@@ -132,6 +121,11 @@ def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation
     """Return the recipe's search."""
     penalties = Penalties(section.length_penalty, section.no_repeat_ngram)
     return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
+
+
+def writer_beside(scorer: Scorer, section: EvalSection, base: Base, compute: Compute) -> Generation:
+    """Return the recipe's search, which the scorer may be itself: it is tried on the model when it is made."""
+    return scorer if isinstance(scorer, Generation) else written_by(section, base, compute)
 
 
 def protocol(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:

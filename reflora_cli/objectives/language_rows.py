@@ -17,7 +17,7 @@ from reflora_cli.data.load import form_of, layout_in, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.objectives.objective import Asked, Split
+from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
@@ -116,7 +116,7 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
         found = encode_examples(base.tokenizer, examples[name], section.max_length, train_on_prompt=section.learns_all)
         return found.rows, found.dropped
 
-    def asked(name: str) -> list[Asked]:
+    def asked(name: str) -> list[PromptExample]:
         return asked_rows(recipe, base, examples[name])
 
     training, dropped = encoded(task.train)
@@ -133,13 +133,10 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
     return Rows(training, splits, dropped, facts)
 
 
-def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[Asked]:
-    """Return the first rows as the model is asked about them, as many as the recipe wants to see answered."""
+def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[PromptExample]:
+    """Return the first rows, as many as the recipe wants to see answered, without those that have nothing to ask."""
     first = examples[: recipe.eval.samples]
-    tokens = asked_tokens(base.tokenizer, first)
-    return [
-        Asked(example.prompt, ids, example.answer.strip()) for example, ids in zip(first, tokens, strict=True) if ids
-    ]
+    return [example for example, ids in zip(first, asked_tokens(base.tokenizer, first), strict=True) if ids]
 
 
 def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]:
