@@ -7,7 +7,6 @@ writes what follows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -25,7 +24,7 @@ from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
-from reflora_cli.tasks.chat import ASKED, ASKING
+from reflora_cli.tasks.chat import ASKED, ASKING, conversation_text
 from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.wording import Wording
@@ -83,8 +82,7 @@ def spoken(task: PromptTask) -> PromptTask:
     def example(row: Row) -> PromptExample:
         own = task.example(row)
         message = {"role": "user", "content": own.generation_prompt}
-        conversation = json.dumps({"messages": [message], "tools": []}, ensure_ascii=False)
-        return replace(own, conversation=conversation)
+        return replace(own, conversation=conversation_text([message], None))
 
     return replace(task, example=example)
 
