@@ -19,7 +19,6 @@ from reflora_cli.model.language import check_parts, load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import causal_padding, check_packing
 from reflora_cli.objectives.choices import Choices
-from reflora_cli.objectives.generation import Generation, Penalties
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_asking import LanguageAsking
@@ -35,6 +34,7 @@ from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.references import References
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.objectives.writer import writer_of, written_by
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask
 from reflora_cli.tasks.prompts import Template
@@ -78,7 +78,7 @@ class LanguageKind(Kind):
             packing=recipe.train.packing,
             padding=padding,
             label_smoothing=recipe.train.label_smoothing,
-            writer=writer_beside(scorer, recipe.eval, base, compute) if recipe.eval.samples else None,
+            writer=writer_of(scorer, recipe.eval, base, compute) if recipe.eval.samples else None,
         )
         return LanguageObjective(base, compute, scorer, settings)
 
@@ -108,24 +108,13 @@ class LanguageKind(Kind):
         return answer_lines(self.task)
 
     def asking(self, wording: Template | None) -> LanguageAsking:
-        return LanguageAsking(self.task, wording, protocol)
+        return LanguageAsking(self.task, wording)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         if recipe.task.validation is not None:
             return all(split in (None, *part.evaluation) for part in self.task.parts)
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
         return split is None and free and recipe.task.validation_rows is not None
-
-
-def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:
-    """Return the recipe's search."""
-    penalties = Penalties(section.length_penalty, section.no_repeat_ngram)
-    return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
-
-
-def writer_beside(scorer: Scorer, section: EvalSection, base: Base, compute: Compute) -> Generation:
-    """Return the recipe's search, which the scorer may be itself: it is tried on the model when it is made."""
-    return scorer if isinstance(scorer, Generation) else written_by(section, base, compute)
 
 
 def protocol(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
