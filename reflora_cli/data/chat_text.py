@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ class ChatText:
 
 
 class ChatTemplate:
-    """A tokenizer's chat template. ends: the texts of its special tokens."""
+    """A tokenizer's chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.ends = special_texts(tokenizer)
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """The texts of the tokenizer's special tokens."""
+        return special_texts(self.tokenizer)
 
     def written(self, conversation: str) -> ChatText:
         """Return the text of a PromptExample's conversation.
@@ -115,7 +120,8 @@ class ChatTemplate:
             if not text.startswith(asked):
                 reason = "the beginning of the conversation, with the prompt for an answer, is not that of the whole"
                 raise ValueError(f"message {index + 1} cannot be found in what the chat template writes: {reason}")
-            begin, answered = len(asked), self.put(messages[: index + 1], tools, ask=False)
+            is_last = index + 1 == len(messages)
+            begin, answered = len(asked), text if is_last else self.put(messages[: index + 1], tools, ask=False)
             if text.startswith(answered) and len(answered) > begin:
                 end = self.trimmed(text, begin, len(answered))
             else:

@@ -12,7 +12,7 @@ from typing import Any
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.tasks.base import SequenceTask
-from reflora_cli.tasks.examples import Example, Row
+from reflora_cli.tasks.examples import Example, Row, has_surrogates
 
 SHOWN = 3
 """The number of bad rows that are described in full; all are counted."""
@@ -105,7 +105,7 @@ def bad_text(cells: Sequence[Any], task: SequenceTask, where: str) -> Problem | 
         if not isinstance(cell, str):
             found = f"{SHORT.repr(cell)}, of type {type(cell).__name__}"
             return Problem(f"{name!r} is not a text", where, found, expected="a text")
-        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
+        if has_surrogates(cell):
             return Problem(f"{name!r} is not valid Unicode", where, SHORT.repr(cell), expected="no lone surrogates")
     return None
 

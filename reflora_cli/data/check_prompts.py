@@ -12,7 +12,7 @@ from reflora_cli.data.own import check_named_columns
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.base import PromptTask
-from reflora_cli.tasks.examples import PromptExample, Row
+from reflora_cli.tasks.examples import PromptExample, Row, has_surrogates
 
 WORDS = {str: "a text", list: "a list of texts", int: "a whole number", object: "a text or a list"}
 LISTS = {"messages": "a list of messages", "conversations": "a list of messages"}
@@ -78,6 +78,6 @@ def wrong_type(name: str, value: Any, kind: type, where: str) -> Problem | None:
     if type(value) is not kind and kind is not object:
         words, found = LISTS.get(name, WORDS[kind]), f"{SHORT.repr(value)}, of type {type(value).__name__}"
         return Problem(f"{name!r} is not {words}", where, found, words)
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if isinstance(value, str) and has_surrogates(value):
         return Problem(f"{name!r} is not valid Unicode", where, SHORT.repr(value), expected="no lone surrogates")
     return None

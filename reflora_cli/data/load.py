@@ -37,23 +37,38 @@ def load_split(task: SequenceTask, data: str, split: str, limit: int | None) -> 
     LLM-Adapters, `dataset/TASK/SPLIT.EXT` (TASK without its family). A file, or a saved data set without splits, is
     read for any split. A task that a recipe describes may hold rows out of its training split.
     """
+    parts = load_divided(task, data) if split in (task.train, *task.evaluation) else None
+    if parts is not None:
+        training, held_out = parts
+        return (training if split == task.train else held_out)[:limit]
+    table = load_table(task, data, split, limit)
+    return examples_of(table, task) if task.own is None else own_examples(table, task, task.own)
+
+
+def load_divided(task: SequenceTask, data: str) -> tuple[list[Example], list[Example]] | None:
+    """Return the training rows that are learned from and those that are held out, read once; None if none are."""
     own = task.own
-    if own is None:
-        return examples_of(load_table(task, data, split, limit), task)
-    if own.held_out is None or split not in (task.train, *task.evaluation):
-        return own_examples(load_table(task, data, split, limit), task, own)
+    if own is None or own.held_out is None:
+        return None
     examples = own_examples(load_table(task, data, task.train, None), task, own)
-    training, held_out = divided(examples, task, own.held_out, data)
-    return (training if split == task.train else held_out)[:limit]
+    return divided(examples, task, own.held_out, data)
 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
     """Return the first `limit` rows of a split of a language model's task; `data` is explained at `load_split`."""
-    if task.held_out is None or split not in (task.train, *task.evaluation):
-        return prompt_examples(load_table(task, data, split, limit), task)
+    parts = load_divided_prompts(task, data) if split in (task.train, *task.evaluation) else None
+    if parts is not None:
+        training, held_out = parts
+        return (training if split == task.train else held_out)[:limit]
+    return prompt_examples(load_table(task, data, split, limit), task)
+
+
+def load_divided_prompts(task: PromptTask, data: str) -> tuple[list[PromptExample], list[PromptExample]] | None:
+    """Return the same as `load_divided`, of a language model's task."""
+    if task.held_out is None:
+        return None
     examples = prompt_examples(load_table(task, data, task.train, None), task)
-    training, held_out = divided_prompts(examples, task.held_out, data)
-    return (training if split == task.train else held_out)[:limit]
+    return divided_prompts(examples, task.held_out, data)
 
 
 def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:

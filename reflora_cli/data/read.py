@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reflora_cli.data.decode import format_of, text_of
 from reflora_cli.data.delimited import delimited_rows
 from reflora_cli.data.refusal import check_once, refuse
 from reflora_cli.ground import strict_json
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 Row = dict[str, Any]
 
@@ -100,9 +103,17 @@ def parquet_table(path: Path, wanted: tuple[str, ...], limit: int | None) -> Tab
         with parquet.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
             check_once([name for name in names if name in wanted], str(path))
-            table = file.read(columns=[name for name in wanted if name in names]).slice(0, limit)
+            known = [name for name in wanted if name in names]
+            table = file.read_row_groups(first_groups(file, limit), columns=known).slice(0, limit)
             first: Row = next((batch.to_pylist()[0] for batch in file.iter_batches(batch_size=1)), {})
             return Table(str(path), table.num_rows, names, table.to_pydict(), first)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = str(error).partition("\n")[0]
         refuse("the file cannot be read as parquet", str(path), message, "a complete parquet file")
+
+
+def first_groups(file: ParquetFile, limit: int | None) -> list[int]:
+    """Return the indices of the row groups with the first `limit` rows, all of them for None."""
+    sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+    begins = accumulate(sizes, initial=0)
+    return [index for index, begin in zip(range(len(sizes)), begins, strict=False) if limit is None or begin < limit]

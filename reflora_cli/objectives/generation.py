@@ -72,13 +72,11 @@ class Penalties:
     """What a search avoids beside unlikely tokens.
 
     length_penalty: beams are compared by their log-likelihood over their length to this power. no_repeat_ngram: the
-    number of tokens that no text has twice in a row; 0 for none. ends: tokens with which a text ends beside the
-    tokenizer's end token.
+    number of tokens that no text has twice in a row; 0 for none.
     """
 
     length_penalty: float = 1.0
     no_repeat_ngram: int = 0
-    ends: tuple[int, ...] = ()
 
     def settings(self) -> dict[str, object]:
         """Return those that are in force."""
@@ -169,7 +167,7 @@ class Generation(Scorer):
     @torch.no_grad()
     def answers(self, prompts: Sequence[list[int]], ends: Sequence[int] = ()) -> list[Written]:
         """Return what the model writes after each prompt, given as tokens, in their order. ends: tokens that end a text
-        beside those of every text.
+        beside the tokenizer's end token.
         """
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
@@ -208,13 +206,13 @@ class Generation(Scorer):
         """
         from transformers import GenerationConfig
 
-        tokenizer, others = self.base.tokenizer, dict.fromkeys((*self.penalties.ends, *ends))
+        tokenizer = self.base.tokenizer
         return GenerationConfig(
             do_sample=False,
             num_beams=self.num_beams,
             length_penalty=self.penalties.length_penalty,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=[tokenizer.eos_token_id, *others] if others else tokenizer.eos_token_id,
+            eos_token_id=[tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

@@ -112,17 +112,14 @@ class LanguageObjective(Objective[PromptRow]):
         pairs = zip(borders, texts, texts[1:], strict=False)
         return [(whole[len(before) :], begin in learned) for begin, before, whole in pairs]
 
-    @torch.no_grad()
     def samples(self, split: Split) -> list[Sample]:
         if self.writer is None or not split.asked:
             return []
-        was_training = self.base.model.training
-        self.base.model.eval()
-        answers = self.writer.answers([own.ids for own in split.asked])
-        self.base.model.train(was_training)
+        with evaluating(self.base.model):
+            found = self.writer.texts(split.asked)
         return [
-            Sample(own.prompt, answer.text.strip(), own.expected)
-            for own, answer in zip(split.asked, answers, strict=True)
+            Sample(example.prompt, written.text.strip(), example.answer.strip())
+            for example, written in zip(split.asked, found, strict=True)
         ]
 
     @contextmanager

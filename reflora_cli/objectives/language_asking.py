@@ -7,33 +7,24 @@ writes what follows.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
 from reflora_cli.data.check_prompts import prompt_examples
-from reflora_cli.data.pad import Padding
 from reflora_cli.data.read import Table
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.methods.settings import EvalProtocol
-from reflora_cli.model.base import Base
-from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.asking import Answer, Answerer, Asking, Question
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.scorer import Scorer
-from reflora_cli.recipe.sections import EvalSection, Recipe
+from reflora_cli.objectives.writer import writer_of
+from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
-from reflora_cli.tasks.chat import ASKED, ASKING
+from reflora_cli.tasks.chat import ASKED, ASKING, conversation_text
 from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.wording import Wording
-
-WRITING = EvalProtocol.LLM_ADAPTERS
-"""The protocol by which a model writes its answer."""
-MakeScorer = Callable[[EvalSection, Base, Compute, Padding], Scorer]
-"""A function from the settings of a protocol to the protocol, ready to answer with a model."""
 
 
 def part_asked(task: LanguageTask) -> PromptTask:
@@ -83,8 +74,7 @@ def spoken(task: PromptTask) -> PromptTask:
     def example(row: Row) -> PromptExample:
         own = task.example(row)
         message = {"role": "user", "content": own.generation_prompt}
-        conversation = json.dumps({"messages": [message], "tools": []}, ensure_ascii=False)
-        return replace(own, conversation=conversation)
+        return replace(own, conversation=conversation_text([message], None))
 
     return replace(task, example=example)
 
@@ -92,11 +82,10 @@ def spoken(task: PromptTask) -> PromptTask:
 @final
 class LanguageAsking(Asking):
     """Instructions, or rows with the candidates of their answers. wording: another text around an instruction than the
-    task's own, for which candidates are not read. make_scorer: makes a protocol from its settings.
+    task's own, for which candidates are not read.
     """
 
-    def __init__(self, task: LanguageTask, wording: Template | None, make_scorer: MakeScorer) -> None:
-        self.make_scorer = make_scorer
+    def __init__(self, task: LanguageTask, wording: Template | None) -> None:
         part = part_asked(task)
         self.by_chat_template = part.by_chat_template and wording is None
         if wording is None and part.wording is not None:
@@ -128,10 +117,7 @@ class LanguageAsking(Asking):
 
     def answerer(self, recipe: Recipe, objective: Objective[Any]) -> LanguageAnswerer:
         assert objective.scorer is not None
-        writer = objective.scorer
-        if recipe.eval.protocol is not WRITING or self.whole is self.plain:
-            section = recipe.eval.model_copy(update={"protocol": WRITING})
-            writer = self.make_scorer(section, objective.base, objective.compute, objective.padding)
+        writer = writer_of(objective.scorer, recipe.eval, objective.base, objective.compute)
         template = str(objective.base.tokenizer.chat_template) if self.by_chat_template else ""
         return LanguageAnswerer(self.whole, objective.scorer, writer, template)
 

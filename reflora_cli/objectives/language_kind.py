@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 
-from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import refuse_undivided
 from reflora_cli.data.pad import Padding
@@ -20,7 +19,6 @@ from reflora_cli.model.language import check_parts, load_language_model
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.causal import causal_padding, check_packing
 from reflora_cli.objectives.choices import Choices
-from reflora_cli.objectives.generation import Generation, Penalties
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_asking import LanguageAsking
@@ -36,6 +34,7 @@ from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.references import References
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.objectives.writer import writer_of, written_by
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask
 from reflora_cli.tasks.prompts import Template
@@ -72,26 +71,16 @@ class LanguageKind(Kind):
         check_parts(base, compute)
         if recipe.train.packing:
             check_packing(base, compute)
+        scorer = self.make_scorer(recipe.eval, base, compute, padding)
         settings = LanguageSettings(
             train_on_prompt=recipe.task.learns_all,
             main_metric=main_metric(recipe, self.task),
             packing=recipe.train.packing,
             padding=padding,
             label_smoothing=recipe.train.label_smoothing,
-            writer=self.make_writer(recipe, base, compute),
+            writer=writer_of(scorer, recipe.eval, base, compute) if recipe.eval.samples else None,
         )
-        return LanguageObjective(base, compute, self.make_scorer(recipe.eval, base, compute, padding), settings)
-
-    def make_writer(self, recipe: Recipe, base: Base, compute: Compute) -> Generation | None:
-        """Return the search that answers rows for the user to see; it ends with a turn of the chat template too."""
-        if not recipe.eval.samples:
-            return None
-        by_template = any(part.by_chat_template for part in self.task.parts)
-        end = ChatTemplate(base.tokenizer).end() if by_template else ""
-        own = tuple(own_id for token, own_id in base.tokenizer.get_vocab().items() if token == end)
-        section = recipe.eval
-        penalties = Penalties(section.length_penalty, section.no_repeat_ngram, own)
-        return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
+        return LanguageObjective(base, compute, scorer, settings)
 
     def make_scorer(self, section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:
         """Return what finds the answers of the task. Raises InputError if no one way finds those of all parts."""
@@ -119,19 +108,13 @@ class LanguageKind(Kind):
         return answer_lines(self.task)
 
     def asking(self, wording: Template | None) -> LanguageAsking:
-        return LanguageAsking(self.task, wording, protocol)
+        return LanguageAsking(self.task, wording)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         if recipe.task.validation is not None:
             return all(split in (None, *part.evaluation) for part in self.task.parts)
         free = all(part.answers is Answers.LOSS for part in self.task.parts)
         return split is None and free and recipe.task.validation_rows is not None
-
-
-def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:
-    """Return the recipe's search."""
-    penalties = Penalties(section.length_penalty, section.no_repeat_ngram)
-    return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
 
 
 def protocol(section: EvalSection, base: Base, compute: Compute, padding: Padding) -> Scorer:

@@ -13,11 +13,11 @@ from pathlib import Path
 from reflora_cli.data.chat_text import ChatTemplate
 from reflora_cli.data.encode_chats import asked_tokens, encode_examples
 from reflora_cli.data.encode_prompts import PromptRow
-from reflora_cli.data.load import form_of, layout_in, load_mixture, load_prompts
+from reflora_cli.data.load import form_of, layout_in, load_divided_prompts, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
-from reflora_cli.objectives.objective import Asked, Split
+from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
@@ -32,6 +32,8 @@ HELD_OUT = "validation"
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
     """Return the training rows and, unless evaluation is off, the rows that are scored."""
     section = recipe.task
+    if wants_evaluation(recipe) and (found := divided_examples(recipe, task.parts[0])):
+        return found
     training = divided(load_mixture(task, section.data, section.max_train_rows))
     if section.validation_rows is not None:
         # Without evaluations too: they are what `reflora eval` scores afterwards.
@@ -39,14 +41,24 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
         return {task.train: kept, HELD_OUT: held_out} if wants_evaluation(recipe) else {task.train: kept}
     if not wants_evaluation(recipe):
         return {task.train: training}
-    if section.validation is None:
-        refuse_one_file(
-            recipe, f"or hold rows out: {'task.validation=10%' if section.kind else 'task.validation_rows=120'}"
-        )
+    refuse_one_file(
+        recipe, f"or hold rows out: {'task.validation=10%' if section.kind else 'task.validation_rows=120'}"
+    )
     examples = {task.train: training}
     for name, part, split in parts_to_score(task, None):
         examples[name] = load_scored(part, section.data, split, section.max_eval_rows)
     return examples
+
+
+def divided_examples(recipe: Recipe, task: PromptTask) -> Examples:
+    """Return the rows of a task that holds rows out, learned from and scored, read once; nothing for other tasks."""
+    section = recipe.task
+    parts = load_divided_prompts(task, section.data)
+    if parts is None:
+        return {}
+    training, held_out = parts
+    scored = as_scored(task, held_out)[: section.max_eval_rows]
+    return {task.train: divided(training[: section.max_train_rows]), **dict.fromkeys(task.evaluation, scored)}
 
 
 def load_scored(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
@@ -54,10 +66,16 @@ def load_scored(task: PromptTask, data: str, split: str, limit: int | None) -> l
 
     Raises InputError when the libraries are missing that compare texts.
     """
+    is_compared = task.answers is Answers.COMPARED  # then several rows may be one
+    return as_scored(task, load_prompts(task, data, split, None if is_compared else limit))[:limit]
+
+
+def as_scored(task: PromptTask, examples: list[PromptExample]) -> list[PromptExample]:
+    """Return rows as they are scored. Raises InputError when the libraries are missing that compare texts."""
     if task.answers is not Answers.COMPARED:
-        return load_prompts(task, data, split, limit)
+        return examples
     require_libraries()
-    return gathered(load_prompts(task, data, split, None))[:limit]
+    return gathered(examples)
 
 
 def parts_to_score(task: LanguageTask, split: str | None) -> list[tuple[str, PromptTask, str]]:
@@ -116,7 +134,7 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
         found = encode_examples(base.tokenizer, examples[name], section.max_length, train_on_prompt=section.learns_all)
         return found.rows, found.dropped
 
-    def asked(name: str) -> list[Asked]:
+    def asked(name: str) -> list[PromptExample]:
         return asked_rows(recipe, base, examples[name])
 
     training, dropped = encoded(task.train)
@@ -133,13 +151,10 @@ def language_rows(recipe: Recipe, task: LanguageTask, base: Base, examples: Exam
     return Rows(training, splits, dropped, facts)
 
 
-def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[Asked]:
-    """Return the first rows as the model is asked about them, as many as the recipe wants to see answered."""
+def asked_rows(recipe: Recipe, base: Base, examples: Sequence[PromptExample]) -> list[PromptExample]:
+    """Return the first rows, as many as the recipe wants to see answered, without those that have nothing to ask."""
     first = examples[: recipe.eval.samples]
-    tokens = asked_tokens(base.tokenizer, first)
-    return [
-        Asked(example.prompt, ids, example.answer.strip()) for example, ids in zip(first, tokens, strict=True) if ids
-    ]
+    return [example for example, ids in zip(first, asked_tokens(base.tokenizer, first), strict=True) if ids]
 
 
 def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]:

@@ -22,6 +22,7 @@ from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.reach import unused_modules, unused_parameters
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.base import PromptTask
+from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.tally import Tally
 
 RowT = TypeVar("RowT")
@@ -35,19 +36,8 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A row that is answered for the user to see. prompt: what the user sees of it. ids: what the model reads.
-    expected: the right answer, or one of them.
-    """
-
-    prompt: str
-    ids: list[int]
-    expected: str
-
-
-@dataclass(frozen=True)
 class Sample:
-    """A row with the model's answer."""
+    """A row with the model's answer. expected: the right answer, or one of them."""
 
     prompt: str
     answer: str
@@ -77,7 +67,7 @@ class Split:
     task: PromptTask | None = None
     data_split: str = ""
     dropped: int = 0
-    asked: Sequence[Asked] = ()
+    asked: Sequence[PromptExample] = ()
 
 
 def refuse_infinite(losses: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reflora_cli.data.encode import EncodedRow, encode, refuse_short
 from reflora_cli.data.held_out import ids_of
-from reflora_cli.data.load import form_of, load_split
+from reflora_cli.data.load import form_of, load_divided, load_split
 from reflora_cli.data.own_labels import in_words
 from reflora_cli.model.base import Base
 from reflora_cli.objectives.objective import Split
@@ -20,12 +20,16 @@ from reflora_cli.tasks.examples import Example
 
 def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
     """Return the training split and, unless evaluation is off, the evaluation splits."""
-    section = recipe.task
+    section, is_scored = recipe.task, wants_evaluation(recipe)
+    parts = load_divided(task, section.data) if is_scored else None
+    if parts is not None:
+        training, held_out = parts
+        scored = dict.fromkeys(task.evaluation, held_out[: section.max_eval_rows])
+        return {task.train: training[: section.max_train_rows], **scored}
     examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
-    if wants_evaluation(recipe):
-        if section.validation is None:
-            held = "task.validation=10%, " if section.kind else ""
-            refuse_one_file(recipe, f"{held}or eval.every=never eval.select=last")
+    if is_scored:
+        held = "task.validation=10%, " if section.kind else ""
+        refuse_one_file(recipe, f"{held}or eval.every=never eval.select=last")
         for split in task.evaluation:
             examples[split] = load_split(task, section.data, split, section.max_eval_rows)
     return examples

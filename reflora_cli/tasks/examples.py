@@ -49,3 +49,8 @@ class PromptExample:
         """
         names = [own.name for own in fields(self) if own.name not in LATER or getattr(self, own.name)]
         return f"PromptExample({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a text holds lone surrogates, which JSON can write and UTF-8 cannot: no tokenizer takes it."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)

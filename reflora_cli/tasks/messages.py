@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from reflora_cli.ground.errors import nearest
+from reflora_cli.tasks.examples import has_surrogates
 
 Message = dict[str, Any]
 """A message with its `role`, which is one of the values of `ROLES`, its `content`, a text, and whatever else it has."""
@@ -64,7 +65,8 @@ def message_of(value: object, name: str) -> Message:
     content = content if content is None else text_in(content, name)
     if ROLES[role] == "assistant" and not calls and not (content or "").strip():
         raise ValueError(f"{name} of the assistant says nothing")
-    refuse_surrogates(content or "", name)
+    if has_surrogates(content or ""):
+        raise ValueError(f"{name} is not valid Unicode: it has lone surrogates")
     return {"role": ROLES[role], "content": content or "", **({"tool_calls": calls} if calls else {}), **given}
 
 
@@ -103,11 +105,6 @@ def call_of(call: object, name: str) -> dict[str, Any]:
     named = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     others = {key: own for key, own in call.items() if own is not None and key not in (*named, *named["function"])}
     return {**named, **others}
-
-
-def refuse_surrogates(text: str, name: str) -> None:
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"{name} is not valid Unicode: it has lone surrogates")
 
 
 def said(message: Message) -> str:

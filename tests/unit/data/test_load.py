@@ -282,3 +282,23 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
     assert problem.found == ".xlsx"
     assert "jsonl, json, csv, tsv, parquet" in problem.expected
     assert "as CSV" in problem.remedy
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 9, 10, None])
+def test_of_parquet_only_the_row_groups_with_the_first_rows_are_read(limit: int | None, tmp_path: Path) -> None:
+    """Row groups of three rows; what is behind those that are wanted may be damaged."""
+    rows = [{"sentence": f"text {index}", "label": index % 2} for index in range(10)]
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=3, compression="zstd")
+    expected = examples(rows)[:limit]
+    assert load_split(COLA, str(path), "train", limit) == expected
+    if limit is None or limit > 3:
+        return
+    group = parquet.ParquetFile(path).metadata.row_group(1)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    begin, size = columns[0].dictionary_page_offset, sum(own.total_compressed_size for own in columns)
+    data = path.read_bytes()
+    path.write_bytes(data[:begin] + bytes(size) + data[begin + size :])
+    assert load_split(COLA, str(path), "train", limit) == expected
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        load_split(COLA, str(path), "train", 4)

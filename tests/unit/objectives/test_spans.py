@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from reflora_cli.data.pack import pack_prompts
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.language import LanguageLoss, LanguageObjective
-from reflora_cli.objectives.objective import Asked, Split
+from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.tasks.chat import conversation_example
 from reflora_cli.tasks.chat_templates import TEMPLATES
+from reflora_cli.tasks.examples import PromptExample
 from tests.language_models import make
 from tests.unit.recipe_texts import GOOD, load, put
 
@@ -76,14 +76,14 @@ def test_samples_are_answers_of_plain_greedy_search(objective: LanguageObjective
     """The model is left in the mode in which it was."""
     base: Base = objective.base
     texts = ["A cup is", "The box that was in the kitchen is"]
-    asked = [Asked(text, base.tokenizer(text)["input_ids"], "red") for text in texts]
+    asked = [PromptExample(text, " red", text) for text in texts]
     base.model.train()
     found = objective.samples(Split("validation", [], asked=asked))
     assert base.model.training
     base.model.eval()
     for own, sample in zip(asked, found, strict=True):
-        ids = torch.tensor([own.ids])
-        written = base.model.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(own.ids) :]
+        ids = torch.tensor([base.tokenizer(own.prompt)["input_ids"]])
+        written = base.model.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :]
         assert sample.answer == str(base.tokenizer.decode(written, skip_special_tokens=True)).strip()
         assert (sample.prompt, sample.expected) == (own.prompt, "red")
         assert sample.line().startswith(f"{own.prompt} -> {sample.answer}")
@@ -98,13 +98,24 @@ def test_a_sample_ends_with_the_turn(objective: LanguageObjective) -> None:
     objective.base.model.eval()
     whole = objective.base.model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=12)
     second = int(whole[0, len(ids) + 1])
-    writer.penalties = replace(writer.penalties, ends=(second,))
-    (written,) = writer.answers([ids])
+    (written,) = writer.answers([ids], [second])
     expected = objective.base.tokenizer.decode(whole[0, len(ids) : len(ids) + 2], skip_special_tokens=True)
     assert written.text == expected
 
 
-def test_the_end_of_a_turn_is_known_to_the_search(objective: LanguageObjective) -> None:
+def test_the_end_of_a_turn_is_known_to_the_search(
+    objective: LanguageObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[list[int]] = []
+
+    def write(prompts: list[list[int]], own: list[int]) -> list[str]:
+        ends.append(own)
+        return ["red"] * len(prompts)
+
     assert objective.writer is not None
-    assert objective.writer.penalties.ends == (objective.base.tokenizer.eos_token_id,)
+    monkeypatch.setattr(objective.writer, "write", write)
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Red."}]
+    (sample,) = objective.samples(Split("validation", [], asked=[conversation_example(messages)]))
+    assert (sample.answer, sample.expected) == ("red", "Red.")
+    assert ends == [[objective.base.tokenizer.eos_token_id]]
     assert objective.base.tokenizer.chat_template == TEMPLATES["plain"]
