@@ -23,7 +23,7 @@ from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.objectives.rows import rows_text
 from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
-from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
+from reflora_cli.runs.directory import RunDirectory, is_unused, read_environment, remove_strays
 from reflora_cli.runs.places import FROM_RUN
 from reflora_cli.runs.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
@@ -120,14 +120,6 @@ def known_environment(session: Session, place: Path | None) -> dict[str, Any] | 
         path = session.run.environment
         session.reporter.note(f"{path} is missing or damaged: whether base and data are still the same is not known")
     return found
-
-
-def read_environment(run: RunDirectory) -> dict[str, Any] | None:
-    """Return what `environment.json` holds; None if it is missing or damaged."""
-    try:
-        return dict(json.loads(run.environment.read_text(encoding="utf-8"))) if is_file(run.environment) else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
 
 
 def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
