@@ -19,7 +19,6 @@ from reflora_cli.console.reporter import Reporter, Work
 from reflora_cli.data.batches import cut
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.evaluation.together import locked_by_first, of_all, of_first
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.objectives.language import by_length
 from reflora_cli.objectives.objective import Sample, Split, mine, refuse_infinite
@@ -27,6 +26,7 @@ from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.watched import score_of, watched_tally
 from reflora_cli.runs.restore import Restored, model_identity
+from reflora_cli.runs.together import locked_by_first, of_all, of_first
 from reflora_cli.tasks.answers import AnswerCounts, Prediction, mean_interval
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.examples import PromptExample

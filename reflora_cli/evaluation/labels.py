@@ -13,13 +13,13 @@ from torch import Tensor
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import digest
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.evaluation.together import of_first
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.sequence_tally import SequenceTally
 from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.runs.restore import Restored, model_identity
+from reflora_cli.runs.together import of_first
 from reflora_cli.tasks.tally import Tally
 
 
