@@ -53,12 +53,13 @@ def predict_command(
     with guarded():
         refuse_several_processes("reflora predict")
         reporter = opened(model)
-        from reflora_cli.serving.model import AS_IT_IS, ModelRequest
+        from reflora_cli.model.chat_template import ALONE
+        from reflora_cli.serving.model import ModelRequest
         from reflora_cli.serving.predict import PredictRequest, predict
 
         named = tuple(name.strip() for name in columns.split(",")) if columns else ()
         source = ModelRequest(model, adapter, base, task, named, max_new_tokens)
-        wording = AS_IT_IS if raw else None
+        wording = ALONE if raw else None
         found = predict(PredictRequest(source, tuple(inputs or ()), named, wording, batch_size, output), reporter)
         show(found, output, as_json=as_json)
 

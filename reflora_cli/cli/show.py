@@ -122,11 +122,12 @@ def cell(value: object) -> str:
 def show_one(own: Described, *, as_json: bool) -> None:
     """Show one preset or choice: what it computes, its fields, and what it goes with."""
     from reflora_cli.console.output import make_reporter, print_json
+    from reflora_cli.methods.describe import listed
 
     reporter = make_reporter()
     facts = {"source": own.source} if own.source else {}
     facts |= {key: str(value) for key, value in own.settings.items()}
-    reporter.facts(own.name, {**facts, "goes with": listed_of(own)})
+    reporter.facts(own.name, {**facts, "goes with": listed(own)})
     for part in own.parts:
         fields = {f"{field.name} = {shown(field.default)}": field.description for field in part.fields}
         needs = {"needs": "; ".join(part.needs)} if part.needs else {}
@@ -136,13 +137,6 @@ def show_one(own: Described, *, as_json: bool) -> None:
         reporter.facts("refused", own.refusals)
     if as_json:
         print_json(asdict(own))
-
-
-def listed_of(own: Described) -> str:
-    """Return on one line what a method goes together with."""
-    from reflora_cli.methods.describe import listed
-
-    return listed(own)
 
 
 def shown(default: object) -> str:

@@ -15,21 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reflora_cli import __version__
-from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter, Work
 from reflora_cli.data.batches import cut
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.evaluation.together import locked_by_first, of_all, of_first
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.objectives.language import by_length
 from reflora_cli.objectives.objective import Sample, Split, mine, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.watched import score_of, watched_tally
-from reflora_cli.runs.environment import base_identity
-from reflora_cli.runs.restore import Restored
+from reflora_cli.runs.restore import Restored, model_identity
+from reflora_cli.runs.together import locked_by_first, of_all, of_first
 from reflora_cli.tasks.answers import AnswerCounts, Prediction, mean_interval
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.examples import PromptExample
@@ -122,15 +119,7 @@ def score_split(restored: Restored, split: Split, directory: Path, reporter: Rep
 
 def outcome_identity(restored: Restored, scorer: Scorer) -> dict[str, object]:
     """Return everything beside the rows that decides what is predicted."""
-    files = restored.files
-    weights = hashlib.sha256((files.directory / WEIGHTS).read_bytes()).hexdigest() if files else None
-    return {
-        **scorer.settings(),
-        "base": base_identity(restored.base),
-        "adapter_sha256": weights,
-        "dtype": restored.compute.dtype_name,
-        "reflora": __version__,
-    }
+    return {**scorer.settings(), **model_identity(restored)}
 
 
 def digest(identity: dict[str, object]) -> str:

@@ -10,19 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from reflora_cli import __version__
-from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import digest
 from reflora_cli.evaluation.request import Evaluation, Request
-from reflora_cli.evaluation.together import of_first
 from reflora_cli.ground.atomic import locked, write_file, write_json
 from reflora_cli.objectives.objective import Split, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.sequence_tally import SequenceTally
 from reflora_cli.objectives.watched import watched_tally
-from reflora_cli.runs.environment import base_identity
-from reflora_cli.runs.restore import Restored
+from reflora_cli.runs.restore import Restored, model_identity
+from reflora_cli.runs.together import of_first
 from reflora_cli.tasks.tally import Tally
 
 
@@ -70,17 +67,11 @@ def keep(directory: Path, tallies: Mapping[str, Tally[Any]], results: Mapping[st
 
 def identity_of(restored: Restored, splits: Sequence[Split]) -> dict[str, object]:
     """Return everything that decides what is predicted, the rows included."""
-    rows, files = hashlib.sha256(), restored.files
+    rows = hashlib.sha256()
     for split in splits:
         for row in split.rows:
             rows.update(f"{split.name} {row.input_ids.tolist()} {row.label}\n".encode())
-    return {
-        "base": base_identity(restored.base),
-        "adapter_sha256": hashlib.sha256((files.directory / WEIGHTS).read_bytes()).hexdigest() if files else None,
-        "dtype": restored.compute.dtype_name,
-        "rows_sha256": rows.hexdigest(),
-        "reflora": __version__,
-    }
+    return {**model_identity(restored), "rows_sha256": rows.hexdigest()}
 
 
 def predictions_of(tally: SequenceTally) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import data_file
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
-from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.directory import RunDirectory, read_environment
 from reflora_cli.runs.environment import data_hash
 from reflora_cli.tasks.base import Task
 
@@ -37,7 +35,7 @@ def has_learned_rows(recipe: Recipe, run: RunDirectory) -> bool:
     unscored = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=UNSCORED)})
     try:
         task = task_of(recipe.task)
-        known = json.loads(run.environment.read_text(encoding="utf-8"))["data"][task.train]["sha256"]
+        known = (read_environment(run) or {})["data"][task.train]["sha256"]
         return bool(known == data_hash(kind_of(task).load_examples(unscored)[task.train]))
     except (InputError, OSError, ValueError, KeyError, TypeError):  # of a lost record, or of data unlike the run's
         return False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reflora_cli.ground.atomic import readable_os_errors
+from reflora_cli.ground.atomic import readable_os_errors, whole_lines
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.tasks.answers import Prediction
@@ -56,19 +56,9 @@ class PredictionFile:
         if self.path.is_symlink() or (exists(self.path) and not is_file(self.path)):
             what = "predictions are written to a file, and this is none"
             raise InputError(Problem(what, str(self.path), remedy="remove it, or choose another --output"))
-        if is_file(self.path):
-            self.read_lines()
+        for line in whole_lines(self.path) if is_file(self.path) else ():
+            self.take(line)
         return self.done, self.tally
-
-    def read_lines(self) -> None:
-        with readable_os_errors(self.path), self.path.open("r+b") as stream:
-            whole = 0
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                self.take(line)
-            stream.truncate(whole)
 
     def take(self, line: bytes) -> None:
         """Count one line, unless its row is beyond those asked for."""

@@ -23,7 +23,8 @@ from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work, counted
 from reflora_cli.export.gguf_config import write_shape
 from reflora_cli.export.gguf_names import Layout, layout_of
 from reflora_cli.export.gguf_rope import rope_of
-from reflora_cli.export.gguf_tokenizer import Converted, write_tokenizer
+from reflora_cli.export.gguf_tokenizer import Converted
+from reflora_cli.export.gguf_tokenizer_fields import write_tokenizer
 from reflora_cli.export.gguf_tokens import SWALLOWING_NAMES
 from reflora_cli.export.gguf_types import GgufType
 from reflora_cli.ground.errors import InputError, Problem

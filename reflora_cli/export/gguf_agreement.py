@@ -7,7 +7,7 @@ from typing import Any
 from reflora_cli.export.gguf_tokenizer import REMEDY, Converted
 from reflora_cli.export.gguf_tokens import SPACE
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.model.chat_template import prompt_of, reads, said
+from reflora_cli.model.chat_template import prompt_ids, prompt_of, reads, said
 
 TEXTS = (
     "Below is an instruction that describes a task.\n\n### Instruction:\nAdd 12 and 345.\n\n### Response:\n",
@@ -54,12 +54,10 @@ def refuse_other_turns(converted: Converted, tokenizer: Any) -> None:
     for earlier in ([], system if reads(tokenizer, system) else []):
         for messages in ([*earlier, *turns[:1]], [*earlier, *turns] if reads(tokenizer, turns[:2]) else turns[:1]):
             text = prompt_of(tokenizer, messages)
-            expected = tokenizer.apply_chat_template(
-                [dict(own) for own in messages], add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            expected = prompt_ids(tokenizer, messages)
             found = converted.tokenizer.ids(text.removeprefix(begin))
-            if found != list(expected):
-                raise disagreement(text, tokenizer, list(expected), found)
+            if found != expected:
+                raise disagreement(text, tokenizer, expected, found)
 
 
 def disagreement(text: str, tokenizer: Any, expected: list[int], found: list[int]) -> InputError:

@@ -36,7 +36,7 @@ from reflora_cli.model.sources import find_source
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
-from reflora_cli.runs.restore import kept_rows, restore
+from reflora_cli.runs.restore import kept_rows, with_adapter
 from reflora_cli.tasks.base import PromptTask
 
 UNCOMPARED = (
@@ -131,7 +131,7 @@ def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> Gguf
     refuse_unrepresentable(files)
     with quiet_transformers():
         reader, notes = reading(recipe)
-    restored = restore(recipe, run.adapter, torch.device("cpu"))  # refuses another base, and what does not fit it
+    restored = with_adapter(recipe, files, torch.device("cpu"))  # refuses another base, and what does not fit it
     asked = served(tasks, restored.base.tokenizer, reader)
     with write_directory(output) as directory:
         modules = write_gguf_adapter(files, restored.base.model, directory / "adapter.gguf")

@@ -17,7 +17,7 @@ from reflora_cli.console.reporter import SILENT, Reporter, Tell, Work, counted
 from reflora_cli.export.gguf import GgufFile, GgufRequest, type_of, weights
 from reflora_cli.export.gguf_forward import GgufModel
 from reflora_cli.export.gguf_names import layout_of
-from reflora_cli.export.gguf_tokenizer import read_tokenizer
+from reflora_cli.export.gguf_tokenizer_fields import read_tokenizer
 from reflora_cli.ground.errors import Problem, VerificationError
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.auto import load_config, load_plain

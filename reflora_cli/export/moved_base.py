@@ -11,7 +11,7 @@ import gc
 
 import torch
 
-from reflora_cli.adapter_io.files import AdapterFiles, read_adapter
+from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.lora import OFFSET_RANKS, without_offset
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.merging.verify import Difference, difference
@@ -23,12 +23,12 @@ from reflora_cli.runs.restore import Restored, kept_rows, with_adapter
 CPU = torch.device("cpu")
 
 
-def difference_unmoved(recipe: Recipe, run: RunDirectory) -> Difference | None:
+def difference_unmoved(recipe: Recipe, run: RunDirectory, files: AdapterFiles) -> Difference | None:
     """Return how far the adapter on the quantized base as it is, unmoved, is from the model that was trained.
 
-    It is measured on the rows that the run has kept. None if no quantized base was moved: then nothing differs.
+    It is measured on the rows that the run has kept. files: its adapter. None if no quantized base was moved: then
+    nothing differs.
     """
-    files = read_adapter(run.adapter)
     if not files.record.get(OFFSET_RANKS):
         return None
     restored = with_adapter(recipe, files, CPU)
@@ -41,9 +41,8 @@ def difference_unmoved(recipe: Recipe, run: RunDirectory) -> Difference | None:
     return difference(trained, with_adapter(recipe, without_offset(files), CPU).objective.probe(rows))
 
 
-def restored_for_peft(recipe: Recipe, run: RunDirectory) -> Restored:
+def restored_for_peft(recipe: Recipe, files: AdapterFiles) -> Restored:
     """Return the model with which PEFT's logits must agree: the trained one, on an unmoved base if it is quantized."""
-    files: AdapterFiles = read_adapter(run.adapter)
     restored = with_adapter(recipe, files, CPU)
     if not (files.record.get(OFFSET_RANKS) and is_quantized(restored)):
         return restored

@@ -72,8 +72,6 @@ class Conversation:
 
 def conversation_of(tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """Return what the tokenizer's template writes around messages. Raises UnlikeError for one of another form."""
-    from jinja2 import TemplateError
-
     if any(name in str(tokenizer.chat_template) for name in PRESENT):
         raise UnlikeError("it writes the present date")
     try:
@@ -84,7 +82,7 @@ def conversation_of(tokenizer: PreTrainedTokenizerBase) -> Conversation:
         for tried in trials(with_system=found.around_system is not None):
             if found.text(tried) != prompt_of(tokenizer, tried):
                 raise UnlikeError("what it writes depends on more than roles and texts")
-    except (TemplateError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UnlikeError(f"it does not take a plain conversation ({error})") from error
     return found
 
@@ -102,11 +100,9 @@ def between(text: str, *contents: str) -> list[str]:
 
 def around_system(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
     """Return what is written around a system message before a question; None where it is refused or not written."""
-    from jinja2 import TemplateError
-
     try:
         text = prompt_of(tokenizer, [said("system", SYSTEM), said("user", FIRST)])
-    except (TemplateError, TypeError, ValueError):
+    except ValueError:
         return None
     if SYSTEM not in text:
         return None

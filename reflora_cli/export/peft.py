@@ -62,11 +62,12 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
     """
     if reason := recipe.method.layer.not_for_peft:
         raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=recipe.method.layer.way_out))
-    apart = difference_unmoved(recipe, run)
+    trained = read_adapter(run.adapter)
+    apart = difference_unmoved(recipe, run, trained)
     section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
-    restored = restored_for_peft(recipe.model_copy(update={"model": section}), run)
+    restored = restored_for_peft(recipe.model_copy(update={"model": section}), trained)
     refuse_unreadable(restored, output)
-    files = replace(completed(restored), record=read_adapter(run.adapter).record)
+    files = replace(completed(restored), record=trained.record)
     task, source, dtype = restored.task, restored.base.source, restored.compute.dtype
     tokenizer = served_tokenizer(restored.base, task)
     assert restored.adapted is not None

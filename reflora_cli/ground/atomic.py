@@ -107,6 +107,20 @@ def write_file(path: Path, content: bytes | str) -> None:
         sync_directory(path.parent)
 
 
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file that grows line by line. What follows the last whole one is cut off, when all have been
+    taken. Raises InputError when the file cannot be read or written.
+    """
+    with readable_os_errors(path), path.open("r+b") as stream:
+        whole = 0
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            yield line
+            whole += len(line)
+        stream.truncate(whole)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; NaN and infinity are refused because they are not JSON."""
     write_file(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

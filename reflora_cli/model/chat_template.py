@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from reflora_cli.data.chat_text import ChatTemplate, refusals
 from reflora_cli.model.base import Base
@@ -55,18 +55,24 @@ def prompt_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
     """Return the text that is continued by an answer to the last message. Raises ValueError for messages that the
     template does not take.
     """
-    with refusals():
-        return str(
-            tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=True, tokenize=False)
-        )
+    return str(applied(tokenizer, messages, add_generation_prompt=True, tokenize=False))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Return the tokens of `prompt_of`. Raises as `prompt_of`."""
+    found = applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token) for token in found]
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """Return a whole conversation as text. Raises as `prompt_of`."""
+    return str(applied(tokenizer, messages, add_generation_prompt=False, tokenize=False))
+
+
+def applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> Any:
+    """Return what the tokenizer's template makes of messages. options: those of transformers. Raises as `prompt_of`."""
     with refusals():
-        return str(
-            tokenizer.apply_chat_template([dict(own) for own in messages], add_generation_prompt=False, tokenize=False)
-        )
+        return tokenizer.apply_chat_template([dict(own) for own in messages], **options)
 
 
 def said(role: str, content: str) -> Message:
@@ -150,8 +156,16 @@ def end_tokens(base: Base, task: Task) -> list[int]:
     """Return the tokens that end an answer of a trained language model: those of its base, its tokenizer's end token,
     and the end of a turn in a template by which it was trained.
     """
-    own = base.model.generation_config.eos_token_id if base.model.generation_config is not None else None
-    known = own if isinstance(own, list) else [own]
     found = ending(base.tokenizer) if by_chat_template(task.parts) else None
-    added = [base.tokenizer.eos_token_id, found.token if found else None]
-    return list(dict.fromkeys(int(token) for token in (*known, *added) if token is not None))
+    added = [] if found is None or found.token is None else [found.token]
+    return list(dict.fromkeys([*own_end_tokens(base), *added]))
+
+
+def own_end_tokens(base: Base) -> list[int]:
+    """Return the tokens that end a base's answers: those that its generation config names, and its tokenizer's end
+    token.
+    """
+    config = base.model.generation_config
+    named = config.eos_token_id if config is not None else None
+    tokens = (*(named if isinstance(named, list) else [named]), base.tokenizer.eos_token_id)
+    return list(dict.fromkeys(int(token) for token in tokens if token is not None))

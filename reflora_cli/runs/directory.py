@@ -164,6 +164,14 @@ class Results(BaseModel):
     seconds_per_epoch: float
 
 
+def read_environment(run: RunDirectory) -> dict[str, Any] | None:
+    """Return what `environment.json` holds; None if it is missing or damaged."""
+    try:
+        return dict(json.loads(run.environment.read_text(encoding="utf-8"))) if is_file(run.environment) else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def read_results(run: RunDirectory) -> dict[str, Any] | None:
     """Return what `results.json` holds; None for a run that is not finished. Raises InputError for a damaged file."""
     if not is_file(run.results):

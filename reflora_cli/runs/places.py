@@ -7,18 +7,17 @@ are moved together. Runs that were made before record neither.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reflora_cli.data.load import OWN
-from reflora_cli.ground.paths import exists, expanded, is_file
+from reflora_cli.ground.paths import exists, expanded
 from reflora_cli.model.sources import Source
 from reflora_cli.recipe.files import MISSING, load_recipe, parse_overrides, value_at
 from reflora_cli.recipe.sections import Recipe
-from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.directory import RunDirectory, read_environment
 
 PLACES, DATA = "paths", "task.data"
 """The entry of `environment.json` with the places of data, and the key in it."""
@@ -84,10 +83,7 @@ def moved_data(recipe: Recipe, run: RunDirectory) -> str:
 
 def data_record(run: RunDirectory) -> Mapping[str, Any]:
     """Return what a run records of the place of its data; nothing for a run that records none."""
-    if not is_file(run.environment):
-        return {}
     try:
-        places = json.loads(run.environment.read_text(encoding="utf-8"))[PLACES]
-        return dict(places[DATA])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return dict((read_environment(run) or {})[PLACES][DATA])
+    except (KeyError, TypeError, ValueError):
         return {}

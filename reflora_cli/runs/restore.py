@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reflora_cli.adapter_io.files import AdapterFiles, read_adapter
+from reflora_cli import __version__
+from reflora_cli.adapter_io.files import WEIGHTS, AdapterFiles, read_adapter
 from reflora_cli.adapter_io.keys import saved_modules
 from reflora_cli.adapter_io.loading import load_adapter
 from reflora_cli.adapters.adapted import Adapted
@@ -24,6 +26,7 @@ from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.environment import base_identity
 from reflora_cli.runs.places import run_recipe
 from reflora_cli.runs.trained_base import adapter_base, base_of, check_same, found_again
 from reflora_cli.tasks.base import Task
@@ -119,6 +122,17 @@ def with_its_labels(files: AdapterFiles, base: Base, task: Task) -> Base:
     if not (base.head and is_inside(base.head[-1], saved_modules(base.model, files.config))):
         refuse_foreign_head(base, task)
     return base
+
+
+def model_identity(restored: Restored) -> dict[str, object]:
+    """Return what of a model decides its answers: the base, the adapter's weights, the dtype, and this version."""
+    files = restored.files
+    return {
+        "base": base_identity(restored.base),
+        "adapter_sha256": hashlib.sha256((files.directory / WEIGHTS).read_bytes()).hexdigest() if files else None,
+        "dtype": restored.compute.dtype_name,
+        "reflora": __version__,
+    }
 
 
 def kept_rows(recipe: Recipe, run: RunDirectory) -> Path | None:

@@ -15,7 +15,7 @@ from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import exists, expanded, is_directory, is_file
 from reflora_cli.model.auto import load_config
 from reflora_cli.model.base import positions
-from reflora_cli.model.chat_template import by_chat_template
+from reflora_cli.model.chat_template import ALONE, by_chat_template
 from reflora_cli.model.labels import refuse_foreign_head, said_labels
 from reflora_cli.model.load import load_tokenizer, loading_errors, quiet_transformers
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
@@ -28,26 +28,22 @@ from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import Restored, refuse_random_head, restore
 from reflora_cli.runs.trained_base import adapter_base, unchecked
+from reflora_cli.serving.writing import MOST_NEW_TOKENS
 from reflora_cli.tasks.base import Answers, Metric, PromptTask, SequenceTask, Task
 from reflora_cli.tasks.examples import PromptExample, Row
 from reflora_cli.tasks.metrics import accuracy
-from reflora_cli.tasks.prompts import Template
 from reflora_cli.tasks.registry import find_task
 from reflora_cli.tasks.sources import BuiltinSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AS_IT_IS = Template("{instruction}", "{instruction}\n{input}")
-"""The wording of an instruction that is read without a prompt around it."""
 COLUMN = "text"
 """The column of texts for a model directory, which does not say what the columns of training were."""
 CLASSIFIER, LANGUAGE = "ForSequenceClassification", ("ForCausalLM", "LMHeadModel")
 """The endings of the architectures in configs."""
 UNSCORED: dict[str, Metric] = {"accuracy": accuracy}
 """The metrics of a task that has no labels to score by: a task must have one."""
-MOST_NEW_TOKENS = 256
-"""The tokens of an answer where no recipe says how many."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ def plain_prompts(name: str, column: str) -> PromptTask:
     def example(row: Row) -> PromptExample:
         return PromptExample(row[column], "", row[column])
 
-    return PromptTask(name, None, {column: str}, example, AS_IT_IS, answers=Answers.LOSS)
+    return PromptTask(name, None, {column: str}, example, ALONE, answers=Answers.LOSS)
 
 
 def load_model(found: Found, reporter: Reporter) -> Restored:

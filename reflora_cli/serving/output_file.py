@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reflora_cli.data.read import read_file
-from reflora_cli.ground.atomic import locked, readable_os_errors, write_file
+from reflora_cli.ground.atomic import locked, readable_os_errors, whole_lines, write_file
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.objectives.asking import Answer, Question
@@ -85,7 +85,8 @@ class OutputFile:
         if self.is_whole:
             self.check_whole()
         elif is_file(part):
-            self.read()
+            for number, line in enumerate(whole_lines(part)):
+                self.take(line, is_first=number == 0)
 
     def check_whole(self) -> None:
         """Raises InputError for a finished file that holds anything but the answers of this model to these rows. What
@@ -105,17 +106,6 @@ class OutputFile:
     def remove_part(self) -> None:
         with readable_os_errors(self.part):
             self.part.unlink(missing_ok=True)
-
-    def read(self) -> None:
-        """Read the whole lines of an interrupted command, and cut off the last one if it is not whole."""
-        with readable_os_errors(self.part), self.part.open("r+b") as stream:
-            whole = 0
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                self.take(line, is_first=not whole)
-                whole += len(line)
-            stream.truncate(whole)
 
     def take(self, line: bytes, *, is_first: bool) -> None:
         remedy = f"choose another --output, or remove {self.part.parent}"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from reflora_cli import __version__
-from reflora_cli.adapter_io.files import WEIGHTS
 from reflora_cli.console.reporter import Reporter, Tell, Work
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.chat_template import by_chat_template
 from reflora_cli.objectives.asking import Answer, Answerer, Question
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.runs.environment import base_identity
-from reflora_cli.runs.restore import Restored
+from reflora_cli.runs.restore import Restored, model_identity
 from reflora_cli.serving.model import Found, ModelRequest, find_model, load_model
 from reflora_cli.serving.output_file import OutputFile, check_output, output_file
 from reflora_cli.serving.records import Record, record
@@ -120,14 +116,7 @@ def kept(
 
 def identity(restored: Restored, answerer: Answerer) -> dict[str, object]:
     """Return everything beside the rows that decides what is answered."""
-    files = restored.files
-    return {
-        **answerer.settings(),
-        "base": base_identity(restored.base),
-        "adapter_sha256": hashlib.sha256((files.directory / WEIGHTS).read_bytes()).hexdigest() if files else None,
-        "dtype": restored.compute.dtype_name,
-        "reflora": __version__,
-    }
+    return {**answerer.settings(), **model_identity(restored)}
 
 
 def answer_rest(

@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from reflora_cli.data.encode_prompts import token_ids
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.model.chat_template import ending, reads, said
+from reflora_cli.model.chat_template import ending, prompt_ids, reads, said
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.messages import Message
 
@@ -55,20 +55,15 @@ class ChatTemplate(Prompting):
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         with template_errors():
-            found: Any = self.tokenizer.apply_chat_template(
-                [dict(own) for own in messages], add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        return [int(token) for token in found]
+            return prompt_ids(self.tokenizer, messages)
 
 
 @contextmanager
 def template_errors() -> Iterator[None]:
     """Turn a template's refusal of messages into an InputError."""
-    from jinja2 import TemplateError
-
     try:
         yield
-    except (TemplateError, TypeError, ValueError) as error:
+    except ValueError as error:
         what, remedy = "the chat template does not take these messages", "/reset, or /system without a text"
         raise InputError(Problem(what, "the tokenizer's chat template", str(error), remedy=remedy)) from error
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
+from reflora_cli.model.chat_template import own_end_tokens
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.generation import only
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 MOST_NEW_TOKENS = 256
-"""The tokens of an answer where the user does not say how many."""
+"""The tokens of an answer where neither the user nor a recipe says how many."""
 UNFINISHED = "\ufffd"
 """What a tokenizer writes for a character of which some bytes are still to come."""
 
@@ -108,9 +109,7 @@ class Writer:
         """
         from transformers import GenerationConfig
 
-        tokenizer, own = self.base.tokenizer, self.base.model.generation_config
-        ends = own.eos_token_id if own is not None else None
-        named = ends if isinstance(ends, list) else [ends] if ends is not None else []
+        tokenizer = self.base.tokenizer
         draws = (
             {"temperature": self.settings.temperature, "top_k": 0, "top_p": 1.0} if self.settings.temperature else {}
         )
@@ -118,7 +117,7 @@ class Writer:
             do_sample=bool(draws),
             **draws,
             max_new_tokens=self.settings.max_new_tokens,
-            eos_token_id=sorted({*named, *self.settings.ends, tokenizer.eos_token_id}),
+            eos_token_id=sorted({*own_end_tokens(self.base), *self.settings.ends}),
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

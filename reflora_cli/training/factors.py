@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from reflora_cli.adapters.adapted import Adapted
@@ -21,6 +20,7 @@ from reflora_cli.objectives.invariance import evaluating
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.together import of_first
 
 
 def start_factors(adapted: Adapted, recipe: Recipe, compute: Compute, sight: Sight, tell: Tell) -> None:
@@ -33,16 +33,17 @@ def start_factors(adapted: Adapted, recipe: Recipe, compute: Compute, sight: Sig
     if compute.processes == 1 or not choice.sees_data:
         start(adapted, choice, seed, sight, tell)
         return
-    shared: list[Any] = [None]
-    if compute.rank == 0:
+
+    def started() -> dict[str, Tensor]:
         start(adapted, choice, seed, sight, tell)
-        shared = [{name: tensor.detach().cpu() for name, tensor in of_layers(adapted).items()}]
-    broadcast_object_list(shared)
+        return {name: tensor.detach().cpu() for name, tensor in of_layers(adapted).items()}
+
+    shared = of_first(compute, started)
     if compute.rank != 0:
-        take_up(adapted, shared[0])
+        take_up(adapted, shared)
         with torch.no_grad():
             for name, own in of_layers(adapted).items():
-                own.copy_(shared[0][name])
+                own.copy_(shared[name])
 
 
 def continue_factors(adapted: Adapted, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:

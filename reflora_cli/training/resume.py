@@ -12,19 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
 from reflora_cli.adapter_io.files import with_ties
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.rows import rows_text
 from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
-from reflora_cli.runs.directory import RunDirectory, is_unused, remove_strays
+from reflora_cli.runs.directory import RunDirectory, is_unused, read_environment, remove_strays
 from reflora_cli.runs.places import FROM_RUN
+from reflora_cli.runs.together import of_first
 from reflora_cli.runs.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
 from reflora_cli.training.session import Session, save_adapter
@@ -93,24 +92,14 @@ def start(session: Session, resume: bool, place: Path | None) -> None:
     session.reporter.facts("reflora train", {**job.facts(), "run": str(run.path)})
 
 
-def chosen_checkpoint(run: RunDirectory, accelerator: Accelerator, reporter: Reporter) -> Path | None:
+def chosen_checkpoint(run: RunDirectory, compute: Compute, reporter: Reporter) -> Path | None:
     """Return the newest checkpoint that is whole, as the first process sees it, so that all processes take the same
     one.
     """
-    found: list[Any] = [None, []]
-    if accelerator.is_main_process:
-        try:
-            found = list(newest_whole(run))
-        except InputError as error:
-            found = [None, error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    place, damaged = found
-    if isinstance(damaged, InputError):
-        raise damaged
+    place, damaged = of_first(compute, lambda: newest_whole(run))
     for one in damaged:
         reporter.note(f"not continued from: {one}")
-    return place if isinstance(place, Path) else None
+    return place
 
 
 def known_environment(session: Session, place: Path | None) -> dict[str, Any] | None:
@@ -120,14 +109,6 @@ def known_environment(session: Session, place: Path | None) -> dict[str, Any] | 
         path = session.run.environment
         session.reporter.note(f"{path} is missing or damaged: whether base and data are still the same is not known")
     return found
-
-
-def read_environment(run: RunDirectory) -> dict[str, Any] | None:
-    """Return what `environment.json` holds; None if it is missing or damaged."""
-    try:
-        return dict(json.loads(run.environment.read_text(encoding="utf-8"))) if is_file(run.environment) else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
 
 
 def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:

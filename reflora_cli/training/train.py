@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
 from reflora_cli.adapter_io.files import CONFIG
 from reflora_cli.adapter_io.formats import read_config
 from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import adapter_card, asked_section, make_subject
-from reflora_cli.ground.atomic import locked, write_file, write_json
+from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.chat_template import served_tokenizer
@@ -28,6 +28,7 @@ from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.environment import peak_memory
 from reflora_cli.runs.places import with_data_found, with_places
+from reflora_cli.runs.together import locked_by_first, of_first
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import Evaluation, trained_tensors
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
@@ -59,18 +60,19 @@ def train(
     """
     accelerator = make_accelerator(recipe)
     recipe = with_template(with_labels(recipe, output if resume else None))
-    run = RunDirectory(output or shared_default(recipe))
+    compute = compute_of(recipe, accelerator)
+    run = RunDirectory(output or of_first(compute, lambda: default_place(recipe)))
     earlier = find_earlier(recipe, run.after if resume else None)
     recipe = settled(recipe, earlier)
     check_output(run, recipe, resume)
     if finished := finished_before(run, resume, reporter):
         return finished
-    with locked(run.path) if accelerator.is_main_process else contextlib.nullcontext():
+    with locked_by_first(run.path, compute):
         if finished := finished_before(run, resume, reporter):  # meanwhile, by another process
             return finished
         refuse_links(run)
-        place = chosen_checkpoint(run, accelerator, reporter) if resume else None
-        compute, section = compute_of(recipe, accelerator), base_of(recipe, run, resume)
+        place = chosen_checkpoint(run, compute, reporter) if resume else None
+        section = base_of(recipe, run, resume)
         if not resume:
             refuse_unchosen_prompt(recipe, section)
         read = with_data_found(recipe, run) if resume else recipe
@@ -129,11 +131,9 @@ def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
     set_seed((train.seed + accelerator.process_index) % 2**32)
 
 
-def shared_default(recipe: Recipe) -> Path:
-    """Return the default run directory, the same for all processes."""
-    chosen = [default_output(task_of(recipe.task).short, recipe.method.name)]
-    broadcast_object_list(chosen)
-    return chosen[0]
+def default_place(recipe: Recipe) -> Path:
+    """Return the run directory where none is named."""
+    return default_output(task_of(recipe.task).short, recipe.method.name)
 
 
 def finish(session: Session) -> dict[str, Any]:

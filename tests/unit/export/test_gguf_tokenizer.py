@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from reflora_cli.export import gguf_splitters as splitters
 from reflora_cli.export.gguf_agreement import TEXTS, refuse_disagreement
 from reflora_cli.export.gguf_pieces import is_joined_by_score
-from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer, read_tokenizer, write_tokenizer
+from reflora_cli.export.gguf_tokenizer import Converted, convert_tokenizer
+from reflora_cli.export.gguf_tokenizer_fields import read_tokenizer, write_tokenizer
 from reflora_cli.export.gguf_tokens import LlamaTokenizer
 from reflora_cli.ground.errors import InputError
 from reflora_cli.model.sources import BUILTIN

@@ -15,6 +15,7 @@ from reflora_cli.ground.atomic import (
     locked,
     readable_os_errors,
     this_host,
+    whole_lines,
     write_directory,
     write_file,
     write_json,
@@ -52,6 +53,19 @@ def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"score": float("nan")})
     assert names(tmp_path) == []
+
+
+def test_lines_that_are_whole_are_kept_and_the_rest_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\n\ntwo\nthr")
+    lines = whole_lines(path)
+    assert next(lines) == b"one\n"
+    assert path.read_bytes() == b"one\n\ntwo\nthr", "nothing is cut off before all lines were taken"
+    assert list(lines) == [b"\n", b"two\n"]
+    assert path.read_bytes() == b"one\n\ntwo\n"
+    assert list(whole_lines(path)) == [b"one\n", b"\n", b"two\n"]
+    with pytest.raises(InputError):
+        next(whole_lines(tmp_path / "none"))
 
 
 def test_directory_appears_when_the_block_ends_well(tmp_path: Path) -> None:

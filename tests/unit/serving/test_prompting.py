@@ -51,3 +51,11 @@ def test_a_template_that_takes_no_conversation_is_refused() -> None:
     template = "{{ raise_exception('no answers here') }}"
     with pytest.raises(InputError, match="does not take these messages"):
         prompting_of(family_tokenizer(Family(template, (), "")), TALKING, has_prompt=True)
+
+
+def test_messages_on_which_a_template_fails_by_itself_are_refused() -> None:
+    found = prompting_of(
+        family_tokenizer(Family("{{ 1 // (4 - messages | length) }}", (), "")), TALKING, has_prompt=True
+    )
+    with pytest.raises(InputError, match="does not take these messages"):
+        found.tokens([*ASKED, *ASKED, *ASKED, *ASKED])
