@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Reflora, step_losses
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
+from tests.two_processes import run_by_two
 
 SMALL: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -121,10 +120,9 @@ def test_micro_batches_and_processes_change_nothing(
     ada_run: Path, ada_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """Scores are taken once for an optimizer step, and the penalty is counted once."""
-    small = begun(reflora, ada_recipe, tmp_path / "small", "eval.select=last", "train.micro_batch_size=4")
-    two = tmp_path / "two"
-    command = [*LAUNCH, str(ada_recipe), "eval.select=last", "train.micro_batch_size=4", "--output", str(two)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    small, two, settings = tmp_path / "small", tmp_path / "two", ("eval.select=last", "train.micro_batch_size=4")
+    begun(reflora, ada_recipe, small, *settings)
+    run_by_two("train", ada_recipe, *settings, "--output", two)
     own = load_file(ada_run / WEIGHTS)
     for other in (small, two):
         assert step_losses(other) == pytest.approx(step_losses(ada_run), abs=1e-5)

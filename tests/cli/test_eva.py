@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Reflora, step_losses
+from tests.two_processes import run_by_two
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 EVA = ("method.name=eva", "method.rank=1", "task.max_train_rows=64", "task.max_eval_rows=16", "train.epochs=null",
@@ -102,12 +100,8 @@ def test_another_run_begins_from_it(reflora: Reflora, recipe: Path, eva_run: Pat
 
 def test_two_processes_start_as_one(recipe: Path, tmp_path: Path, eva_run: Path) -> None:
     """The first one looks, and all have its ranks and factors; the steps are those of one process to rounding."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    run, environment = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-    command = [*launch, str(recipe), *EVA, "--output", str(run)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run = tmp_path / "run"
+    run_by_two("train", recipe, *EVA, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(eva_run), abs=1e-5)
     one, two = load_file(eva_run / WEIGHTS), load_file(run / WEIGHTS)
     assert {key: own.shape for key, own in one.items()} == {key: own.shape for key, own in two.items()}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Reflora, records, step_losses
 from tests.cli.test_models import saved
 from tests.models import make
+from tests.two_processes import run_by_two
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -206,14 +204,8 @@ def test_parameters_that_no_gradient_reaches_are_left_out(recipe: Path, reflora:
     assert "no gradient reaches the parameters of a target" in outcome.err
 
 
-def test_two_processes_train_as_one(full: Path, reflora: Reflora, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    settings = (str(full / "recipe.yaml"), "train.micro_batch_size=4", "--output", str(tmp_path / "two"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*launch, *settings], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_train_as_one(full: Path, tmp_path: Path) -> None:
+    run_by_two("train", full / "recipe.yaml", "train.micro_batch_size=4", "--output", tmp_path / "two")
     assert step_losses(tmp_path / "two") == pytest.approx(step_losses(full), abs=1e-5)
     one, two = (torch.cat([t.flatten() for _, t in sorted(load_file(run / WEIGHTS).items())])
                 for run in (full, tmp_path / "two"))  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.cli.conftest import Reflora, step_losses
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
+from tests.two_processes import run_by_two
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 RECIPE: dict[str, Any] = {
@@ -170,8 +169,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_two_processes_train_what_one_does(runs: dict[str, Path], recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*LAUNCH, str(recipe), "--output", str(run)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    run_by_two("train", recipe, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(runs["full"]), abs=1e-5)
     own, other = last_trained(run), last_trained(runs["full"])
     for name, tensor in other.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from reflora_cli.adapters import inject as inject_module
 from reflora_cli.adapters.vera import Projections
 from tests.cli.conftest import LANGUAGE_RECIPE, Reflora, records, step_losses
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
+from tests.two_processes import run_by_two
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 SMALL: dict[str, Any] = {
@@ -195,8 +194,7 @@ def test_a_language_model_becomes_gguf_and_its_adapter_does_not(reflora: Reflora
 
 def test_two_processes_train_what_one_does(vera_run: Path, vera_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*LAUNCH, str(vera_recipe), "--output", str(run)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    run_by_two("train", vera_recipe, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(vera_run), abs=1e-5)
     for key, tensor in adapter(vera_run).items():
         torch.testing.assert_close(adapter(run)[key], tensor, atol=1e-4, rtol=0)

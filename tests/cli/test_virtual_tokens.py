@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from typer.testing import CliRunner
 from reflora_cli.cli import app
 from tests.cli.conftest import Reflora, step_losses
 from tests.cli.test_models import saved
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
 from tests.models import make
+from tests.two_processes import run_by_two
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 KEY = "prompt_embeddings"
@@ -214,8 +213,7 @@ def test_a_quantized_base_reads_them(virtual_recipe: Path, reflora: Reflora, tmp
 
 def test_two_processes_train_what_one_does(virtual_run: Path, virtual_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*LAUNCH, str(virtual_recipe), "--output", str(run)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    run_by_two("train", virtual_recipe, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(virtual_run), abs=1e-4)
     torch.testing.assert_close(adapter(run)[KEY], adapter(virtual_run)[KEY], atol=1e-4, rtol=0)
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.starts import STARTS
 from tests.cli.conftest import Reflora, step_losses
+from tests.two_processes import run_by_two
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -185,12 +182,8 @@ def test_a_base_whose_error_cannot_be_corrected_is_refused(
 @pytest.mark.parametrize("name", ["corda, knowledge preserved", "lora-ga", "lora-one, dora, nf4"])
 def test_two_processes_start_as_one(name: str, runs: dict[str, Path], recipe: Path, tmp_path: Path) -> None:
     """The first one looks, and all have its factors and move their base; the steps are one process's to rounding."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    run, environment = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-    command = [*launch, str(recipe), "method.refactor.warmup_steps=1", *RUNS[name], "--output", str(run)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run = tmp_path / "run"
+    run_by_two("train", recipe, "method.refactor.warmup_steps=1", *RUNS[name], "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(runs[name]), abs=1e-4)
 
 

@@ -28,16 +28,18 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 CLOCKS = ("seconds", "examples_per_second", "seconds_per_epoch", "peak_memory_bytes", "run")
 """What two equal runs do not have in common."""
+PRELOADED = (
+    "bitsandbytes",
+    "matplotlib.figure",
+    "transformers.models.llama.modeling_llama",
+    "reflora_cli.cli.train",
+    "reflora_cli.training.train",
+)
 
 
 def preload() -> None:
     """Import what a run imports, so that forked ones need not."""
-    for name in (
-        "bitsandbytes",
-        "transformers.models.llama.modeling_llama",
-        "reflora_cli.cli.train",
-        "reflora_cli.training.train",
-    ):
+    for name in PRELOADED:
         importlib.import_module(name)
 
 
