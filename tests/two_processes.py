@@ -21,23 +21,25 @@ FORKSERVER.set_forkserver_preload(list(PRELOADED))
 LONGEST_SECONDS = 180
 
 
-def run_by_two(*arguments: object) -> None:
-    """Run a command of reflora in two processes, with the variables of torchrun, until both have ended well.
+def run_by_two(*arguments: object) -> tuple[str, str]:
+    """Run a command of reflora in two processes, with the variables of torchrun; their standard output and error.
 
-    Raises AssertionError, with what they said, if one does not.
+    Raises AssertionError, with what they said, if one does not end well.
     """
     with tempfile.TemporaryDirectory() as place:
-        log = Path(place) / "log"
-        pair = FORKSERVER.Process(target=lead, args=([str(argument) for argument in arguments], log))
+        log, output = Path(place) / "log", Path(place) / "output"
+        pair = FORKSERVER.Process(target=lead, args=([str(argument) for argument in arguments], log, output))
         pair.start()
         pair.join(LONGEST_SECONDS)
         if pair.is_alive() and pair.pid is not None:
             os.killpg(pair.pid, signal.SIGKILL)
             pair.join()
-        assert pair.exitcode == 0, log.read_text(errors="replace")[-3000:]
+        said = log.read_text(errors="replace")
+        assert pair.exitcode == 0, said[-3000:]
+        return output.read_text(), said
 
 
-def lead(arguments: list[str], log: Path) -> None:
+def lead(arguments: list[str], log: Path, output: Path) -> None:
     """Fork both processes, in a group of their own, and end when they have ended."""
     os.setsid()
-    sys.exit(any(ended(started(arguments, log))))
+    sys.exit(any(ended(started(arguments, log, output))))

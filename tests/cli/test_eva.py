@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
 from tests.two_processes import run_by_two
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 EVA = ("method.name=eva", "method.rank=1", "task.max_train_rows=64", "task.max_eval_rows=16", "train.epochs=null",
        "train.steps=4", "train.batch_size=16", "train.checkpoint_every=2", "train.log_every=1")  # fmt: skip
 QUANTIZED_DORA = ("method.layer=dora", "model.quantization=nf4", "method.update=reflora",
@@ -53,14 +51,8 @@ def test_a_killed_run_continues_equal(
 ) -> None:
     whole = eva_run
     if more:
-        whole = tmp_path / "whole"
-        assert reflora("train", recipe, *EVA, *more, "--output", whole).status == 0
-    run = shutil.copytree(whole, tmp_path / "run")
-    for name in ("results.json", "curves.png"):
-        (run / name).unlink()
-    shutil.rmtree(run / "adapter")
-    for place in sorted((run / "checkpoints").iterdir())[kept:]:
-        shutil.rmtree(place)
+        whole = train(reflora, recipe, tmp_path / "whole", *EVA, *more)
+    run = killed(whole, tmp_path / "run", kept)
     outcome = reflora("train", recipe, *EVA, *more, "--output", run, "--resume")
     assert outcome.status == 0, outcome.err
     assert ("eva looks at" in outcome.err) == (kept == 0)
@@ -89,8 +81,7 @@ def test_another_run_begins_from_it(reflora: Reflora, recipe: Path, eva_run: Pat
     text = recipe.read_text().partition("method:")
     rest = text[2].partition("model:")
     open_recipe.write_text(f"method: {{name: lora, after: {eva_run}}}\nmodel:{rest[2]}", encoding="utf-8")
-    outcome = reflora("train", open_recipe, *more, "--output", tmp_path / "next")
-    assert outcome.status == 0, outcome.err
+    train(reflora, open_recipe, tmp_path / "next", *more)
     ranks = [{key: own.shape for key, own in load_file(run / WEIGHTS).items()} for run in (eva_run, tmp_path / "next")]
     assert ranks[0] == ranks[1]
     refused = reflora("train", open_recipe, *more, "method.name=eva", "--output", tmp_path / "other")

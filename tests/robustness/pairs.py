@@ -26,14 +26,15 @@ VARIANT = "reflora"
 MOST_SECONDS = 60
 
 
-def started(arguments: list[str], log: Path) -> list[int]:
-    """Run a command in two processes; the process ids by rank."""
+def started(arguments: list[str], log: Path, output: Path | None = None) -> list[int]:
+    """Run a command in two processes; the process ids by rank. output: the file of their standard output, as in
+    `forked`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     ranks = ({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
-    return [forked(arguments, log, own) for own in ranks]
+    return [forked(arguments, log, own, output) for own in ranks]
 
 
 def ended(pids: list[int]) -> list[int]:
