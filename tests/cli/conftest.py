@@ -35,6 +35,9 @@ LANGUAGE_RECIPE: dict[str, Any] = {
 FEW = ("task.max_train_rows=64", "task.max_eval_rows=16", "method.refactor.warmup_steps=1")
 """Overrides for a run of which it only matters that it trains."""
 
+WEIGHTS = "adapter/adapter_model.safetensors"
+"""Where a run has its trained tensors."""
+
 THINGS = ("cup", "box", "hat", "pan", "key", "bag", "pot", "lid")
 PLACES = ("kitchen", "cellar", "garden", "attic")
 
@@ -66,6 +69,38 @@ def records(run: Path, event: str) -> list[dict[str, Any]]:
 def step_losses(run: Path) -> list[float]:
     """The losses of the logged steps."""
     return [record["loss"] for record in records(run, "step")]
+
+
+def train(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
+    """The directory of a new run, or of one that was continued with `--resume`, which ended well."""
+    outcome = reflora("train", recipe, *more, "--output", output)
+    assert outcome.status == 0, outcome.err
+    return output
+
+
+class Runs(dict[str, Path]):
+    """Finished runs by name, not to be changed; each is trained when it is first asked for."""
+
+    def __init__(self, trained: Callable[[str], Path]) -> None:
+        super().__init__()
+        self.trained = trained
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = self.trained(name)
+        return self[name]
+
+
+def killed(run: Path, part: Path, kept: int) -> Path:
+    """A copy of a finished run as if it had been killed after so many of the checkpoints that it still has."""
+    shutil.copytree(run, part)
+    (part / "results.json").unlink()
+    (part / "curves.png").unlink()
+    shutil.rmtree(part / "adapter")
+    checkpoints = sorted(part.glob("checkpoints/step-*"))
+    assert len(checkpoints) > kept
+    for place in checkpoints[kept:]:
+        shutil.rmtree(place)
+    return part
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, step_losses
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
+from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
+from tests.two_processes import run_by_two
 
 SMALL: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -30,7 +28,6 @@ SMALL: dict[str, Any] = {
               "keep_checkpoints": 9},
     "eval": {"every": 2},
 }  # fmt: skip
-WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +40,16 @@ def ada_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ada_run(reflora: Reflora, ada_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; not to be changed."""
-    return begun(reflora, ada_recipe, tmp_path_factory.mktemp("runs") / "adalora", "eval.select=last")
+    return train(reflora, ada_recipe, tmp_path_factory.mktemp("runs") / "adalora", "eval.select=last")
 
 
-def begun(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
-    outcome = reflora("train", recipe, *more, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
-
-
-def killed_after(run: Path, step: int, place: Path) -> Path:
-    shutil.copytree(run, place)
-    (place / "results.json").unlink()
-    shutil.rmtree(place / "adapter")
-    for checkpoint in place.glob("checkpoints/step-*"):
-        if int(checkpoint.name[5:]) > step:
-            shutil.rmtree(checkpoint)
-    return place
-
-
-@pytest.mark.parametrize("step", [0, 2, 6])
+@pytest.mark.parametrize("kept", [0, 1, 3])
 def test_a_killed_run_is_continued_to_the_bit(
-    step: int, ada_run: Path, ada_recipe: Path, reflora: Reflora, tmp_path: Path
+    kept: int, ada_run: Path, ada_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """Before the first checkpoint, while triplets are given up, and after the choice is made."""
-    part = killed_after(ada_run, step, tmp_path / "part")
-    begun(reflora, ada_recipe, part, "eval.select=last", "--resume")
+    part = killed(ada_run, tmp_path / "part", kept)
+    train(reflora, ada_recipe, part, "eval.select=last", "--resume")
     assert (part / WEIGHTS).read_bytes() == (ada_run / WEIGHTS).read_bytes()
     assert (part / "adapter/adapter_config.json").read_bytes() == (ada_run / "adapter/adapter_config.json").read_bytes()
     assert step_losses(part) == step_losses(ada_run)
@@ -90,7 +71,7 @@ def test_the_kept_adapter_scores_merges_and_is_exported(
     more: tuple[str, ...], ada_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """The best one may be from before the choice is made: its own triplets are in the file."""
-    run = begun(reflora, ada_recipe, tmp_path / "run", *more)
+    run = train(reflora, ada_recipe, tmp_path / "run", *more)
     results = json.loads((run / "results.json").read_text())
     scored = reflora("eval", run, "--output", tmp_path / "scores", "--json")
     assert scored.status == 0, scored.err
@@ -121,10 +102,9 @@ def test_micro_batches_and_processes_change_nothing(
     ada_run: Path, ada_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """Scores are taken once for an optimizer step, and the penalty is counted once."""
-    small = begun(reflora, ada_recipe, tmp_path / "small", "eval.select=last", "train.micro_batch_size=4")
-    two = tmp_path / "two"
-    command = [*LAUNCH, str(ada_recipe), "eval.select=last", "train.micro_batch_size=4", "--output", str(two)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    small, two, settings = tmp_path / "small", tmp_path / "two", ("eval.select=last", "train.micro_batch_size=4")
+    train(reflora, ada_recipe, small, *settings)
+    run_by_two("train", ada_recipe, *settings, "--output", two)
     own = load_file(ada_run / WEIGHTS)
     for other in (small, two):
         assert step_losses(other) == pytest.approx(step_losses(ada_run), abs=1e-5)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
+from tests.two_processes import run_by_two
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 EVA = ("method.name=eva", "method.rank=1", "task.max_train_rows=64", "task.max_eval_rows=16", "train.epochs=null",
        "train.steps=4", "train.batch_size=16", "train.checkpoint_every=2", "train.log_every=1")  # fmt: skip
 QUANTIZED_DORA = ("method.layer=dora", "model.quantization=nf4", "method.update=reflora",
@@ -55,14 +51,8 @@ def test_a_killed_run_continues_equal(
 ) -> None:
     whole = eva_run
     if more:
-        whole = tmp_path / "whole"
-        assert reflora("train", recipe, *EVA, *more, "--output", whole).status == 0
-    run = shutil.copytree(whole, tmp_path / "run")
-    for name in ("results.json", "curves.png"):
-        (run / name).unlink()
-    shutil.rmtree(run / "adapter")
-    for place in sorted((run / "checkpoints").iterdir())[kept:]:
-        shutil.rmtree(place)
+        whole = train(reflora, recipe, tmp_path / "whole", *EVA, *more)
+    run = killed(whole, tmp_path / "run", kept)
     outcome = reflora("train", recipe, *EVA, *more, "--output", run, "--resume")
     assert outcome.status == 0, outcome.err
     assert ("eva looks at" in outcome.err) == (kept == 0)
@@ -91,8 +81,7 @@ def test_another_run_begins_from_it(reflora: Reflora, recipe: Path, eva_run: Pat
     text = recipe.read_text().partition("method:")
     rest = text[2].partition("model:")
     open_recipe.write_text(f"method: {{name: lora, after: {eva_run}}}\nmodel:{rest[2]}", encoding="utf-8")
-    outcome = reflora("train", open_recipe, *more, "--output", tmp_path / "next")
-    assert outcome.status == 0, outcome.err
+    train(reflora, open_recipe, tmp_path / "next", *more)
     ranks = [{key: own.shape for key, own in load_file(run / WEIGHTS).items()} for run in (eva_run, tmp_path / "next")]
     assert ranks[0] == ranks[1]
     refused = reflora("train", open_recipe, *more, "method.name=eva", "--output", tmp_path / "other")
@@ -102,12 +91,8 @@ def test_another_run_begins_from_it(reflora: Reflora, recipe: Path, eva_run: Pat
 
 def test_two_processes_start_as_one(recipe: Path, tmp_path: Path, eva_run: Path) -> None:
     """The first one looks, and all have its ranks and factors; the steps are those of one process to rounding."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    run, environment = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-    command = [*launch, str(recipe), *EVA, "--output", str(run)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run = tmp_path / "run"
+    run_by_two("train", recipe, *EVA, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(eva_run), abs=1e-5)
     one, two = load_file(eva_run / WEIGHTS), load_file(run / WEIGHTS)
     assert {key: own.shape for key, own in one.items()} == {key: own.shape for key, own in two.items()}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora
+from tests.cli.conftest import WEIGHTS, Reflora, killed, train
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 SHORT = ("method.name=ia3", "train.steps=4", "train.checkpoint_every=2", "train.learning_rate=1e-2", "eval.select=last",
          "task.max_train_rows=64", "task.max_eval_rows=32")  # fmt: skip
 
@@ -21,19 +19,13 @@ SHORT = ("method.name=ia3", "train.steps=4", "train.checkpoint_every=2", "train.
 def test_a_word_makes_any_recipe_train_it(recipe: Path, reflora: Reflora, tmp_path: Path, quantization: str) -> None:
     """Killed and continued to the bit, scored, merged, exported to PEFT, and begun from."""
     more = (*SHORT, f"model.quantization={quantization}")
-    run, part = tmp_path / "run", tmp_path / "part"
+    run = tmp_path / "run"
     outcome = reflora("train", recipe, *more, "--output", run)
     assert outcome.status == 0, outcome.err
     assert "ia3\n" in outcome.err
-    for kept in (["step-000002"], []):
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(run, part)
-        (part / "results.json").unlink()
-        for checkpoint in part.glob("checkpoints/step-*"):
-            if checkpoint.name not in kept:
-                shutil.rmtree(checkpoint)
-        outcome = reflora("train", recipe, *more, "--output", part, "--resume")
-        assert outcome.status == 0, outcome.err
+    for kept in (1, 0):
+        part = killed(run, tmp_path / f"kept {kept}", kept)
+        train(reflora, recipe, part, *more, "--resume")
         assert (part / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
     scored = reflora("eval", run, "--json")
     results = json.loads((run / "results.json").read_text())

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +11,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, records, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, killed, records, step_losses, train
 from tests.cli.test_models import saved
 from tests.models import make
+from tests.two_processes import run_by_two
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 PREFIX = "base_model.model."
 SMALL = ("task.max_train_rows=64", "task.max_eval_rows=24", "task.max_length=32", "train.batch_size=8",
          "train.epochs=1", "train.checkpoint_every=3", "train.keep_checkpoints=9", "train.log_every=1",
@@ -36,29 +32,23 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(model, tmp_path_factory.mktemp("bert"))
 
 
-def train(reflora: Reflora, recipe: Path, output: Path, *settings: object) -> Path:
-    outcome = reflora("train", recipe, *SMALL, *settings, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
-
-
 @pytest.fixture(scope="module")
 def full(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(reflora, recipe, tmp_path_factory.mktemp("runs") / "full", "method.name=full")
+    return train(reflora, recipe, tmp_path_factory.mktemp("runs") / "full", *SMALL, "method.name=full")
 
 
 @pytest.fixture(scope="module")
 def answering_full(language_recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model under gradient checkpointing and packing."""
     settings = ("method.name=full", "train.packing=true", "train.gradient_checkpointing=true")
-    return train(reflora, language_recipe, tmp_path_factory.mktemp("runs") / "language", *settings)
+    return train(reflora, language_recipe, tmp_path_factory.mktemp("runs") / "language", *SMALL, *settings)
 
 
 @pytest.fixture(scope="module")
 def bitfit(recipe: Path, bert: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The biases of a base in four bits."""
     settings = ("method.name=bitfit", f"model.name={bert}", "model.quantization=nf4")
-    return train(reflora, recipe, tmp_path_factory.mktemp("runs") / "bitfit", *settings)
+    return train(reflora, recipe, tmp_path_factory.mktemp("runs") / "bitfit", *SMALL, *settings)
 
 
 def results(run: Path) -> Any:
@@ -104,13 +94,8 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(
 ) -> None:
     """After the first checkpoint, and before it."""
     whole: Path = request.getfixturevalue(run)
-    cut = shutil.copytree(whole, tmp_path / "cut")
-    (cut / "results.json").unlink()
-    shutil.rmtree(cut / "adapter")
-    checkpoints = sorted(cut.glob("checkpoints/step-*"))
-    assert len(checkpoints) == 3
-    for place in checkpoints[kept:]:
-        shutil.rmtree(place)
+    assert len(list(whole.glob("checkpoints/step-*"))) == 3
+    cut = killed(whole, tmp_path / "cut", kept)
     outcome = reflora("train", whole / "recipe.yaml", "--output", cut, "--resume")
     assert outcome.status == 0, outcome.err
     assert ("continuing from" in outcome.err) == bool(kept)
@@ -136,7 +121,7 @@ def test_biases_alone_are_trained_on_quantized_weights(bitfit: Path, bert: Path,
 def test_half_precision_and_small_moments(recipe: Path, bert: Path, reflora: Reflora, tmp_path: Path) -> None:
     """Master copies are float32; the merged model has the run's dtype, or float32 to the bit."""
     settings = ("method.name=full", f"model.name={bert}", "model.dtype=bfloat16", "train.optimizer=adamw_8bit")
-    run = train(reflora, recipe, tmp_path / "run", *settings)
+    run = train(reflora, recipe, tmp_path / "run", *SMALL, *settings)
     stored = load_file(run / WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     assert reflora("merge", run, "--output", tmp_path / "half").status == 0
@@ -206,14 +191,8 @@ def test_parameters_that_no_gradient_reaches_are_left_out(recipe: Path, reflora:
     assert "no gradient reaches the parameters of a target" in outcome.err
 
 
-def test_two_processes_train_as_one(full: Path, reflora: Reflora, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    settings = (str(full / "recipe.yaml"), "train.micro_batch_size=4", "--output", str(tmp_path / "two"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*launch, *settings], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_train_as_one(full: Path, tmp_path: Path) -> None:
+    run_by_two("train", full / "recipe.yaml", "train.micro_batch_size=4", "--output", tmp_path / "two")
     assert step_losses(tmp_path / "two") == pytest.approx(step_losses(full), abs=1e-5)
     one, two = (torch.cat([t.flatten() for _, t in sorted(load_file(run / WEIGHTS).items())])
                 for run in (full, tmp_path / "two"))  # fmt: skip

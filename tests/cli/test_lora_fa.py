@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, Runs, killed, step_losses, train
 
 SMALL: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -21,7 +20,6 @@ SMALL: dict[str, Any] = {
     "train": {"steps": 4, "batch_size": 8, "learning_rate": 1e-2, "checkpoint_every": 2, "log_every": 1},
     "eval": {"select": "last"},
 }
-WEIGHTS = "adapter/adapter_model.safetensors"
 KINDS = {
     "plain": (),
     "projected, nf4": ("method.update.gradients=projected", "model.quantization=nf4"),
@@ -38,36 +36,24 @@ def fa_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(fa_recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(fa_recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     place = tmp_path_factory.mktemp("runs")
-    return {kind: begun(reflora, fa_recipe, place / kind, *more) for kind, more in KINDS.items()}
-
-
-def begun(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
-    outcome = reflora("train", recipe, *more, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
+    return Runs(lambda kind: train(reflora, fa_recipe, place / kind, *KINDS[kind]))
 
 
 @every_kind
-@pytest.mark.parametrize("kept", ["no checkpoint", "the first"])
+@pytest.mark.parametrize("kept", [0, 1])
 def test_a_killed_run_is_continued_to_the_bit(
-    kind: str, kept: str, runs: dict[str, Path], fa_recipe: Path, reflora: Reflora, tmp_path: Path
+    kind: str, kept: int, runs: Runs, fa_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    part = tmp_path / "part"
-    shutil.copytree(runs[kind], part)
-    (part / "results.json").unlink()
-    shutil.rmtree(part / "adapter")
-    shutil.rmtree(part / "checkpoints" / "step-000004")
-    if kept == "no checkpoint":
-        shutil.rmtree(part / "checkpoints" / "step-000002")
-    begun(reflora, fa_recipe, part, *KINDS[kind], "--resume")
+    part = killed(runs[kind], tmp_path / "part", kept)
+    train(reflora, fa_recipe, part, *KINDS[kind], "--resume")
     assert (part / WEIGHTS).read_bytes() == (runs[kind] / WEIGHTS).read_bytes()
     assert step_losses(part) == step_losses(runs[kind])
 
 
 @every_kind
-def test_a_run_is_merged_and_exported(kind: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path) -> None:
+def test_a_run_is_merged_and_exported(kind: str, runs: Runs, reflora: Reflora, tmp_path: Path) -> None:
     merged = reflora("merge", runs[kind], "--output", tmp_path / "merged", "--json")
     assert merged.status == 0, merged.err
     assert merged.json["largest_difference"] <= 1e-4
@@ -77,9 +63,9 @@ def test_a_run_is_merged_and_exported(kind: str, runs: dict[str, Path], reflora:
 
 
 def test_a_stays_and_half_of_the_moments_are_gone(
-    runs: dict[str, Path], fa_recipe: Path, reflora: Reflora, tmp_path: Path
+    runs: Runs, fa_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    faster = begun(reflora, fa_recipe, tmp_path / "faster", "train.learning_rate=0.1")
+    faster = train(reflora, fa_recipe, tmp_path / "faster", "train.learning_rate=0.1")
     own, other = (load_file(run / WEIGHTS) for run in (runs["plain"], faster))
     assert {key for key in own if not torch.equal(own[key], other[key])} == {k for k in own if "lora_A" not in k}
     state = load_file(runs["plain"] / "checkpoints" / "step-000004" / "optimizer.safetensors")
@@ -88,8 +74,8 @@ def test_a_stays_and_half_of_the_moments_are_gone(
 
 
 def test_it_goes_on_from_an_adapter_whose_a_was_trained(fa_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    first = begun(reflora, fa_recipe, tmp_path / "first", "method.name=lora")
-    second = begun(reflora, fa_recipe, tmp_path / "second", f"method.after={first}", "eval.at_start=true")
+    first = train(reflora, fa_recipe, tmp_path / "first", "method.name=lora")
+    second = train(reflora, fa_recipe, tmp_path / "second", f"method.after={first}", "eval.at_start=true")
     results = [json.loads((run / "results.json").read_text()) for run in (first, second)]
     assert results[1]["before"] == results[0]["scores"]
     own, other = (load_file(run / WEIGHTS) for run in (second, first))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora
+from tests.cli.conftest import WEIGHTS, Reflora, killed, train
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 SHORT = ("method.name=lora-xs", "method.rank=16", "train.steps=4", "train.checkpoint_every=2",
          "train.learning_rate=1e-2", "eval.select=last", "task.max_train_rows=64", "task.max_eval_rows=32")  # fmt: skip
 
@@ -22,20 +20,12 @@ def test_a_run_is_continued_without_a_second_decomposition_and_its_file_is_a_lor
     recipe: Path, reflora: Reflora, tmp_path: Path, quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = (*SHORT, f"model.quantization={quantization}")
-    run, part = tmp_path / "run", tmp_path / "part"
-    outcome = reflora("train", recipe, *more, "--output", run)
-    assert outcome.status == 0, outcome.err
-    for kept in ([], ["step-000002"]):
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(run, part)
-        (part / "results.json").unlink()
-        for checkpoint in part.glob("checkpoints/step-*"):
-            if checkpoint.name not in kept:
-                shutil.rmtree(checkpoint)
+    run = train(reflora, recipe, tmp_path / "run", *more)
+    for kept in (0, 1):
+        part = killed(run, tmp_path / f"kept {kept}", kept)
         if kept:
             monkeypatch.setattr(torch.linalg, "svd", None)
-        outcome = reflora("train", recipe, *more, "--output", part, "--resume")
-        assert outcome.status == 0, outcome.err
+        train(reflora, recipe, part, *more, "--resume")
         assert (part / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
     monkeypatch.undo()
     config = json.loads((run / "adapter/adapter_config.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.runs.restore import restore
 from reflora_cli.tasks.registry import find_task
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, Runs, killed, step_losses, train
 from tests.language_models import saved
 
 RECIPE: dict[str, Any] = {
@@ -47,41 +46,26 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """One finished run on each base."""
     place = tmp_path_factory.mktemp("runs")
-    return {name: trained(reflora, recipe, place / name, *settings) for name, settings in BASES.items()}
-
-
-def trained(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
-    outcome = reflora("train", recipe, *more, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
+    return Runs(lambda base: train(reflora, recipe, place / base, *BASES[base]))
 
 
 @every_base
-@pytest.mark.parametrize("kept", ["no checkpoint", "the first"])
+@pytest.mark.parametrize("kept", [0, 1])
 def test_a_killed_run_is_continued_to_the_bit(
-    base: str, kept: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+    base: str, kept: int, runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """From the first checkpoint nothing is decomposed again; before it, everything is, and comes out the same."""
-    part = tmp_path / "part"
-    shutil.copytree(runs[base], part)
-    for name in ("results.json", "adapter"):
-        (shutil.rmtree if (part / name).is_dir() else Path.unlink)(part / name)
-    shutil.rmtree(part / "checkpoints" / "step-000004")
-    if kept == "no checkpoint":
-        shutil.rmtree(part / "checkpoints" / "step-000002")
-    trained(reflora, recipe, part, *BASES[base], "--resume")
-    weights = "adapter/adapter_model.safetensors"
-    assert (part / weights).read_bytes() == (runs[base] / weights).read_bytes()
+    part = killed(runs[base], tmp_path / "part", kept)
+    train(reflora, recipe, part, *BASES[base], "--resume")
+    assert (part / WEIGHTS).read_bytes() == (runs[base] / WEIGHTS).read_bytes()
     assert step_losses(part) == step_losses(runs[base])
 
 
 @every_base
-def test_the_run_scores_and_merges_as_what_was_trained(
-    base: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path
-) -> None:
+def test_the_run_scores_and_merges_as_what_was_trained(base: str, runs: Runs, reflora: Reflora, tmp_path: Path) -> None:
     run = runs[base]
     scored = reflora("eval", run, "--output", tmp_path / "scores", "--json")
     assert scored.status == 0, scored.err
@@ -90,7 +74,7 @@ def test_the_run_scores_and_merges_as_what_was_trained(
         assert scored.json["tasks"]["validation"][name] == results["scores"]["validation"][name]
     record = json.loads((run / "adapter" / "reflora.json").read_text())
     assert set(record["offset_ranks"].values()) == {4}
-    assert load_file(run / "adapter/adapter_model.safetensors")[
+    assert load_file(run / WEIGHTS)[
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     ].shape[0] == 8  # fmt: skip
     merged = reflora("merge", run, "--output", tmp_path / "merged", "--dtype", "float32", "--json")
@@ -102,9 +86,7 @@ def test_the_run_scores_and_merges_as_what_was_trained(
 
 
 @every_base
-def test_peft_computes_the_same_on_the_original_base(
-    base: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path
-) -> None:
+def test_peft_computes_the_same_on_the_original_base(base: str, runs: Runs, reflora: Reflora, tmp_path: Path) -> None:
     """Exactly where weights are floats; quantized ones it does not move, and what that costs is measured and said."""
     exported = reflora("export", runs[base], "--format", "peft", "--output", tmp_path / "peft", "--json")
     assert exported.status == 0, exported.err
@@ -131,30 +113,30 @@ def compare_with_peft(run: Path, exported: Path) -> None:
 
 @every_base
 def test_training_goes_on_with_the_trained_rank_on_the_moved_base(
-    base: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+    base: str, runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     after = (f"method.after={runs[base]}", "method.name=reflora", "method.update.warmup_steps=0", *BASES[base],
              "eval.at_start=true", "method.start=pissa", "method.start.iterations=null")  # fmt: skip
-    second = trained(reflora, recipe, tmp_path / "more", *after)
+    second = train(reflora, recipe, tmp_path / "more", *after)
     method = load_recipe(str(second / "recipe.yaml")).method
     assert (method.rank, method.alpha) == (4, 6.0)
     first, more = (json.loads((run / "results.json").read_text()) for run in (runs[base], second))
     assert more["before"] == first["scores"]
     assert more["trained_parameters"] == first["trained_parameters"]
     key = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
-    one, two = (load_file(run / "adapter/adapter_model.safetensors")[key] for run in (runs[base], second))
+    one, two = (load_file(run / WEIGHTS)[key] for run in (runs[base], second))
     assert torch.equal(one[4:], two[4:])
     assert not torch.equal(one[:4], two[:4])
 
 
 def test_a_checkpoint_that_is_quantized_already(
-    runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no other base then: by PEFT's rules the adapter is on the unmoved one, and what that costs is said."""
     base = tmp_path / "base"
     assert reflora("merge", runs["nf4"], "--requantize", "nf4", "--output", base).status == 0
     settings = (f"model.name={base}", "method.targets=[q_proj, down_proj]", "train.steps=2")
-    run = trained(reflora, recipe, tmp_path / "run", *settings)
+    run = train(reflora, recipe, tmp_path / "run", *settings)
     merged = reflora("merge", run, "--json")
     assert merged.status == 0, merged.err
     assert merged.json["largest_difference"] <= 1e-4
@@ -169,7 +151,7 @@ def test_a_checkpoint_that_is_quantized_already(
 def test_a_rule_needs_no_warm_up(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     settings = ("method.update=reflora", "method.refactor.warmup_steps=0", "method.targets=all-linear",
                 "train.learning_rate=3e-4", "train.epochs=2")  # fmt: skip
-    run = trained(reflora, recipe, tmp_path / "run", *settings)
+    run = train(reflora, recipe, tmp_path / "run", *settings)
     health = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert not any(record["plain"] for record in health if record["event"] == "health")
     losses = step_losses(run)
@@ -180,7 +162,7 @@ def test_a_rule_needs_no_warm_up(recipe: Path, reflora: Reflora, tmp_path: Path)
 def test_transposed_weights_and_a_tied_head(name: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     base = saved(name, tmp_path / "base")
     target = {"gpt2": "[c_attn, c_proj]", "llama-tied": "[lm_head, q_proj]"}[name]
-    run = trained(reflora, recipe, tmp_path / "run", f"model.name={base}", f"method.targets={target}", "train.steps=2")
+    run = train(reflora, recipe, tmp_path / "run", f"model.name={base}", f"method.targets={target}", "train.steps=2")
     for command in (("merge", run, "--json"), ("export", run, "--format", "peft", "--json")):
         outcome = reflora(*command)
         assert outcome.status == 0, outcome.err
@@ -188,7 +170,7 @@ def test_transposed_weights_and_a_tied_head(name: str, recipe: Path, reflora: Re
 
 def test_llama_cpp_s_adapter_holds_the_whole_change(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
-    run = trained(reflora, recipe, tmp_path / "run", "method.targets=[q_proj]", "train.steps=2")
+    run = train(reflora, recipe, tmp_path / "run", "method.targets=[q_proj]", "train.steps=2")
     exported = reflora("export", run, "--format", "gguf-adapter", "--output", tmp_path / "adapter", "--json")
     assert exported.status == 0, exported.err
     (file,) = (tmp_path / "adapter").glob("*.gguf")

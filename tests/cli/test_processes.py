@@ -1,4 +1,4 @@
-"""Two processes under torchrun with gloo: as one process, with a sharded base too, and through every kind of end."""
+"""Two processes with gloo: as one process, with a sharded base too, and under torchrun through every kind of end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import Reflora, step_losses
 from tests.robustness.runs import SETTINGS
+from tests.two_processes import run_by_two
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
 ON_THE_CPU = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
@@ -28,12 +29,6 @@ RECIPE = ("quickstart", *SETTINGS, "method.name=reflora")
 def launched(*arguments: object) -> subprocess.Popen[str]:
     command = [*LAUNCH, *map(str, arguments)]
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-
-
-def finished(*arguments: object) -> None:
-    process = launched(*arguments)
-    _, said = process.communicate(timeout=180)
-    assert process.returncode == 0, said[-3000:]
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
@@ -62,7 +57,9 @@ def test_a_killed_process_ends_all_and_the_run_can_be_continued(tmp_path: Path) 
     process.communicate(timeout=90)
     assert time.monotonic() - begin < 60
     assert process.returncode != 0
-    finished(*RECIPE, "--output", run, "--resume")
+    process = launched(*RECIPE, "--output", run, "--resume")
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said[-3000:]
     assert (run / "results.json").exists()
 
 
@@ -108,7 +105,7 @@ def test_two_processes_train_as_one(method: str, sharded: str, recipe: Path, ref
     """
     settings = (f"method.name={method}", "train.log_every=1", "task.max_train_rows=96", "train.micro_batch_size=8",
                 "task.max_eval_rows=31", "train.epochs=3")  # fmt: skip
-    finished(recipe, *settings, f"model.sharded={sharded}", "--output", tmp_path / "two")
+    run_by_two("train", recipe, *settings, f"model.sharded={sharded}", "--output", tmp_path / "two")
     assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert two["processes"] == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 SHORT = ("task.max_train_rows=64", "task.max_eval_rows=16", "train.epochs=null", "train.steps=4", "train.batch_size=16",
          "train.checkpoint_every=2", "train.log_every=1", "method.refactor.warmup_steps=1")  # fmt: skip
 RULES = {
@@ -59,17 +57,10 @@ def test_a_run_continues_equal_and_is_scored_merged_exported_and_built_upon(
 ) -> None:
     """Killed before the first checkpoint and after it. Merging and exporting compare logits themselves, PEFT's too."""
     *overrides, source = RULES[name]
-    whole = tmp_path / "whole"
-    outcome = reflora("train", recipe, *SHORT, *overrides, "--output", whole)
-    assert outcome.status == 0, outcome.err
+    whole = train(reflora, recipe, tmp_path / "whole", *SHORT, *overrides)
     for kept in (0, 1):
-        run = shutil.copytree(whole, tmp_path / f"kept {kept}")
-        for file in ("results.json", "curves.png"):
-            (run / file).unlink()
-        shutil.rmtree(run / "adapter")
-        for place in sorted((run / "checkpoints").iterdir())[kept:]:
-            shutil.rmtree(place)
-        assert reflora("train", recipe, *SHORT, *overrides, "--output", run, "--resume").status == 0
+        run = killed(whole, tmp_path / f"kept {kept}", kept)
+        train(reflora, recipe, run, *SHORT, *overrides, "--resume")
         first, second = load_file(run / WEIGHTS), load_file(whole / WEIGHTS)
         assert first.keys() == second.keys()
         assert all(torch.equal(own, second[key]) for key, own in first.items())
@@ -84,8 +75,7 @@ def test_a_run_continues_equal_and_is_scored_merged_exported_and_built_upon(
         assert outcome.status == 0, outcome.err
     assert source in (tmp_path / "peft" / "README.md").read_text()
     begun = begin_from(whole, recipe, tmp_path / "open.yaml")
-    outcome = reflora("train", begun, *SHORT, *overrides[1:2], "--output", tmp_path / "after")
-    assert outcome.status == 0, outcome.err
+    train(reflora, begun, tmp_path / "after", *SHORT, *overrides[1:2])
 
 
 def begin_from(run: Path, recipe: Path, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Two processes under torchrun score as one does: the same numbers and the same file of predictions, to the bit."""
+"""Two processes score as one does: the same numbers and the same file of predictions, to the bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Reflora
+from tests.two_processes import run_by_two
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "eval"]
 ON_THE_CPU = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
@@ -34,26 +36,38 @@ def launched(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180, check=False)
 
 
+def by_torchrun(*arguments: object) -> tuple[str, str]:
+    """Score with the installed launcher; what is printed and said."""
+    done = launched(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, done.stderr
+
+
+def by_forks(*arguments: object) -> tuple[str, str]:
+    return run_by_two("eval", *arguments)
+
+
 def told(results: dict[str, Any]) -> dict[str, Any]:
     """Results without what belongs to one evaluation alone."""
     tasks = {name: {**line, "seconds": None} for name, line in results.get("tasks", {}).items()}
     return {**results, "directory": None, "tasks": tasks}
 
 
-def compare(reflora: Reflora, tmp_path: Path, *arguments: object) -> tuple[dict[str, Any], bytes]:
+def compare(
+    reflora: Reflora, tmp_path: Path, *arguments: object, by_two: Callable[..., tuple[str, str]] = by_forks
+) -> tuple[dict[str, Any], bytes]:
     """Score by one and by two processes; returns the results and the file of predictions, which are the same."""
     one, two = tmp_path / "one", tmp_path / "two"
     outcome = reflora("eval", *arguments, "--json", "--output", one)
     assert outcome.status == 0, outcome.err
-    done = launched(*arguments, "--json", "--output", two)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 1, "only the first process prints"
-    assert told(json.loads(done.stdout)) == told(outcome.json)
+    printed, said = by_two(*arguments, "--json", "--output", two)
+    assert len(printed.splitlines()) == 1, "only the first process prints"
+    assert told(json.loads(printed)) == told(outcome.json)
     assert (
         told(json.loads((two / "results.json").read_text())).keys()
         == told(json.loads((one / "results.json").read_text())).keys()
     )
-    assert done.stderr.count("loading ") == done.stderr.count("row by row: ") == 1
+    assert said.count("loading ") == said.count("row by row: ") == 1
     files = [sorted(place.glob("predictions-*.jsonl")) for place in (one, two)]
     assert [file.name for file in files[0]] == [file.name for file in files[1]]
     contents = [b"".join(file.read_bytes() for file in own) for own in files]
@@ -63,7 +77,7 @@ def compare(reflora: Reflora, tmp_path: Path, *arguments: object) -> tuple[dict[
 
 def test_labels(trained: Path, reflora: Reflora, tmp_path: Path) -> None:
     """100 rows in batches of 7: one process has a batch more than the other."""
-    results, predictions = compare(reflora, tmp_path, trained, "eval.batch_size=7")
+    results, predictions = compare(reflora, tmp_path, trained, "eval.batch_size=7", by_two=by_torchrun)
     assert results["rows"] == {"validation": 100}
     assert 0 < results["scores"]["validation"]["accuracy"] < 1
     assert [json.loads(line)["row"] for line in predictions.splitlines()] == list(range(1, 101))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from torch import Tensor
 
 from reflora_cli.adapters import inject as inject_module
 from reflora_cli.adapters.vera import Projections
-from tests.cli.conftest import LANGUAGE_RECIPE, Reflora, records, step_losses
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
+from tests.cli.conftest import LANGUAGE_RECIPE, WEIGHTS, Reflora, killed, records, step_losses, train
+from tests.two_processes import run_by_two
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 SMALL: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
     "method": {"name": "vera", "rank": 48},
@@ -39,13 +36,7 @@ def vera_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def vera_run(reflora: Reflora, vera_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; not to be changed."""
-    return begun(reflora, vera_recipe, tmp_path_factory.mktemp("runs") / "vera")
-
-
-def begun(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
-    outcome = reflora("train", recipe, *more, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
+    return train(reflora, vera_recipe, tmp_path_factory.mktemp("runs") / "vera")
 
 
 def adapter(run: Path) -> dict[str, Tensor]:
@@ -82,22 +73,17 @@ def test_evaluation_repeats_the_scores(vera_run: Path, reflora: Reflora) -> None
     assert outcome.json["scores"] == json.loads((vera_run / "results.json").read_text())["scores"]
 
 
-@pytest.mark.parametrize("kept", [0, 4])
+@pytest.mark.parametrize("kept", [0, 1])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     kept: int, vera_run: Path, vera_recipe: Path, reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its first checkpoint, and from one, where the projections are those of the checkpoint and not drawn."""
-    run = shutil.copytree(vera_run, tmp_path / "run")
-    for path in run.glob("checkpoints/step-*"):
-        if int(path.name.removeprefix("step-")) > kept:
-            shutil.rmtree(path)
-    shutil.rmtree(run / "adapter")
-    (run / "results.json").unlink()
+    run = killed(vera_run, tmp_path / "run", kept)
     left = [path.name for path in run.glob("checkpoints/step-*")]
     assert left == (["step-000004"] if kept else [])
     if kept:
         monkeypatch.setattr(inject_module, "drawn", by_another_torch)
-    begun(reflora, vera_recipe, run, "--resume")
+    train(reflora, vera_recipe, run, "--resume")
     assert (run / WEIGHTS).read_bytes() == (vera_run / WEIGHTS).read_bytes()
     assert step_losses(run) == step_losses(vera_run)
 
@@ -147,11 +133,11 @@ def test_an_export_is_read_back_by_peft_and_its_card_is_true(vera_run: Path, ref
 
 def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     """Its own recipe, which names another seed, does not change what the adapter is; another layer is refused."""
-    earlier = begun(reflora, vera_recipe, tmp_path / "first", "method.layer.projection_seed=9")
+    earlier = train(reflora, vera_recipe, tmp_path / "first", "method.layer.projection_seed=9")
     open_recipe = tmp_path / "open.yaml"
     method = {"name": "vera", "after": str(earlier)}
     open_recipe.write_text(yaml.safe_dump({**SMALL, "method": method, "eval": {"at_start": True, "select": "last"}}))
-    run = begun(reflora, open_recipe, tmp_path / "second", "method.dropout=0.1")
+    run = train(reflora, open_recipe, tmp_path / "second", "method.dropout=0.1")
     results = [json.loads((place / "results.json").read_text()) for place in (earlier, run)]
     assert results[1]["before"] == results[0]["scores"]
     first, second = adapter(earlier), adapter(run)
@@ -167,11 +153,9 @@ def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Ref
 
 def test_a_quantized_base_is_trained_resumed_and_merged(vera_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     more = ("model.quantization=nf4", "train.steps=4")
-    run = begun(reflora, vera_recipe, tmp_path / "run", *more)
-    again = shutil.copytree(run, tmp_path / "again")
-    shutil.rmtree(again / "checkpoints" / "step-000004")
-    (again / "results.json").unlink()
-    begun(reflora, vera_recipe, again, *more, "--resume")
+    run = train(reflora, vera_recipe, tmp_path / "run", *more)
+    again = killed(run, tmp_path / "again", 1)
+    train(reflora, vera_recipe, again, *more, "--resume")
     assert (again / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
     outcome = reflora("merge", run, "--output", tmp_path / "merged", "--json")
     assert outcome.status == 0, outcome.err
@@ -183,7 +167,7 @@ def test_a_language_model_becomes_gguf_and_its_adapter_does_not(reflora: Reflora
     recipe = tmp_path / "questions.yaml"
     values = {**LANGUAGE_RECIPE, "method": {"name": "vera", "rank": 32}}
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    run = begun(reflora, recipe, tmp_path / "run", "task.max_train_rows=64", "task.max_eval_rows=16")
+    run = train(reflora, recipe, tmp_path / "run", "task.max_train_rows=64", "task.max_eval_rows=16")
     outcome = reflora("export", run, "--format", "gguf-adapter")
     assert outcome.status == 2
     assert "llama.cpp's adapters hold LoRA and nothing else" in outcome.err
@@ -195,8 +179,7 @@ def test_a_language_model_becomes_gguf_and_its_adapter_does_not(reflora: Reflora
 
 def test_two_processes_train_what_one_does(vera_run: Path, vera_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*LAUNCH, str(vera_recipe), "--output", str(run)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    run_by_two("train", vera_recipe, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(vera_run), abs=1e-5)
     for key, tensor in adapter(vera_run).items():
         torch.testing.assert_close(adapter(run)[key], tensor, atol=1e-4, rtol=0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from reflora_cli.cli import app
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses
 from tests.cli.test_models import saved
-from tests.cli.test_processes import ENVIRONMENT, LAUNCH
 from tests.models import make
+from tests.two_processes import run_by_two
 
-WEIGHTS = "adapter/adapter_model.safetensors"
 KEY = "prompt_embeddings"
 LAYERS: dict[str, dict[str, Any]] = {
     "prompt": {"kind": "prompt", "tokens": 6},
@@ -109,16 +106,11 @@ def test_evaluation_repeats_itself_whatever_the_batch(protocol: str, virtual_run
         assert found[0]["accuracy"] == results(virtual_run)["scores"]["validation"]["accuracy"]
 
 
-@pytest.mark.parametrize("kept", [0, 4])
+@pytest.mark.parametrize("kept", [0, 1])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     kept: int, virtual_run: Path, virtual_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(virtual_run, tmp_path / "run")
-    for path in run.glob("checkpoints/step-*"):
-        if int(path.name.removeprefix("step-")) > kept:
-            shutil.rmtree(path)
-    shutil.rmtree(run / "adapter")
-    (run / "results.json").unlink()
+    run = killed(virtual_run, tmp_path / "run", kept)
     assert [path.name for path in run.glob("checkpoints/step-*")] == (["step-000004"] if kept else [])
     begun(reflora, virtual_recipe, run, "--resume")
     assert (run / WEIGHTS).read_bytes() == (virtual_run / WEIGHTS).read_bytes()
@@ -214,8 +206,7 @@ def test_a_quantized_base_reads_them(virtual_recipe: Path, reflora: Reflora, tmp
 
 def test_two_processes_train_what_one_does(virtual_run: Path, virtual_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*LAUNCH, str(virtual_recipe), "--output", str(run)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    run_by_two("train", virtual_recipe, "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(virtual_run), abs=1e-4)
     torch.testing.assert_close(adapter(run)[KEY], adapter(virtual_run)[KEY], atol=1e-4, rtol=0)
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.starts import STARTS
-from tests.cli.conftest import Reflora, step_losses
+from tests.cli.conftest import WEIGHTS, Reflora, Runs, killed, step_losses, train
+from tests.two_processes import run_by_two
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -79,7 +75,6 @@ RUNS = {
     ),
 }
 """Settings by name, which begins with the preset's."""
-WEIGHTS = "adapter/adapter_model.safetensors"
 every_run = pytest.mark.parametrize("name", RUNS)
 
 
@@ -91,42 +86,27 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(recipe: Path, reflora: Reflora, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     place = tmp_path_factory.mktemp("runs")
-    more = {name: ("method.refactor.warmup_steps=1", *settings) for name, settings in RUNS.items()}
-    return {name: trained(reflora, recipe, place / str(index), *more[name]) for index, name in enumerate(RUNS)}
-
-
-def trained(reflora: Reflora, recipe: Path, output: Path, *more: object) -> Path:
-    outcome = reflora("train", recipe, *more, "--output", output)
-    assert outcome.status == 0, outcome.err
-    return output
+    return Runs(lambda name: train(reflora, recipe, place / name, "method.refactor.warmup_steps=1", *RUNS[name]))
 
 
 @every_run
-@pytest.mark.parametrize("kept", ["no checkpoint", "the first"])
+@pytest.mark.parametrize("kept", [0, 1])
 def test_a_killed_run_is_continued_to_the_bit(
-    name: str, kept: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path
+    name: str, kept: int, runs: Runs, reflora: Reflora, tmp_path: Path
 ) -> None:
-    part = tmp_path / "part"
-    shutil.copytree(runs[name], part)
-    (part / "results.json").unlink()
-    shutil.rmtree(part / "adapter")
-    shutil.rmtree(part / "checkpoints" / "step-000004")
-    if kept == "no checkpoint":
-        shutil.rmtree(part / "checkpoints" / "step-000002")
+    part = killed(runs[name], tmp_path / "part", kept)
     outcome = reflora("train", part / "recipe.yaml", "--output", part, "--resume")
     assert outcome.status == 0, outcome.err
     sees = STARTS[str(PRESETS[name.partition(",")[0]].settings["start"])]().sees_data
-    assert ("before the first step" in outcome.err) == (sees and kept == "no checkpoint")
+    assert ("before the first step" in outcome.err) == (sees and kept == 0)
     assert (part / WEIGHTS).read_bytes() == (runs[name] / WEIGHTS).read_bytes()
     assert step_losses(part) == step_losses(runs[name])
 
 
 @every_run
-def test_the_run_scores_and_merges_as_what_was_trained(
-    name: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path
-) -> None:
+def test_the_run_scores_and_merges_as_what_was_trained(name: str, runs: Runs, reflora: Reflora, tmp_path: Path) -> None:
     run, preset = runs[name], name.partition(",")[0]
     scored = reflora("eval", run, "--output", tmp_path / "scores", "--json")
     assert scored.status == 0, scored.err
@@ -141,19 +121,17 @@ def test_the_run_scores_and_merges_as_what_was_trained(
 
 
 @every_run
-def test_peft_reads_it_on_the_original_base(name: str, runs: dict[str, Path], reflora: Reflora, tmp_path: Path) -> None:
+def test_peft_reads_it_on_the_original_base(name: str, runs: Runs, reflora: Reflora, tmp_path: Path) -> None:
     exported = reflora("export", runs[name], "--format", "peft", "--output", tmp_path / "peft", "--json")
     assert exported.status == 0, exported.err
     assert exported.json["checked_by"].startswith("PEFT")
 
 
 @every_run
-def test_training_goes_on_from_it(
-    name: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
-) -> None:
+def test_training_goes_on_from_it(name: str, runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     bases = [own for own in RUNS[name] if own.startswith(("model", "method.layer", "method.targets"))]
     after = (f"method.after={runs[name]}", "eval.at_start=true", "train.steps=2", "train.epochs=null", *bases)
-    second = trained(reflora, recipe, tmp_path / "more", *after)
+    second = train(reflora, recipe, tmp_path / "more", *after)
     first, more = (json.loads((run / "results.json").read_text()) for run in (runs[name], second))
     assert more["before"] == first["scores"]
     key = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
@@ -164,7 +142,7 @@ def test_training_goes_on_from_it(
 
 @pytest.mark.parametrize("preset", ["loftq", "lq-lora"])
 def test_a_base_whose_error_cannot_be_corrected_is_refused(
-    preset: str, runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+    preset: str, runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     """One that is not quantized, one in two bits, targets that are not, and a checkpoint that holds codes only."""
     packed = tmp_path / "packed"
@@ -183,19 +161,15 @@ def test_a_base_whose_error_cannot_be_corrected_is_refused(
 
 
 @pytest.mark.parametrize("name", ["corda, knowledge preserved", "lora-ga", "lora-one, dora, nf4"])
-def test_two_processes_start_as_one(name: str, runs: dict[str, Path], recipe: Path, tmp_path: Path) -> None:
+def test_two_processes_start_as_one(name: str, runs: Runs, recipe: Path, tmp_path: Path) -> None:
     """The first one looks, and all have its factors and move their base; the steps are one process's to rounding."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli", "train"]
-    cpu = {"ACCELERATE_USE_CPU": "true"} if torch.cuda.is_available() else {}
-    run, environment = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1", **cpu}
-    command = [*launch, str(recipe), "method.refactor.warmup_steps=1", *RUNS[name], "--output", str(run)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run = tmp_path / "run"
+    run_by_two("train", recipe, "method.refactor.warmup_steps=1", *RUNS[name], "--output", run)
     assert step_losses(run) == pytest.approx(step_losses(runs[name]), abs=1e-4)
 
 
 def test_a_gradient_is_seen_through_recomputed_activations_and_told(
-    runs: dict[str, Path], recipe: Path, reflora: Reflora, tmp_path: Path
+    runs: Runs, recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     settings = (*RUNS["lora-ga"], "train.gradient_checkpointing=true", "--output", tmp_path / "run")
     outcome = reflora("train", recipe, *settings)

@@ -26,14 +26,15 @@ VARIANT = "reflora"
 MOST_SECONDS = 60
 
 
-def started(run: Path, log: Path) -> list[int]:
-    """Begin or continue a run; the process ids by rank."""
+def started(arguments: list[str], log: Path, output: Path | None = None) -> list[int]:
+    """Run a command in two processes; the process ids by rank. output: the file of their standard output, as in
+    `forked`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     ranks = ({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
-    return [forked(train_arguments(VARIANT, run), log, own) for own in ranks]
+    return [forked(arguments, log, own, output) for own in ranks]
 
 
 def ended(pids: list[int]) -> list[int]:
@@ -63,13 +64,13 @@ def signal_all(pids: set[int], number: signal.Signals) -> None:
 def done(run: Path, log: Path) -> None:
     """Begin or continue a run to its end."""
     log.write_text("")
-    if any(ended(started(run, log))):
+    if any(ended(started(train_arguments(VARIANT, run), log))):
         fail("two processes failed", log)
 
 
 def agreed(run: Path, log: Path) -> None:
     """A signal that one of them gets stops both after the same step, with a checkpoint, and nothing else said."""
-    pids = started(run, log)
+    pids = started(train_arguments(VARIANT, run), log)
     while not list(run.glob("checkpoints/step-*")):
         time.sleep(0.01)
     os.kill(pids[1], signal.SIGTERM)
@@ -103,7 +104,7 @@ def main() -> None:
         shutil.rmtree(run)
         for _ in range(chosen.runs):
             kind, rank = draw.choice(SIGNALS), draw.randrange(2)
-            pids = started(run, log)
+            pids = started(train_arguments(VARIANT, run), log)
             time.sleep(draw.uniform(0, seconds))
             os.kill(pids[rank], kind)
             begin = time.monotonic()

@@ -28,29 +28,35 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 CLOCKS = ("seconds", "examples_per_second", "seconds_per_epoch", "peak_memory_bytes", "run")
 """What two equal runs do not have in common."""
+PRELOADED = (
+    "bitsandbytes",
+    "matplotlib.figure",
+    "transformers.models.llama.modeling_llama",
+    "reflora_cli.cli.train",
+    "reflora_cli.training.train",
+)
 
 
 def preload() -> None:
     """Import what a run imports, so that forked ones need not."""
-    for name in (
-        "bitsandbytes",
-        "transformers.models.llama.modeling_llama",
-        "reflora_cli.cli.train",
-        "reflora_cli.training.train",
-    ):
+    for name in PRELOADED:
         importlib.import_module(name)
 
 
-def forked(arguments: list[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run the command in a forked process; its process id. environment: what is set for it alone."""
+def forked(
+    arguments: list[str], log: Path, environment: Mapping[str, str] | None = None, output: Path | None = None
+) -> int:
+    """Run the command in a forked process; its process id.
+
+    environment: what is set for it alone. output: the file of its standard output, by default that of what it says.
+    """
     pid = os.fork()
     if pid:
         return pid
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background of a shell
     os.environ.update(environment or {})
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
+    for stream, file in ((1, output or log), (2, log)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     status = 1
     try:
         from reflora_cli.cli import app

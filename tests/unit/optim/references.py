@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import mpmath
 import torch
@@ -10,6 +12,11 @@ from torch import Tensor, nn
 
 from reflora_cli.factors.linalg import Metric, balancing_metric
 from reflora_cli.factors.pair import FactorPair
+
+SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
+"""(out, in, r)"""
+SCALES = [2.0, 0.5, 4.0, 2.0, 1.0]
+"""Scales s of pairs of these shapes."""
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
@@ -66,8 +73,47 @@ def paper_metric(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     return root_inverse @ middle @ root_inverse, root @ middle_inverse @ root
 
 
-def pair_of(A: Tensor, B: Tensor, name: str = "module") -> FactorPair:
-    return FactorPair(name, nn.Parameter(A.clone()), nn.Parameter(B.clone()), 1.0)
+def pair_of(A: Tensor, B: Tensor, name: str = "module", scale: float = 1.0) -> FactorPair:
+    return FactorPair(name, nn.Parameter(A.clone()), nn.Parameter(B.clone()), scale)
+
+
+def random_pairs(
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
+    scales: Iterable[float] = repeat(1.0),
+    condition: float = 30.0,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[list[FactorPair], list[Tensor]]:
+    """Pairs whose B have this condition, and a gradient G [out, in] of each one's weight, as the factors see it too."""
+    g = torch.Generator().manual_seed(0)
+    pairs, weights = [], []
+    for n, ((out, width, r), scale) in enumerate(zip(shapes, scales, strict=False)):
+        A, B = conditioned(r, width, 3.0, g).to(dtype), conditioned(out, r, condition, g).to(dtype)
+        pairs.append(pair_of(A, B, f"layers.{n}", scale))
+        weights.append(torch.randn(out, width, dtype=torch.float64, generator=g).to(dtype))
+        give_gradients(pairs[-1], weights[-1])
+    return pairs, weights
+
+
+def give_gradients(pair: FactorPair, G: Tensor) -> None:
+    """The factors' gradients for that G of the weight."""
+    pair.A.grad, pair.B.grad = pair.scale * pair.B.detach().T @ G, pair.scale * G @ pair.A.detach().T
+
+
+def grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """X [40, 6], targets [40, 8], A [3, 6] and B = 0, in float64."""
+    g = torch.Generator().manual_seed(3)
+    X = torch.randn(40, 6, dtype=torch.float64, generator=g)
+    target = X @ torch.randn(6, 8, dtype=torch.float64, generator=g)
+    return X, target, conditioned(3, 6, 2.0, g), torch.zeros(8, 3, dtype=torch.float64)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,33 +15,10 @@ from reflora_cli.optim.pair_adamw import AdamWMember
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.rule import PlainRule
-from tests.unit.optim.references import conditioned, pair_of
+from tests.unit.optim.references import SCALES, conditioned, give_gradients, pair_of, problem, random_pairs, relative
 
 RATE, SCALE, DECAY = 1e-2, 4.0, 0.1
-SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
-"""(out, in, r)"""
-SCALES = [2.0, 0.5, 4.0, 2.0, 1.0]
 KINDS: dict[str, Moments] = {"first": FirstMoment(), "both": BothMoments()}
-
-
-def scaled_pair(A: Tensor, B: Tensor, scale: float = SCALE, name: str = "module") -> FactorPair:
-    return replace(pair_of(A, B, name), scale=scale)
-
-
-def give_gradients(pair: FactorPair, G: Tensor) -> None:
-    """The factors' gradients for that G of the weight."""
-    pair.A.grad, pair.B.grad = pair.scale * pair.B.detach().T @ G, pair.scale * G @ pair.A.detach().T
-
-
-def random_pairs(dtype: torch.dtype = torch.float64) -> tuple[list[FactorPair], list[Tensor]]:
-    g = torch.Generator().manual_seed(0)
-    pairs, weights = [], []
-    for n, ((out, width, r), scale) in enumerate(zip(SHAPES, SCALES, strict=True)):
-        A, B = conditioned(r, width, 3.0, g).to(dtype), conditioned(out, r, 10.0, g).to(dtype)
-        pairs.append(scaled_pair(A, B, scale, f"layers.{n}"))
-        weights.append(torch.randn(out, width, dtype=torch.float64, generator=g).to(dtype))
-        give_gradients(pairs[-1], weights[-1])
-    return pairs, weights
 
 
 def groups(pairs: Sequence[FactorPair], rate: float = RATE, decay: float = 0.0) -> list[dict[str, object]]:
@@ -54,17 +30,13 @@ def groups(pairs: Sequence[FactorPair], rate: float = RATE, decay: float = 0.0) 
     ]
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
-
-
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_two_steps_are_projections_of_the_weight_s_gradient_b_first(
     together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the scale of each pair, by pseudo-inverses; pair by pair as on a CPU, and stacked as on a GPU."""
     monkeypatch.setattr(stacks, "one_by_one", lambda device: not together)
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES, condition=10.0)
     member = AltLoRAMember(groups(pairs), pairs, 0.0, FirstMoment(), betas=(0.0, 0.0))
     for turn in ("B", "A"):
         before = [(pair.A.detach().clone(), pair.B.detach().clone()) for pair in pairs]
@@ -77,14 +49,6 @@ def test_the_first_two_steps_are_projections_of_the_weight_s_gradient_b_first(
             assert relative(moved, -RATE * projected) < 1e-8
             assert torch.equal(pair.A, A) == (turn == "B")
             assert torch.equal(pair.B, B) == (turn == "A")
-
-
-def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """X [40, 6], targets [40, 8], A [3, 6] and B = 0, in float64."""
-    g = torch.Generator().manual_seed(3)
-    X = torch.randn(40, 6, dtype=torch.float64, generator=g)
-    target = X @ torch.randn(6, 8, dtype=torch.float64, generator=g)
-    return X, target, conditioned(3, 6, 2.0, g), torch.zeros(8, 3, dtype=torch.float64)
 
 
 def weight_gradient(A: Tensor, B: Tensor) -> Tensor:
@@ -106,7 +70,7 @@ def train(pair: FactorPair, optimizer: torch.optim.Optimizer, steps: int) -> Ten
 def test_twenty_steps_follow_the_formula_with_decay_and_a_rate_for_each_factor(kind: str) -> None:
     """From B = 0. The moment of the weight is kept whole here, s B M, and projected anew: no turning."""
     _, _, A, B = problem()
-    pair = scaled_pair(A, B)
+    pair = pair_of(A, B, scale=SCALE)
     train(pair, AltLoRAMember(groups([pair], decay=DECAY), [pair], 0.0, KINDS[kind]), 20)
     whole_A = whole_B = torch.zeros(8, 6, dtype=torch.float64)
     V_A, V_B = torch.zeros_like(A), torch.zeros_like(B)
@@ -136,7 +100,7 @@ def test_ba_goes_alike_from_all_of_its_factorizations_with_the_first_moment_alon
     paths: dict[str, list[Tensor]] = {"first": [], "both": [], "lora": []}
     for own in ((A, B), (torch.linalg.solve(T, A), B @ T)):
         for name, found in paths.items():
-            pair = scaled_pair(*own)
+            pair = pair_of(*own, scale=SCALE)
             rate = 1e-4 if name == "lora" else 0.05  # it diverges at higher ones from the second factorization
             group = [{"params": [pair.A, pair.B], "lr": rate, "weight_decay": DECAY}]
             optimizer: torch.optim.Optimizer = PairSGD(group, PlainRule(), 0.9)
@@ -155,14 +119,14 @@ def test_a_moment_that_is_not_turned_depends_on_the_factorization() -> None:
     g = torch.Generator().manual_seed(6)
     B, T = conditioned(8, 3, 3.0, g), conditioned(3, 3, 20.0, g)
     G = torch.randn(8, 6, dtype=torch.float64, generator=g)
-    pair = scaled_pair(A, B)
+    pair = pair_of(A, B, scale=SCALE)
     member = AltLoRAMember(groups([pair]), [pair], 0.0, FirstMoment())
     for _ in range(4):
         give_gradients(pair, G)
         member.step()
     kept = member.state[pair.A]["exp_avg"].clone()
     with torch.no_grad():
-        other = scaled_pair(torch.linalg.solve(T, pair.A), pair.B @ T)
+        other = pair_of(torch.linalg.solve(T, pair.A), pair.B @ T, scale=SCALE)
         pair.A.copy_(other.A), pair.B.copy_(other.B)
     before = pair.scale * pair.B.detach() @ torch.linalg.solve(T, kept)
     give_gradients(pair, G)
@@ -177,7 +141,7 @@ def test_a_moment_that_is_not_turned_depends_on_the_factorization() -> None:
 
 def test_at_zero_b_moves_and_then_a() -> None:
     _, _, A, B = problem()
-    pair = scaled_pair(A, B)
+    pair = pair_of(A, B, scale=SCALE)
     member = AltLoRAMember(groups([pair]), [pair], 1e-3, FirstMoment())
     train(pair, member, 1)
     assert torch.equal(pair.A, A)
@@ -188,7 +152,7 @@ def test_at_zero_b_moves_and_then_a() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_ba_of_lower_rank_and_a_neighbour_that_is_not_finite_have_finite_steps(kind: str) -> None:
-    pairs, weights = random_pairs(torch.float32)
+    pairs, weights = random_pairs(scales=SCALES, condition=10.0, dtype=torch.float32)
     with torch.no_grad():
         pairs[0].B[:, 0] = pairs[0].B[:, 1]
         pairs[1].B[0, 0] = torch.nan
@@ -216,7 +180,7 @@ def test_training_that_is_continued_equals_one_that_was_not_stopped(kind: str, s
     turns are its own."""
     found = []
     for stops in (False, True):
-        pairs, weights = random_pairs(torch.float32)
+        pairs, weights = random_pairs(scales=SCALES, condition=10.0, dtype=torch.float32)
         head = nn.Parameter(torch.ones(4))
         named = {f"{pair.name}.{key}": getattr(pair, key) for pair in pairs for key in ("A", "B")} | {"head": head}
         optimizer = partition(pairs, head, kind)
@@ -243,7 +207,7 @@ def test_training_that_is_continued_equals_one_that_was_not_stopped(kind: str, s
 
 @pytest.mark.parametrize(("kind", "copies"), [("first", 1), ("both", 2)])
 def test_the_state_is_a_copy_of_the_other_factor_and_one_or_two_moments(kind: str, copies: int) -> None:
-    pairs, weights = random_pairs(torch.float32)
+    pairs, weights = random_pairs(scales=SCALES, condition=10.0, dtype=torch.float32)
     member = AltLoRAMember(groups(pairs), pairs, 0.0, KINDS[kind])
     for _ in range(2):
         for pair, G in zip(pairs, weights, strict=True):

@@ -18,7 +18,7 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
-from tests.unit.optim.references import HandAdam, conditioned, metric_by_svd, pair_of
+from tests.unit.optim.references import HandAdam, conditioned, metric_by_svd, pair_of, relative
 
 Balanced = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -82,10 +82,6 @@ def descent(pair: FactorPair, rule: UpdateRule, momentum: float = 0.0) -> Partit
 
 def adamw(pair: FactorPair, rule: UpdateRule) -> Partition:
     return PairAdamW([{"params": [pair.A, pair.B], "lr": 1e-2, "weight_decay": 0.0}], rule)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected).norm() / expected.norm()).item()
 
 
 def apart(found: list[Tensor], expected: list[Tensor]) -> float:

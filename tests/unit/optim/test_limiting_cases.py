@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.altlora import AltLoRAMember, FirstMoment
@@ -14,16 +14,11 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
-from tests.unit.optim.references import HandAdam, conditioned, pair_of, paper_metric
+from tests.unit.optim.references import HandAdam, conditioned, grad, pair_of, paper_metric, relative
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def regression(seed: int = 3, out: int = 8, rank: int = 3, inputs: int = 6, rows: int = 40) -> tuple[Tensor, ...]:
@@ -46,10 +41,6 @@ def train(pair: FactorPair, rule: UpdateRule, steps: int, eps: float = 1e-8) -> 
         optimizer.zero_grad()
         loss_of(X, target, pair.A, pair.B).backward()
         optimizer.step()
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected).norm() / expected.norm()).item()
 
 
 def test_twenty_steps_follow_the_paper_s_closed_form() -> None:

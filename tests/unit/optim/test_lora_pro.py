@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,37 +17,20 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.rule import PlainRule
 from reflora_cli.optim.stacks import group_pairs
-from tests.unit.optim.references import HandAdam, conditioned, pair_of
+from tests.unit.optim.references import (
+    SCALES,
+    SHAPES,
+    HandAdam,
+    conditioned,
+    give_gradients,
+    grad,
+    pair_of,
+    problem,
+    random_pairs,
+    relative,
+)
 
-SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
-"""(out, in, r)"""
-SCALES = [2.0, 0.5, 4.0, 2.0, 1.0]
 RATE, SCALE = 1e-2, 4.0
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
-
-
-def scaled_pair(A: Tensor, B: Tensor, scale: float, name: str = "module") -> FactorPair:
-    return replace(pair_of(A, B, name), scale=scale)
-
-
-def give_gradients(pair: FactorPair, G: Tensor) -> None:
-    """The factors' gradients for that G of the weight."""
-    pair.A.grad, pair.B.grad = pair.scale * pair.B.detach().T @ G, pair.scale * G @ pair.A.detach().T
-
-
-def random_pairs(dtype: torch.dtype = torch.float64) -> tuple[list[FactorPair], list[Tensor]]:
-    g = torch.Generator().manual_seed(0)
-    pairs, weights = [], []
-    for n, ((out, width, r), scale) in enumerate(zip(SHAPES, SCALES, strict=True)):
-        A, B = conditioned(r, width, 3.0, g).to(dtype), conditioned(out, r, 30.0, g).to(dtype)
-        pairs.append(scaled_pair(A, B, scale, f"layers.{n}"))
-        weights.append(torch.randn(out, width, dtype=torch.float64, generator=g).to(dtype))
-        give_gradients(pairs[-1], weights[-1])
-    return pairs, weights
 
 
 def projected(A: Tensor, B: Tensor, G: Tensor) -> Tensor:
@@ -75,10 +57,6 @@ def closest(A: Tensor, B: Tensor, G: Tensor, s: float = SCALE) -> tuple[Tensor, 
     return GB_inverse @ gA / s**2 + X @ A, rest @ torch.linalg.inv(GA) / s**2 - B @ X
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
-
-
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize(("damping", "tolerance"), [(0.0, 1e-9), (1e-5, 1e-5)])
 def test_the_weight_moves_along_the_closest_step_there_is(
@@ -86,7 +64,7 @@ def test_the_weight_moves_along_the_closest_step_there_is(
 ) -> None:
     """Pair by pair as on a CPU, and stacked as on a GPU, at the scale of each pair."""
     monkeypatch.setattr(stacks, "one_by_one", lambda device: not together)
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES)
     LoRAProRule(pairs, damping).before_step()
     for pair, G in zip(pairs, weights, strict=True):
         step = induced(pair, grad(pair.A), grad(pair.B))
@@ -100,7 +78,7 @@ def test_the_weight_moves_along_the_closest_step_there_is(
 
 def test_a_constant_scale_as_in_the_authors_code_is_not_the_closest_step() -> None:
     """Their 16 / 8 is right for one configuration only. uA and uB are linear in the gradients, which are those of s."""
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES)
     for pair, G in zip(pairs, weights, strict=True):
         A, B = pair.A.detach(), pair.B.detach()
         uA, uB = (step * pair.scale / 2 for step in closest(A, B, G, s=2.0))
@@ -112,7 +90,7 @@ def test_a_constant_scale_as_in_the_authors_code_is_not_the_closest_step() -> No
 def test_x_changes_the_steps_and_not_that_of_the_weight_and_brings_them_closest_to_the_gradients(
     damping: float,
 ) -> None:
-    pairs, _ = random_pairs()
+    pairs, _ = random_pairs(scales=SCALES)
     for group in group_pairs(pairs):
         gA, gB = gradients_of(group)
         own = Closest(group, damping)
@@ -130,11 +108,11 @@ def test_x_changes_the_steps_and_not_that_of_the_weight_and_brings_them_closest_
 
 def test_the_weight_s_step_does_not_depend_on_how_ba_is_factored() -> None:
     """Damping included; plain LoRA's does."""
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES)
     g = torch.Generator().manual_seed(9)
     for pair, G in zip(pairs, weights, strict=True):
         T = conditioned(pair.rank, pair.rank, 100.0, g)
-        other = scaled_pair(torch.linalg.solve(T, pair.A.detach()), pair.B.detach() @ T, pair.scale)
+        other = pair_of(torch.linalg.solve(T, pair.A.detach()), pair.B.detach() @ T, scale=pair.scale)
         give_gradients(other, G)
         plain = [induced(own, grad(own.A), grad(own.B)) for own in (pair, other)]
         assert pair.rank == 1 or relative(plain[1], plain[0]) > 0.1
@@ -147,7 +125,7 @@ def test_the_weight_s_step_does_not_depend_on_how_ba_is_factored() -> None:
 
 
 def test_the_first_step_is_that_of_b_alone() -> None:
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES)
     with torch.no_grad():
         pairs[1].B.zero_()
     give_gradients(pairs[1], weights[1])
@@ -166,7 +144,7 @@ def test_the_first_step_is_that_of_b_alone() -> None:
 
 
 def test_a_pair_without_inverses_keeps_its_gradients_and_its_neighbours_do_not() -> None:
-    pairs, _ = random_pairs()
+    pairs, _ = random_pairs(scales=SCALES)
     with torch.no_grad():
         pairs[1].B.mul_(1e-19)
     before = [grad(pair.B).clone() for pair in pairs]
@@ -179,7 +157,7 @@ def test_a_pair_without_inverses_keeps_its_gradients_and_its_neighbours_do_not()
 
 
 def test_a_pair_that_is_not_finite_leaves_its_neighbours_alone() -> None:
-    pairs, weights = random_pairs()
+    pairs, weights = random_pairs(scales=SCALES)
     with torch.no_grad():
         pairs[1].B.mul_(torch.nan)
     rule = LoRAProRule(pairs, 0.0)
@@ -191,7 +169,7 @@ def test_a_pair_that_is_not_finite_leaves_its_neighbours_alone() -> None:
 
 
 def test_a_ba_of_lower_rank_has_finite_steps() -> None:
-    pairs, weights = random_pairs(torch.float32)
+    pairs, weights = random_pairs(scales=SCALES, dtype=torch.float32)
     with torch.no_grad():
         pairs[0].B[:, 0] = pairs[0].B[:, 1]
     give_gradients(pairs[0], weights[0])
@@ -200,14 +178,6 @@ def test_a_ba_of_lower_rank_has_finite_steps() -> None:
     assert rule.stepped_plainly() == []
     assert grad(pairs[0].A).isfinite().all()
     assert grad(pairs[0].B).isfinite().all()
-
-
-def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """X [40, 6], targets [40, 8], A [3, 6] and B = 0, in float64."""
-    g = torch.Generator().manual_seed(3)
-    X = torch.randn(40, 6, dtype=torch.float64, generator=g)
-    target = X @ torch.randn(6, 8, dtype=torch.float64, generator=g)
-    return X, target, conditioned(3, 6, 2.0, g), torch.zeros(8, 3, dtype=torch.float64)
 
 
 def weight_gradient(A: Tensor, B: Tensor) -> Tensor:
@@ -235,7 +205,7 @@ def groups(pair: FactorPair, rate: float = RATE, decay: float = 0.0) -> list[dic
 def test_twenty_steps_follow_the_formula(kind: str) -> None:
     """From B = 0, against hand-written optimizers in float64."""
     _, _, A, B = problem()
-    pair = scaled_pair(A, B, SCALE)
+    pair = pair_of(A, B, scale=SCALE)
     rule = LoRAProRule([pair], 0.0)
     train(pair, PairAdamW(groups(pair), rule) if kind == "adamw" else PairSGD(groups(pair), rule, 0.0), 20)
     adam_A, adam_B = HandAdam(RATE), HandAdam(RATE)
@@ -248,7 +218,7 @@ def test_twenty_steps_follow_the_formula(kind: str) -> None:
 
 def test_twenty_dense_steps_follow_the_formula_with_decay_and_a_rate_for_each_factor() -> None:
     _, _, A, B = problem()
-    pair = scaled_pair(A, B, SCALE)
+    pair = pair_of(A, B, scale=SCALE)
     rates, decay = (RATE, 2 * RATE), 0.1
     own = [{"params": [f], "lr": rate, "weight_decay": decay} for f, rate in zip((pair.A, pair.B), rates, strict=True)]
     train(pair, DenseLoRAProMember(own, [pair], 0.0), 20)
@@ -275,7 +245,7 @@ def test_at_a_small_rate_ba_goes_alike_from_other_factors(kind: str) -> None:
     paths: dict[str, list[Tensor]] = {"lora": [], "lora-pro": []}
     for own in ((A, B), (torch.linalg.solve(T, A), B @ T)):
         for name, found in paths.items():
-            pair = scaled_pair(*own, SCALE)
+            pair = pair_of(*own, scale=SCALE)
             rule = LoRAProRule([pair], 0.0) if name == "lora-pro" else PlainRule()
             optimizer: torch.optim.Optimizer = PairSGD(groups(pair, 1e-4), rule, 0.0)
             if kind == "dense":
@@ -297,7 +267,7 @@ def test_dense_training_that_is_continued_equals_one_that_was_not_stopped(way: s
     """A pair that has no gradient in some steps, and one that has none before the stop, included."""
     found = []
     for stops in (False, True):
-        pairs, weights = random_pairs(torch.float32)
+        pairs, weights = random_pairs(scales=SCALES, dtype=torch.float32)
         head = nn.Parameter(torch.ones(4))
         named = {f"{pair.name}.{key}": getattr(pair, key) for pair in pairs for key in ("A", "B")} | {"head": head}
         optimizer = partition(pairs, head)
@@ -322,7 +292,7 @@ def test_dense_training_that_is_continued_equals_one_that_was_not_stopped(way: s
 
 
 def test_the_dense_state_is_two_matrices_of_the_size_of_the_weight() -> None:
-    pairs, _ = random_pairs(torch.float32)
+    pairs, _ = random_pairs(scales=SCALES, dtype=torch.float32)
     member = DenseLoRAProMember(
         [{"params": [pair.A, pair.B], "lr": RATE, "weight_decay": 0.0} for pair in pairs], pairs, 0.0
     )

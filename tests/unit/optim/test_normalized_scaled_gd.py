@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reflora_cli.optim import stacks
 from reflora_cli.optim.normalized_scaled_gd import NormalizedScaledGDRule
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
-from tests.unit.optim.references import HandAdam, conditioned, pair_of
-
-SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
-"""(out, in, r)"""
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+from tests.unit.optim.references import HandAdam, conditioned, grad, pair_of, problem, random_pairs
 
 
 def preconditioned(A: Tensor, B: Tensor, gA: Tensor, gB: Tensor, d: float) -> tuple[Tensor, Tensor]:
@@ -35,14 +27,8 @@ def test_gradients_are_multiplied_by_matrices_of_norm_1(
     d: float, tolerance: float, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stacks, "one_by_one", lambda device: not together)
-    g = torch.Generator().manual_seed(0)
-    pairs, expected = [], []
-    for n, (out, width, r) in enumerate(SHAPES):
-        pair = pair_of(conditioned(r, width, 3.0, g), conditioned(out, r, 30.0, g), f"layers.{n}")
-        G = torch.randn(out, width, dtype=torch.float64, generator=g)
-        pair.A.grad, pair.B.grad = pair.B.detach().T @ G, G @ pair.A.detach().T
-        expected.append(preconditioned(pair.A.detach(), pair.B.detach(), grad(pair.A), grad(pair.B), d))
-        pairs.append(pair)
+    pairs, _ = random_pairs()
+    expected = [preconditioned(pair.A.detach(), pair.B.detach(), grad(pair.A), grad(pair.B), d) for pair in pairs]
     rule = NormalizedScaledGDRule(pairs, 0, 1, d)
     rule.before_step()
     for pair, right in zip(pairs, expected, strict=True):
@@ -77,10 +63,7 @@ def test_a_pair_that_is_not_finite_leaves_its_neighbours_alone() -> None:
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_twenty_steps_from_zero_follow_the_formula_once_in_a_step(kind: str, micro_batches: int) -> None:
     """Gradients of micro-batches are summed first; the authors' code multiplies those of earlier ones again."""
-    g = torch.Generator().manual_seed(3)
-    X = torch.randn(40, 6, dtype=torch.float64, generator=g)
-    target = X @ torch.randn(6, 8, dtype=torch.float64, generator=g)
-    A, B = conditioned(3, 6, 2.0, g), torch.zeros(8, 3, dtype=torch.float64)
+    X, target, A, B = problem()
     pair = pair_of(A, B)
     group, rule = (
         {"params": [pair.A, pair.B], "lr": 1e-2, "weight_decay": 0.0},

@@ -18,15 +18,7 @@ from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.preclora import PrecLoRARule
 from reflora_cli.optim.scaled_gd import ScaledGDRule
-from tests.unit.optim.references import HandAdam, conditioned, pair_of
-
-SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
-"""(out, in, r)"""
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+from tests.unit.optim.references import HandAdam, conditioned, grad, pair_of, problem, random_pairs
 
 
 def preconditioned(A: Tensor, B: Tensor, gA: Tensor, gB: Tensor, d: float) -> tuple[Tensor, Tensor]:
@@ -42,28 +34,14 @@ def test_gradients_are_multiplied_by_inverses_of_grams_plus_d(
 ) -> None:
     """Pair by pair as on a CPU, and stacked as on a GPU; from d = 1e-3 on, products are float32."""
     monkeypatch.setattr(stacks, "one_by_one", lambda device: not together)
-    g = torch.Generator().manual_seed(0)
-    pairs, expected = [], []
-    for n, (out, width, r) in enumerate(SHAPES):
-        pair = pair_of(conditioned(r, width, 3.0, g), conditioned(out, r, 30.0, g), f"layers.{n}")
-        G = torch.randn(out, width, dtype=torch.float64, generator=g)
-        pair.A.grad, pair.B.grad = pair.B.detach().T @ G, G @ pair.A.detach().T
-        expected.append(preconditioned(pair.A.detach(), pair.B.detach(), grad(pair.A), grad(pair.B), d))
-        pairs.append(pair)
+    pairs, _ = random_pairs()
+    expected = [preconditioned(pair.A.detach(), pair.B.detach(), grad(pair.A), grad(pair.B), d) for pair in pairs]
     rule = PrecLoRARule(pairs, 0, 1, d)
     rule.before_step()
     for pair, right in zip(pairs, expected, strict=True):
         for own, formula in zip((pair.A, pair.B), right, strict=True):
             assert (grad(own) - formula).norm() < tolerance * formula.norm()
     assert rule.stepped_plainly() == []
-
-
-def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """X [40, 6], targets [40, 8], A [3, 6] and B = 0, in float64."""
-    g = torch.Generator().manual_seed(3)
-    X = torch.randn(40, 6, dtype=torch.float64, generator=g)
-    target = X @ torch.randn(6, 8, dtype=torch.float64, generator=g)
-    return X, target, conditioned(3, 6, 2.0, g), torch.zeros(8, 3, dtype=torch.float64)
 
 
 def optimizer_of(pair: FactorPair, rule: PrecLoRARule | ScaledGDRule, kind: str, rate: float = 1e-2) -> Partition:

@@ -13,7 +13,7 @@ from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.rule import UpdateRule
-from tests.unit.optim.references import conditioned, metric_by_svd, metric_of, pair_of, paper_metric
+from tests.unit.optim.references import conditioned, grad, metric_by_svd, metric_of, pair_of, paper_metric
 
 SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (12, 10, 3), (7, 9, 1)]
 """(out, in, r): two ranks that occur several times, unlike shapes, and a rank of one."""
@@ -44,11 +44,6 @@ def give_gradients(pairs: Sequence[FactorPair], seed: int = 1) -> list[tuple[Ten
 
 def gradients_of(pairs: Sequence[FactorPair]) -> list[tuple[Tensor, Tensor]]:
     return [(grad(pair.A).clone(), grad(pair.B).clone()) for pair in pairs]
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def took_step(rule: UpdateRule, pairs: Sequence[FactorPair], seed: int) -> bool:

@@ -13,7 +13,7 @@ from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.reflora_s import RefLoRASRule, refactor
 from reflora_cli.optim.rule import PlainRule, UpdateRule
-from tests.unit.optim.references import HandAdam, conditioned, pair_of
+from tests.unit.optim.references import HandAdam, conditioned, pair_of, relative
 
 
 def factors(seed: int = 0, ratio: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -39,10 +39,6 @@ def train(pair: FactorPair, rule: UpdateRule, steps: int) -> list[Tensor]:
         optimizer.step()
         products.append((pair.B @ pair.A).detach().clone())
     return products
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.double() - expected).norm() / expected.norm()).item()
 
 
 @given(st.integers(0, 2**31), st.floats(1e-6, 1e6))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim import stacks
 from reflora_cli.optim.pair_adamw import PairAdamW
 from reflora_cli.optim.pair_sgd import PairSGD
 from reflora_cli.optim.scaled_gd import ScaledGDRule
-from tests.unit.optim.references import HandAdam, conditioned, pair_of
-
-SHAPES = [(12, 10, 3), (12, 10, 3), (10, 12, 3), (12, 10, 5), (7, 9, 1)]
-"""(out, in, r)"""
+from tests.unit.optim.references import HandAdam, conditioned, grad, pair_of, random_pairs
 
 
 def inverses(A: Tensor, B: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -25,23 +19,6 @@ def inverses(A: Tensor, B: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     GA, GB = A @ A.T, B.T @ B
     f = (damping * torch.linalg.matrix_norm(B @ A, 2)) ** 2
     return torch.linalg.inv(GA + f * torch.linalg.inv(GB)), torch.linalg.inv(GB + f * torch.linalg.inv(GA))
-
-
-def grad(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
-
-
-def random_pairs(shapes: Sequence[tuple[int, int, int]] = SHAPES) -> list[FactorPair]:
-    """Pairs in float64 with random gradients of a weight, as the factors see them."""
-    g = torch.Generator().manual_seed(0)
-    pairs = []
-    for n, (out, inputs, r) in enumerate(shapes):
-        pair = pair_of(conditioned(r, inputs, 3.0, g), conditioned(out, r, 30.0, g), f"layers.{n}")
-        G = torch.randn(out, inputs, dtype=torch.float64, generator=g)
-        pair.A.grad, pair.B.grad = pair.B.detach().T @ G, G @ pair.A.detach().T
-        pairs.append(pair)
-    return pairs
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -53,7 +30,7 @@ def test_gradients_are_multiplied_by_inverse_grams(
 ) -> None:
     """Pair by pair as on a CPU, and stacked as on a GPU; from a damping of 1e-3 on, products are float32."""
     monkeypatch.setattr(stacks, "one_by_one", lambda device: not together)
-    pairs = random_pairs()
+    pairs, _ = random_pairs()
     before = [(grad(pair.A).clone(), grad(pair.B).clone()) for pair in pairs]
     ScaledGDRule(pairs, 0, 1, damping).before_step()
     for pair, (gA, gB) in zip(pairs, before, strict=True):
@@ -90,7 +67,7 @@ def test_twenty_steps_follow_the_formula(kind: str, damping: float) -> None:
 @pytest.mark.parametrize("trained", ["A", "B"])
 def test_one_step_at_a_rate_of_one_solves_the_least_squares_with_the_other_factor_fixed(trained: str) -> None:
     """min ||BA - M||^2 / 2 over A is B^+ M, over B it is M A^+, from wherever the factor starts."""
-    pair = random_pairs([(12, 10, 3)])[0]
+    (pair,), _ = random_pairs([(12, 10, 3)])
     M = torch.randn(12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     A, B = pair.A.detach().clone(), pair.B.detach().clone()
     solution = torch.linalg.pinv(B) @ M if trained == "A" else M @ torch.linalg.pinv(A)
@@ -108,7 +85,7 @@ def test_one_step_at_a_rate_of_one_solves_the_least_squares_with_the_other_facto
 @pytest.mark.parametrize("scale", [0.0, 1e-19])
 def test_a_pair_without_inverses_steps_plainly_and_its_neighbours_do_not(scale: float, damping: float) -> None:
     """At B = 0 there is no inverse of B^T B, and with the tiniest B it leaves float32's range."""
-    pairs = random_pairs([(12, 10, 3)] * 3)
+    pairs, _ = random_pairs([(12, 10, 3)] * 3)
     with torch.no_grad():
         pairs[1].B.mul_(scale)
     before = [(grad(pair.A).clone(), grad(pair.B).clone()) for pair in pairs]
@@ -122,7 +99,7 @@ def test_a_pair_without_inverses_steps_plainly_and_its_neighbours_do_not(scale: 
 
 def test_with_damping_a_ba_of_lower_rank_has_finite_gradients() -> None:
     """What lies outside of BA is multiplied by at most 1 / damping^2, relative to the rest."""
-    pair = random_pairs([(12, 10, 3)])[0]
+    (pair,), _ = random_pairs([(12, 10, 3)])
     with torch.no_grad():
         pair.B[:, 0] = pair.B[:, 1]
     rule = ScaledGDRule([pair], 0, 1, 1e-3)
@@ -133,7 +110,7 @@ def test_with_damping_a_ba_of_lower_rank_has_finite_gradients() -> None:
 
 
 def test_the_matrices_in_use_are_saved_by_module() -> None:
-    pairs = random_pairs()
+    pairs, _ = random_pairs()
     rule = ScaledGDRule(pairs, 0, 2, 1e-3)
     rule.before_step()
     rule.after_step({})
@@ -150,7 +127,7 @@ def test_matrices_from_a_file_multiply_to_the_same_bits(damping: float) -> None:
     """Products round otherwise for a matrix that is stored column by column, as some inverses are computed."""
     found = []
     for continues in (False, True):
-        pairs = random_pairs([(64, 64, 16)])
+        pairs, _ = random_pairs([(64, 64, 16)])
         rule = ScaledGDRule(pairs, 0, 2, damping)
         rule.before_step()
         rule.after_step({})
