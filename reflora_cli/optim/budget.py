@@ -103,6 +103,10 @@ class BudgetRule(UpdateRule):
         elif self._steps > self._budget.settled:
             self._give_up()
 
+    def logged(self) -> dict[str, float]:
+        """Return `budget`: b(t) after the last step, the triplets that all modules together may have."""
+        return {"budget": self._budget.at(self._steps)}
+
     def _score(self) -> None:
         """Take this step's sensitivities into the smoothed ones."""
         entries = list(self._entries.values())

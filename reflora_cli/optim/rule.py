@@ -48,6 +48,10 @@ class UpdateRule(ABC):
         """
         return []
 
+    def logged(self) -> dict[str, float]:
+        """Return numbers of the rule's course that belong in the log beside the loss, by name."""
+        return {}
+
 
 class StatelessRule(UpdateRule):
     """A rule that remembers nothing from one step to the next but what parameters say."""

@@ -76,6 +76,9 @@ class TrainSection(Section):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
+    health_every: Annotated[int, Field(ge=0)] | Literal["log_every"] = Field(
+        "log_every", description="steps between two lines of the adapters' health; log_every: as often; 0: never"
+    )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; older ones are deleted")
 

@@ -69,6 +69,11 @@ class RunDirectory:
         return self.path / "probe_rows.jsonl"
 
     @property
+    def resumed(self) -> Path:
+        """The list of the steps after which the run was continued."""
+        return self.path / "resumed.jsonl"
+
+    @property
     def curves(self) -> Path:
         return self.path / "curves.png"
 
@@ -115,10 +120,10 @@ def open_run(path: Path, adapter: Path | None = None) -> RunDirectory:
     return run
 
 
-def default_output(task: str, method: str) -> Path:
-    """Return runs/TASK-METHOD-DATE-TIME, with a number if it exists already."""
+def default_output(task: str, method: str, seed: int) -> Path:
+    """Return runs/TASK-METHOD-sSEED-DATE-TIME, with a number if it exists already."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    first = Path("runs") / f"{task.rpartition('/')[2]}-{method}-{stamp}"
+    first = Path("runs") / f"{task.rpartition('/')[2]}-{method}-s{seed}-{stamp}"
     numbered = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
     return next((path for path in (first, *numbered) if not exists(path)), first)
 

@@ -36,6 +36,7 @@ from reflora_cli.ground.atomic import readable_os_errors, write_directory
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists
 from reflora_cli.runs.directory import RunDirectory, step_of
+from reflora_cli.training.step_times import StepTimes
 from reflora_cli.training.trend import LossTrend
 
 TENSOR_FILES = ("trained", "optimizer", "random", "best")
@@ -77,7 +78,9 @@ class Progress:
     skipped: the number of steps that float16's loss scaler dropped for an overflow. evaluated: the step after which the
     last evaluation was made. lines: the number of lines in metrics.jsonl. trend: that of the losses. scaler: the state
     of float16's loss scaler, which keeps whole numbers and others apart. report: what is known beyond scores of the
-    adapter that is kept, by split.
+    adapter that is kept, by split. seconds: those of all steps, and times: how long each of them took.
+    evaluation_seconds: those of all evaluations that were finished. first_loss, last_loss: the losses of the first and
+    the last logged step; a run that an older version began does not know the first one.
     """
 
     step: Step = 0
@@ -93,6 +96,10 @@ class Progress:
     before: dict[str, dict[str, float]] | None = None
     history: list[Evaluation] = field(default_factory=list)
     report: dict[str, dict[str, Any]] = field(default_factory=dict)
+    times: StepTimes = field(default_factory=StepTimes)
+    evaluation_seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
 
 
 @dataclass(frozen=True)

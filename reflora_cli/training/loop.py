@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 from contextlib import nullcontext
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ from reflora_cli.ground.paths import is_file
 from reflora_cli.objectives.objective import Scores
 from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.training.checkpoint import Checkpoint, named_random_states, random_state, save_checkpoint, save_stopped
-from reflora_cli.training.session import Session, append, current_adapter, save_adapter
+from reflora_cli.training.session import Session, append, current_adapter, is_due, save_adapter
 from reflora_cli.training.step import train_step
 
 
@@ -71,15 +72,6 @@ def stop(session: Session) -> NoReturn:
     raise StoppedError(number, problem)
 
 
-def is_due(session: Session, every: int | str) -> bool:
-    """Whether something that happens every `every` steps, at the end of each epoch, or never is due now."""
-    step, job = session.progress.step, session.job
-    if every == "never":
-        return False
-    period = job.sampler.steps_per_epoch if every == "epoch" else int(every)
-    return step % period == 0 or step == job.total_steps
-
-
 def evaluate(session: Session) -> dict[str, dict[str, float]]:
     """Score every evaluation split; a new best score saves the adapter. Raises DivergedError for a score that is no
     number.
@@ -89,7 +81,7 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
     begin.
     """
     job, progress = session.job, session.progress
-    size = job.recipe.eval.batch_size
+    size, clock = job.recipe.eval.batch_size, time.perf_counter()
     if session.processes > 1 and progress.step:
         checkpoint_between(session)
     with session.interruption.interruptible() if session.processes == 1 else nullcontext():
@@ -98,6 +90,7 @@ def evaluate(session: Session) -> dict[str, dict[str, float]]:
         samples = {split.name: job.objective.samples(split) for split in job.rows.splits}
     check_scores(session, scores)
     progress.evaluated = progress.step
+    progress.evaluation_seconds += time.perf_counter() - clock
     merit = job.objective.merit(scores)
     best = progress.step > 0 and (progress.best_score is None or merit > progress.best_score)
     if best:

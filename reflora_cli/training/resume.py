@@ -23,6 +23,7 @@ from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.directory import RunDirectory, is_unused, read_environment, remove_strays
 from reflora_cli.runs.places import FROM_RUN
+from reflora_cli.runs.resumed import record_resumed
 from reflora_cli.runs.together import of_first
 from reflora_cli.runs.trained_base import found_again, trained_on
 from reflora_cli.training.checkpoint import load_checkpoint, newest_whole, restore_parameters, restore_random_state
@@ -82,6 +83,8 @@ def start(session: Session, resume: bool, place: Path | None) -> None:
             job.earlier.keep(run.after)
         if known is None:
             write_json(run.environment, job.environment)
+        if place:
+            record_resumed(run, session.progress.step, job.environment)
         write_file(run.probes, rows_text(job.probes))
         kept = kept_metrics(session)
         session.progress.lines = len(kept)

@@ -61,6 +61,15 @@ class Session:
         return self.job.adapted.parameters
 
 
+def is_due(session: Session, every: int | str) -> bool:
+    """Whether something that happens every `every` steps, at the end of each epoch, or never is due now."""
+    step, job = session.progress.step, session.job
+    if every == "never":
+        return False
+    period = job.sampler.steps_per_epoch if every == "epoch" else int(every)
+    return step % period == 0 or step == job.total_steps
+
+
 def append(session: Session, record: Mapping[str, object]) -> None:
     """Append one line to metrics.jsonl."""
     session.progress.lines += 1

@@ -19,7 +19,7 @@ from reflora_cli.objectives.reach import place
 from reflora_cli.optim.health import pair_health, unreached
 from reflora_cli.recipe.schedules import learning_rate_multiplier
 from reflora_cli.training.checkpoint import Window
-from reflora_cli.training.session import Session, append
+from reflora_cli.training.session import Session, append, is_due
 from reflora_cli.training.targets import refuse_unused
 
 
@@ -42,9 +42,14 @@ def train_step(session: Session, step: int) -> None:
     seconds = time.perf_counter() - clock
     progress.window.add(loss, len(rows), seconds)
     progress.seconds += seconds
-    if progress.step % job.recipe.train.log_every == 0 or progress.step == job.total_steps:
+    progress.times.add(seconds)
+    train = job.recipe.train
+    if is_due(session, train.log_every):
         log_step(session, rate, norm)
         progress.window = Window()
+    every = train.log_every if train.health_every == "log_every" else train.health_every
+    if every and is_due(session, every):
+        log_health(session)
 
 
 def accumulate(session: Session, rows: list[int]) -> Tensor:
@@ -184,15 +189,18 @@ def log_step(session: Session, rate: float, norm: float) -> None:
     )
     session.reporter.step(record)
     values = {"loss": record.loss, "learning_rate": rate, "gradient_norm": norm if norm < float("inf") else None}
+    numbers = job.optimizer.rule.logged()
     speed = {"examples_per_second": record.examples_per_second, "seconds": session.progress.seconds}
-    append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed})
-    log_health(session)
+    append(session, {"event": "step", "step": step, "epoch": record.epoch, **values, **speed, **numbers})
+    if step == min(job.recipe.train.log_every, job.total_steps):
+        session.progress.first_loss = record.loss
+    session.progress.last_loss = record.loss
+    report_plain(session)
 
 
-def log_health(session: Session) -> None:
-    """Log the state of every adapter and which of them stepped plainly; report a change in the number of those."""
+def report_plain(session: Session) -> None:
+    """Report a change in the number of adapters whose last step was the optimizer's alone."""
     job, step = session.job, session.progress.step
-    share = job.recipe.method.update.damping_share
     plain = job.optimizer.rule.stepped_plainly()
     if len(plain) != session.plain:
         session.plain = len(plain)
@@ -200,4 +208,11 @@ def log_health(session: Session) -> None:
         first = f"; first {plain[0]}" if plain else ""
         session.reporter.note(f"step {step}: {len(plain)} of {len(job.adapted.pairs)} adapters cannot be "
                               f"preconditioned and step plainly: {without}{first}")  # fmt: skip
-    append(session, {"event": "health", "step": step, "modules": pair_health(job.adapted.pairs, share), "plain": plain})
+
+
+def log_health(session: Session) -> None:
+    """Log the state of every adapter and which of them stepped plainly."""
+    job = session.job
+    modules = pair_health(job.adapted.pairs, job.recipe.method.update.damping_share)
+    plain = job.optimizer.rule.stepped_plainly()
+    append(session, {"event": "health", "step": session.progress.step, "modules": modules, "plain": plain})

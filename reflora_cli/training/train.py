@@ -17,20 +17,17 @@ from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import adapter_card, asked_section, make_subject
 from reflora_cli.ground.atomic import write_file, write_json
 from reflora_cli.ground.interruption import noted_signals
-from reflora_cli.model.base import parameter_count
 from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.model.precision import Compute, resolve_dtype
-from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.model.shard import shard_blocks
 from reflora_cli.model.tokenizer_files import tokenizer_files
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
-from reflora_cli.runs.environment import peak_memory
 from reflora_cli.runs.places import with_data_found, with_places
 from reflora_cli.runs.together import locked_by_first, of_first
 from reflora_cli.training.anomaly import detecting_anomalies
-from reflora_cli.training.checkpoint import Evaluation, trained_tensors
+from reflora_cli.training.checkpoint import trained_tensors
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
 from reflora_cli.training.curves import draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
@@ -40,6 +37,7 @@ from reflora_cli.training.loop import run_steps
 from reflora_cli.training.own_labels import with_labels
 from reflora_cli.training.own_template import refuse_unchosen_prompt, with_template
 from reflora_cli.training.prepare import prepare
+from reflora_cli.training.results import summarize
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
 
@@ -54,7 +52,7 @@ def train(
 ) -> dict[str, Any]:
     """Run a recipe and return what `results.json` holds.
 
-    output: the run directory; None: one named after task, method and time. reporter: what is shown meanwhile.
+    output: the run directory; None: one named after task, method, seed and time. reporter: what is shown meanwhile.
 
     Raises InputError for wrong input before anything is written, DivergedError when the loss stops being finite.
     """
@@ -133,7 +131,7 @@ def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
 
 def default_place(recipe: Recipe) -> Path:
     """Return the run directory where none is named."""
-    return default_output(task_of(recipe.task).short, recipe.method.name)
+    return default_output(task_of(recipe.task).short, recipe.method.name, recipe.train.seed)
 
 
 def finish(session: Session) -> dict[str, Any]:
@@ -173,44 +171,3 @@ def draw_confusions(session: Session) -> None:
             title = f"{session.job.task.name}, {session.job.recipe.method.label}, {split}"
             write_file(session.run.confusion, draw_confusion(matrix, names, title))
             return
-
-
-def selected_evaluation(session: Session) -> Evaluation | None:
-    """Return the evaluation of the adapter that was kept; None if nothing was evaluated."""
-    progress = session.progress
-    wanted = progress.best_step if session.job.recipe.eval.select == "best" else progress.step
-    return next((entry for entry in progress.history if entry["step"] == wanted), None)
-
-
-def summarize(session: Session) -> dict[str, Any]:
-    """Return what `results.json` holds."""
-    job, progress, recipe = session.job, session.progress, session.job.recipe
-    selected = selected_evaluation(session)
-    epochs = progress.step / job.sampler.steps_per_epoch
-    return {
-        "run": str(session.run.path),
-        "task": job.task.name,
-        "base": recipe.model.name,
-        "method": recipe.method.label,
-        "seed": recipe.train.seed,
-        "main_metric": job.objective.main_metric,
-        "settings": job.objective.settings(),
-        "dropped_rows": job.rows.dropped,
-        "selected": recipe.eval.select,
-        "selected_step": selected["step"] if selected else progress.step,
-        "scores": selected["scores"] if selected else None,
-        "before": progress.before,
-        "history": progress.history,
-        **({"report": progress.report} if progress.report else {}),
-        "steps": progress.step,
-        "epochs": epochs,
-        "seconds": progress.seconds,
-        "seconds_per_epoch": progress.seconds / epochs,
-        "peak_memory_bytes": peak_memory(job.compute.device),
-        "trained_parameters": sum(p.numel() for p in job.adapted.parameters.values()),
-        "total_parameters": parameter_count(job.base.model),
-        "dtype": job.compute.dtype_name,
-        "quantization": quantized_kind(job.base.model),
-        "bits_per_weight": bits_per_weight(job.base.model),
-        "processes": job.compute.processes,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
+from tests.cli.conftest import WEIGHTS, Reflora, killed, records, step_losses, train
 from tests.two_processes import run_by_two
 
 SMALL: dict[str, Any] = {
@@ -53,6 +54,12 @@ def test_a_killed_run_is_continued_to_the_bit(
     assert (part / WEIGHTS).read_bytes() == (ada_run / WEIGHTS).read_bytes()
     assert (part / "adapter/adapter_config.json").read_bytes() == (ada_run / "adapter/adapter_config.json").read_bytes()
     assert step_losses(part) == step_losses(ada_run)
+
+
+def test_the_budget_of_every_step_is_in_the_log(ada_run: Path) -> None:
+    """From 4 to 2 triplets for each of 15 modules, by the paper's cubic course between steps 1 and 5."""
+    expected = [60, *(math.floor(30 + 30 * (1 - (t - 1) / 4) ** 3) for t in (2, 3, 4)), 30, 30, 30, 30]
+    assert [line["budget"] for line in records(ada_run, "step")] == expected
 
 
 def test_the_file_has_what_is_left_and_nothing_else(ada_run: Path) -> None:

@@ -57,8 +57,8 @@ def test_two_runs_that_start_in_one_second_have_two_directories(
     monkeypatch.chdir(tmp_path)
     found = set()
     for _ in range(3):
-        path = default_output("glue/cola", "lora")
+        path = default_output("glue/cola", "lora", 7)
         path.mkdir(parents=True)
         found.add(path)
     assert len(found) == 3
-    assert all(str(path).startswith("runs/cola-lora-") for path in found)
+    assert all(str(path).startswith("runs/cola-lora-s7-2") for path in found)

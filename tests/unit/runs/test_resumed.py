@@ -1,0 +1,20 @@
+"""The list of a run's continuations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.runs.resumed import record_resumed, resumed_steps
+
+ENVIRONMENT = {"device": "cpu", "threads": 1, "reflora": "1", "python": "3", "packages": {}, "git": None}
+
+
+def test_every_continuation_is_listed_and_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert resumed_steps(run) == []
+    record_resumed(run, 8, ENVIRONMENT)
+    with run.resumed.open("ab") as stream:
+        stream.write(b'\xff\n{"step": null}\n[]\n')
+    record_resumed(run, 8, ENVIRONMENT)
+    assert resumed_steps(run) == [8, 8]
