@@ -42,6 +42,14 @@ class Optimizer(StrEnum):
         return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
 
 
+class TrackerName(StrEnum):
+    """The programs that can follow a run; each is a library of the same name."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
+
+
 class EvalProtocol(StrEnum):
     """The ways to score a language model's answers; scores of different protocols are never comparable."""
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization
+from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization, TrackerName
 from reflora_cli.recipe.schedules import Schedule
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.task_section import TaskSection
@@ -78,6 +78,9 @@ class TrainSection(Section):
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     health_every: Annotated[int, Field(ge=0)] | Literal["log_every"] = Field(
         "log_every", description="steps between two lines of the adapters' health; log_every: as often; 0: never"
+    )
+    trackers: Annotated[tuple[Annotated[TrackerName, Named], ...], Field(strict=False)] = Field(
+        (), description="programs that follow the run: any of tensorboard, wandb, trackio"
     )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; older ones are deleted")

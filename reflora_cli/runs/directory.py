@@ -26,6 +26,8 @@ BESIDE = (
     "merges*", "spiece*", CARD,
 )  # fmt: skip
 """Names of the files in `adapter/`, those of tokenizers and the card too."""
+WANDB_ID = "wandb.json"
+"""The file of a run directory that has the id under which wandb knows the run."""
 CHECKPOINT = re.compile(r"step-([0-9]{6,15})(-stopped)?")
 
 
@@ -147,7 +149,8 @@ def refuse_links(run: RunDirectory) -> None:
 def remove_strays(run: RunDirectory) -> None:
     """Remove what killed processes left half-written in a run that this process holds."""
     files = (run.recipe, run.environment, run.metrics, run.results, run.curves, run.confusion, run.probes)
-    for folder, names in ((run.path, [file.name for file in files]), (run.adapter, BESIDE)):
+    own = [*(file.name for file in files), run.curves.with_suffix(".svg").name, WANDB_ID]
+    for folder, names in ((run.path, own), (run.adapter, BESIDE)):
         for place in (place for name in names for place in folder.glob(f".{name}.*")):
             place.unlink(missing_ok=True)
     for pattern in (".step-*", ".removed-step-*"):

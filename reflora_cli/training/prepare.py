@@ -28,6 +28,7 @@ from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.environment import describe
 from reflora_cli.runs.trained_base import found_again, unchecked
+from reflora_cli.tracking.begin import refuse_missing
 from reflora_cli.training.begin import Fitting, begin, fitting
 from reflora_cli.training.earlier import Earlier
 from reflora_cli.training.factors import continue_factors, sight_of, start_factors
@@ -50,6 +51,7 @@ def prepare(
 
     Raises InputError for whatever the user can mend.
     """
+    refuse_missing(recipe.train.trackers)
     task = task_of(recipe.task)
     kind = kind_of(task)
     examples = kind.load_examples(recipe)

@@ -20,6 +20,8 @@ from reflora_cli.ground.interruption import Interruption
 from reflora_cli.model.tokenizer_files import write_tokenizer
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.directory import RunDirectory
+from reflora_cli.tracking.tracker import UNTRACKED, Trackers
+from reflora_cli.tracking.values import tracked_values
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job
 
@@ -31,7 +33,7 @@ class Session:
     tokenizer_files: those that go beside the adapter, by name. best: the best adapter so far, as it is in `adapter/`.
     agreed_stop: the signal by which all processes stop after
     this step; a signal that only one of them got does not count yet. plain: the adapters whose last steps were reported
-    as plain.
+    as plain. trackers: the programs that follow the run.
     """
 
     job: Job
@@ -46,6 +48,7 @@ class Session:
     best: dict[str, Tensor] = field(default_factory=dict)
     agreed_stop: int = 0
     plain: int = 0
+    trackers: Trackers = UNTRACKED
 
     @property
     def is_writer(self) -> bool:
@@ -70,12 +73,13 @@ def is_due(session: Session, every: int | str) -> bool:
     return step % period == 0 or step == job.total_steps
 
 
-def append(session: Session, record: Mapping[str, object]) -> None:
-    """Append one line to metrics.jsonl."""
+def append(session: Session, record: Mapping[str, Any]) -> None:
+    """Append one line to metrics.jsonl, and tell it the trackers."""
     session.progress.lines += 1
     if session.is_writer:
         with readable_os_errors(session.run.metrics), session.run.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, allow_nan=False) + "\n")
+        session.trackers.log(tracked_values(record), record["step"])
 
 
 def current_adapter(session: Session) -> dict[str, Tensor]:

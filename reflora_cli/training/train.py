@@ -40,6 +40,7 @@ from reflora_cli.training.prepare import prepare
 from reflora_cli.training.results import summarize
 from reflora_cli.training.resume import base_of, check_output, chosen_checkpoint, start
 from reflora_cli.training.session import Session, current_adapter, save_adapter
+from reflora_cli.training.tracked import tracked
 
 
 def train(
@@ -84,7 +85,7 @@ def train(
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption, beside)
             start(session, resume, place)
             try:
-                with watching(session) if detect_anomaly else contextlib.nullcontext():
+                with tracked(session, resume), watching(session) if detect_anomaly else contextlib.nullcontext():
                     run_steps(session)
             finally:
                 reporter.end()

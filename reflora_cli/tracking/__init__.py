@@ -1,0 +1,1 @@
+"""What a run logs, given to the programs that draw it."""
