@@ -80,10 +80,16 @@ class TrainSection(Section):
         "log_every", description="steps between two lines of the adapters' health; log_every: as often; 0: never"
     )
     trackers: Annotated[tuple[Annotated[TrackerName, Named], ...], Field(strict=False)] = Field(
-        (), description="programs that follow the run: any of tensorboard, wandb, trackio"
+        (), description="programs that follow the run: tensorboard, wandb, trackio, or a list of them"
     )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: at the end of every epoch")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; older ones are deleted")
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        """Turn one name into a list."""
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> TrainSection:

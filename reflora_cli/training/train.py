@@ -25,15 +25,17 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import CARD, RunDirectory, default_output, read_results, refuse_links
 from reflora_cli.runs.places import with_data_found, with_places
+from reflora_cli.runs.resumed import resumed_steps
 from reflora_cli.runs.together import locked_by_first, of_first
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import trained_tensors
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
-from reflora_cli.training.curves import draw_curves
+from reflora_cli.training.curves import Curves, draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
+from reflora_cli.training.marks import marks
 from reflora_cli.training.own_labels import with_labels
 from reflora_cli.training.own_template import refuse_unchosen_prompt, with_template
 from reflora_cli.training.prepare import prepare
@@ -137,22 +139,35 @@ def default_place(recipe: Recipe) -> Path:
 
 def finish(session: Session) -> dict[str, Any]:
     """Write the adapter that was chosen, results and curves."""
-    job = session.job
     save_adapter(session, session.best or current_adapter(session))
     results = summarize(session)
     if session.is_writer:
-        title = f"{job.task.name}, {job.recipe.method.label}"
-        try:
-            curves = draw_curves(session.run.metrics, job.objective.main_metric, title)
-        except Exception as error:  # the log may have been changed or removed by somebody: no run is lost for that
-            session.reporter.note(f"no curves are drawn of {session.run.metrics}: {error!r}")
-        else:
-            write_file(session.run.curves, curves)
+        draw_progress(session)
         draw_confusions(session)
         write_card(session, results)
         write_json(session.run.results, results)
     session.accelerator.wait_for_everyone()
     return results
+
+
+def draw_progress(session: Session) -> None:
+    """Draw the curves of a run from its log."""
+    job, run, progress = session.job, session.run, session.progress
+    best = progress.best_step
+    curves = Curves(
+        score=job.objective.main_metric,
+        title=f"{job.task.name}, {job.recipe.method.label}",
+        best=best,
+        marks=marks(job.recipe, best),
+        continued=resumed_steps(run),
+    )
+    try:
+        images = draw_curves(run.metrics, curves)
+    except Exception as error:  # the log may have been changed or removed by somebody: no run is lost for that
+        session.reporter.note(f"no curves are drawn of {run.metrics}: {error!r}")
+        return
+    for kind, image in images.items():
+        write_file(run.curves.with_suffix(f".{kind}"), image)
 
 
 def write_card(session: Session, results: dict[str, Any]) -> None:
