@@ -167,11 +167,12 @@ def value_remedy(value: Any, schema: Schema) -> str:
     """Return the nearest valid word, or the punctuation that changes the value's kind."""
     branches = schema.get("anyOf", [schema])
     if isinstance(value, str):
-        words = [word for branch in branches for word in choices(resolved(branch))]
+        entries = [word for branch in branches if "items" in branch for word in choices(resolved(branch["items"]))]
+        words = [*entries, *(word for branch in branches for word in choices(resolved(branch)))]
         suggestion = nearest(value, words)
         if suggestion.startswith("did you mean"):
             return suggestion
-        is_list = any(branch.get("type") == "array" for branch in branches)
+        is_list = any(branch.get("type") == "array" for branch in branches) and not entries
         return f"put it in brackets: [{shortened(value)}]" if is_list and value else ""
     is_text = any(branch.get("type") == "string" and not choices(branch) for branch in branches)
     is_number = any(branch.get("type") in ("integer", "number") for branch in branches)  # and this one is out of range

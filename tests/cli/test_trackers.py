@@ -112,11 +112,14 @@ def test_a_missing_library_is_told_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_tracker_is_refused(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    outcome = reflora("train", recipe, "train.trackers=[tensorbord]", "--output", tmp_path / "run")
+@pytest.mark.parametrize(("value", "remedy"), [("tensorbord", "did you mean 'tensorboard'?"), ("[board]", "")])
+def test_an_unknown_tracker_is_refused(value: str, remedy: str, recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    outcome = reflora("train", recipe, f"train.trackers={value}", "--output", tmp_path / "run")
     assert outcome.status == 2
-    assert "train.trackers" in outcome.err
-    assert "tensorboard" in outcome.err
+    assert "wrong value for train.trackers" in outcome.err
+    assert "expected: a list of one of tensorboard, wandb, trackio" in outcome.err
+    assert remedy in outcome.err
+    assert "brackets" not in outcome.err
 
 
 @pytest.mark.parametrize("method", ["__init__", "log", "close"])
