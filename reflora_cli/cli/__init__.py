@@ -12,6 +12,7 @@ from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.combine import combine_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
+from reflora_cli.cli.inspect import inspect_command
 from reflora_cli.cli.merge import merge_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
@@ -32,6 +33,7 @@ app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("combine")(combine_command)
+app.command("inspect")(inspect_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
 

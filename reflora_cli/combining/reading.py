@@ -14,6 +14,7 @@ from functools import cached_property
 from torch import Tensor
 
 from reflora_cli.adapter_io.checks import Parts, check_shapes, check_size, largest
+from reflora_cli.adapter_io.files import AdapterFiles
 from reflora_cli.adapter_io.formats import FORMATS
 from reflora_cli.adapter_io.loading import read
 from reflora_cli.adapter_io.lora import LoraConfig
@@ -41,28 +42,31 @@ class Reader:
         """Return what the adapter changes of a module's weight. Raises InputError for tensors that do not fit."""
         config, parts = self.source.files.config, self.source.layers[module]
         if isinstance(config, LoraConfig) and is_pair(parts):
-            return self.pair(config, module)
+            return pair_change(self.source.files, config, module, parts)
         layer = self.make(module, read(self.source.files, parts))
         if layer.changes_bias:
             what, remedy = "the adapter changes a bias, which a LoRA adapter does not hold", "merge it instead"
             raise InputError(Problem(what, f"{self.source.named}, module {module}", config.peft_type, remedy=remedy))
         return of_layer(layer)
 
-    def pair(self, config: LoraConfig, module: str) -> LowRank:
-        """Return the change of a module that has two factors."""
-        files, parts = self.source.files, read(self.source.files, self.source.layers[module])
-        A, B, rank = parts[FILE_A], parts[FILE_B], config.rank_of(module)
-        ends = {FILE_A: (rank, *A.shape[1:2]), FILE_B: (*B.shape[:1], rank)}
-        check_shapes(files.weights, module, ends, parts)
-        scale = config.scale_of(module, rank)
-        check_size(files.weights, module, abs(scale) * rank * largest(A) * largest(B))
-        return LowRank(B.double() * scale, A.double())
-
     @cached_property
     def make(self) -> Callable[[str, Parts], AdapterLayer]:
         """The function that makes the layer of a module."""
         own = {name: weight for name, weight in self.weights().items() if name in self.source.layers}
         return FORMATS[self.source.files.config.peft_type].maker(self.source.files, own)
+
+
+def pair_change(files: AdapterFiles, config: LoraConfig, module: str, keys: Mapping[str, str]) -> LowRank:
+    """Return s B A of a module, offset included. keys: those of its two factors. Raises InputError for tensors that do
+    not fit.
+    """
+    parts, rank = read(files, keys), config.rank_of(module)
+    A, B = parts[FILE_A], parts[FILE_B]
+    ends = {FILE_A: (rank, *A.shape[1:2]), FILE_B: (*B.shape[:1], rank)}
+    check_shapes(files.weights, module, ends, parts)
+    scale = config.scale_of(module, rank)
+    check_size(files.weights, module, abs(scale) * rank * largest(A) * largest(B))
+    return LowRank(B.double() * scale, A.double())
 
 
 def is_pair(parts: Mapping[str, str]) -> bool:

@@ -50,16 +50,23 @@ class Source:
 
 def read_source(named: str) -> Source:
     """Return an adapter directory, or that of a run. Raises InputError for what cannot be combined."""
-    run = RunDirectory(expanded(named))
-    is_run = is_file(run.recipe)
-    files = read_adapter(run.adapter if is_run else run.path)
+    source = find_adapter(named)
+    files = source.files
     if files.config.in_place:
         what = "this trained parameters of the base itself, which are no adapter that could be combined"
         raise InputError(Problem(what, named, files.config.peft_type, remedy="merge it: reflora merge RUN"))
     if reason := not_merged(files):
         what, remedy = "what this adapter does is no change of weights that could be combined", "use the run itself"
         raise InputError(Problem(what, named, reason, remedy=remedy))
-    return with_keys(Source(named, files, {}, (), run_recipe(run) if is_run else None))
+    return with_keys(source)
+
+
+def find_adapter(named: str) -> Source:
+    """Return an adapter directory, or that of a run, of which no tensor's key has been looked at yet."""
+    run = RunDirectory(expanded(named))
+    is_run = is_file(run.recipe)
+    files = read_adapter(run.adapter if is_run else run.path)
+    return Source(named, files, {}, (), run_recipe(run) if is_run else None)
 
 
 def not_merged(files: AdapterFiles) -> str:
@@ -109,7 +116,7 @@ def check_same_base(sources: Sequence[Source]) -> None:
         ):
             if found and known and found != known:
                 what = "the adapters were not trained on the same base"
-                where, remedy = f"{one.named} and {other.named}", "combine adapters of one base only"
+                where, remedy = f"{one.named} and {other.named}", "take adapters of one base only"
                 raise InputError(Problem(what, where, f"{kind} {found}", f"{kind} {known}", remedy))
 
 

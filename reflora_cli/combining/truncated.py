@@ -36,13 +36,20 @@ class Truncated:
 def truncated(change: Change, rank: int) -> Truncated:
     """Return the change of this rank, or less, that is closest to the given one."""
     match change:
-        case LowRank(B, A):
-            left, core_left = torch.linalg.qr(B)
-            right, core_right = torch.linalg.qr(A.mT)
-            U, S, Vh = torch.linalg.svd(core_left @ core_right.mT, full_matrices=False)
-            return of_triplets(left @ U, S, Vh @ right.mT, rank)
+        case LowRank():
+            return of_triplets(*triplets(change), rank)
         case Dense(values):
             return leading(values, rank)
+
+
+def triplets(change: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the singular triplets of B A: U [out, k], S [k], descending, and Vh [k, in], where k is at most R, out and
+    in.
+    """
+    left, core_left = torch.linalg.qr(change.B)
+    right, core_right = torch.linalg.qr(change.A.mT)
+    U, S, Vh = torch.linalg.svd(core_left @ core_right.mT, full_matrices=False)
+    return left @ U, S, Vh @ right.mT
 
 
 def leading(values: Tensor, rank: int) -> Truncated:
