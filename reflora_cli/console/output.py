@@ -46,7 +46,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         return
     widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
-    say("\n".join([title, *lines]))
+    say("\n".join([title, *map(str.rstrip, lines)]))
 
 
 def print_json(value: Any) -> None:
