@@ -94,9 +94,9 @@ def answer(title: str, problems: Sequence[Problem], status: int) -> None:
     """Print an error as one JSON object on stdout, where JSON was asked for; the first process speaks for all."""
     if not JSON_ASKED_FOR.get() or not is_first_process():
         return
-    from reflora_cli.console.output import print_lines
+    from reflora_cli.console.output import print_json
 
-    print_lines([json_error(title, problems, status)])
+    print_json(json_error(title, problems, status))
 
 
 def json_error(title: str, problems: Sequence[Problem], status: int) -> dict[str, Any]:

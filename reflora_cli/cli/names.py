@@ -55,6 +55,8 @@ def sorts_of(name: str) -> tuple[Sort, ...]:
 
 def unknown(name: str, known: Mapping[Sort, tuple[str, ...]]) -> Problem:
     """Return the problem of a name that nothing has: whole words of longer names are nearer than like letters."""
+    if name.endswith((".yaml", ".yml")):
+        return Problem("there is no such file", "reflora show", name, "a recipe", "reflora list recipes")
     everything = [own for names in known.values() for own in names]
     ending = sorted({own for own in everything if name and name in own.replace(".", "/").split("/")}, key=len)
     found = nearest(name, everything)

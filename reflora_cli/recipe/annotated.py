@@ -39,6 +39,7 @@ class Annotated:
     def header(self) -> Iterator[str]:
         yield f"# {self.source}, with every key written out. Behind each value stands where it was set."
         yield from (f"# {line}" for line in wrapped(comment_of(self.path)))
+        yield ""
 
 
 def annotated(source: str, overrides: Sequence[str] = ()) -> Annotated:

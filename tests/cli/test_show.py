@@ -167,3 +167,9 @@ def test_the_last_word_of_a_name_finds_it(reflora: Reflora) -> None:
     outcome = reflora("show", "cola")
     assert outcome.status == 2
     assert "did you mean 'glue/cola'" in " ".join(outcome.err.split())
+
+
+def test_a_missing_file_is_not_taken_for_a_slip_of_the_pen(reflora: Reflora) -> None:
+    outcome = reflora("show", "nowhere.yaml")
+    assert outcome.status == 2
+    assert "there is no such file" in outcome.err
