@@ -10,9 +10,12 @@ import typer
 
 from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.combine import combine_command
+from reflora_cli.cli.commands import Commands
+from reflora_cli.cli.doctor import doctor_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.inspect import inspect_command
+from reflora_cli.cli.list import list_command
 from reflora_cli.cli.merge import merge_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
@@ -22,7 +25,8 @@ from reflora_cli.cli.train import train_command
 app = typer.Typer(
     name="reflora",
     help="Fine-tune transformers with low-rank adapters: LoRA, DoRA, RefLoRA and their relatives.",
-    no_args_is_help=True,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -36,12 +40,17 @@ app.command("combine")(combine_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
+app.command("list")(list_command)
+app.command("doctor")(doctor_command)
 
 
 @app.callback(invoke_without_command=True)
-def main(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def main(context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     if version:
         from reflora_cli import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)

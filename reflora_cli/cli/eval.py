@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reflora_cli.cli.completion import complete_model
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, Overrides
@@ -18,7 +19,15 @@ MOST_CROSSED = 10
 
 
 def eval_command(
-    run: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A run directory, a YAML file or a bundled recipe.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|RECIPE",
+            help="A run directory, a YAML file or a bundled recipe.",
+            show_default=False,
+            autocompletion=complete_model,
+        ),
+    ],
     overrides: Overrides = None,
     adapter: Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, ours or PEFT's.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Score on this task instead; repeatable.")] = None,

@@ -8,8 +8,11 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -22,6 +25,19 @@ LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "DistBacke
 """Words in the errors of a process when another process of the run has ended."""
 FIRST_SPEAKS = 3.0
 """Seconds that other processes leave the first one to speak; a launcher that sees it end ends them sooner."""
+
+JSON_ASKED_FOR: ContextVar[bool] = ContextVar("JSON_ASKED_FOR", default=False)
+"""Whether the command under way was given `--json`, so that whoever reads its stdout gets an object in any case."""
+
+
+@contextmanager
+def answering_json(is_asked_for: bool) -> Iterator[None]:
+    """Print errors inside the block as JSON too if that is asked for."""
+    before = JSON_ASKED_FOR.set(is_asked_for)
+    try:
+        yield
+    finally:
+        JSON_ASKED_FOR.reset(before)
 
 
 @contextmanager
@@ -36,9 +52,11 @@ def guarded() -> Iterator[None]:
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         say("interrupted")
+        answer("Interrupted", (), 130)
         raise typer.Exit(130) from None
     except Terminated as stopped:
         say("terminated")
+        answer("Terminated", (), 128 + stopped.signal)
         raise typer.Exit(128 + stopped.signal) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -51,6 +69,7 @@ def guarded() -> Iterator[None]:
             raise typer.Exit(InputError.exit_status) from None
         say(traceback.format_exc())
         say("This is a fault of reflora, not of your input: please report it with the lines above.")
+        answer("A fault of reflora", (Problem(f"{type(error).__name__}: {error}"),), 1)
         raise typer.Exit(1) from None
 
 
@@ -64,10 +83,25 @@ def tell(error: RefloraError) -> None:
 
     if is_first_process():
         show_error(error.title, str(error))
+        answer(error.title, error.problems, error.exit_status)
     elif not isinstance(error, StoppedError | DivergedError):
         time.sleep(FIRST_SPEAKS)
         if not error.is_shared:
             show_error(f"{error.title} (process {process_rank()})", str(error))
+
+
+def answer(title: str, problems: Sequence[Problem], status: int) -> None:
+    """Print an error as one JSON object on stdout, where JSON was asked for; the first process speaks for all."""
+    if not JSON_ASKED_FOR.get() or not is_first_process():
+        return
+    from reflora_cli.console.output import print_json
+
+    print_json(json_error(title, problems, status))
+
+
+def json_error(title: str, problems: Sequence[Problem], status: int) -> dict[str, Any]:
+    """Return an error as JSON has it."""
+    return {"error": {"title": title, "problems": [asdict(own) for own in problems], "status": status}}
 
 
 def out_of_memory(error: Exception) -> InputError:

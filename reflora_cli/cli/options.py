@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_model, complete_override, complete_run
+from reflora_cli.ground.errors import InputError, Problem
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Override recipe fields, for example method.rank=16.", show_default=False
+        metavar="[KEY=VALUE]...",
+        help="Override recipe fields, for example method.rank=16.",
+        show_default=False,
+        autocompletion=complete_override,
     ),
 ]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Short for train.seed=N.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", metavar="X", help="Short for train.learning_rate=X.")]
 Places = Annotated[
     list[str] | None,
     typer.Argument(
@@ -23,7 +31,13 @@ Places = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Run = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory written by `reflora train`.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run directory written by `reflora train`.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
 ]
 AnyModel = Annotated[
     str,
@@ -31,6 +45,7 @@ AnyModel = Annotated[
         metavar="RUN|MODEL_DIR|RECIPE",
         help="A run directory, a merged model's directory, or a recipe with --adapter.",
         show_default=False,
+        autocompletion=complete_model,
     ),
 ]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, ours or PEFT's.")]
@@ -44,3 +59,16 @@ NewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, help="Language models: tokens of an answer [default: the recipe's]."),
 ]
+
+
+def with_short_forms(overrides: list[str] | None, seed: int | None, rate: float | None) -> list[str]:
+    """Return overrides with what `--seed` and `--lr` say. Raises InputError where an override says it too."""
+    given = list(overrides or ())
+    for option, key, value in (("--seed", "train.seed", seed), ("--lr", "train.learning_rate", rate)):
+        if value is None:
+            continue
+        if twice := next((own for own in given if own.partition("=")[0] == key), None):
+            what = f"{key} is given twice"
+            raise InputError(Problem(what, f"{option} and override {twice}", remedy="give one of the two"))
+        given.append(f"{key}={value!r}")
+    return given

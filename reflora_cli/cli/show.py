@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_name
 from reflora_cli.cli.guard import guarded, refuse_several_processes
-from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json
-
-if TYPE_CHECKING:
-    from reflora_cli.methods.describe import Described
-    from reflora_cli.methods.measured import Measured
-    from reflora_cli.methods.method import Method
+from reflora_cli.cli.method_table import show_all
+from reflora_cli.cli.names import Sort, sorts_of
+from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.cli.shown import SHOWN
 
 ALL = "methods"
 """What is shown as a table."""
@@ -23,29 +21,72 @@ ALL = "methods"
 
 def show_command(
     name: Annotated[
-        str, typer.Argument(metavar="methods|NAME", help="All methods, or one preset or choice.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A recipe, task, method, key of recipes, format or base; methods: a table of all.",
+            show_default=False,
+            autocompletion=complete_name,
+        ),
     ],
+    overrides: Overrides = None,
+    sort: Annotated[Sort | None, typer.Option("--as", help="Which of several things with this name.")] = None,
+    copy: Annotated[
+        Path | None, typer.Option("--copy", metavar="FILE", help="Write a recipe in full to a new file.")
+    ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="NAME", help="Count parameters on it [default: microsoft/deberta-v3-base]."),
+        typer.Option("--base", metavar="NAME", help="methods: count on it [default: microsoft/deberta-v3-base]."),
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Count at this rank [default: 8].")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="methods: count at this rank [default: 8].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the methods: what they choose, what they train and cost, who proposed them. Or one of them in full.
+    """Show one thing in full: a recipe with every key and where it was set, a task, a method, the meaning of a key.
 
-    Example: `reflora show methods --base builtin:tiny-llama` and `reflora show lora-pro`
+    A recipe goes to standard output as YAML that can be run.
+
+    Example: `reflora show glue/cola --copy mine.yaml` and `reflora show train.learning_rate`
     """
     with guarded():
         refuse_several_processes("reflora show")
-        from reflora_cli.methods.describe import described
-        from reflora_cli.methods.presets import PRESETS
-
         if name == ALL:
-            show_all([described(preset) for preset in PRESETS], base, rank, as_json=as_json)
-        else:
-            refuse_idle(name, base, rank)
-            show_one(described(name), as_json=as_json)
+            show_all(base, rank, as_json=as_json)
+            return
+        refuse_idle(name, base, rank)
+        chosen = chosen_sort(name, sort)
+        if chosen is Sort.RECIPE:
+            show_recipe(name, overrides or (), copy, as_json=as_json)
+            return
+        refuse_of_recipes(name, chosen, overrides or (), copy)
+        SHOWN[chosen](name, as_json=as_json)
+
+
+def chosen_sort(name: str, asked: Sort | None) -> Sort:
+    """Return what is shown of the things with a name, and say which others there are. Raises InputError where nothing,
+    or nothing of the sort that is asked for, has the name.
+    """
+    from reflora_cli.console.output import make_reporter
+    from reflora_cli.ground.errors import InputError, Problem
+
+    found = sorts_of(name)
+    if asked is not None and asked not in found:
+        what, expected = f"no {asked} has this name", f"it is {' and '.join(f'a {own}' for own in found)}"
+        raise InputError(Problem(what, "--as", name, expected, f"reflora show {name}"))
+    first = asked or found[0]
+    for other in found:
+        if other is not first:
+            make_reporter().note(f"{name} is shown as a {first}; it is a {other} too: --as {other}")
+    return first
+
+
+def refuse_of_recipes(name: str, sort: Sort, overrides: Sequence[str], copy: Path | None) -> None:
+    """Raises InputError for what is said of recipes beside something else."""
+    from reflora_cli.ground.errors import InputError, Problem
+
+    given = [*overrides, *(["--copy"] if copy is not None else [])]
+    if given:
+        what = "only recipes have overrides and are copied"
+        raise InputError(Problem(what, name, ", ".join(given), f"a recipe; this is a {sort}"))
 
 
 def refuse_idle(name: str, base: str | None, rank: int | None) -> None:
@@ -61,84 +102,28 @@ def refuse_idle(name: str, base: str | None, rank: int | None) -> None:
         raise InputError(Problem(what, name, ", ".join(given), remedy=remedy))
 
 
-def show_all(found: Sequence[Described], base: str | None, rank: int | None, *, as_json: bool) -> None:
-    """Show a table of presets."""
-    reporter = opened("the shapes of the base")
-    from reflora_cli.console.output import print_json, show_table
-    from reflora_cli.methods.describe import listed
-    from reflora_cli.methods.measured import measured
-    from reflora_cli.model.counting import USUAL_BASE, counts
+def show_recipe(name: str, overrides: Sequence[str], copy: Path | None, *, as_json: bool) -> None:
+    """Show a recipe in full, or write it to a file that is not there yet."""
+    from reflora_cli.console.output import make_reporter, outliving_reader, print_json
+    from reflora_cli.recipe.annotated import annotated
 
-    costs, place = measured(), base or USUAL_BASE
-    trained = counts(place, {own.name: method_of(own.name, rank) for own in found})
-    rows = [
-        {
-            "preset": own.name,
-            **{part.axis: part.kind for part in own.parts},
-            "further": ", ".join(f"{key} {value}" for key, value in own.settings.items()),
-            "parameters": trained[own.name],
-            **cost_of(costs, own.name),
-            "goes with": listed(own),
-            "source": own.source,
-        }
-        for own in found
-    ]
-    show_table(f"methods, parameters trained on {place}", list(rows[0]), [[*map(cell, row.values())] for row in rows])
-    if costs.setting:
-        reporter.note(f"time of a step and memory for training, as multiples of LoRA's: {costs.setting}")
+    own = annotated(name, overrides)
+    if copy is not None:
+        write_copy(copy, own.text)
+        make_reporter().note(f"written: {copy}; reflora train {copy} trains it")
     if as_json:
-        print_json({"base": place, "measured_on": costs.setting, "methods": rows})
+        print_json({"recipe": own.values, "origins": own.origins, "copy": None if copy is None else str(copy)})
+    elif copy is None:
+        with outliving_reader():
+            print(own.text, end="", flush=True)
 
 
-def method_of(name: str, rank: int | None) -> Method:
-    """Return a preset as a method, at a rank if it has one."""
-    from reflora_cli.methods.method import Method
+def write_copy(place: Path, text: str) -> None:
+    """Write a recipe. Raises InputError where something is there already: nothing is ever replaced."""
+    from reflora_cli.ground.atomic import write_file
+    from reflora_cli.ground.errors import InputError, Problem
+    from reflora_cli.ground.paths import exists
 
-    method = Method(name=name)
-    return method if rank is None or not method.layer.counts("rank") else Method(name=name, rank=rank)
-
-
-def cost_of(costs: Measured, name: str) -> dict[str, float | None]:
-    """Return the columns of what a preset costs; none where nothing was measured."""
-    if not costs.costs:
-        return {}
-    own = costs.costs.get(name)
-    return {"time": own.time if own else None, "memory": own.memory if own else None}
-
-
-def cell(value: object) -> str:
-    """Return a value as the table has it."""
-    match value:
-        case None:
-            return ""
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.2f}"
-        case _:
-            return str(value)
-
-
-def show_one(own: Described, *, as_json: bool) -> None:
-    """Show one preset or choice: what it computes, its fields, and what it goes with."""
-    from reflora_cli.console.output import make_reporter, print_json
-    from reflora_cli.methods.describe import listed
-
-    reporter = make_reporter()
-    facts = {"source": own.source} if own.source else {}
-    facts |= {key: str(value) for key, value in own.settings.items()}
-    reporter.facts(own.name, {**facts, "goes with": listed(own)})
-    for part in own.parts:
-        fields = {f"{field.name} = {shown(field.default)}": field.description for field in part.fields}
-        needs = {"needs": "; ".join(part.needs)} if part.needs else {}
-        source = {"source": part.source} if part.source else {}
-        reporter.facts(f"{part.axis} {part.kind}", {"what": part.formula, **source, **fields, **needs})
-    if own.refusals:
-        reporter.facts("refused", own.refusals)
-    if as_json:
-        print_json(asdict(own))
-
-
-def shown(default: object) -> str:
-    """Return a default as YAML has it."""
-    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    if exists(place):
+        raise InputError(Problem("there is something already", "--copy", str(place), remedy="name another file"))
+    write_file(place, text)

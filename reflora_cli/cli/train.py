@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reflora_cli.cli.completion import complete_recipe
 from reflora_cli.cli.guard import guarded
+from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.cli.options import Json, LearningRate, Overrides, Seed, with_short_forms
 from reflora_cli.ground.paths import is_file
 from reflora_cli.ground.processes import is_first_process
 
@@ -19,9 +21,17 @@ if TYPE_CHECKING:
 
 def train_command(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a bundled recipe such as glue/cola.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, or a bundled recipe such as glue/cola [default: show those].",
+            show_default=False,
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
     overrides: Overrides = None,
+    seed: Seed = None,
+    rate: LearningRate = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [default: runs/...].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
@@ -32,14 +42,17 @@ def train_command(
 ) -> None:
     """Fine-tune a model as a recipe says.
 
-    Example: `reflora train glue/cola method.name=dora train.seed=1 --output runs/cola-dora`
+    Example: `reflora train glue/cola method.name=dora --seed 1 --output runs/cola-dora`
     """
     with guarded():
+        if recipe is None:
+            refuse_no_recipe("reflora train")
+        given = with_short_forms(overrides, seed, rate)
         reporter = opened(recipe)
         from reflora_cli.ground.errors import InputError, Problem
         from reflora_cli.recipe.files import load_recipe
 
-        loaded = load_recipe(recipe, overrides or [])
+        loaded = load_recipe(recipe, given)
         if resume and output is None:
             raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
         if dry_run:

@@ -46,26 +46,28 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         return
     widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
-    say("\n".join([title, *lines]))
+    say("\n".join([title, *map(str.rstrip, lines)]))
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout, the only thing a command prints there. Characters that its encoding lacks are
-    escaped.
+    escaped. Nothing is printed where stdout was closed or its reader has ended.
     """
+    if sys.stdout is None:
+        return
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, allow_nan=False)
-    print(text, flush=True)
+    with outliving_reader():
+        print(text, flush=True)
 
 
 def print_lines(values: Sequence[Any]) -> None:
     """Print one JSON object in each line of stdout."""
-    with outliving_reader():
-        for value in values:
-            print_json(value)
+    for value in values:
+        print_json(value)
 
 
 @contextmanager

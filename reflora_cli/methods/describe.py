@@ -138,3 +138,10 @@ def listed(described: Described) -> str:
         few = ", ".join(kinds) if len(kinds) <= len(out) else f"all but {', '.join(out)}"
         lines.append(f"{axis}: {few if out else 'all'}")
     return "; ".join(lines)
+
+
+def described_briefly(name: str) -> str:
+    """Return on one line what a preset chooses otherwise than plain LoRA."""
+    method = Method(name=name)
+    axes = [f"{axis} {own}" for axis in CHOICES if str(own := getattr(method, axis)) != str(DEFAULTS[axis])]
+    return ", ".join([*axes, *(f"{key} {value}" for key, value in further(method).items())]) or "the standard choices"

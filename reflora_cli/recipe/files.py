@@ -24,7 +24,7 @@ from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import replaced_by
 from reflora_cli.methods.spelling import DEFAULTS, OLDER_KEYS
 from reflora_cli.methods.update_record import Refactor
-from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown
+from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown, wrong_section
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml
 from reflora_cli.tasks.registry import TASKS, find_task
@@ -191,6 +191,8 @@ def parse_override(text: str) -> Settings:
         raise InputError(Problem("an override is malformed", where, expected=expected))
     parsed, _ = parse_yaml(value, where)
     path = tuple(key.split("."))
+    if key in Recipe.model_fields and not isinstance(parsed, dict):
+        raise InputError(wrong_section(key, parsed, where))
     nested: Any = parsed
     for part in reversed(path):
         nested = {part: nested}

@@ -114,7 +114,25 @@ def describe(spot: Spot, detail: ErrorDetails, values: Any, origins: Origins, so
     value = lookup(values, path)
     if kind == "union_tag_invalid":
         value, where = value["kind"], place((*path, "kind"), origins, source).removesuffix(".kind")
-    return Problem(f"wrong value for {dotted}", where, shown(value), expected, value_remedy(value, spot.schema))
+    remedy = value_remedy(value, spot.schema)
+    if len(path) == 1:
+        remedy = "" if value is None else section_remedy(dotted, f"{dotted}: {{name: {shortened(str(value))}}}")
+    return Problem(f"wrong value for {dotted}", where, shown(value), expected, remedy)
+
+
+def wrong_section(section: str, value: Any, where: str) -> Problem:
+    """Return the problem of an override that sets a whole section to something else than its keys."""
+    remedy = section_remedy(section, f"{section}.name={shortened(str(value))}")
+    expected = in_words(recipe_schema()["properties"][section])
+    return Problem(f"wrong value for {section}", where, shown(value), expected, remedy)
+
+
+def section_remedy(section: str, named: str) -> str:
+    """Return the remedy for a section that is given as one value. named: how to give the value as the section's name,
+    if it has one.
+    """
+    keys = resolved(recipe_schema()["properties"][section])["properties"]
+    return f"did you mean {named}?" if "name" in keys else f"set its keys one by one, as {section}.{next(iter(keys))}"
 
 
 def refused(path: KeyPath, context: dict[str, Any], values: Any, origins: Origins, source: str) -> Problem:

@@ -57,6 +57,9 @@ LOCAL_TEXTS = [
 ]
 """So does GPT-2."""
 
+TELLING = ("doctor", "list", "show")
+"""The commands that only tell what there is: they run as they are written."""
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
@@ -78,7 +81,7 @@ def test_reflora_commands_run_in_order(
     assert {command[0] for command in commands} == {command.name for command in app.registered_commands}
     (tmp_path / "rows.csv").write_text("premise,hypothesis\nA cup is red.,A cup has a colour.\n", encoding="utf-8")
     for written in commands:
-        command = affordable(written, data)
+        command = written if written[0] in TELLING else affordable(written, data)
         outcome = reflora(*command)
         assert outcome.status == 0, (command, outcome.err)
 

@@ -50,3 +50,11 @@ def test_a_terminal_shows_the_same_words(monkeypatch: pytest.MonkeyPatch, capsys
     shown = capsys.readouterr().err
     for words in ("wrong [input]", "a [red]text[/red]", "title", "name", "cell [1]", "facts", "key", "value [2]"):
         assert words in shown
+
+
+@pytest.mark.parametrize("ending", ["| head -c 1", ">&-"])
+def test_a_reader_that_has_ended_is_no_fault(ending: str) -> None:
+    code = "from reflora_cli.console.output import print_json; print_json(['x' * 1_000_000]); print_json([1])"
+    command = f'set -o pipefail; "{sys.executable}" -c "{code}" {ending}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

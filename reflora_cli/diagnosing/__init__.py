@@ -1,0 +1,1 @@
+"""What `reflora doctor` finds out about the machine and the installation."""

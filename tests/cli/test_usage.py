@@ -1,0 +1,178 @@
+"""Wrong usage is one panel, status 2 and, with `--json`, one JSON object; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reflora_cli.cli import app
+from tests.cli.conftest import Outcome, Reflora
+
+HEAVY = ("torch", "transformers", "scipy", "sklearn", "matplotlib", "datasets")
+
+
+def problem_of(outcome: Outcome) -> dict[str, str]:
+    """The one problem of an error that was asked for as JSON; the panel says the same."""
+    error = outcome.json["error"]
+    assert (outcome.status, error["status"], error["title"]) == (2, 2, "Wrong input")
+    (problem,) = error["problems"]
+    assert set(problem) == {"what", "where", "found", "expected", "remedy"}
+    assert problem["what"] in " ".join(outcome.err.split())
+    assert "Traceback" not in outcome.err
+    return dict(problem)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("trian", "--json"), "did you mean 'train'?"),
+        (("lst", "--json"), "did you mean 'list'?"),
+        (("zzzz", "--json"), "see reflora --help"),
+        (("train", "quickstart", "--outptu", "x", "--json"), "did you mean '--output'"),
+        (("train", "quickstart", "--sede", "1", "--json"), "did you mean '--seed'"),
+        (("export", "x", "--format", "gguff", "--json"), "did you mean 'gguf'"),
+        (("merge", "--json"), "see reflora merge --help"),
+        (("train", "quickstart", "method=dora", "--json"), "did you mean method.name=dora?"),
+        (("train", "quickstart", "model=x", "method.rank=4", "--json"), "did you mean model.name=x?"),
+        (("train", "quickstart", "task=glue/cola", "--json"), "did you mean task.name=glue/cola?"),
+        (("train", "quickstart", "train=5", "--json"), "set its keys one by one, as train.epochs"),
+        (("train", "quickstart", "--seed", "1", "train.seed=2", "--json"), "give one of the two"),
+        (("train", "qickstart", "--json"), "did you mean 'quickstart'"),
+        (("show", "pisa", "--json"), "did you mean 'pissa'"),
+        (("merge", "nowhere", "--json"), ""),
+    ],
+)
+def test_the_nearest_names_are_suggested(arguments: tuple[str, ...], remedy: str, reflora: Reflora) -> None:
+    assert problem_of(reflora(*arguments))["remedy"].startswith(remedy)
+
+
+def test_a_section_in_a_file_is_explained_too(reflora: Reflora, tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("extends: quickstart\nmethod: dora\n", encoding="utf-8")
+    problem = problem_of(reflora("train", path, "--json"))
+    assert "did you mean method: {name: dora}?" in problem["remedy"]
+    assert "line 2" in problem["where"]
+
+
+def test_without_json_nothing_goes_to_stdout(reflora: Reflora) -> None:
+    outcome = reflora("trian")
+    assert (outcome.status, outcome.out) == (2, "")
+    behind = reflora("predict", "nowhere", "--", "--json")
+    assert (behind.status, behind.out) == (2, "")
+
+
+def test_short_forms_are_the_recipe_s_keys(reflora: Reflora) -> None:
+    outcome = reflora("train", "quickstart", "--seed", 7, "--lr", "2e-4", "--dry-run", "--json")
+    assert outcome.status == 0, outcome.err
+    section = outcome.json["recipe"]["train"]
+    assert (section["seed"], section["learning_rate"]) == (7, 2e-4)
+
+
+def test_train_without_a_recipe_lists_them(reflora: Reflora) -> None:
+    outcome = reflora("train", "--json")
+    problem = problem_of(outcome)
+    assert problem["what"] == "reflora train needs a recipe"
+    assert "reflora train quickstart" in problem["remedy"]
+    for name in ("quickstart", "glue/cola", "nlg/e2e"):
+        assert name in outcome.err
+
+
+@pytest.mark.parametrize("command", [[], *([own.name or ""] for own in app.registered_commands)])
+def test_h_is_help_everywhere(command: list[str], reflora: Reflora) -> None:
+    outcome = reflora(*command, "-h")
+    assert outcome.status == 0
+    assert "Usage:" in outcome.out
+    assert outcome.out == reflora(*command, "--help").out
+
+
+def test_no_command_shows_the_help(reflora: Reflora) -> None:
+    outcome = reflora()
+    assert outcome.status == 2
+    assert "Usage:" in outcome.out
+
+
+def in_a_shell(environment: dict[str, str], place: Path) -> str:
+    """What completion prints, with the heavy libraries that it imported behind it."""
+    code = f"""
+import sys
+from reflora_cli.cli import app
+try:
+    app(prog_name="reflora")
+finally:
+    print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": root, **environment},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def completed(line: str, place: Path) -> list[str]:
+    """What bash offers behind a line; it takes `=` for a word."""
+    words = line.replace("=", " = ").split(" ")
+    words = [word for word in words if word] + ([""] if line.endswith(" ") else [])
+    shell = {"_REFLORA_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    *offers, imported = in_a_shell(shell, place).splitlines()
+    assert imported == "IMPORTED []"
+    return offers
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("reflora train glue/co", ["glue/cola"]),
+        ("reflora train quickstart method.na", ["method.name=", "method.name=reflora"]),
+        ("reflora train quickstart method.name=dor", ["dora"]),
+        ("reflora train quickstart train.optimizer=", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"]),
+        ("reflora show train.lea", ["train.learning_rate"]),
+        ("reflora eval runs/f", ["runs/first", "runs/first/"]),
+        ("reflora merge ", ["runs/first"]),
+        ("reflora export runs/first --format gg", ["gguf", "gguf-adapter"]),
+    ],
+)
+def test_names_are_completed_without_heavy_libraries(line: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "recipe.yaml").write_text("", encoding="utf-8")
+    (tmp_path / "runs" / "other").mkdir()
+    assert completed(line, tmp_path) == expected
+
+
+def test_zsh_gets_whole_words(tmp_path: Path) -> None:
+    shell = {
+        "_REFLORA_COMPLETE": "complete_zsh",
+        "_TYPER_COMPLETE_ARGS": "reflora train quickstart method.name=dor",
+    }
+    assert "method.name=dora" in in_a_shell(shell, tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["trian"], ["train"], ["list", "recipes"], ["show", "train"]])
+def test_what_only_tells_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from reflora_cli.cli import app
+sys.argv = ["reflora", *{arguments!r}]
+try:
+    app()
+finally:
+    print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.stdout.splitlines()[-1] == "IMPORTED []", done.stderr
