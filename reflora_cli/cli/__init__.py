@@ -15,6 +15,7 @@ from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
+from reflora_cli.cli.report import report_command
 from reflora_cli.cli.show import show_command
 from reflora_cli.cli.train import train_command
 
@@ -32,6 +33,7 @@ app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("combine")(combine_command)
+app.command("report")(report_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
 
