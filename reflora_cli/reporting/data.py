@@ -43,10 +43,15 @@ def score_frame(groups: Sequence[Group]) -> pd.DataFrame:
                         "best": cell.is_best,
                         "shown_to_be_best": cell.is_proved,
                         **difference_fields(group, row.label, column),
-                        **{key: written(cell.setting.keys.get(key)) for key in (*group.telling, *group.varied)},
+                        **{key: written(cell.setting.keys.get(key)) for key in named_keys(group)},
                     }
                 )
     return pd.DataFrame(lines)
+
+
+def named_keys(group: Group) -> tuple[str, ...]:
+    """Return the keys of recipes that are given for each setting: those that were tuned, and those that differ."""
+    return tuple(dict.fromkeys((*group.telling, *group.tuned, *group.varied)))
 
 
 def difference_fields(group: Group, label: str, column: Column) -> dict[str, object]:
@@ -149,7 +154,7 @@ def group_record(
                         "diverged": cell.diverged,
                         "best": cell.is_best,
                         "shown_to_be_best": cell.is_proved,
-                        "keys": {key: cell.setting.keys.get(key) for key in (*group.telling, *group.varied)},
+                        "keys": {key: cell.setting.keys.get(key) for key in named_keys(group)},
                     }
                     for column, cell in row.cells.items()
                 ],

@@ -92,8 +92,9 @@ def has_validation(group: Group, column: Column) -> bool:
 
 
 def shown_tuned(group: Group) -> list[str]:
-    """Return the tuned keys that have a column of their own: those that differ and are in no name."""
-    return [key for key in dict.fromkeys((*group.tuned, RATE)) if key in group.varied]
+    """Return the keys that have a column of their own beside the names: tuned ones, and a learning rate that differs."""
+    own = [key for key in group.tuned if key not in group.telling] if group.tuning else []
+    return list(dict.fromkeys((*own, *(key for key in (*group.tuned, RATE) if key in group.varied))))
 
 
 def has_settings(group: Group) -> bool:
@@ -123,8 +124,8 @@ def difference_table(group: Group) -> Table:
     narrow = f"; with {small} seed{'' if small == 1 else 's'} it is too narrow" if small < ENOUGH else ""
     caption = (
         f"Paired differences to {names[0] if len(names) == 1 else 'the baseline'} under the same seeds, in {points}. "
-        f"The bootstrap is {' or '.join(kinds)}{narrow}. p is that of the paired t-test, corrected by Holm for {tested} "
-        f"comparison{'' if tested == 1 else 's'}."
+        f"The bootstrap is {' or '.join(kinds)}{narrow}. p is that of the paired t-test, corrected by Holm for "
+        f"{tested} comparison{'' if tested == 1 else 's'}."
     )
     return make_table(caption, header, rows, texts=3 if len(names) > 1 else 2)
 

@@ -22,7 +22,7 @@ LEVEL = 0.05
 CONFIDENCE = 0.95
 FEWEST = 3
 """The fewest pairs that are tested: two scores on the same few rows differ by the same amount too easily."""
-MOST_FLIPPED = 14
+MOST_FLIPPED = 12
 """The most pairs whose sign flips are all enumerated; of more, `DRAWN` flips are drawn."""
 DRAWN = 9999
 ENOUGH = 20
@@ -67,8 +67,7 @@ def difference(own: Mapping[int, float], other: Mapping[int, float], lower_is_be
     seeds = tuple(sorted(own.keys() & other.keys()))
     if not seeds:
         return None
-    a, b = (np.array([scores[seed] for seed in seeds], dtype=np.float64) for scores in (own, other))
-    values = settled(a, b)
+    values = paired(own, other, seeds)
     better = -values if lower_is_better else values
     interval, kind = bootstrap(values)
     return Difference(
@@ -84,6 +83,18 @@ def difference(own: Mapping[int, float], other: Mapping[int, float], lower_is_be
         ties=int((better == 0).sum()),
         losses=int((better < 0).sum()),
     )
+
+
+def p_of(own: Mapping[int, float], other: Mapping[int, float]) -> float | None:
+    """Return the p by which two settings differ, not corrected; None if it cannot be tested."""
+    seeds = tuple(sorted(own.keys() & other.keys()))
+    return p_value(paired(own, other, seeds)) if seeds else None
+
+
+def paired(own: Mapping[int, float], other: Mapping[int, float], seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Return own minus other for each seed [n]."""
+    a, b = (np.array([scores[seed] for seed in seeds], dtype=np.float64) for scores in (own, other))
+    return settled(a, b)
 
 
 def settled(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

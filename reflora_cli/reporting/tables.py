@@ -25,7 +25,7 @@ from reflora_cli.reporting.settings import (
     telling_keys,
     varied_keys,
 )
-from reflora_cli.reporting.statistics import LEVEL, Difference, corrected, difference
+from reflora_cli.reporting.statistics import LEVEL, Difference, corrected, difference, p_of
 
 SHARES = (
     "accuracy", "accuracy_by_character", "f1", "macro_f1", "micro_f1", "exact_match", "matthews", "pearson", "spearman",
@@ -240,8 +240,7 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row]
         best[column] = top.label
         for other in own:
             if other is not top:
-                found = difference(top.cells[column].scores, other.cells[column].scores, column.lower_is_better)
-                tests.append((column, found.p if found else None))
+                tests.append((column, p_of(top.cells[column].scores, other.cells[column].scores)))
     found_p = list(zip((column for column, _ in tests), corrected([p for _, p in tests]), strict=True))
     largest: dict[Column, float | None] = {}
     for column in best:
