@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from reflora_cli.reporting.curves import (
     Curve,
@@ -187,6 +188,8 @@ def draw_panels(
         one.set_title(task, fontsize=9)
         one.set_xlabel(labels.x or what)
         one.set_ylabel(labels.y[title])
+        if (labels.x or what) == "step":
+            one.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     legend(canvas, axes)
     return canvas, axes
 

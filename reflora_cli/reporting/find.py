@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,21 @@ from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.reporting.records import RunRecord, Stage, flattened, read_run
 from reflora_cli.runs.directory import RunDirectory
 
-PLAN, TUNING = "plan.yaml", "tuning"
-"""The names by which a comparison is known: its plan, and the folder of runs that only tune."""
+PLAN, TUNING, FINAL = "plan.yaml", "tuning", "runs"
+"""The names by which a comparison is known: its plan, and the folders of runs that only tune and of those that are
+compared."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison's plan says of its report. tuned: the recipe keys that were tuned."""
+    """What a comparison's plan says of its report. tuned: the recipe keys that were tuned. baseline_keys: the recipe of
+    the setting that is called like the baseline, by dotted key; empty if there is none.
+    """
 
     place: Path
     baseline: str | None
     tuned: tuple[str, ...]
+    baseline_keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class Unfinished:
 
 @dataclass
 class Found:
-    """What lies beneath the places. damaged: the message of each run that cannot be read, by path."""
+    """What lies beneath the places. damaged: the message of each run that cannot be read, by path. aside: runs that a
+    comparison has set aside.
+    """
 
     runs: list[RunRecord] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     damaged: dict[Path, str] = field(default_factory=dict)
     plans: list[Plan] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)
 
     @property
     def final(self) -> list[RunRecord]:
@@ -88,6 +95,9 @@ def run_directories(place: Path) -> Iterator[Path]:
 def add_run(found: Found, path: Path) -> None:
     """Add a run to what was found: as a record, as unfinished, or as damaged."""
     root = comparison_of(path)
+    if root is not None and path.absolute().parent.name not in (TUNING, FINAL):
+        found.aside.append(path)
+        return
     stage = Stage.TUNING if root is not None and path.absolute().parent.name == TUNING else Stage.FINAL
     if root is not None and all(plan.place != root for plan in found.plans):
         found.plans.append(read_plan(root))
@@ -126,8 +136,15 @@ def read_plan(root: Path) -> Plan:
     if not isinstance(values, dict):
         return Plan(root, None, ())
     baseline, tune = values.get("baseline"), values.get("tune")
-    tuned = tuple(key for key in tune if "." in key) if isinstance(tune, dict) else ()
-    return Plan(root, baseline if isinstance(baseline, str) else None, tuned)
+    grid = {**tune, **(tune.get("grid") or {})} if isinstance(tune, dict) else {}
+    tuned = tuple(key for key in grid if "." in key)
+    if not isinstance(baseline, str):
+        return Plan(root, None, tuned)
+    try:
+        keys = flattened(values["settings"][baseline]["resolved"])
+    except (KeyError, TypeError, AttributeError):
+        keys = {}
+    return Plan(root, baseline, tuned, keys)
 
 
 def nothing_found(places: Sequence[Path], found: Found) -> InputError:

@@ -60,4 +60,4 @@ def memory(count: float | None) -> str:
 
 def seconds(value: float) -> str:
     """Return seconds with three digits."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"

@@ -92,7 +92,7 @@ def has_validation(group: Group, column: Column) -> bool:
 
 
 def shown_tuned(group: Group) -> list[str]:
-    """Return the keys that have a column of their own beside the names: tuned ones, and a learning rate that differs."""
+    """Return the keys that have a column of their own: tuned ones, and a learning rate that differs."""
     own = [key for key in group.tuned if key not in group.telling] if group.tuning else []
     return list(dict.fromkeys((*own, *(key for key in (*group.tuned, RATE) if key in group.varied))))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -118,13 +119,14 @@ class Group:
 @dataclass(frozen=True)
 class Wanted:
     """What is asked of the tables. baseline: a name of a row or of a method, and whether the user asked for it. by: a
-    recipe key. tuned: the keys that were tuned.
+    recipe key. tuned: the keys that were tuned. baseline_keys: what is known of the baseline's recipe beside its name.
     """
 
     baseline: str | None = None
     is_asked: bool = False
     by: str | None = None
     tuned: tuple[str, ...] = ()
+    baseline_keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_groups(runs: Sequence[RunRecord], tuning: Sequence[RunRecord], wanted: Wanted) -> list[Group]:
@@ -274,14 +276,30 @@ def marked(row: Row, best: Mapping[Column, str], proved: set[Column]) -> Row:
 
 
 def baseline_of(rows: Sequence[Row], wanted: Wanted) -> Row | None:
-    """Return the row that others are compared with: the one that is named, or plain LoRA's; None if there is none."""
-    names = [wanted.baseline] if wanted.baseline is not None else [PLAIN]
-    for name in names:
-        found = next((row for row in rows if row.label == name), None)
-        found = found or next((row for row in rows if name in (row.method, row.preset)), None)
-        if found is not None:
-            return found
-    return rows[0] if rows and wanted.baseline is None else None
+    """Return the row that others are compared with: the one that is named, or else plain LoRA's, or else the first one.
+    None if the user named one that is not there.
+    """
+    found = row_named(rows, wanted.baseline) or row_like(rows, wanted)
+    if found is not None or wanted.is_asked:
+        return found
+    return row_named(rows, PLAIN) or (rows[0] if rows else None)
+
+
+def row_named(rows: Sequence[Row], name: str | None) -> Row | None:
+    """Return the row of this name, or else the first one of the method or preset."""
+    labels = [(row.label, row) for row in rows]
+    methods = [(row.method, row) for row in rows]
+    presets = [(row.preset, row) for row in rows]
+    return next((row for own, row in (*labels, *methods, *presets) if own == name), None)
+
+
+def row_like(rows: Sequence[Row], wanted: Wanted) -> Row | None:
+    """Return the row with the settings of the baseline's recipe, so far as the method's are known."""
+    known = {key: value for key, value in wanted.baseline_keys.items() if key.startswith("method.")}
+    known = {key: value for key, value in known.items() if key not in (*wanted.tuned, "method.name")}
+    settings = ((row, cell.setting) for row in rows for cell in row.cells.values())
+    alike = (row for row, own in settings if all(own.keys.get(key) == value for key, value in known.items()))
+    return next(alike, None) if known else None
 
 
 def compare(rows: Sequence[Row], columns: Sequence[Column], baseline: Row | None, named: str | None) -> list[Compared]:

@@ -182,6 +182,9 @@ def left_out(found: Found) -> list[str]:
         if own:
             verb = "is" if len(own) == 1 else "are"
             sentences.append(f"{plural(len(own), 'run')} {verb} {what}, and not used: {listed(own)}.")
+    if found.aside:
+        names = listed([str(path) for path in found.aside])
+        sentences.append(f"{plural(len(found.aside), 'run')} set aside by a comparison, and not used: {names}.")
     for path, message in found.damaged.items():
         sentences.append(f"A run is damaged, and not used: {path} ({message}).")
     return sentences

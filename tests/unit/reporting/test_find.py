@@ -57,6 +57,25 @@ def test_a_comparison_has_runs_that_only_tune(tmp_path: Path) -> None:
     assert (len(alone.final), len(alone.tuning)) == (2, 1)
 
 
+def test_runs_that_a_comparison_set_aside_are_not_used(tmp_path: Path) -> None:
+    root = make_comparison(tmp_path / "c", {"lora": {1e-3: 0.7}}, {"lora": [0.5]})
+    make_run(root / "superseded" / "old", Made(seed=1))
+    found = find_runs([tmp_path])
+    assert (names(found.final), [path.name for path in found.aside]) == (["lora-0"], ["old"])
+
+
+def test_a_plan_names_the_tuned_keys_and_the_recipe_of_the_baseline(tmp_path: Path) -> None:
+    root = make_comparison(tmp_path / "c", {"lora": {1e-3: 0.7}}, {"lora": [0.5]})
+    plan = {
+        "baseline": "first",
+        "tune": {"grid": {"method.alpha": [1.0, 2.0]}, "seeds": [100], "budget": None},
+        "settings": {"first": {"resolved": {"method": {"name": "lora", "rank": 4}}}},
+    }
+    (root / "plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
+    (own,) = find_runs([tmp_path]).plans
+    assert (own.tuned, own.baseline_keys) == (("method.alpha",), {"method.name": "lora", "method.rank": 4})
+
+
 def test_a_folder_called_tuning_is_none_of_a_comparison_without_a_plan(tmp_path: Path) -> None:
     make_run(tmp_path / "tuning" / "run", Made())
     (found,) = find_runs([tmp_path]).runs

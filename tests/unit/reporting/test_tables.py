@@ -171,6 +171,14 @@ def test_a_baseline_named_by_its_method_is_that_of_the_same_rank(tmp_path: Path)
         group_of(tmp_path, wanted=Wanted("lorra", True))
 
 
+def test_a_plans_baseline_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    for method in ("dora", "lora", "reflora"):
+        make_run(tmp_path / method, Made(method))
+    keys = {"method.name": "dora", "method.layer.kind": "dora", "method.rank": 8}
+    assert group_of(tmp_path, wanted=Wanted("the first", False, None, (), keys)).baseline == "dora"
+    assert group_of(tmp_path, wanted=Wanted("the first", False)).baseline == "lora"
+
+
 def test_a_run_without_a_finite_score_is_counted_and_left_out(tmp_path: Path) -> None:
     make_runs(tmp_path / "runs", {"lora": [0.5, float("nan"), -0.25]}, metric="matthews", task="glue/cola")
     group = group_of(tmp_path)
