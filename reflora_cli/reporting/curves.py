@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from reflora_cli.reporting.cells import SHARES, Group, Row
 from reflora_cli.reporting.edges import rate_free_label
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import RATE, Setting
-from reflora_cli.reporting.tables import SHARES, Group, Row
 
 SMOOTHED_FROM = 40
 """Logged steps from which on a loss is smoothed."""

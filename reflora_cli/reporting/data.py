@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from reflora_cli.reporting.cells import Compared, Group, Row
 from reflora_cli.reporting.edges import Edge
 from reflora_cli.reporting.published import Beside
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import Column
-from reflora_cli.reporting.tables import Compared, Group
 
 MACHINE = ("device", "threads", "dtype", "processes")
 
@@ -138,45 +138,45 @@ def group_record(
             | {"name": group.names[column], "times": group.scales[column], "p_best": group.best_p.get(column)}
             for column in group.columns
         ],
-        "rows": [
-            {
-                "setting": row.label,
-                "method": row.method,
-                "average": group.average.get(row.label),
-                "cells": [
-                    {
-                        "column": group.names[column],
-                        "scores": {str(seed): score for seed, score in cell.scores.items()},
-                        "n": cell.n,
-                        "mean": cell.mean,
-                        "sd": cell.sd,
-                        "validation_mean": cell.validation_mean,
-                        "diverged": cell.diverged,
-                        "best": cell.is_best,
-                        "shown_to_be_best": cell.is_proved,
-                        "keys": {key: cell.setting.keys.get(key) for key in named_keys(group)},
-                    }
-                    for column, cell in row.cells.items()
-                ],
-            }
-            for row in group.rows
-        ],
+        "rows": [row_record(group, row) for row in group.rows],
         "differences": [
             {"setting": one.row, "column": group.names[one.column], **difference_record(one)} for one in group.compared
         ],
         "edges": [asdict(edge) for edge in edges],
-        "published": [
-            {
-                "setting": own.row,
-                "column": group.names[own.column],
-                "published": own.published.score,
-                "ours": own.ours.mean,
-                "source": own.published.source,
-                "statistic": own.published.statistic,
-                "differs": list(own.differs),
-            }
-            for own in published
-        ],
+        "published": [published_record(group, own) for own in published],
+    }
+
+
+def row_record(group: Group, row: Row) -> dict[str, Any]:
+    """Return a row with all scores by seed."""
+    cells = [
+        {
+            "column": group.names[column],
+            "scores": {str(seed): score for seed, score in cell.scores.items()},
+            "n": cell.n,
+            "mean": cell.mean,
+            "sd": cell.sd,
+            "validation_mean": cell.validation_mean,
+            "diverged": cell.diverged,
+            "best": cell.is_best,
+            "shown_to_be_best": cell.is_proved,
+            "keys": {key: cell.setting.keys.get(key) for key in named_keys(group)},
+        }
+        for column, cell in row.cells.items()
+    ]
+    return {"setting": row.label, "method": row.method, "average": group.average.get(row.label), "cells": cells}
+
+
+def published_record(group: Group, own: Beside) -> dict[str, Any]:
+    """Return a published score beside ours."""
+    return {
+        "setting": own.row,
+        "column": group.names[own.column],
+        "published": own.published.score,
+        "ours": own.ours.mean,
+        "source": own.published.source,
+        "statistic": own.published.statistic,
+        "differs": list(own.differs),
     }
 
 

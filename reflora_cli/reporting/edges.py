@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reflora_cli.reporting.cells import Group
 from reflora_cli.reporting.find import Found
 from reflora_cli.reporting.records import RunRecord, Stage
 from reflora_cli.reporting.settings import RATE, Setting, counted_keys, label_of, spoken
-from reflora_cli.reporting.tables import Group
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from reflora_cli.reporting.cells import SHARES, Group
 from reflora_cli.reporting.curves import (
     Curve,
     device_of,
@@ -27,7 +28,6 @@ from reflora_cli.reporting.drawing import Look, draw_curve, finished, legend, lo
 from reflora_cli.reporting.numbers import unit
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import Column
-from reflora_cli.reporting.tables import SHARES, Group
 
 Curves = dict[str, list[Curve]]
 """Curves by panel."""

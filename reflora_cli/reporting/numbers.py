@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from reflora_cli.reporting.cells import Cell
 from reflora_cli.reporting.settings import Column
-from reflora_cli.reporting.tables import Cell
 
 MINUS, NONE = "−", "–"
 """The sign of negative numbers, and what stands where there is no number."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from reflora_cli.recipe.files import bundled_recipes, load_recipe
 from reflora_cli.recipe.yaml_lines import parse_yaml
+from reflora_cli.reporting.cells import Cell, Group
 from reflora_cli.reporting.records import flattened
 from reflora_cli.reporting.settings import Column, Setting, shown, spoken
-from reflora_cli.reporting.tables import Cell, Group
 
 FILE = Path(__file__).with_name("published.yaml")
 COMPARED = (

@@ -13,6 +13,7 @@ from reflora_cli import __version__
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
+from reflora_cli.reporting.cells import Group, Wanted
 from reflora_cli.reporting.data import finite, group_record, run_frame, run_record, score_frame
 from reflora_cli.reporting.document import Document, Section
 from reflora_cli.reporting.edges import Edge, edges_of
@@ -25,7 +26,7 @@ from reflora_cli.reporting.page import page
 from reflora_cli.reporting.published import Beside, beside
 from reflora_cli.reporting.replace import replaced
 from reflora_cli.reporting.sections import HOW, group_sections, run_table
-from reflora_cli.reporting.tables import Group, Wanted, make_groups
+from reflora_cli.reporting.tables import make_groups
 from reflora_cli.reporting.words import conclusions, left_out, plural, remarks
 
 DATA = "report.json"

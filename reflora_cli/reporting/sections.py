@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reflora_cli.reporting.cells import Compared, Group, Row
 from reflora_cli.reporting.curves import device_of, tasks_of
 from reflora_cli.reporting.document import Section, Table, Text, make_table
 from reflora_cli.reporting.edges import Edge
@@ -15,7 +16,6 @@ from reflora_cli.reporting.published import Beside
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import RATE, Column, Setting, shown, spoken
 from reflora_cli.reporting.statistics import ENOUGH, FEWEST, FEWEST_BCA, MOST_FLIPPED
-from reflora_cli.reporting.tables import Compared, Group, Row
 from reflora_cli.reporting.words import conclusions, remarks
 
 HOW = (

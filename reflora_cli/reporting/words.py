@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from reflora_cli.reporting.cells import Compared, Group
 from reflora_cli.reporting.curves import device_of
 from reflora_cli.reporting.edges import Edge
 from reflora_cli.reporting.find import Found
@@ -12,7 +13,6 @@ from reflora_cli.reporting.numbers import interval, number, probability, spread,
 from reflora_cli.reporting.records import RunRecord, Stage
 from reflora_cli.reporting.settings import Column
 from reflora_cli.reporting.statistics import FEWEST, LEVEL
-from reflora_cli.reporting.tables import Compared, Group
 
 NAMED = 5
 """The most runs that a sentence names."""

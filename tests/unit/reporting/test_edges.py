@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reflora_cli.reporting.cells import Group, Wanted
 from reflora_cli.reporting.curves import rate_curves
 from reflora_cli.reporting.edges import edges_of
 from reflora_cli.reporting.find import Found, find_runs
-from reflora_cli.reporting.tables import Group, Wanted, make_groups
+from reflora_cli.reporting.tables import make_groups
 from tests.unit.reporting.made_runs import Made, make_comparison, make_run
 
 RATES = {"lora": {1e-3: 0.5, 3e-3: 0.6, 1e-2: 0.7}, "reflora": {1e-3: 0.5, 3e-3: 0.8, 1e-2: 0.4}}

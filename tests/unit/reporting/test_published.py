@@ -9,9 +9,10 @@ import pytest
 
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.recipe.files import bundled_recipes
+from reflora_cli.reporting.cells import Wanted
 from reflora_cli.reporting.find import find_runs
 from reflora_cli.reporting.published import Beside, beside, is_base, published
-from reflora_cli.reporting.tables import Wanted, make_groups
+from reflora_cli.reporting.tables import make_groups
 from reflora_cli.tasks.registry import TASKS
 from tests.unit.reporting.made_runs import Made, make_run
 

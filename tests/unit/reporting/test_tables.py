@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from reflora_cli.ground.errors import InputError
+from reflora_cli.reporting.cells import Group, Wanted
 from reflora_cli.reporting.find import find_runs
-from reflora_cli.reporting.tables import Group, Wanted, make_groups
+from reflora_cli.reporting.tables import make_groups
 from tests.unit.reporting.made_runs import Made, make_run, make_runs
 
 CLEAR = {"lora": [0.50, 0.52, 0.51, 0.53, 0.50], "reflora": [0.60, 0.63, 0.60, 0.63, 0.61]}
