@@ -16,6 +16,8 @@ WIDEST = 72
 """Characters in a line of a table that fits on the page."""
 LONGEST = 45
 """Rows of a table that fits on a page."""
+LONG = 44
+"""Characters from which on a cell has lines."""
 PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -44,7 +46,13 @@ def table(own: Table) -> str:
     """
     if len(own.rows) > LONGEST:
         return escaped(f"{own.caption} There are {len(own.rows)}; they are in runs.csv and in the other formats.")
-    columns = "l" * own.texts + "r" * (len(own.header) - own.texts)
+    widths = [
+        max(len(row[place].text) for row in (*own.rows, tuple(map(Text, own.header))))
+        for place in range(len(own.header))
+    ]
+    columns = "".join(
+        "p{6cm}" if width > LONG else "l" if place < own.texts else "r" for place, width in enumerate(widths)
+    )
     body = [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -53,10 +61,6 @@ def table(own: Table) -> str:
         *(" & ".join(map(cell, row)) + r" \\" for row in own.rows),
         r"\bottomrule",
         r"\end{tabular}",
-    ]
-    widths = [
-        max(len(row[place].text) for row in (*own.rows, tuple(map(Text, own.header))))
-        for place in range(len(own.header))
     ]
     if sum(widths) + 2 * len(widths) > WIDEST:
         body = [r"\resizebox{\textwidth}{!}{%", *body, "}"]
