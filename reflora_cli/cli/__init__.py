@@ -19,6 +19,7 @@ from reflora_cli.cli.list import list_command
 from reflora_cli.cli.merge import merge_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
+from reflora_cli.cli.report import report_command
 from reflora_cli.cli.show import show_command
 from reflora_cli.cli.train import train_command
 
@@ -38,6 +39,7 @@ app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("combine")(combine_command)
 app.command("inspect")(inspect_command)
+app.command("report")(report_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
 app.command("list")(list_command)

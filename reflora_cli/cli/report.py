@@ -1,0 +1,69 @@
+"""`reflora report`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
+from reflora_cli.cli.options import Json
+
+
+class Wanted(StrEnum):
+    """The formats that can be asked for."""
+
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+    ALL = "all"
+
+
+def report_command(
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR|RUN...", help="Runs, directories of runs, or comparisons, mixed at will.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write [default: DIR/report, or ./report of several]."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline", metavar="NAME", help="Compare with this row or method [default: the plan's, or lora]."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="KEY", help="A table for each value of a recipe key, as method.rank.")
+    ] = None,
+    wanted: Annotated[Wanted, typer.Option("--format", help="Write only this format, beside the JSON.")] = Wanted.ALL,
+    as_json: Json = False,
+) -> None:
+    """Compare finished runs: tables, tests of differences over seeds, figures.
+
+    Example: `reflora report runs --baseline lora`
+    """
+    with guarded():
+        refuse_several_processes("reflora report")
+        reporter = opened(", ".join(map(str, places)))
+        from reflora_cli.console.output import print_json, show_table
+        from reflora_cli.reporting.report import ReportFormat, write_report
+
+        formats = tuple(ReportFormat) if wanted is Wanted.ALL else (ReportFormat(wanted.value),)
+        place = output or (places[0] / "report" if len(places) == 1 else Path("report"))
+        report = write_report(places, place, baseline, reporter, by=by, formats=formats)
+        rows = report.summary()
+        show_table("mean ± standard deviation (seeds)", list(rows[0]), [list(row.values()) for row in rows])
+        for sentence in report.words:
+            reporter.note(sentence)
+        reporter.note(f"the report: {report.output}")
+        if as_json:
+            print_json(report.record())
