@@ -10,6 +10,7 @@ import typer
 
 from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.combine import combine_command
+from reflora_cli.cli.compare import compare_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
 from reflora_cli.cli.merge import merge_command
@@ -32,6 +33,7 @@ app.command("chat")(chat_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("combine")(combine_command)
+app.command("compare")(compare_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
 
