@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml
 PLAN_KEYS = ("recipe", "recipes")
 """The keys by which a plan is told from a recipe: every plan has one of them, and no recipe does."""
 BRACKETS = {"[": "]", "{": "}"}
+QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+"""A quoted text of YAML; what is no beginning of a value, as in `it's`, begins none."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,18 @@ def argument_values(argument: str) -> tuple[str, list[Any]]:
 
 def divided(text: str) -> list[str]:
     """Divide a text at the commas that stand in no brackets, braces or quotes."""
-    parts, closing, quote = [""], list[str](), ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'" and not parts[-1].strip():
-            quote = character
-        elif character in BRACKETS:
-            closing.append(BRACKETS[character])
-        elif closing and character == closing[-1]:
-            closing.pop()
-        elif character == "," and not closing:
+    parts, closing, position = [""], list[str](), 0
+    while position < len(text):
+        begins = not parts[-1].strip() or parts[-1].rstrip()[-1] in "[{,:"
+        quoted = QUOTED.match(text, position) if begins else None
+        token = quoted[0] if quoted else text[position]
+        position += len(token)
+        if token == "," and not closing:
             parts.append("")
             continue
-        parts[-1] += character
+        if token in BRACKETS and (begins or closing):
+            closing.append(BRACKETS[token])
+        elif closing and token == closing[-1]:
+            closing.pop()
+        parts[-1] += token
     return parts
