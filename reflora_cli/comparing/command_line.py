@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reflora_cli.comparing.plan import SEED, Plan, checked_plan, read_plan_file, seed_list
+from reflora_cli.comparing.plan import SEED, Plan, checked_plan, read_plan_file
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.recipe.files import DOTTED_KEY, bundled_plans, bundled_recipes, find_recipe
@@ -96,11 +96,7 @@ def argument_values(argument: str) -> tuple[str, list[Any]]:
     parts = divided(text)
     if len(parts) > 1 and not all(part.strip() for part in parts):
         raise InputError(Problem("a value is empty", where, expected="values with one comma between two of them"))
-    values = [parse_yaml(part, where)[0] for part in parts]
-    if key == SEED:
-        ranges = [seed_list(value) for value in values]
-        values = [seed for own in ranges for seed in (own if isinstance(own, list) else [own])]
-    return key, values
+    return key, [parse_yaml(part, where)[0] for part in parts]
 
 
 def divided(text: str) -> list[str]:

@@ -168,7 +168,7 @@ def carry_out(session: Session, runs: Sequence[PlannedRun]) -> list[Result]:
         directory.failure(run).unlink(missing_ok=True)
     work = [assignment(session, run) for run in waiting]
     for own in session.runner(work, session.interruption, lambda number: progress.begin(waiting[number])):
-        progress.end(taken(session, waiting[own.number], own), own.seconds)
+        progress.end(taken(directory, waiting[own.number], own), own.seconds)
     if number := session.interruption.signal:
         where, name = str(directory.path), signal.Signals(number).name
         remedy = f"to continue, give the same command with --resume --output {directory.path}"
@@ -211,9 +211,8 @@ def assignment(session: Session, run: PlannedRun) -> Assignment:
     )
 
 
-def taken(session: Session, run: PlannedRun, ended: Ended) -> Result:
+def taken(directory: ComparisonDirectory, run: PlannedRun, ended: Ended) -> Result:
     """Return what a run has come to whose process has ended; one that could not say why it ended is written down."""
-    directory = session.directory
     if ended.status and not is_file(directory.failure(run)):
         how = f"by {signal.Signals(-ended.status).name}" if ended.status < 0 else f"with status {ended.status}"
         message = f"its process ended {how}; what it told is in {directory.log(run)}"

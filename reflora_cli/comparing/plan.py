@@ -23,22 +23,28 @@ from reflora_cli.recipe.yaml_lines import parse_yaml
 
 SEED = "train.seed"
 RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
-MOST_SEEDS = 10_000
+MOST_SEEDS = 1_000
 TUNE_WORDS = ("budget", "seeds", "by")
 """The keys of `tune` that are not keys of a recipe."""
 Values = dict[str, Any]
 """Values by the dotted key of a recipe."""
 
 
-def seed_list(value: Any) -> Any:
-    """Return seeds as a list: `0..4` is the whole numbers from 0 to 4, a number is itself."""
-    found = RANGE.fullmatch(value) if isinstance(value, str) else None
-    if found:
-        first, last = int(found[1]), int(found[2])
-        if not first <= last < first + MOST_SEEDS:
-            raise refusal("", f"the range {value} has no seeds, or more than {MOST_SEEDS:,}", "write 0..4")
-        return list(range(first, last + 1))
-    return [value] if isinstance(value, int) else value
+def seed_list(value: Any) -> list[Any]:
+    """Return seeds as a list, each once: `0..4` is the whole numbers from 0 to 4, also within a list."""
+    found: list[Any] = []
+    for part in value if isinstance(value, list) else [value]:
+        match = RANGE.fullmatch(part) if isinstance(part, str) else None
+        seeds = seeds_between(int(match[1]), int(match[2])) if match else [part]
+        found += [seed for seed in seeds if seed not in found]
+    return found
+
+
+def seeds_between(first: int, last: int) -> list[int]:
+    """Return the seeds of a range. Raises pydantic's error for one without seeds, or with too many."""
+    if not first <= last < first + MOST_SEEDS:
+        raise refusal("", f"the range {first}..{last} has no seeds, or more than {MOST_SEEDS:,}", "write 0..4")
+    return list(range(first, last + 1))
 
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], BeforeValidator(seed_list), Field(min_length=1)]
@@ -192,7 +198,8 @@ def problem_of(detail: ErrorDetails, values: Any, origins: Origins, source: str)
                 return Problem("tune names no key of the recipe", where, expected=expected)
             return Problem(f"{dotted} is missing", where, expected=section.model_fields[path[-1]].description or "")
         case _:
-            field = section.model_fields.get(path[-1]) if path else None
+            words = [part for part in path if not part.isdecimal()]
+            field = section.model_fields.get(words[-1]) if words else None
             expected = (field.description or "") if field else detail["msg"]
             return Problem(f"wrong value for {dotted or 'the plan'}", where, shown(detail["input"]), expected)
 

@@ -50,7 +50,7 @@ def put_rows(directory: Path, sizes: dict[str, int]) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a recipe and a plan."""
     place = tmp_path_factory.mktemp("compare")
-    put_rows(place / "rows", {"train": 88, "validation": 16})
+    put_rows(place / "rows", {"train": 88, "validation": 15})
     task = {**TINY["task"], "data": str(place / "rows")}
     (place / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "task": task}), encoding="utf-8")
     (place / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "recipe": str(place / "tiny.yaml")}), encoding="utf-8")
@@ -118,6 +118,9 @@ def test_fresh_scores_are_those_of_eval_on_rows_that_tuning_never_saw(
     assert fresh["scores"] == ended_well(found).json["scores"]
     held_out = reflora("eval", run, "--json", "--output", tmp_path / "own")
     assert ended_well(held_out).json["scores"] == read(run / "results.json")["scores"] != fresh["scores"]
+    put_rows(tmp_path / "other", {"train": 12, "validation": 6})
+    other = reflora("eval", run, f"task.data={tmp_path / 'other'}", "--json", "--output", tmp_path / "rows")
+    assert ended_well(other).json["rows"] == {"validation": 6}
     assert not [*(place / "tuned" / "tuning").glob("*/fresh.json")]
 
 
@@ -184,7 +187,7 @@ def test_a_failed_run_ends_nothing_and_is_tried_again_and_a_plan_may_grow(
     before = (tmp_path / "out" / "runs" / "there-seed=0" / "results.json").stat().st_mtime_ns
     plan["settings"].append({"name": "more", "method.rank": 4})  # type: ignore[attr-defined]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    again = ended_well(reflora(*command, "--resume"))
+    again = ended_well(reflora(*command, "--resume", "--jobs", 2))
     assert again.json["counts"] == {"done": 3, "diverged": 0, "failed": 0, "waiting": 0}
     assert (tmp_path / "out" / "runs" / "there-seed=0" / "results.json").stat().st_mtime_ns == before
     assert not (tmp_path / "out" / "failed" / "runs" / "lost-seed=0.json").exists()
@@ -195,8 +198,8 @@ def test_a_failed_run_ends_nothing_and_is_tried_again_and_a_plan_may_grow(
 @pytest.fixture
 def long_run(place: Path) -> list[str]:
     """Arguments of a comparison of two runs with many steps."""
-    return [str(place / "tiny.yaml"), "method.name=lora,rslora", "train.steps=30", "eval.every=never",
-            "eval.select=last", "train.keep_checkpoints=1"]  # fmt: skip
+    settings = ("train.steps=30", "train.checkpoint_every=2", "train.keep_checkpoints=1", "eval.every=never")
+    return [str(place / "tiny.yaml"), "method.name=lora,rslora", *settings, "eval.select=last"]
 
 
 def wait_for_steps(run: Path, step: int) -> None:
@@ -257,7 +260,7 @@ def test_wrong_plans_are_refused_before_anything_runs(place: Path, reflora: Refl
     assert outcome.status == 2
     expected = (
         "lora, rnk=2: unknown key 'rnk'",
-        "plan.yaml, line 3",
+        "plan.yaml, line 5",
         "did you mean 'rank'",
         "dorra, rnk=4: wrong value",
     )

@@ -23,9 +23,6 @@ from reflora_cli.ground.errors import InputError
         ("method.update={kind: reflora, interval: 2},plain", [{"kind": "reflora", "interval": 2}, "plain"]),
         ('task.wording="{a}, {b}"', ["{a}, {b}"]),
         ("task.data=it's,here", ["it's", "here"]),
-        ("train.seed=0..3", [0, 1, 2, 3]),
-        ("train.seed=0..1,7", [0, 1, 7]),
-        ("train.seed=5", [5]),
         ("model.revision=null", [None]),
     ],
 )
@@ -48,6 +45,11 @@ def test_one_value_is_for_all_runs_and_several_are_compared() -> None:
     plan = plan_of("quickstart", ["method.name=lora,dora", "train.steps=2", "train.seed=0..2"]).plan
     assert (plan.recipe, plan.grid, plan.set) == ("quickstart", {"method.name": ["lora", "dora"]}, {"train.steps": 2})
     assert plan.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0..3", [0, 1, 2, 3]), ("0..1,7,1", [0, 1, 7]), ("5", [5])])
+def test_seeds_may_be_ranges(text: str, expected: list[int]) -> None:
+    assert plan_of("quickstart", [f"train.seed={text}"]).plan.seeds == expected
 
 
 def test_settings_change_a_plan_too() -> None:
