@@ -56,6 +56,7 @@ def compare_command(
         refuse_several_processes("compare")
         reporter = opened(plan)
         from reflora_cli.comparing.command_line import plan_of
+        from reflora_cli.comparing.settings import checked_settings
         from reflora_cli.ground.errors import InputError, Problem
 
         if resume and output is None:
@@ -64,12 +65,13 @@ def compare_command(
         if dry_run:
             show_runs(named, output, reporter, as_json=as_json)
             return
+        checked = checked_settings(named)  # before anything heavy is imported
         from reflora_cli.comparing.compare import compare
         from reflora_cli.comparing.execution import Execution
         from reflora_cli.comparing.summary import COLUMNS, lines_of, record_of
         from reflora_cli.console.output import print_json, show_table
 
-        found = compare(named, output, resume, Execution(backend, jobs), reporter)
+        found = compare(named, checked, output, resume, Execution(backend, jobs), reporter)
         show_table(f"comparison in {found.directory}", COLUMNS, lines_of(found))
         for line in found.remarks():
             reporter.note(line)

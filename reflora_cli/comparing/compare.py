@@ -15,7 +15,7 @@ from reflora_cli.comparing.fresh import FreshRows, fresh_rows
 from reflora_cli.comparing.local import Ended
 from reflora_cli.comparing.planned import FINAL, PlannedRun, final_runs, planned_finals, tuning_runs
 from reflora_cli.comparing.progress import Progress, outcome
-from reflora_cli.comparing.settings import Setting, checked_settings
+from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.stored import continued, read_plan, stored_plan, write_plan
 from reflora_cli.comparing.superseded import set_aside
 from reflora_cli.comparing.work import Assignment
@@ -79,14 +79,19 @@ class Session:
 
 
 def compare(
-    named: NamedPlan, output: Path | None, resume: bool, execution: Execution, reporter: Reporter
+    named: NamedPlan,
+    settings: Sequence[Setting],
+    output: Path | None,
+    resume: bool,
+    execution: Execution,
+    reporter: Reporter,
 ) -> Comparison:
     """Carry out a plan and return what was found.
 
-    output: the comparison's directory; None: one named after plan and time. resume: continue the comparison that is
-    there. Raises InputError for wrong input before anything runs, and StoppedError after a signal.
+    settings: those of the plan, checked. output: the comparison's directory; None: one named after plan and time.
+    resume: continue the comparison that is there. Raises InputError for wrong input before anything runs, and
+    StoppedError after a signal.
     """
-    settings = checked_settings(named)
     directory = ComparisonDirectory(output or default_directory(named.name))
     check_place(directory, resume)
     runner, at_once = runner_of(execution)
