@@ -11,6 +11,7 @@ import typer
 from reflora_cli.cli.chat import chat_command
 from reflora_cli.cli.combine import combine_command
 from reflora_cli.cli.commands import Commands
+from reflora_cli.cli.compare import compare_command
 from reflora_cli.cli.doctor import doctor_command
 from reflora_cli.cli.eval import eval_command
 from reflora_cli.cli.export import export_command
@@ -40,6 +41,7 @@ app.command("export")(export_command)
 app.command("combine")(combine_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
+app.command("compare")(compare_command)
 app.command("push")(push_command)
 app.command("show")(show_command)
 app.command("list")(list_command)

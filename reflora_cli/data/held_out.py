@@ -16,7 +16,8 @@ def divided(
 ) -> tuple[list[Example], list[Example]]:
     """Return the rows that stay in training and those that are held out, both in the order of the file.
 
-    wanted: a number of rows, or a share such as `10%`. Raises InputError where there are not as many rows.
+    wanted: a number of rows, or a share such as `10%`. where: the setting that asks for it, and the data. Raises
+    InputError where there are not as many rows.
     """
     held = held_out_rows(strata(examples, task), wanted, where)
     parts: tuple[list[Example], list[Example]] = ([], [])
@@ -31,7 +32,8 @@ def divided_prompts(
     """Return the rows that stay in training and those that are held out, both in the order of the file; all rows with
     one prompt are on the same side, and of rows without a prompt all with one text.
 
-    wanted: a number of prompts, or a share such as `10%`. Raises InputError where there are not as many.
+    wanted: a number of prompts, or a share such as `10%`. where: as in `divided`. Raises InputError where there are not
+    as many.
     """
     asked = [example.prompt or example.answer for example in examples]
     prompts = list(dict.fromkeys(asked))
@@ -45,7 +47,8 @@ def divided_prompts(
 def held_out_rows(labels: Sequence[float], wanted: int | str, where: str) -> frozenset[int]:
     """Return the indices of the rows that are held out: of each label in proportion to its rows, and never its last.
 
-    labels: what stands for the label of each row. Raises InputError where there are not as many rows.
+    labels: what stands for the label of each row. where: as in `divided`. Raises InputError where there are not as many
+    rows.
     """
     groups: dict[float, list[int]] = {}
     for index, label in enumerate(labels):
@@ -54,7 +57,7 @@ def held_out_rows(labels: Sequence[float], wanted: int | str, where: str) -> fro
     if count > (most := len(labels) - len(groups)):
         each = "a row of each label" if len(groups) > 1 else "a row"
         found, expected = f"{count} of {len(labels)}", f"at most {most}: {each} stays in training"
-        raise InputError(Problem("too many rows would be held out", f"task.validation: {where}", found, expected))
+        raise InputError(Problem("too many rows would be held out", where, found, expected))
     sizes = shares([len(rows) for rows in groups.values()], count)
     return frozenset(
         index for rows, size in zip(groups.values(), sizes, strict=True) for index in sorted(rows, key=drawn)[:size]

@@ -51,7 +51,7 @@ def load_divided(task: SequenceTask, data: str) -> tuple[list[Example], list[Exa
     if own is None or own.held_out is None:
         return None
     examples = own_examples(load_table(task, data, task.train, None), task, own)
-    return divided(examples, task, own.held_out, data)
+    return divided(examples, task, own.held_out, f"task.validation: {data}")
 
 
 def load_prompts(task: PromptTask, data: str, split: str, limit: int | None) -> list[PromptExample]:
@@ -68,7 +68,7 @@ def load_divided_prompts(task: PromptTask, data: str) -> tuple[list[PromptExampl
     if task.held_out is None:
         return None
     examples = prompt_examples(load_table(task, data, task.train, None), task)
-    return divided_prompts(examples, task.held_out, data)
+    return divided_prompts(examples, task.held_out, f"task.validation: {data}")
 
 
 def load_mixture(task: LanguageTask, data: str, limit: int | None) -> list[PromptExample]:

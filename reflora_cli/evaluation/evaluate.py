@@ -127,6 +127,8 @@ def with_recorded_labels(recipe: Recipe, adapter: Path | None) -> Recipe:
 def with_all_rows(recipe: Recipe, trained: Recipe, run: RunDirectory) -> Recipe:
     """Return the recipe without rows held out of other data than the run's: all rows there are new to the run."""
     section = recipe.task
-    if section.validation is None or section.data == trained.task.data or has_learned_rows(recipe, run):
+    holds_out = section.validation is not None or (section.validation_rows is not None and not task_of(section).parts)
+    if not holds_out or section.data == trained.task.data or has_learned_rows(recipe, run):
         return recipe
-    return recipe.model_copy(update={"task": section.model_copy(update={"validation": None})})
+    all_rows = {"validation": None} if section.validation is not None else {"validation_rows": None}
+    return recipe.model_copy(update={"task": section.model_copy(update=all_rows)})

@@ -74,3 +74,10 @@ class Combining(StrEnum):
     TIES = "ties"
     DARE = "dare"
     SEARCH = "search"
+
+
+class Backend(StrEnum):
+    """What carries out the runs of a comparison: this machine, or a cluster that Ray manages."""
+
+    LOCAL = "local"
+    RAY = "ray"

@@ -82,6 +82,12 @@ class Kind(ABC):
         of what outputs mean.
         """
 
+    @abstractmethod
+    def refuse_unscorable(self, recipe: Recipe, split: str | None) -> None:
+        """Raises InputError unless the first row of a split, or of each of the task's own splits for None, can be read
+        and scored.
+        """
+
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         """Whether an evaluation of the split, or of none in particular, scores training rows that the run held out."""
         return False

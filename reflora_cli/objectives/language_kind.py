@@ -10,7 +10,7 @@ from typing import final
 import torch
 
 from reflora_cli.data.encode_prompts import PromptRow
-from reflora_cli.data.load import refuse_undivided
+from reflora_cli.data.load import load_prompts, refuse_undivided
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import EvalProtocol
@@ -29,6 +29,7 @@ from reflora_cli.objectives.language_rows import (
     language_rows,
     language_splits,
     main_metric,
+    parts_to_score,
 )
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.references import References
@@ -109,6 +110,10 @@ class LanguageKind(Kind):
 
     def asking(self, wording: Template | None) -> LanguageAsking:
         return LanguageAsking(self.task, wording)
+
+    def refuse_unscorable(self, recipe: Recipe, split: str | None) -> None:
+        for _, part, name in parts_to_score(self.task, split):
+            load_prompts(part, recipe.task.data, name, 1)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
         if recipe.task.validation is not None:

@@ -18,15 +18,20 @@ from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Split
-from reflora_cli.objectives.rows import PROBED, Examples, Rows, kept_examples, refuse_one_file, wants_evaluation
+from reflora_cli.objectives.rows import (
+    HELD_OUT,
+    PROBED,
+    Examples,
+    Rows,
+    kept_examples,
+    refuse_one_file,
+    wants_evaluation,
+)
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
 from reflora_cli.tasks.chat_templates import TEMPLATES
 from reflora_cli.tasks.examples import PromptExample
 from reflora_cli.tasks.text_scores import require_libraries
-
-HELD_OUT = "validation"
-"""The name of the split of held-out training rows."""
 
 
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:

@@ -21,6 +21,8 @@ E = TypeVar("E", Example, PromptExample)
 
 Examples = Mapping[str, Sequence[Any]]
 """Rows as read by split name, the training rows under their split's own name first."""
+HELD_OUT = "validation"
+"""The name of the split of training rows that `task.validation_rows` holds out."""
 PROBED = 64
 """The number of rows on which two forms of one model are compared."""
 

@@ -10,6 +10,7 @@ from typing import final
 import torch
 
 from reflora_cli.data.encode import EncodedRow
+from reflora_cli.data.load import load_split
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
 from reflora_cli.model.classifier import load_classifier
@@ -57,10 +58,15 @@ class SequenceKind(Kind):
         return sequence_probe(recipe, self.task, base, kept)
 
     def splits(self, recipe: Recipe, base: Base, split: str | None, limit: int | None) -> Iterator[Split]:
-        names = (split,) if split else self.task.evaluation
-        return iter(sequence_splits(recipe, self.task, base, names, limit))
+        return iter(sequence_splits(recipe, self.task, base, split, limit))
+
+    def refuse_unscorable(self, recipe: Recipe, split: str | None) -> None:
+        for name in (split,) if split else self.task.evaluation:
+            load_split(self.task, recipe.task.data, name, 1)
 
     def scores_held_out(self, recipe: Recipe, split: str | None = None) -> bool:
+        if recipe.task.validation_rows is not None:
+            return split is None
         return recipe.task.validation is not None and split in (None, *self.task.evaluation)
 
     def asking_code(self, labels: str) -> list[str]:
@@ -77,7 +83,6 @@ class SequenceKind(Kind):
         section = recipe.task
         idle = [
             ("task.train_on_prompt", section.train_on_prompt),
-            ("task.validation_rows", section.validation_rows),
             ("eval.samples", recipe.eval.samples),
             ("train.packing", recipe.train.packing),
             ("train.label_smoothing", recipe.train.label_smoothing),

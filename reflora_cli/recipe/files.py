@@ -31,6 +31,8 @@ from reflora_cli.tasks.registry import TASKS, find_task
 
 PLACES = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
 """The places of bundled recipes: in an installed package, and in the repository."""
+PLANS = "plans/"
+"""What the names of bundled plans begin with."""
 LARGEST = 200_000
 """The most bytes of a recipe file: a wrong path should not read a model into memory."""
 ALTERNATIVES: tuple[tuple[KeyPath, KeyPath], ...] = (
@@ -56,8 +58,15 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a file, or bundled under that name, with its overrides. Raises InputError with all
     problems.
     """
+    return recipe_below(source, parse_overrides(overrides))
+
+
+def recipe_below(source: str, above: Settings) -> Recipe:
+    """Return the recipe in a file, or bundled under that name, with a layer above it. Raises InputError with all
+    problems.
+    """
     path = find_recipe(source)
-    settings = merge(read_layers(path, ()), parse_overrides(overrides))
+    settings = merge(read_layers(path, ()), above)
     problems = check_task(settings, str(path))
     try:
         recipe = Recipe.model_validate(settings.values)
@@ -74,12 +83,19 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """Return every recipe that comes with reflora, file by name; files in `base/` are only for extending."""
-    return {name: path for name, path in bundled_files().items() if not name.startswith("base/")}
+    """Return every recipe that comes with reflora, file by name; files in `base/` are only for extending, and those in
+    `plans/` are plans of comparisons.
+    """
+    return {name: path for name, path in bundled_files().items() if not name.startswith(("base/", PLANS))}
+
+
+def bundled_plans() -> dict[str, Path]:
+    """Return every plan of a comparison that comes with reflora, file by name."""
+    return {name: path for name, path in bundled_files().items() if name.startswith(PLANS)}
 
 
 def bundled_files() -> dict[str, Path]:
-    """Return `bundled_recipes` and the files in `base/`."""
+    """Return `bundled_recipes`, `bundled_plans` and the files in `base/`."""
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
         return {}
@@ -190,10 +206,15 @@ def parse_override(text: str) -> Settings:
         expected = "KEY=VALUE, for example method.rank=16"
         raise InputError(Problem("an override is malformed", where, expected=expected))
     parsed, _ = parse_yaml(value, where)
+    return setting_of(key, parsed, where)
+
+
+def setting_of(key: str, value: Any, where: str) -> Settings:
+    """Return the layer that sets one value. key: its dotted path. where: the place where it is set, for messages."""
     path = tuple(key.split("."))
-    if key in Recipe.model_fields and not isinstance(parsed, dict):
-        raise InputError(wrong_section(key, parsed, where))
-    nested: Any = parsed
+    if key in Recipe.model_fields and not isinstance(value, dict):
+        raise InputError(wrong_section(key, value, where))
+    nested: Any = value
     for part in reversed(path):
         nested = {part: nested}
     return with_kinds(Settings(nested, {path[:length]: where for length in range(1, len(path) + 1)}))

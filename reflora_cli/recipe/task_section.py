@@ -19,9 +19,9 @@ CHAT_KEYS = ("template", "train_on")
 OWN_KEYS = (*LABEL_KEYS, "validation", *CHAT_KEYS)
 """Those that belong to a task with a kind."""
 IDLE_KEYS = {
-    "classification": ("separator", "wording"),
-    "regression": ("labels", "separator", "class_weights", "wording"),
-    "multilabel": ("wording",),
+    "classification": ("separator", "wording", "validation_rows"),
+    "regression": ("labels", "separator", "class_weights", "wording", "validation_rows"),
+    "multilabel": ("wording", "validation_rows"),
     "generation": ("labels", "separator", "class_weights", "validation_rows"),
     "chat": LABEL_KEYS,
 }
@@ -78,7 +78,9 @@ class TaskSection(Section):
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
     train_on_prompt: bool = Field(False, description="language models: learn the prompt too, not only the answer")
     validation_rows: int | None = Field(
-        None, ge=1, description="language models: training rows held out and scored by their loss, instead of the task"
+        None,
+        ge=1,
+        description="training rows held out and scored instead of the evaluation splits, by a language model's loss",
     )
     max_train_rows: int | None = Field(None, ge=1, description="the first N training rows, before shuffling")
     max_eval_rows: int | None = Field(None, ge=1, description="the first N rows of every evaluation split")

@@ -12,6 +12,8 @@ import pytest
 
 from reflora_cli.cli import app
 from reflora_cli.cli.export import Format
+from reflora_cli.comparing.command_line import plan_of
+from reflora_cli.comparing.settings import checked_settings
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.updates import RefLoRAUpdate
 from reflora_cli.recipe.files import load_recipe
@@ -122,7 +124,8 @@ def affordable(command: list[str], data: Mapping[str, Path]) -> list[str]:
         return [*rest, "eval.batch_size=16", "eval.num_beams=1"]
     if command[0] == "eval":
         return [*command, "--limit", "24"]
-    return [*command, *SMALLER] if command[0] == "train" else command
+    is_trained = command[0] in ("train", "compare") and "--dry-run" not in command
+    return [*command, *SMALLER] if is_trained else command
 
 
 def test_make_commands_exist() -> None:
@@ -134,11 +137,19 @@ def test_make_commands_exist() -> None:
 
 def test_recipe_blocks_are_valid_recipes(tmp_path: Path) -> None:
     methods = []
-    for number, recipe in enumerate(blocks("yaml")):
+    recipes = [block for block in blocks("yaml") if not block.startswith("recipe:")]
+    for number, recipe in enumerate(recipes):
         path = tmp_path / f"{number}.yaml"
         path.write_text(recipe, encoding="utf-8")
         methods.append(load_recipe(str(path), []).method.name)
     assert methods == ["lora", "lora", "lora", "reflora"]
+
+
+def test_the_plan_block_is_a_valid_plan(tmp_path: Path) -> None:
+    (plan,) = [block for block in blocks("yaml") if block.startswith("recipe:")]
+    (tmp_path / "plan.yaml").write_text(plan, encoding="utf-8")
+    settings = checked_settings(plan_of(str(tmp_path / "plan.yaml"), []))
+    assert [setting.name for setting in settings] == ["lora", "dora", "reflora"]
 
 
 def test_the_scores_of_every_kind_are_in_the_table() -> None:

@@ -78,7 +78,6 @@ def test_one_file_tells_kinds_apart() -> None:
 def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     settings = (
         "task.train_on_prompt=true",
-        "task.validation_rows=5",
         "train.packing=true",
         "train.label_smoothing=0.1",
     )
@@ -99,9 +98,10 @@ def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
         ("[instruct, builtin/questions]", "5", False),
         ("nlg/e2e", "5", False),
         ("glue/cola", "null", False),
+        ("glue/cola", "5", True),
     ],
 )
-def test_held_out_rows_are_scored_where_there_is_only_a_loss(
+def test_held_out_rows_are_scored_where_there_is_only_a_loss_and_of_labels(
     name: str, held_out: str, expected: bool, tmp_path: Path
 ) -> None:
     recipe = load(put(tmp_path, GOOD), f"task.name={name}", f"task.validation_rows={held_out}")

@@ -1,0 +1,95 @@
+"""`reflora compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.opening import opened
+from reflora_cli.cli.options import Json
+from reflora_cli.methods.settings import Backend
+
+if TYPE_CHECKING:
+    from reflora_cli.comparing.command_line import NamedPlan
+    from reflora_cli.console.reporter import Reporter
+
+
+def compare_command(
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN|RECIPE", help="A plan's YAML file, or a bundled plan such as plans/quickstart; or a recipe."
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=V1,V2]...",
+            help="Values to compare, for example method.name=lora,reflora train.seed=0..4; one value is for all runs.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the comparison [default: compare/...].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the comparison in --output; the plan may have grown.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at one time [default: one for each GPU, or 1].")
+    ] = None,
+    backend: Annotated[Backend, typer.Option("--backend", help="This machine, or a Ray cluster.")] = Backend.LOCAL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan and list its runs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods: tune each with the same budget, then run what was chosen on other seeds.
+
+    Exit status: 0 if all runs ended well (in tuning, a rate may diverge: it loses), 1 if a run failed, 3 if a compared
+    run diverged.
+
+    Example: `reflora compare quickstart method.name=lora,reflora train.seed=0..2 --output compare/first`
+    """
+    with guarded():
+        refuse_several_processes("compare")
+        reporter = opened(plan)
+        from reflora_cli.comparing.command_line import plan_of
+        from reflora_cli.comparing.settings import checked_settings
+        from reflora_cli.ground.errors import InputError, Problem
+
+        if resume and output is None:
+            raise InputError(Problem("--resume needs the comparison's directory", "--output", expected="--output DIR"))
+        named = plan_of(plan, settings or [])
+        if dry_run:
+            show_runs(named, output, reporter, as_json=as_json)
+            return
+        checked = checked_settings(named)  # before anything heavy is imported
+        from reflora_cli.comparing.compare import compare
+        from reflora_cli.comparing.execution import Execution
+        from reflora_cli.comparing.finish import reported
+        from reflora_cli.comparing.summary import COLUMNS, lines_of, record_of
+        from reflora_cli.console.output import print_json, show_table
+
+        found = compare(named, checked, output, resume, Execution(backend, jobs), reporter)
+        show_table(f"comparison in {found.directory}", COLUMNS, lines_of(found))
+        for line in found.remarks():
+            reporter.note(line)
+        places = reported(found, reporter)
+        if as_json:
+            print_json({**record_of(found), **places})
+        if found.status:
+            raise typer.Exit(found.status)
+
+
+def show_runs(named: NamedPlan, output: Path | None, reporter: Reporter, *, as_json: bool) -> None:
+    """Show the runs of a plan, and what the finished ones among them have taken."""
+    from reflora_cli.comparing.forecast import forecast
+    from reflora_cli.console.output import print_json
+
+    listed = forecast(named, output)
+    for line in listed.lines():
+        reporter.note(line)
+    if as_json:
+        print_json(listed.record())

@@ -1,0 +1,122 @@
+"""Name the files of a comparison's directory, and read what became of its runs.
+
+What is known of a run is read from its own directory, so that a comparison which was killed knows what it has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from reflora_cli.comparing.planned import PlannedRun
+from reflora_cli.ground.errors import DivergedError
+from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.runs.directory import RunDirectory, read_results
+
+FRESH = "fresh.json"
+"""The file beside a run's results with its scores on rows that tuning never saw."""
+Scores = Mapping[str, Mapping[str, float]]
+"""Scores by split and name, the main one first."""
+
+
+class State(StrEnum):
+    """What became of a run."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run with what is known of it. scores: of the rows it was selected by; fresh: of rows that tuning never saw.
+    seconds: of its steps. message: why it has no scores.
+    """
+
+    run: PlannedRun
+    state: State
+    metric: str = ""
+    scores: Scores | None = None
+    fresh: Scores | None = None
+    seconds: float = 0.0
+    message: str = ""
+
+    def score(self, metric: str) -> float | None:
+        """Return a score of the first split."""
+        return next(iter((self.scores or {}).values()), {}).get(metric)
+
+
+@dataclass(frozen=True)
+class ComparisonDirectory:
+    """The files of one comparison."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.yaml"
+
+    @property
+    def chosen(self) -> Path:
+        return self.path / "chosen.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def run(self, run: PlannedRun) -> RunDirectory:
+        return RunDirectory(self.path / run.folder / run.name)
+
+    def fresh(self, run: PlannedRun) -> Path:
+        return self.path / run.folder / run.name / FRESH
+
+    def log(self, run: PlannedRun) -> Path:
+        """Return the file with what the run has told."""
+        return self.path / "logs" / run.folder / f"{run.name}.txt"
+
+    def failure(self, run: PlannedRun) -> Path:
+        """Return the file that says why a run has ended without results."""
+        return self.path / "failed" / run.folder / f"{run.name}.json"
+
+    def result(self, run: PlannedRun) -> Result:
+        """Return what is known of a run. Raises InputError for damaged results."""
+        if results := read_results(self.run(run)):
+            metric, seconds = str(results["main_metric"]), float(results["seconds"])
+            return Result(run, State.DONE, metric, results["scores"], read_fresh(self.fresh(run)), seconds)
+        failure = read_failure(self.failure(run))
+        if failure is None:
+            return Result(run, State.WAITING)
+        diverged = failure.get("exit_status") == DivergedError.exit_status
+        state = State.DIVERGED if diverged else State.FAILED
+        return Result(run, state, message=str(failure.get("message", "")))
+
+
+def default_directory(name: str) -> Path:
+    """Return compare/NAME-DATE-TIME, with a number if it exists already."""
+    first = Path("compare") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    numbered = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
+    return next((path for path in (first, *numbered) if not exists(path)), first)
+
+
+def read_failure(path: Path) -> dict[str, Any] | None:
+    """Return what a run has left behind that ended without results; None if it left nothing."""
+    if not is_file(path):
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {"message": f"{path} is damaged"}
+
+
+def read_fresh(path: Path) -> Scores | None:
+    """Return the scores of fresh rows; None if there are none, or the file is damaged and is to be written again."""
+    try:
+        return dict(json.loads(path.read_bytes())["scores"]) if is_file(path) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
