@@ -29,6 +29,7 @@ STYLES = {
     "lora-pro": ("#56B4E9", "--"),
 }
 COLOURS = {"win": "#0072B2", "tie": "#999999", "lose": "#D55E00"}
+TITLES = {ADAMW: "AdamW", SGD: "gradient descent"}
 PICKED = [
     Setting(FACTORIZATION, ADAMW, 8),
     *settings_of(ADAMW, REGRESSION),
@@ -96,7 +97,7 @@ def draw_differences(data: Data, path: Path) -> None:
     for axes, optimizer in zip(grid, (ADAMW, SGD), strict=True):
         names = [*dict.fromkeys(name for own in main_settings(optimizer) for name in methods_of(own) if name != LORA)]
         differences(axes, data, optimizer, names)
-    grid[0].legend(*verdict_legend(grid[0]), loc="lower left", fontsize=8)
+    figure.legend(*verdict_legend(grid[0]), loc="outside lower center", ncols=4, fontsize=9)
     save(figure, path)
 
 
@@ -116,7 +117,10 @@ def differences(axes: Axes, data: Data, optimizer: Optimizer, names: Sequence[st
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=1)
-    axes.set(xlabel="log10 of the method's loss / LoRA's: left is better", title=f"under {optimizer.value}")
+    ticks = (-10, -3, -1, -0.5, 0, 0.5, 1, 3, 10)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="log10 of the method's loss / LoRA's: left is better", title=TITLES[optimizer], xlim=(-13, 13))
 
 
 def verdict_legend(axes: Axes) -> tuple[list[object], list[str]]:

@@ -111,7 +111,7 @@ FULL = Budget(
 QUICK = Budget({ADAMW: [0.01, 0.04, 0.16], SGD: [0.06, 0.25, 4.0]}, range(2), range(100, 103), 24)
 
 FACTORIZATION, REGRESSION = Family("factorization", 8, 10), Family("regression", 8, 30)
-TWO_LAYERS = Family("two layers", 8, 10)
+TWO_LAYERS = Family("two layers", 8, 1)
 
 
 def settings_of(optimizer: Optimizer, *families: Family) -> list[Setting]:

@@ -37,7 +37,7 @@ class Problem:
 @dataclass(frozen=True)
 class Family:
     """A kind of problem and its numbers. rank: of the change to be learned. condition: ratio of its largest singular
-    value, or of the data's, to the smallest."""
+    value, or of the data's, to the smallest; 1 where that is not varied."""
 
     name: str
     rank: int

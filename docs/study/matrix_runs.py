@@ -47,7 +47,8 @@ class Setting:
     @property
     def problem(self) -> str:
         """The problem in words, without the optimizer."""
-        parts = [self.family.name, f"r={self.rank}", f"s={self.scale:g}", f"cond {self.family.condition:g}"]
+        parts = [self.family.name, f"r={self.rank}", f"s={self.scale:g}"]
+        parts += [f"cond {self.family.condition:g}"] * (self.family.condition != 1)
         parts += [f"A x {self.gauge_start:g}"] * (self.gauge_start != 1)
         parts += [f"A x {self.gauge_middle:g} in mid-run"] * (self.gauge_middle != 1)
         return ", ".join(parts)

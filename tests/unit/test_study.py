@@ -131,3 +131,8 @@ def test_comparisons_are_those_of_scipy_and_of_a_definition(module: Callable[[st
     loose = [results.Comparison(-1.0, 0, 0, 0.1, p) for p in (0.01, 0.04, 0.02)]
     assert [one.corrected for one in results.corrected(loose)] == pytest.approx([0.03, 0.04, 0.04])
     assert results.compared(own, own).verdict == "tie"
+
+
+def test_the_committed_report_is_that_of_the_committed_results(module: Callable[[str], Any]) -> None:
+    data = module("matrix_data").read_data(STUDY / RESULTS)
+    assert module("matrix_report").report(data) == (STUDY / "matrices.md").read_text(encoding="utf-8")
