@@ -22,6 +22,7 @@ from reflora_cli.adapters.start import start
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.updates import UPDATES
+from reflora_cli.model.precision import precision
 from tests.architectures import DECODERS, ENCODERS
 from tests.random_models import classifier, widened
 
@@ -104,14 +105,17 @@ def sight_of(model: nn.Module, rows: int = 6) -> Sight:
 def evaluated(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A forward pass in evaluation mode, and back to the mode of before."""
     was_training = model.training
-    model.eval()(**inputs)
+    with precision(torch.device("cpu"), model.dtype):
+        model.eval()(**inputs)
     model.train(was_training)
 
 
 @contextmanager
 def learning(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Iterator[Tensor]:
     """The summed loss of a batch."""
-    yield F.cross_entropy(model(**inputs).logits, labels, reduction="sum")
+    with precision(torch.device("cpu"), model.dtype):
+        logits = model(**inputs).logits
+    yield F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def stepped(model: nn.Module, optimizer: Optimizer, steps: int = 20) -> list[float]:

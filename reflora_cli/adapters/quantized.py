@@ -157,8 +157,12 @@ class FourBitWeight(QuantizedWeight):
     def dequantized(self) -> Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        dense: Tensor = dequantize_4bit(self.weight, self.state())
-        return dense
+        state, numbers = self.state(), self.out_features * self.in_features
+        if self.in_features % self.block and numbers % self.block == 0:
+            # Blocks run on from row to row; on the CPU bitsandbytes (0.50) gives each row scales of its own instead.
+            state.shape = torch.Size((numbers // self.block, self.block))
+        dense: Tensor = dequantize_4bit(self.weight, state)
+        return dense.view(self.out_features, self.in_features)
 
     def product(self, x: Tensor) -> Tensor:
         if not x.is_cuda:

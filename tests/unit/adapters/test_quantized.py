@@ -33,9 +33,10 @@ def quantized(kind: str, W: Tensor, bias: Tensor | None = None, *, double: bool 
     return quantize(W, bias, kind, double=double, dtype=W.dtype, layout=torch.nn.Linear)
 
 
-def test_nf4_is_the_nearest_of_sixteen_levels_in_each_block() -> None:
-    """In float64, block by block of 64 weights, against the published table."""
-    W = weight()
+@pytest.mark.parametrize("shape", [(48, 128), (128, 96), (64, 32)], ids=str)
+def test_nf4_is_the_nearest_of_sixteen_levels_in_each_block(shape: tuple[int, int]) -> None:
+    """In float64, block by block of 64 weights, against the published table; also of blocks that end within a row."""
+    W = weight(shape)
     levels = np.array(NF4)
     blocks = W.double().numpy().reshape(-1, 64)
     scale = np.abs(blocks).max(axis=1, keepdims=True)

@@ -40,8 +40,15 @@ BY_TABLE = {
 """Model, rank, alpha, targets and the share of warm-up steps of LoRA's published runs on GLUE."""
 COMMONSENSE = {"llama-7b": (2e-4, 200), "llama2-7b": (2e-4, 100), "llama3-8b": (1e-4, 100)}
 """Learning rate and RefLoRA's warm-up of the published runs."""
-WITHOUT_TIMING = {"commonsense/llama3-8b-stella": {"warmup_steps": 100}}
-"""Recipes whose rule has no warm-up, and what they say of it for other rules."""
+WITHOUT_TIMING = {
+    "commonsense/llama3-8b-stella": {"warmup_steps": 100},
+    "commonsense/llama-7b-dora": {"warmup_steps": 200},
+    "commonsense/llama2-7b-dora": {"warmup_steps": 100},
+    "commonsense/llama3-8b-dora": {"warmup_steps": 100},
+    "commonsense/llama-7b-nora-plus": {},
+    "commonsense/llama2-7b-nora-plus": {},
+}
+"""Recipes whose rule has no warm-up or one of its own, and what they say of it for other rules."""
 RECIPES = sorted(bundled_recipes())
 
 
@@ -212,6 +219,42 @@ def test_commonsense_is_as_published(name: str) -> None:
     assert (task.name, task.max_length, task.train_on_prompt, task.validation_rows) == ("commonsense", 256, True, 120)
     assert (evaluation.every, evaluation.select, evaluation.protocol) == (1000, "best", "llm-adapters")
     assert (evaluation.num_beams, evaluation.max_new_tokens) == (4, 32)
+
+
+DORA = {"llama-7b": (2e-4, "78.4", "77.5"), "llama2-7b": (2e-4, "79.7", "80.5"), "llama3-8b": (1e-4, "85.2", "85.0")}
+"""DoRA's learning rate and published averages at rank 32 and 16."""
+NORA_PLUS = {"llama-7b": (0.02, "76.71"), "llama2-7b": (0.1, "78.92")}
+"""The sigma of NoRA+ and its published average."""
+
+
+def comment_of(name: str) -> str:
+    return bundled_recipes()[name].read_text(encoding="utf-8").partition("extends")[0]
+
+
+@pytest.mark.parametrize("base", DORA)
+def test_dora_on_commonsense_is_as_published(base: str) -> None:
+    """Three epochs where RefLoRA's runs have two; all else that is public is the same."""
+    recipe, shared = load_recipe(f"commonsense/{base}-dora"), load_recipe(f"commonsense/{base}", ["method.name=dora"])
+    rate, *published = DORA[base]
+    assert recipe.method.label == "dora"
+    assert (recipe.train.learning_rate, recipe.train.epochs) == (rate, 3.0)
+    changed = {"train": recipe.train.model_copy(update={"epochs": 2.0})}
+    assert recipe.model_copy(update=changed) == shared
+    assert all(score in comment_of(f"commonsense/{base}-dora") for score in published)
+
+
+@pytest.mark.parametrize("base", NORA_PLUS)
+def test_nora_plus_on_commonsense_is_as_published(base: str) -> None:
+    recipe, shared = load_recipe(f"commonsense/{base}-nora-plus"), load_recipe(f"commonsense/{base}")
+    method, (sigma, published) = recipe.method, NORA_PLUS[base]
+    assert (method.update.kind, method.update.warmup_steps) == ("normalized-scaled-gd", 0)
+    assert (method.start.kind, method.start.sigma) == ("nora", sigma)
+    assert (method.rank, method.alpha, method.dropout, method.targets) == (32, 64.0, 0.05, shared.method.targets)
+    assert (recipe.train.learning_rate, recipe.train.epochs) == (3e-4, 3.0)
+    changed = {"learning_rate": shared.train.learning_rate, "epochs": shared.train.epochs}
+    assert recipe.train.model_copy(update=changed) == shared.train
+    assert (recipe.model, recipe.task, recipe.eval) == (shared.model, shared.task, shared.eval)
+    assert published in comment_of(f"commonsense/{base}-nora-plus")
 
 
 def test_stella_on_commonsense_is_as_published() -> None:
