@@ -102,6 +102,6 @@ def show_sizes(plan: Plan, reporter: Reporter) -> None:
     if histogram := shown.histogram_table(plan):
         show_table(*histogram)
     show_table(*shown.memory_table(plan.memory))
-    for line in shown.memory_notes(plan):
-        reporter.note(f"  {line}")
+    for line in shown.notes(plan):
+        reporter.note(line)
     reporter.note(f"it {'fits' if plan.memory.fits else 'does not fit'} on {plan.device.name}")

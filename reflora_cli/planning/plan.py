@@ -20,7 +20,7 @@ from reflora_cli.planning.passes import Batch, block_count, traced
 from reflora_cli.planning.rows import Epoch, Lengths, assumed_batch, epoch_of, lengths_of, read_rows
 from reflora_cli.planning.scoring import Scoring, scoring_of, scoring_peak
 from reflora_cli.planning.skeleton import Plain, Skeleton, examined, read_base, skeleton, without_values
-from reflora_cli.planning.state import State, state_of
+from reflora_cli.planning.state import State, optimizer_bytes, state_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.training.devices import refuse_half
@@ -122,8 +122,10 @@ def planned(recipe: Recipe, request: Request, data: Data | None = None) -> Plan:
     total, per_epoch = steps_of(recipe, data)
     epoch = epoch_in(recipe, plain, data, request)
     batch = epoch.largest if epoch else assumed_batch(recipe, request.processes)
+    # Outside of the mode: an optimizer may make tables of its own, with values.
+    remembered = optimizer_bytes(recipe, whole, total or STEPS_UNKNOWN)
     with shapes:
-        state = state_of(recipe, whole, total or STEPS_UNKNOWN, request.device.kind)
+        state = state_of(recipe, whole, remembered, request.device.kind)
         found = traced(recipe, plain, whole, batch, request.device.kind)
         memory = memory_of(
             recipe,

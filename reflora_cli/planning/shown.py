@@ -66,6 +66,15 @@ def memory_notes(plan: Plan) -> list[str]:
     return found
 
 
+def notes(plan: Plan) -> list[str]:
+    """Return the notes on memory as lines that fit into 80 columns."""
+    return [
+        line
+        for note in memory_notes(plan)
+        for line in textwrap.wrap(note, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    ]
+
+
 def data_facts(plan: Plan) -> dict[str, str]:
     """Return rows, tokens, steps and evaluations."""
     train, epoch, lengths = plan.recipe.train, plan.epoch, plan.lengths

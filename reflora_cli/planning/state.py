@@ -43,8 +43,8 @@ class State:
     total_parameters: int
 
 
-def state_of(recipe: Recipe, made: Skeleton, steps: int, device: str) -> State:
-    """Return the bytes of an adapted base, under FakeTensorMode. steps: those of the run."""
+def state_of(recipe: Recipe, made: Skeleton, remembered: int, device: str) -> State:
+    """Return the bytes of an adapted base, under FakeTensorMode. remembered: what `optimizer_bytes` returned."""
     adapted = made.adapted
     parameters = list(adapted.parameters.values())
     trained = unique_bytes(parameters)
@@ -54,7 +54,7 @@ def state_of(recipe: Recipe, made: Skeleton, steps: int, device: str) -> State:
         adapter=trained,
         beside=beside_bytes(recipe, adapted),
         gradients=trained,
-        optimizer=optimizer_bytes(recipe, made, steps),
+        optimizer=remembered,
         # torch's documentation of AdamW: the loop over lists of tensors, its default on CUDA, takes about the size of
         # the parameters more than the plain one, which a CPU gets.
         step=trained if device == "cuda" else 2 * largest,
@@ -116,7 +116,7 @@ def trained_by_kind(adapted: Adapted) -> dict[str, int]:
 
 def optimizer_bytes(recipe: Recipe, made: Skeleton, steps: int) -> int:
     """Return the bytes that the recipe's optimizer says it remembers: the moments of every parameter, and its rule's
-    tensors.
+    tensors. steps: those of the run.
     """
     train = recipe.train
     own = recipe.model_copy(
