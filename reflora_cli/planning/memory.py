@@ -67,7 +67,7 @@ class Memory:
 
 def memory_of(recipe: Recipe, device: Device, processes: int, state: State, found: Traced, sizes: Sizes) -> Memory:
     """Return the memory of a run. found: a pass over its largest batch."""
-    accumulates = recipe.train.batch_size > recipe.train.micro_batch_size * processes
+    accumulates = recipe.train.batch_size > recipe.train.micro_batch_size  # as in the traced pass
     weights = state.weights
     if recipe.model.sharded and processes > 1:
         weights = {kind: -(-size // processes) for kind, size in weights.items()}
