@@ -18,6 +18,7 @@ from reflora_cli.cli.export import export_command
 from reflora_cli.cli.inspect import inspect_command
 from reflora_cli.cli.list import list_command
 from reflora_cli.cli.merge import merge_command
+from reflora_cli.cli.plan import plan_command
 from reflora_cli.cli.predict import predict_command
 from reflora_cli.cli.push import push_command
 from reflora_cli.cli.report import report_command
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train_command)
+app.command("plan")(plan_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)
 app.command("chat")(chat_command)

@@ -57,7 +57,7 @@ def train_command(
             raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
         if dry_run:
             if is_first_process():
-                plan(loaded, reporter, as_json=as_json)
+                plan(loaded, reporter, output, as_json=as_json)
             return
         from reflora_cli.console.output import print_json
         from reflora_cli.training.train import train
@@ -70,8 +70,9 @@ def train_command(
             print_json(results)
 
 
-def plan(recipe: Any, reporter: Reporter, *, as_json: bool) -> None:
-    """Prepare the run without writing anything and show what it would do."""
+def plan(recipe: Any, reporter: Reporter, output: Path | None, *, as_json: bool) -> None:
+    """Prepare the run without writing anything and show what it would do, and what it would take."""
+    from reflora_cli.cli.plan import show_estimates
     from reflora_cli.console.output import print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
@@ -90,8 +91,10 @@ def plan(recipe: Any, reporter: Reporter, *, as_json: bool) -> None:
     row = job.objective.shown(job.rows.training[0])
     if row:
         reporter.text("the first training row, with what is learned marked", row)
+    estimates = show_estimates(recipe, output, reporter)
     if as_json:
-        print_json({"plan": job.facts(), **({"row": row} if row else {}), "recipe": recipe.model_dump(mode="json")})
+        shown = {"plan": job.facts(), **({"row": row} if row else {}), "recipe": recipe.model_dump(mode="json")}
+        print_json({**shown, "estimates": estimates})
 
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:

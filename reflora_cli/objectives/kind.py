@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor, nn
 
 from reflora_cli.methods.settings import EvalProtocol
 from reflora_cli.model.auto import AutoName
 from reflora_cli.model.base import Base
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import Source
 from reflora_cli.objectives.asking import Asking
 from reflora_cli.objectives.objective import Objective, Split
 from reflora_cli.objectives.rows import Examples, Rows
@@ -44,6 +46,28 @@ class Kind(ABC):
 
         seed: that of parameters which the checkpoint lacks.
         """
+
+    @abstractmethod
+    def configure(self, section: ModelSection, source: Source) -> Any:
+        """Return the config from which the task's model is made, without weights. Raises InputError."""
+
+    @abstractmethod
+    def head(self, model: Any) -> tuple[str, ...]:
+        """Return the modules of a model, made from that config, that are the task's own head."""
+
+    @abstractmethod
+    def loss_module(self, recipe: Recipe, model: nn.Module) -> nn.Module:
+        """Return the module that training calls for the summed loss of a batch."""
+
+    @abstractmethod
+    def made_up_answers(self, rows: int, learned: int) -> dict[str, Tensor]:
+        """Return what the loss module takes beside a batch's tokens, all of it zero. learned: the number of places of
+        the batch that are learned from.
+        """
+
+    @abstractmethod
+    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
+        """Return how many bytes logits and their loss take at a time on a device of this type. learned: as above."""
 
     @abstractmethod
     def load_examples(self, recipe: Recipe) -> Examples:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
+from torch import Tensor, nn
 
 from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import load_prompts, refuse_undivided
 from reflora_cli.data.pad import Padding
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import EvalProtocol
+from reflora_cli.model.auto import load_config
 from reflora_cli.model.base import Base
-from reflora_cli.model.language import check_parts, load_language_model
+from reflora_cli.model.language import check_parts, load_language_model, vocabulary
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import Source
 from reflora_cli.objectives.causal import causal_padding, check_packing
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.kind import Kind
-from reflora_cli.objectives.language import LanguageObjective, LanguageSettings
+from reflora_cli.objectives.language import LanguageLoss, LanguageObjective, LanguageSettings
 from reflora_cli.objectives.language_asking import LanguageAsking
 from reflora_cli.objectives.language_code import answer_lines
 from reflora_cli.objectives.language_rows import (
@@ -35,6 +38,7 @@ from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.references import References
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.objectives.scorer import Scorer
+from reflora_cli.objectives.token_loss import LOGIT_BYTES, chunk_tokens
 from reflora_cli.objectives.writer import writer_of, written_by
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask
@@ -53,13 +57,36 @@ class LanguageKind(Kind):
     protocols = tuple(EvalProtocol)
 
     def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
+        self.refuse_classifier(section)
+        base = load_language_model(section, revision, dtype)
+        template = next((part.chat_template for part in self.task.parts if part.chat_template), "")
+        return base.with_chat_template(template) if template else base
+
+    def refuse_classifier(self, section: ModelSection) -> None:
+        """Raises InputError for a setting of classifiers."""
         if section.classifier_dropout is not None:
             what = f"task {self.task.name} has no classifier to put dropout before"
             where, found = "model.classifier_dropout", str(section.classifier_dropout)
             raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
-        base = load_language_model(section, revision, dtype)
-        template = next((part.chat_template for part in self.task.parts if part.chat_template), "")
-        return base.with_chat_template(template) if template else base
+
+    def configure(self, section: ModelSection, source: Source) -> Any:
+        self.refuse_classifier(section)
+        return load_config(source.location, source.revision)
+
+    def head(self, model: Any) -> tuple[str, ...]:
+        del model
+        return ()
+
+    def loss_module(self, recipe: Recipe, model: nn.Module) -> LanguageLoss:
+        return LanguageLoss(model, recipe.train.label_smoothing)
+
+    def made_up_answers(self, rows: int, learned: int) -> dict[str, Tensor]:
+        del rows
+        return {"supervised": torch.arange(learned), "targets": torch.zeros(learned, dtype=torch.long)}
+
+    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
+        """Return the bytes of one chunk: logits, their logarithms and their gradient in float32."""
+        return min(learned, chunk_tokens(model, device)) * vocabulary(model) * LOGIT_BYTES
 
     def load_examples(self, recipe: Recipe) -> Examples:
         return language_examples(recipe, self.task)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
+from torch import Tensor, nn
 
 from reflora_cli.data.encode import EncodedRow
 from reflora_cli.data.load import load_split
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base
-from reflora_cli.model.classifier import load_classifier
+from reflora_cli.model.classifier import head_config, head_modules, load_classifier
+from reflora_cli.model.labels import name_outputs
 from reflora_cli.model.precision import Compute
+from reflora_cli.model.sources import Source
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import Examples, Rows
-from reflora_cli.objectives.sequence import SequenceObjective
+from reflora_cli.objectives.sequence import SequenceLoss, SequenceObjective
 from reflora_cli.objectives.sequence_asking import SequenceAsking
 from reflora_cli.objectives.sequence_code import label_lines
 from reflora_cli.objectives.sequence_rows import sequence_examples, sequence_probe, sequence_rows, sequence_splits
@@ -43,6 +46,27 @@ class SequenceKind(Kind):
 
     def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
         return load_classifier(section, revision, self.task, dtype=dtype, seed=seed)
+
+    def configure(self, section: ModelSection, source: Source) -> Any:
+        config = head_config(source, section.classifier_dropout)
+        name_outputs(config, self.task.label_names)
+        config.problem_type = self.task.problem_type
+        return config
+
+    def head(self, model: Any) -> tuple[str, ...]:
+        return head_modules(model)
+
+    def loss_module(self, recipe: Recipe, model: nn.Module) -> SequenceLoss:
+        return SequenceLoss(model, torch.zeros(len(self.task.weights)) if self.task.weights else None)
+
+    def made_up_answers(self, rows: int, learned: int) -> dict[str, Tensor]:
+        del learned
+        if self.task.several:
+            return {"labels": torch.zeros(rows, len(self.task.label_names))}
+        return {"labels": torch.zeros(rows, dtype=torch.float32 if self.task.is_regression else torch.long)}
+
+    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
+        return 0
 
     def load_examples(self, recipe: Recipe) -> Examples:
         self.refuse_idle(recipe)

@@ -19,6 +19,9 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """The number of logits that exist at a time: on a CPU 16 MiB in float32, and about three times that with what their
 loss keeps. It is larger on a GPU, which would otherwise wait for the head's weight to be read again and again."""
 
+LOGIT_BYTES = 12
+"""The bytes that a logit takes while its loss is computed: itself, its logarithm and its gradient, in float32."""
+
 
 def token_loss(model: Any, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the summed negative log-likelihood, float32. hidden: [n, width]; targets: [n] token ids.
@@ -52,9 +55,13 @@ def token_log_likelihoods(model: Any, hidden: Tensor, targets: Tensor) -> Tensor
 
 def chunks(model: Any, targets: Tensor) -> Iterator[slice]:
     """Yield slices of tokens, each with few enough logits to exist at a time."""
-    elements = CHUNK_ELEMENTS.get(targets.device.type, CHUNK_ELEMENTS["cpu"])
-    size = max(1, elements // vocabulary(model))
+    size = chunk_tokens(model, targets.device.type)
     return (slice(start, start + size) for start in range(0, len(targets), size))
+
+
+def chunk_tokens(model: Any, device: str) -> int:
+    """Return the number of tokens whose logits exist at a time on a device of this type."""
+    return max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // vocabulary(model))
 
 
 class ChunkedLoss(torch.autograd.Function):

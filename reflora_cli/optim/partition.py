@@ -6,7 +6,7 @@ gives is all that a training loop, a scheduler, a gradient scaler or a checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,14 +123,16 @@ class Partition(torch.optim.Optimizer):
             self.state.update(member.state)
             member.state = self.state
 
+    def owned(self) -> Iterator[tuple[Member, nn.Parameter]]:
+        """Yield every parameter with the member that steps it."""
+        for member in self._members:
+            for group in member.param_groups:
+                for parameter in group["params"]:
+                    yield member, parameter
+
     def _owners(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Member]:
         """Return the member of every parameter. Raises ValueError when `parameters` are not those of the optimizer."""
-        owners = {
-            id(parameter): member
-            for member in self._members
-            for group in member.param_groups
-            for parameter in group["params"]
-        }
+        owners = {id(parameter): member for member, parameter in self.owned()}
         named = {id(parameter) for parameter in parameters.values()}
         if owners.keys() != named:
             raise ValueError(

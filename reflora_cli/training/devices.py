@@ -25,11 +25,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     at every step. Raises InputError.
     """
     half, device = recipe.model.dtype is Dtype.FLOAT16, pick_device().type
-    if half and device == "cpu":
-        problem = Problem(
-            "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
-        )
-        raise InputError(problem)
+    refuse_half(recipe.model.dtype, device)
     refuse_unusable_launch()
     launched = number_of_processes() > 1
     # Several processes wait here until all have come.
@@ -46,6 +42,15 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     refuse_other_count(accelerator.process_index, accelerator.num_processes)
     return accelerator
+
+
+def refuse_half(dtype: Dtype, device: str) -> None:
+    """Raises InputError for float16 on a CPU. device: the type of the device that trains."""
+    if dtype is Dtype.FLOAT16 and device == "cpu":
+        problem = Problem(
+            "training in float16 needs a GPU", "model.dtype", "float16 on the CPU", remedy="use float32 or bfloat16"
+        )
+        raise InputError(problem)
 
 
 def dropout_note(model: nn.Module, processes: int, packing: bool) -> str:

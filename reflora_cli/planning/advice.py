@@ -1,0 +1,118 @@
+"""What to change of a run that does not fit, and what each change would give: computed, as the plan itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from reflora_cli.console.reporter import Reporter
+from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.settings import Optimizer, Quantization
+from reflora_cli.planning.devices import shown_gib
+from reflora_cli.planning.plan import Plan, Request, planned
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.sections import Recipe
+
+Changes = tuple[str, ...]
+Peak = Callable[[Changes], "Plan | None"]
+
+
+def candidates(plan: Plan) -> list[str]:
+    """Return the overrides that may save memory, those first that change what is learned least."""
+    model, train, task = plan.recipe.model, plan.recipe.train, plan.recipe.task
+    wanted = [
+        ("train.micro_batch_size=1", train.micro_batch_size > 1),
+        ("train.gradient_checkpointing=true", not train.gradient_checkpointing),
+        ("train.packing=true", not train.packing and plan.scoring is not None),
+        ("model.dtype=bfloat16", plan.dtype == "float32" and plan.device.kind == "cuda" and plan.device.has_bfloat16),
+        ("train.optimizer=adamw_8bit", train.optimizer is Optimizer.ADAMW),
+        ("model.quantization=nf4", model.quantization is Quantization.NONE),
+        (f"task.max_length={task.max_length // 2}", task.max_length >= 64),
+    ]
+    return [change for change, helps in wanted if helps]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found. alone: the total with each change by itself. together: the smallest combination that fits, with
+    its total; nothing where none does.
+    """
+
+    alone: dict[str, int]
+    together: Changes
+    total: int | None
+
+    def record(self) -> dict[str, Any]:
+        return {"alone": self.alone, "overrides": list(self.together), "total": self.total}
+
+
+def advise(name: str, overrides: Sequence[str], request: Request, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+    """Show what to change, and return it for `--json`. name, overrides: the recipe, as the command was given it."""
+
+    @cache
+    def changed(changes: Changes) -> Plan | None:
+        return plan_with(name, (*overrides, *changes), request)
+
+    found = searched(candidates(plan), changed, plan)
+    for change, total in found.alone.items():
+        saved = plan.memory.total - total
+        reporter.note(f"  {change}: {shown_gib(total)}, {shown_gib(saved)} less")
+    if found.total is not None:
+        reporter.note(f"the smallest change that fits, {shown_gib(found.total)} and its margin:")
+        reporter.note(f"  {' '.join(found.together)}")
+    else:
+        reporter.note("no combination of these fits: take a smaller base, or a larger GPU")
+    return found.record()
+
+
+def searched(changes: Sequence[str], changed: Peak, plan: Plan) -> Advice:
+    """Return what each change gives alone, and the first of the smallest combinations that fits.
+
+    Combinations that could not even fit if all savings added up are left out: together, changes save at most that.
+    """
+    single = {change: own for change in changes if (own := changed((change,))) is not None}
+    saved = {change: plan.memory.total - own.memory.total for change, own in single.items()}
+    useful = [change for change in changes if saved.get(change, 0) > 0]
+    alone = {change: single[change].memory.total for change in useful}
+    room = plan.memory.available - plan.memory.fixed
+    for some in combinations(useful):
+        hoped = plan.memory.total - plan.memory.fixed - sum(saved[change] for change in some)
+        if hoped > room:
+            continue
+        found = changed(some)
+        if found is not None and found.memory.fits:
+            return as_large_as_fits(some, changed, plan, alone)
+    return Advice(alone, (), None)
+
+
+def combinations(changes: Sequence[str]) -> Iterator[Changes]:
+    """Yield all combinations, the smallest first."""
+    for size in range(1, len(changes) + 1):
+        yield from itertools.combinations(changes, size)
+
+
+def as_large_as_fits(own: Changes, changed: Peak, plan: Plan, alone: dict[str, int]) -> Advice:
+    """Return the combination with the largest micro-batch, of powers of two, with which it still fits."""
+    best, size = own, plan.recipe.train.micro_batch_size
+    if "train.micro_batch_size=1" in own:
+        power = 2
+        while power < size:
+            larger = tuple(f"train.micro_batch_size={power}" if "micro_batch" in one else one for one in own)
+            found = changed(larger)
+            if found is None or not found.memory.fits:
+                break
+            best, power = larger, power * 2
+    fitting = changed(best)
+    return Advice(alone, best, None if fitting is None else fitting.memory.total)
+
+
+def plan_with(name: str, overrides: Sequence[str], request: Request) -> Plan | None:
+    """Return the plan with these overrides; None where the recipe forbids them."""
+    try:
+        recipe: Recipe = load_recipe(name, list(overrides))
+        return planned(recipe, request)
+    except InputError:
+        return None

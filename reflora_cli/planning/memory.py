@@ -1,0 +1,101 @@
+"""What a run takes of its device's memory, by part, and whether that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reflora_cli.planning.devices import Device
+from reflora_cli.planning.passes import Traced
+from reflora_cli.planning.state import State
+from reflora_cli.recipe.sections import Recipe
+
+MARGIN = 0.10
+"""What is added before memory is called enough, as a share of all but the fixed part: allocators round up and leave
+gaps, and kernels take workspaces that no trace sees."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    weights: frozen ones, by kind. resident: what stays during the run without `fixed`. kept, workspace: what the
+    forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
+    part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
+    product. gradients, step: at the optimizer's step. scoring: the peak of an evaluation; None where it is not known.
+    """
+
+    fixed: int
+    weights: dict[str, int]
+    adapter: int
+    beside: int
+    optimizer: int
+    buckets: int
+    kept: int
+    workspace: int
+    logits: int
+    dequantized: int
+    gradients: int
+    step: int
+    scoring: int | None
+    available: int
+    way: str
+
+    @property
+    def resident(self) -> int:
+        return sum(self.weights.values()) + self.adapter + self.beside + self.optimizer + self.buckets
+
+    @property
+    def in_pass(self) -> int:
+        return self.kept + self.workspace
+
+    @property
+    def in_step(self) -> int:
+        return self.gradients + self.step
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.resident + max(self.in_pass, self.in_step, self.scoring or 0)
+
+    @property
+    def margin(self) -> int:
+        return int((self.total - self.fixed) * MARGIN)
+
+    @property
+    def fits(self) -> bool:
+        return self.total + self.margin <= self.available
+
+
+def memory_of(recipe: Recipe, device: Device, processes: int, state: State, found: Traced, sizes: Sizes) -> Memory:
+    """Return the memory of a run. found: a pass over its largest batch."""
+    accumulates = recipe.train.batch_size > recipe.train.micro_batch_size  # as in the traced pass
+    weights = state.weights
+    if recipe.model.sharded and processes > 1:
+        weights = {kind: -(-size // processes) for kind, size in weights.items()}
+        weights["gathered blocks"] = 2 * sizes.block  # the one that runs and the one that is fetched meanwhile
+    return Memory(
+        fixed=device.fixed,
+        weights=weights,
+        adapter=state.adapter,
+        beside=state.beside,
+        optimizer=state.optimizer,
+        buckets=state.gradients if processes > 1 else 0,
+        kept=found.kept,
+        workspace=found.beside + (state.gradients if accumulates else 0),
+        logits=sizes.logits,
+        dequantized=sizes.dequantized,
+        gradients=state.gradients,
+        step=state.step,
+        scoring=sizes.scoring,
+        available=device.memory,
+        way=found.way,
+    )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights."""
+
+    logits: int
+    dequantized: int
+    block: int
+    scoring: int | None
