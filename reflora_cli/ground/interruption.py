@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_REQUEST = 0.5
 """Seconds within which a second signal counts as the first one: Ctrl-C reaches a launcher's processes twice."""
 MOMENT = 0.01
-"""Seconds until the signal is sent again: longer than almost any finalizer takes."""
+"""Seconds until the signal is sent again, so that the finalizer has ended by then; if not, it is sent once more."""
 
 
 class Aborted(BaseException):
@@ -38,11 +38,13 @@ class Interruption:
     signal: int = 0
     _since: float = 0.0
     _interruptible: bool = False
+    _is_sent_again: bool = False
 
     def note(self, number: int, _: FrameType | None) -> None:
         """Handle a signal: note the first one, and end the process on a second one."""
-        if self.signal and time.monotonic() - self._since > SAME_REQUEST:
+        if self.signal and not self._is_sent_again and time.monotonic() - self._since > SAME_REQUEST:
             os._exit(128 + number)
+        self._is_sent_again = False
         if not self.signal:
             self.signal, self._since = number, time.monotonic()
         if self._interruptible:
@@ -62,22 +64,31 @@ class Interruption:
             self._interruptible = False
 
     def _again(self) -> int:
-        self._interruptible = True
+        self._interruptible = self._is_sent_again = True
         return self.signal
 
 
 @contextmanager
 def surviving_finalizers(signals: Mapping[type[BaseException], Callable[[], int]]) -> Iterator[None]:
     """Send the signal again, a moment later, if a finalizer swallows one of these exceptions."""
-    before = sys.unraisablehook
+    before, is_noting = sys.unraisablehook, False
 
     def hook(lost: Any) -> None:
-        if lost.exc_type in signals:
-            again = threading.Timer(MOMENT, os.kill, (os.getpid(), signals[lost.exc_type]()))
-            again.daemon = True
-            again.start()
-        else:
+        nonlocal is_noting
+        if lost.exc_type not in signals:
             before(lost)
+            return
+        is_noting = True
+        try:
+            threading.Thread(target=send_again, args=(signals[lost.exc_type](),), daemon=True).start()
+        finally:
+            is_noting = False
+
+    def send_again(number: int) -> None:
+        time.sleep(MOMENT)
+        while is_noting:  # Python drops what is raised in the hook, too, and calls it for that no second time
+            time.sleep(MOMENT)
+        os.kill(os.getpid(), number)
 
     sys.unraisablehook = hook
     try:

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from reflora_cli.cli.guard import guarded
+from reflora_cli.ground import interruption
 from reflora_cli.ground.interruption import Aborted, noted_signals
 
 
@@ -64,3 +65,35 @@ def test_nor_is_one_that_should_end_an_evaluation() -> None:
         with pytest.raises(Aborted):
             evaluate()
         assert noted.signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_is_sent_again_at_once_is_not_lost_either(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine under load, the thread that sends it may be ahead of the hook that starts this thread."""
+    monkeypatch.setattr(interruption, "MOMENT", 0.0)
+    with pytest.raises(typer.Exit) as stopped:
+        interrupted_in_a_finalizer(number)
+    assert stopped.value.exit_code == status
+
+
+def test_a_signal_that_is_sent_again_is_not_taken_for_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late it comes: a second one would end the process without a checkpoint."""
+    ended: list[int] = []
+    monkeypatch.setattr(interruption.os, "_exit", ended.append)
+    monkeypatch.setattr(interruption, "SAME_REQUEST", 0.0)
+    test_nor_is_one_that_should_end_an_evaluation()
+    assert not ended
+
+
+def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(interruption.os, "_exit", ended.append)
+    monkeypatch.setattr(interruption, "SAME_REQUEST", 0.0)
+    with noted_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    assert ended == [143]
