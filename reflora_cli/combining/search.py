@@ -24,6 +24,7 @@ from reflora_cli.combining.reading import Reader
 from reflora_cli.combining.request import CombineRequest, SearchRequest
 from reflora_cli.console.reporter import Reporter, Work
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 
 PENALTY = 0.05
 """The factor of mean |w|."""
@@ -73,13 +74,10 @@ def objective_at(rows: FewRows, mixed: Mapping[str, Mixture], weights: Sequence[
 
 def make_optimizer(count: int, steps: int, seed: int) -> Any:
     """Return nevergrad's optimizer of so many weights. Raises InputError where nevergrad is not installed."""
-    try:
-        import nevergrad
-        import numpy
-    except ImportError as error:
-        what = "the library that searches weights is not installed"
-        remedy = "pip install '.[search]' where reflora's source is, or pip install nevergrad"
-        raise InputError(Problem(what, "--how search", str(error), remedy=remedy)) from error
+    EXTRAS["search"].require("--how search")
+    import nevergrad
+    import numpy
+
     space = nevergrad.p.Array(init=[0.0] * count, lower=[-BOUND] * count, upper=[BOUND] * count)
     space.random_state = numpy.random.RandomState(seed)
     return nevergrad.optimizers.NGOpt(space, budget=steps)

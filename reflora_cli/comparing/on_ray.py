@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reflora_cli.comparing.local import POLL, Ended
-from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 from reflora_cli.ground.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -23,11 +23,9 @@ def ray_module() -> Any:
     """Return Ray, connected to the cluster that RAY_ADDRESS names, or else to one of this machine alone. Raises
     InputError where it is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        what, remedy = "ray is not installed", "pip install 'reflora[ray]', or --backend local"
-        raise InputError(Problem(what, "--backend ray", remedy=remedy)) from error
+    EXTRAS["ray"].require("--backend ray")
+    import ray
+
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     return ray

@@ -48,15 +48,6 @@ class GgufFile:
     parameters: int
 
 
-def require_gguf() -> None:
-    try:
-        import gguf
-    except ImportError as error:
-        remedy = "pip install '.[gguf]' where reflora's source is, or pip install gguf"
-        raise InputError(Problem("the gguf package is not installed", found=str(error), remedy=remedy)) from error
-    del gguf
-
-
 @dataclass(frozen=True)
 class GgufRequest:
     """A conversion to make. directory: the merged model. output: the file. kind: a type that is written here. name:

@@ -14,7 +14,7 @@ import torch
 from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.export.card import model_card, subject_of
-from reflora_cli.export.gguf import GgufFile, GgufRequest, require_gguf, write_gguf
+from reflora_cli.export.gguf import GgufFile, GgufRequest, write_gguf
 from reflora_cli.export.gguf_adapter import refuse_unrepresentable, write_gguf_adapter
 from reflora_cli.export.gguf_agreement import refuse_disagreement, refuse_other_turns
 from reflora_cli.export.gguf_config import graph_notes
@@ -27,6 +27,7 @@ from reflora_cli.export.ollama import modelfile
 from reflora_cli.export.prompting import Reader, Served, served
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 from reflora_cli.merging.merge import MergeRequest, merge, refuse_unmerged
 from reflora_cli.methods.settings import Dtype
 from reflora_cli.model.auto import load_config
@@ -78,7 +79,7 @@ def export_gguf(
     Raises InputError for what cannot be converted, VerificationError when what was written is something else; nothing
     is left at `output` then.
     """
-    require_gguf()
+    EXTRAS["gguf"].require()
     refuse_unmerged(recipe)
     write = writer_of(kind, reporter)
     tasks = asked_tasks(recipe)
@@ -124,7 +125,7 @@ def writer_of(kind: GgufType, reporter: Reporter) -> Callable[[GgufRequest], Ggu
 
 def export_gguf_adapter(recipe: Recipe, run: RunDirectory, output: Path) -> GgufAdapterReport:
     """Write `adapter.gguf`, a `Modelfile` and a card to `output`. Raises as `export_gguf`."""
-    require_gguf()
+    EXTRAS["gguf"].require()
     refuse_unmerged(recipe)
     tasks = asked_tasks(recipe)
     files = read_adapter(run.adapter)

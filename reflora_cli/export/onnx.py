@@ -16,6 +16,7 @@ from reflora_cli.export.public import public_name
 from reflora_cli.export.usage import python
 from reflora_cli.ground.atomic import write_directory, write_file
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 from reflora_cli.merging.memory import make_plain
 from reflora_cli.merging.verify import difference, refuse, tolerance
 from reflora_cli.model.base import parameter_count
@@ -52,7 +53,7 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
     Raises InputError for a task without labels, a missing library, an existing output, or an architecture of which no
     graph computes the same, VerificationError when the graph is not the adapter's; nothing is left at `output` then.
     """
-    require_libraries()
+    EXTRAS["onnx"].require()
     restored = restore(recipe, run.adapter, torch.device("cpu"))
     objective = restored.objective
     if not isinstance(objective, SequenceObjective):
@@ -85,16 +86,6 @@ def export_onnx(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
         len(rows),
         max(apart.largest, graph.largest_difference),
     )
-
-
-def require_libraries() -> None:
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        remedy = "pip install '.[onnx]' where reflora's source is, or pip install onnx onnxruntime"
-        raise InputError(Problem("the ONNX libraries are not installed", found=str(error), remedy=remedy)) from error
-    del onnx, onnxruntime
 
 
 def length_of(graph: Graph) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from reflora_cli.ground.errors import InputError, Problem
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,30 @@ class Extra:
         """The command that installs what is missing."""
         return f"pip install {' '.join(self.missing or self.modules.values())}"
 
+    def only(self, modules: Iterable[str]) -> Extra:
+        """Return the same part with some of its modules, for what needs no others."""
+        return replace(self, modules={module: self.modules[module] for module in modules})
+
+    def require(self, where: str = "") -> None:
+        """Import all modules. Raises InputError where one is not installed, or is and cannot be imported. where: the
+        setting that needs them.
+        """
+        try:
+            for module in self.modules:
+                importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(self.problem(where, str(error))) from error
+
+    def refuse_missing(self, where: str) -> None:
+        """Raises InputError where a package is not installed; nothing is imported to find out."""
+        if self.missing:
+            raise InputError(self.problem(where, f"not installed: {', '.join(self.missing)}"))
+
+    def problem(self, where: str, found: str) -> Problem:
+        """Return the problem of a part that is needed and cannot be used, with the commands that install it."""
+        remedy = f"{self.command}, or pip install '.[{self.name}]' where reflora's source is"
+        return Problem(f"a library is missing for {self.purpose}", where, found, remedy=remedy)
+
 
 EXTRAS = {
     extra.name: extra
@@ -39,7 +65,7 @@ EXTRAS = {
         Extra(
             "trackers",
             {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"},
-            "following runs in a browser; each tracker works alone",
+            "following runs in a browser",
         ),
     )
 }

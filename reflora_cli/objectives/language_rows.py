@@ -16,6 +16,7 @@ from reflora_cli.data.encode_prompts import PromptRow
 from reflora_cli.data.load import form_of, layout_in, load_divided_prompts, load_mixture, load_prompts
 from reflora_cli.data.references import divided, gathered
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 from reflora_cli.model.base import Base, positions
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import (
@@ -31,7 +32,6 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers, LanguageTask, PromptTask
 from reflora_cli.tasks.chat_templates import TEMPLATES
 from reflora_cli.tasks.examples import PromptExample
-from reflora_cli.tasks.text_scores import require_libraries
 
 
 def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
@@ -79,7 +79,7 @@ def as_scored(task: PromptTask, examples: list[PromptExample]) -> list[PromptExa
     """Return rows as they are scored. Raises InputError when the libraries are missing that compare texts."""
     if task.answers is not Answers.COMPARED:
         return examples
-    require_libraries()
+    EXTRAS["nlg"].require()
     return gathered(examples)
 
 

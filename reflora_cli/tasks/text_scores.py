@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, final
 
-from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.tally import Tally
 
@@ -116,17 +115,3 @@ def rouge(texts: Sequence[Text]) -> dict[str, float]:
 def one_line(text: str) -> str:
     """Return the text with one space for every run of white space: files that are scored have a text on each line."""
     return " ".join(text.split())
-
-
-def require_libraries() -> None:
-    """Raises InputError when a library that compares texts is not installed."""
-    try:
-        import rouge_score
-        import sacrebleu
-    except ImportError as error:
-        what, remedy = (
-            "the libraries that score texts are not installed",
-            "pip install '.[nlg]' where reflora's source is, or pip install sacrebleu rouge-score",
-        )
-        raise InputError(Problem(what, found=str(error), remedy=remedy)) from error
-    del rouge_score, sacrebleu

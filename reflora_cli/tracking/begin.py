@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import assert_never
 
-from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.extras import EXTRAS
 from reflora_cli.methods.settings import TrackerName
 from reflora_cli.tracking.tensorboard import TensorBoardTracker
 from reflora_cli.tracking.tracker import Tracked, Tracker, Trackers, failed
@@ -16,11 +15,7 @@ from reflora_cli.tracking.wandb import WandbTracker
 
 def refuse_missing(names: Sequence[TrackerName]) -> None:
     """Raises InputError for trackers whose library, which has their name, is not installed."""
-    missing = [str(name) for name in names if find_spec(name) is None]
-    if missing:
-        found = f"{' and '.join(missing)} not installed"
-        remedy = f"pip install 'reflora[trackers]', or pip install {' '.join(missing)}"
-        raise InputError(Problem("the library of a tracker is missing", "train.trackers", found, remedy=remedy))
+    EXTRAS["trackers"].only(names).refuse_missing("train.trackers")
 
 
 def begin_trackers(names: Sequence[TrackerName], run: Tracked, note: Callable[[str], None]) -> Trackers:

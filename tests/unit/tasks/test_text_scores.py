@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import random
 import re
 import subprocess
@@ -10,14 +9,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from reflora_cli.ground.errors import InputError
 from reflora_cli.tasks.answers import Prediction
-from reflora_cli.tasks.text_scores import TextScores, require_libraries
+from reflora_cli.tasks.text_scores import TextScores
 
 WORDS = ["the", "The", "cup", ",", "box", "is's", "red-ish", "blue", "in", "on", "a", "£20", "old", ".", "café"]
 
@@ -139,17 +136,3 @@ def test_white_space_is_not_scored_but_is_no_exact_match() -> None:
         [Prediction("a  red\ncup is here", "a red cup  is here", references=("a  red\ncup is here",))]
     ).scores()
     assert (found["bleu"], found["exact_match"]) == (pytest.approx(100), 0)
-
-
-def test_a_missing_library_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any) -> Any:
-        if name == "sacrebleu":
-            raise ImportError("No module named 'sacrebleu'")
-        return real(name, *arguments)
-
-    require_libraries()
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="pip install sacrebleu rouge-score"):
-        require_libraries()
