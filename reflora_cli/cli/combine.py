@@ -10,7 +10,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import BasePlace, Json
+from reflora_cli.cli.options import BasePlace, Json, output_option
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Combining
 
@@ -23,7 +23,7 @@ def combine_command(
         list[str],
         typer.Argument(metavar="ADAPTER...", help="Adapters of one base, ours or PEFT's, or runs.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the adapter.", show_default=False)],
+    output: Annotated[Path, output_option("Where to write the adapter.")],
     how: Annotated[Combining, typer.Option("--how", help="Exact, truncated, or by a published rule.")] = (
         Combining.CONCAT
     ),

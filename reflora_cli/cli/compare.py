@@ -9,7 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json
+from reflora_cli.cli.options import Json, output_option
 from reflora_cli.methods.settings import Backend
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def compare_command(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Directory of the comparison [default: compare/...].")
-    ] = None,
+    output: Annotated[Path | None, output_option("Directory of the comparison [default: compare/...].")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the comparison in --output; the plan may have grown.")
     ] = False,

@@ -10,7 +10,7 @@ import typer
 from reflora_cli.cli.completion import complete_model
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.cli.options import Json, Overrides, output_option
 from reflora_cli.ground.processes import is_first_process
 from reflora_cli.methods.settings import EvalProtocol
 
@@ -36,9 +36,7 @@ def eval_command(
     protocol: Annotated[
         EvalProtocol | None, typer.Option("--protocol", help="For language models [default: the recipe's].")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where predictions go [default: RUN/evaluations/...].")
-    ] = None,
+    output: Annotated[Path | None, output_option("Where predictions go [default: RUN/evaluations/...].")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained adapter, or any model as it is. Under torchrun the processes share the rows.

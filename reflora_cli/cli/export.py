@@ -11,7 +11,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Adapter, Json, Places, Run
+from reflora_cli.cli.options import Adapter, Json, Places, Run, output_option
 from reflora_cli.cli.trained import merge_request, refuse_no_place, trained_recipe
 from reflora_cli.export.gguf_types import GgufType
 
@@ -33,7 +33,7 @@ def export_command(
     run: Run,
     format: Annotated[Format, typer.Option("--format", help="What to write.")],
     places: Places = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where [default: RUN/export-FORMAT].")] = None,
+    output: Annotated[Path | None, output_option("Where [default: RUN/export-FORMAT].")] = None,
     gguf_type: Annotated[GgufType, typer.Option("--gguf-type", help="Of a GGUF file's matrices.")] = GgufType.F16,
     adapter: Adapter = None,
     as_json: Json = False,

@@ -10,7 +10,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import BasePlace, Json
+from reflora_cli.cli.options import BasePlace, Json, output_option
 
 if TYPE_CHECKING:
     from reflora_cli.console.reporter import Reporter
@@ -45,7 +45,7 @@ def inspect_command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where the files go [default: inspection/ in the first directory]."),
+        output_option("Where the files go [default: inspection/ in the first directory]."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="The most and least changed modules to list.")] = 5,
     base: BasePlace = None,

@@ -11,7 +11,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Adapter, Json, Places, Run
+from reflora_cli.cli.options import Adapter, Json, Places, Run, output_option
 from reflora_cli.cli.trained import merge_request, refuse_no_place, trained_recipe
 from reflora_cli.methods.settings import BaseWeights, Dtype, Quantization
 
@@ -25,7 +25,7 @@ class Requantization(StrEnum):
 def merge_command(
     run: Run,
     places: Places = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write [default: RUN/merged].")] = None,
+    output: Annotated[Path | None, output_option("Where to write [default: RUN/merged].")] = None,
     base_weights: Annotated[
         BaseWeights, typer.Option("--base-weights", help="Those that training saw, or the checkpoint's own.")
     ] = BaseWeights.DEQUANTIZED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,22 @@ NewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, help="Language models: tokens of an answer [default: the recipe's]."),
 ]
+
+
+def refuse_option_as_path(context: typer.Context, option: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the path that an option is given. Raises InputError for one that begins with `-`: it was meant to be
+    another option, and the path was forgotten.
+    """
+    if value is not None and str(value).startswith("-") and not context.resilient_parsing:
+        name, where = option.opts[0], context.command_path
+        expected, remedy = "a path that does not begin with -", f"write the path behind {name}; ./{value} is one"
+        raise InputError(Problem(f"{name} needs a path", where, str(value), expected, remedy))
+    return value
+
+
+def output_option(help: str) -> Any:
+    """Return the option for the place of a command's results."""
+    return typer.Option("--output", "-o", help=help, callback=refuse_option_as_path)
 
 
 def with_short_forms(overrides: list[str] | None, seed: int | None, rate: float | None) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.cli.options import Json, Overrides, output_option
 from reflora_cli.ground.processes import number_of_processes
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan_command(
     measure: Annotated[
         bool, typer.Option("--measure", help="Run a few steps here, and say how long all take.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run directory to check.")] = None,
+    output: Annotated[Path | None, output_option("The run directory to check.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would train, read, take and write, from the base's config alone; nothing is trained or written.

@@ -9,7 +9,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Adapter, AnyModel, BasePlace, NewTokens, TaskName
+from reflora_cli.cli.options import Adapter, AnyModel, BasePlace, NewTokens, TaskName, output_option
 
 if TYPE_CHECKING:
     from reflora_cli.serving.predict import Predictions
@@ -39,9 +39,7 @@ def predict_command(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Rows in a forward pass [default: the recipe's].")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write FILE.jsonl or FILE.csv; continues when interrupted.")
-    ] = None,
+    output: Annotated[Path | None, output_option("Write FILE.jsonl or FILE.csv; continues when interrupted.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each row on stdout.")] = False,
 ) -> None:
     """Ask a trained model: labels with probabilities, values, or written answers.

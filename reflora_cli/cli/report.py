@@ -10,7 +10,7 @@ import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json
+from reflora_cli.cli.options import Json, output_option
 
 
 class Wanted(StrEnum):
@@ -33,7 +33,7 @@ def report_command(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write [default: DIR/report, or ./report of several]."),
+        output_option("Where to write [default: DIR/report, or ./report of several]."),
     ] = None,
     baseline: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from reflora_cli.cli.completion import complete_name
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.method_table import show_all
 from reflora_cli.cli.names import Sort, sorts_of
-from reflora_cli.cli.options import Json, Overrides
+from reflora_cli.cli.options import Json, Overrides, refuse_option_as_path
 from reflora_cli.cli.shown import SHOWN
 
 ALL = "methods"
@@ -32,7 +32,10 @@ def show_command(
     overrides: Overrides = None,
     sort: Annotated[Sort | None, typer.Option("--as", help="Which of several things with this name.")] = None,
     copy: Annotated[
-        Path | None, typer.Option("--copy", metavar="FILE", help="Write a recipe in full to a new file.")
+        Path | None,
+        typer.Option(
+            "--copy", metavar="FILE", help="Write a recipe in full to a new file.", callback=refuse_option_as_path
+        ),
     ] = None,
     base: Annotated[
         str | None,

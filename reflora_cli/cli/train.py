@@ -11,7 +11,7 @@ from reflora_cli.cli.completion import complete_recipe
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, LearningRate, Overrides, Seed, with_short_forms
+from reflora_cli.cli.options import Json, LearningRate, Overrides, Seed, output_option, with_short_forms
 from reflora_cli.ground.paths import is_file
 from reflora_cli.ground.processes import is_first_process
 
@@ -32,7 +32,7 @@ def train_command(
     overrides: Overrides = None,
     seed: Seed = None,
     rate: LearningRate = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory [default: runs/...].")] = None,
+    output: Annotated[Path | None, output_option("Run directory [default: runs/...].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     detect_anomaly: Annotated[

@@ -176,3 +176,40 @@ finally:
         env={**os.environ, "PYTHONPATH": root},
     )
     assert done.stdout.splitlines()[-1] == "IMPORTED []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("train", ("quickstart",)),
+        ("plan", ("quickstart",)),
+        ("compare", ("quickstart",)),
+        ("eval", ("quickstart",)),
+        ("predict", ("runs/x", "a text")),
+        ("merge", ("runs/x",)),
+        ("export", ("runs/x", "--format", "peft")),
+        ("combine", ("runs/x", "runs/y")),
+        ("inspect", ("runs/x",)),
+        ("report", ("runs/x",)),
+        ("show", ("quickstart",)),
+    ],
+)
+def test_the_place_of_results_is_not_taken_for_an_option(
+    command: str, more: tuple[str, ...], reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that was forgotten would swallow the option behind it."""
+    monkeypatch.chdir(tmp_path)
+    option = "--copy" if command == "show" else "--output"
+    problem = problem_of(reflora(command, *more, option, "--json"))
+    assert problem == {
+        "what": f"{option} needs a path",
+        "where": f"reflora {command}",
+        "found": "--json",
+        "expected": "a path that does not begin with -",
+        "remedy": f"write the path behind {option}; ./--json is one",
+    }
+    assert not list(tmp_path.iterdir())
+
+
+def test_completion_goes_on_behind_a_place_that_was_forgotten(tmp_path: Path) -> None:
+    assert completed("reflora train quickstart --output --json --dry", tmp_path) == ["--dry-run"]
