@@ -33,21 +33,24 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.command("train")(train_command)
-app.command("plan")(plan_command)
-app.command("eval")(eval_command)
-app.command("predict")(predict_command)
-app.command("chat")(chat_command)
-app.command("merge")(merge_command)
-app.command("export")(export_command)
-app.command("combine")(combine_command)
-app.command("inspect")(inspect_command)
-app.command("report")(report_command)
-app.command("compare")(compare_command)
-app.command("push")(push_command)
-app.command("show")(show_command)
-app.command("list")(list_command)
-app.command("doctor")(doctor_command)
+TRAINING, HANDING_ON = "Train a model, score it, ask it", "Hand on what was trained"
+COMPARING, FINDING = "Plan runs, compare them, look into adapters", "Find what there is, and what is wrong"
+"""The groups in which the commands are listed."""
+app.command("train", rich_help_panel=TRAINING)(train_command)
+app.command("eval", rich_help_panel=TRAINING)(eval_command)
+app.command("predict", rich_help_panel=TRAINING)(predict_command)
+app.command("chat", rich_help_panel=TRAINING)(chat_command)
+app.command("merge", rich_help_panel=HANDING_ON)(merge_command)
+app.command("export", rich_help_panel=HANDING_ON)(export_command)
+app.command("combine", rich_help_panel=HANDING_ON)(combine_command)
+app.command("push", rich_help_panel=HANDING_ON)(push_command)
+app.command("plan", rich_help_panel=COMPARING)(plan_command)
+app.command("compare", rich_help_panel=COMPARING)(compare_command)
+app.command("report", rich_help_panel=COMPARING)(report_command)
+app.command("inspect", rich_help_panel=COMPARING)(inspect_command)
+app.command("list", rich_help_panel=FINDING)(list_command)
+app.command("show", rich_help_panel=FINDING)(show_command)
+app.command("doctor", rich_help_panel=FINDING)(doctor_command)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_run
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import BasePlace, Json, output_option
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 def combine_command(
     adapters: Annotated[
         list[str],
-        typer.Argument(metavar="ADAPTER...", help="Adapters of one base, ours or PEFT's, or runs.", show_default=False),
+        typer.Argument(
+            metavar="ADAPTER...",
+            help="Adapters of one base, ours or PEFT's, or runs.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
     ],
     output: Annotated[Path, output_option("Where to write the adapter.")],
     how: Annotated[Combining, typer.Option("--how", help="Exact, truncated, or by a published rule.")] = (

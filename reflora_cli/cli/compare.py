@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_plan, complete_setting
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, output_option
 from reflora_cli.methods.settings import Backend
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
 
 def compare_command(
     plan: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="PLAN|RECIPE", help="A plan's YAML file, or a bundled plan such as plans/quickstart; or a recipe."
+            metavar="PLAN|RECIPE",
+            help="A plan's YAML file, or a bundled plan such as plans/quickstart; or a recipe.",
+            show_default=False,
+            autocompletion=complete_plan,
         ),
-    ],
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=V1,V2]...",
             help="Values to compare, for example method.name=lora,reflora train.seed=0..4; one value is for all runs.",
             show_default=False,
+            autocompletion=complete_setting,
         ),
     ] = None,
     output: Annotated[Path | None, output_option("Directory of the comparison [default: compare/...].")] = None,
@@ -51,7 +57,9 @@ def compare_command(
     Example: `reflora compare quickstart method.name=lora,reflora train.seed=0..2 --output compare/first`
     """
     with guarded():
-        refuse_several_processes("compare")
+        refuse_several_processes("reflora compare")
+        if plan is None:
+            refuse_no_recipe("reflora compare", "quickstart method.name=lora,reflora")
         reporter = opened(plan)
         from reflora_cli.comparing.command_line import plan_of
         from reflora_cli.comparing.settings import checked_settings

@@ -25,6 +25,14 @@ def complete_recipe(incomplete: str) -> Offers:
     return [*bundled(incomplete), *paths(incomplete, lambda path: path.suffix in (".yaml", ".yml"))]
 
 
+def complete_plan(incomplete: str) -> Offers:
+    """Return bundled plans of comparisons, and what may stand in their place: recipes and YAML files."""
+    from reflora_cli.recipe.files import bundled_plans
+
+    plans = [(name, "a bundled plan") for name in bundled_plans() if name.startswith(incomplete)]
+    return [*plans, *complete_recipe(incomplete)]
+
+
 def complete_run(incomplete: str) -> Offers:
     """Return run directories, and directories on the way to them."""
     if incomplete:
@@ -49,6 +57,15 @@ def complete_override(context: typer.Context, incomplete: str) -> Offers:
         return values(before[-2], incomplete) if before[-1:] == ["="] else keys(incomplete)
     key, equals, value = incomplete.partition("=")
     return [(f"{key}={own}", word) for own, word in values(key, value)] if equals else keys(key)
+
+
+def complete_setting(context: typer.Context, incomplete: str) -> Offers:
+    """Return what `complete_override` does, and behind a comma the further values that a key may have."""
+    given, comma, last = incomplete.rpartition(",")
+    if not comma:
+        return complete_override(context, incomplete)
+    key = bash_words()[-3] if "COMP_WORDS" in os.environ else given.partition("=")[0]
+    return [(f"{given},{own}", word) for own, word in values(key, last)]
 
 
 def keys(incomplete: str) -> Offers:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_run
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import BasePlace, Json, output_option
@@ -37,11 +38,22 @@ OF_OTHER = {"cosine": "cosine", "phi out": "phi_columns", "phi in": "phi_rows"}
 
 def inspect_command(
     adapter: Annotated[
-        str, typer.Argument(metavar="RUN|ADAPTER", help="A run, or an adapter, ours or PEFT's.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN|ADAPTER",
+            help="A run, or an adapter, ours or PEFT's.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
     ],
     other: Annotated[
         str | None,
-        typer.Argument(metavar="OTHER", help="Another one of the same base, to compare with.", show_default=False),
+        typer.Argument(
+            metavar="OTHER",
+            help="Another one of the same base, to compare with.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -171,11 +171,12 @@ LISTS: Mapping[Listed, Callable[[], Lines]] = {
 }
 
 
-def refuse_no_recipe(command: str) -> NoReturn:
-    """Show the bundled recipes. Raises InputError, because a recipe must be named."""
+def refuse_no_recipe(command: str, arguments: str) -> NoReturn:
+    """Show the bundled recipes. Raises InputError, because a recipe must be named. arguments: those of an example."""
     from reflora_cli.ground.errors import InputError, Problem
 
     show_lines(Listed.RECIPES, recipes(), (), as_json=False)
     expected = "the name of a bundled recipe, or a YAML file"
-    remedy = f"{command} quickstart; reflora list recipes WORD finds others, reflora show NAME --copy FILE starts yours"
-    raise InputError(Problem(f"{command} needs a recipe", expected=expected, remedy=remedy))
+    others = "reflora list recipes WORD finds others, reflora show NAME --copy FILE starts yours"
+    what, remedy = f"{command} needs a recipe", f"{command} {arguments}; {others}"
+    raise InputError(Problem(what, expected=expected, remedy=remedy))

@@ -7,9 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from reflora_cli.cli.completion import complete_model, complete_override, complete_run
+from reflora_cli.cli.completion import complete_model, complete_override, complete_recipe, complete_run
 from reflora_cli.ground.errors import InputError, Problem
 
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or a bundled recipe such as glue/cola [default: show those].",
+        show_default=False,
+        autocompletion=complete_recipe,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

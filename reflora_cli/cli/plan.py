@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reflora_cli.cli.guard import guarded, refuse_several_processes
+from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, Overrides, output_option
+from reflora_cli.cli.options import Json, LearningRate, Overrides, RecipeName, Seed, output_option, with_short_forms
 from reflora_cli.ground.processes import number_of_processes
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def plan_command(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a bundled recipe such as glue/cola.")
-    ],
+    recipe: RecipeName = None,
     overrides: Overrides = None,
+    seed: Seed = None,
+    rate: LearningRate = None,
     gpu: Annotated[
         str | None,
         typer.Option("--gpu", metavar="NAME", help='A GPU such as H100, or "12 GB" [default: this machine].'),
@@ -41,6 +42,9 @@ def plan_command(
     """
     with guarded():
         refuse_several_processes("reflora plan")
+        if recipe is None:
+            refuse_no_recipe("reflora plan", "quickstart")
+        given = with_short_forms(overrides, seed, rate)
         reporter = opened(recipe)
         from reflora_cli.planning.devices import named_gpu
 
@@ -51,13 +55,13 @@ def plan_command(
         from reflora_cli.planning.plan import Request, planned
         from reflora_cli.recipe.files import load_recipe
 
-        loaded = load_recipe(recipe, overrides or [])
+        loaded = load_recipe(recipe, given)
         request = Request(named or own_device(), processes, output)
         made = planned(loaded, request)
         show_plan(made, reporter)
         record = made.record()
         if not made.memory.fits:
-            record["advice"] = advise(recipe, overrides or [], request, made, reporter)
+            record["advice"] = advise(recipe, given, request, made, reporter)
         if measure:
             from reflora_cli.planning.measure import measured
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from reflora_cli.cli.completion import complete_run
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, output_option
@@ -28,7 +29,10 @@ def report_command(
     places: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR|RUN...", help="Runs, directories of runs, or comparisons, mixed at will.", show_default=False
+            metavar="DIR|RUN...",
+            help="Runs, directories of runs, or comparisons, mixed at will.",
+            show_default=False,
+            autocompletion=complete_run,
         ),
     ],
     output: Annotated[

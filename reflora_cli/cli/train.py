@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflora_cli.cli.completion import complete_recipe
 from reflora_cli.cli.guard import guarded
 from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
-from reflora_cli.cli.options import Json, LearningRate, Overrides, Seed, output_option, with_short_forms
+from reflora_cli.cli.options import Json, LearningRate, Overrides, RecipeName, Seed, output_option, with_short_forms
 from reflora_cli.ground.paths import is_file
 from reflora_cli.ground.processes import is_first_process
 
@@ -20,15 +19,7 @@ if TYPE_CHECKING:
 
 
 def train_command(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A YAML file, or a bundled recipe such as glue/cola [default: show those].",
-            show_default=False,
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     seed: Seed = None,
     rate: LearningRate = None,
@@ -46,7 +37,7 @@ def train_command(
     """
     with guarded():
         if recipe is None:
-            refuse_no_recipe("reflora train")
+            refuse_no_recipe("reflora train", "quickstart")
         given = with_short_forms(overrides, seed, rate)
         reporter = opened(recipe)
         from reflora_cli.ground.errors import InputError, Problem

@@ -72,11 +72,18 @@ def test_short_forms_are_the_recipe_s_keys(reflora: Reflora) -> None:
     assert (section["seed"], section["learning_rate"]) == (7, 2e-4)
 
 
-def test_train_without_a_recipe_lists_them(reflora: Reflora) -> None:
-    outcome = reflora("train", "--json")
+def test_a_plan_takes_the_short_forms_too(reflora: Reflora) -> None:
+    problem = problem_of(reflora("plan", "quickstart", "--lr", 1e-3, "train.learning_rate=1e-4", "--json"))
+    assert problem["what"] == "train.learning_rate is given twice"
+    assert problem_of(reflora("plan", "quickstart", "--seed", "-1", "--json"))["where"] == "override train.seed=-1"
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "compare"])
+def test_without_a_recipe_they_are_listed(command: str, reflora: Reflora) -> None:
+    outcome = reflora(command, "--json")
     problem = problem_of(outcome)
-    assert problem["what"] == "reflora train needs a recipe"
-    assert "reflora train quickstart" in problem["remedy"]
+    assert problem["what"] == f"reflora {command} needs a recipe"
+    assert f"reflora {command} quickstart" in problem["remedy"]
     for name in ("quickstart", "glue/cola", "nlg/e2e"):
         assert name in outcome.err
 
@@ -87,6 +94,21 @@ def test_h_is_help_everywhere(command: list[str], reflora: Reflora) -> None:
     assert outcome.status == 0
     assert "Usage:" in outcome.out
     assert outcome.out == reflora(*command, "--help").out
+
+
+@pytest.mark.parametrize("command", [own.name or "" for own in app.registered_commands])
+def test_every_help_has_an_example(command: str, reflora: Reflora) -> None:
+    text = " ".join(reflora(command, "--help").out.split())
+    assert f"Example: reflora {command}" in text
+
+
+def test_the_commands_are_listed_in_groups(reflora: Reflora) -> None:
+    text = reflora("--help").out
+    places = [text.index(f"│ {own.name} ") for own in app.registered_commands]
+    assert places == sorted(places)
+    groups = list(dict.fromkeys(str(own.rich_help_panel) for own in app.registered_commands))
+    assert len(groups) == 4
+    assert [text.index(name) for name in groups] == sorted(text.index(name) for name in groups)
 
 
 def test_no_command_shows_the_help(reflora: Reflora) -> None:
@@ -138,6 +160,13 @@ def completed(line: str, place: Path) -> list[str]:
         ("reflora show train.lea", ["train.learning_rate"]),
         ("reflora eval runs/f", ["runs/first", "runs/first/"]),
         ("reflora merge ", ["runs/first"]),
+        ("reflora report ", ["runs/first"]),
+        ("reflora inspect runs/first ", ["runs/first"]),
+        ("reflora combine runs/first ", ["runs/first"]),
+        ("reflora plan glue/co", ["glue/cola"]),
+        ("reflora compare plans/q", ["plans/quickstart"]),
+        ("reflora compare glue/co", ["glue/cola"]),
+        ("reflora compare quickstart method.name=lora,dor", ["lora,dora"]),
         ("reflora export runs/first --format gg", ["gguf", "gguf-adapter"]),
     ],
 )
@@ -154,6 +183,8 @@ def test_zsh_gets_whole_words(tmp_path: Path) -> None:
         "_TYPER_COMPLETE_ARGS": "reflora train quickstart method.name=dor",
     }
     assert "method.name=dora" in in_a_shell(shell, tmp_path)
+    shell["_TYPER_COMPLETE_ARGS"] = "reflora compare quickstart method.name=lora,dor"
+    assert "method.name=lora,dora" in in_a_shell(shell, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["trian"], ["train"], ["list", "recipes"], ["show", "train"]])
