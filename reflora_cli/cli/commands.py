@@ -18,7 +18,7 @@ UsageError: Any = typer.BadParameter.__base__
 """The parser's error for wrong usage: typer exports its subclasses only."""
 
 WRONG_WORD = re.compile(r"Invalid value for (?P<where>.+?): .*?'(?P<found>[^']*)' is not one of (?P<words>.+?)\.?$")
-"""What the parser says of a word that is none of those that may be given."""
+"""The parser's message about a word that is not one of the allowed ones."""
 
 
 class Commands(TyperGroup):

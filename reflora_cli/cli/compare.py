@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,20 +63,22 @@ def compare_command(
         reporter = opened(plan)
         from reflora_cli.comparing.command_line import plan_of
         from reflora_cli.comparing.settings import checked_settings
+        from reflora_cli.console.output import print_json, show_table
         from reflora_cli.ground.errors import InputError, Problem
 
         if resume and output is None:
             raise InputError(Problem("--resume needs the comparison's directory", "--output", expected="--output DIR"))
         named = plan_of(plan, settings or [])
         if dry_run:
-            show_runs(named, output, reporter, as_json=as_json)
+            listed = show_runs(named, output, reporter)
+            if as_json:
+                print_json(listed)
             return
         checked = checked_settings(named)  # before anything heavy is imported
         from reflora_cli.comparing.compare import compare
         from reflora_cli.comparing.execution import Execution
         from reflora_cli.comparing.finish import reported
         from reflora_cli.comparing.summary import COLUMNS, lines_of, record_of
-        from reflora_cli.console.output import print_json, show_table
 
         found = compare(named, checked, output, resume, Execution(backend, jobs), reporter)
         show_table(f"comparison in {found.directory}", COLUMNS, lines_of(found))
@@ -89,13 +91,11 @@ def compare_command(
             raise typer.Exit(found.status)
 
 
-def show_runs(named: NamedPlan, output: Path | None, reporter: Reporter, *, as_json: bool) -> None:
-    """Show the runs of a plan, and what the finished ones among them have taken."""
+def show_runs(named: NamedPlan, output: Path | None, reporter: Reporter) -> dict[str, Any]:
+    """Show the runs of a plan, and what the finished ones among them have taken, and return both for `--json`."""
     from reflora_cli.comparing.forecast import forecast
-    from reflora_cli.console.output import print_json
 
     listed = forecast(named, output)
     for line in listed.lines():
         reporter.note(line)
-    if as_json:
-        print_json(listed.record())
+    return listed.record()

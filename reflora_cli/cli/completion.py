@@ -13,11 +13,11 @@ from pathlib import Path
 import typer
 
 Offers = list[tuple[str, str]]
-"""What is offered: each with a word about it."""
+"""The texts that are offered, each with a few words about it, which may be empty."""
 NOT_RUNS = (".", "__")
-"""How names of directories begin in which no runs are looked for."""
+"""The beginnings of names of directories that are not searched for runs."""
 MOST_DIRECTORIES = 200
-"""The most directories of one place that are looked into for runs."""
+"""The largest number of entries of one directory that are looked at."""
 
 
 def complete_recipe(incomplete: str) -> Offers:

@@ -22,7 +22,7 @@ def doctor_command(
 ) -> None:
     """Say what this machine and installation can do, what is missing, and how to get it.
 
-    Status 2 where something is broken without which no run works; what is only missing for some runs is a warning.
+    Exit status: 2 if something is broken that every run needs; what only some runs need is a warning.
 
     Example: `reflora doctor --online`
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -48,12 +48,17 @@ def list_command(
     """
     with guarded():
         refuse_several_processes("reflora list")
+        from reflora_cli.console.output import print_json
+
         if kind is None:
-            show_counts(as_json=as_json)
-            return
-        wanted = [word.lower() for word in words or ()]
-        found = [line for line in LISTS[kind]() if holds(line, wanted)]
-        show_lines(kind, found, wanted, as_json=as_json)
+            record = show_counts()
+        else:
+            wanted = [word.lower() for word in words or ()]
+            found = [line for line in LISTS[kind]() if holds(line, wanted)]
+            show_lines(kind, found, wanted)
+            record = {kind.value: found}
+        if as_json:
+            print_json(record)
 
 
 def holds(line: Mapping[str, object], words: Sequence[str]) -> bool:
@@ -62,21 +67,20 @@ def holds(line: Mapping[str, object], words: Sequence[str]) -> bool:
     return all(word in text for word in words)
 
 
-def show_counts(*, as_json: bool) -> None:
-    """Show what can be listed."""
-    from reflora_cli.console.output import make_reporter, print_json, show_table
+def show_counts() -> dict[str, Any]:
+    """Show what can be listed, and return how much there is of each kind."""
+    from reflora_cli.console.output import make_reporter, show_table
 
     counts = {kind: len(lines()) for kind, lines in LISTS.items()}
     rows = [[kind.value, str(count), WHAT[kind]] for kind, count in counts.items()]
     show_table("what can be listed", ["kind", "count", "what"], rows)
     make_reporter().note("reflora list KIND [WORD ...] lists one; reflora show NAME tells of one thing in full")
-    if as_json:
-        print_json({kind.value: count for kind, count in counts.items()})
+    return {kind.value: count for kind, count in counts.items()}
 
 
-def show_lines(kind: Listed, lines: Lines, words: Sequence[str], *, as_json: bool) -> None:
-    """Show one list."""
-    from reflora_cli.console.output import make_reporter, print_json, show_table
+def show_lines(kind: Listed, lines: Lines, words: Sequence[str]) -> None:
+    """Show one list. words: those that were asked for, which a message names where no line holds them."""
+    from reflora_cli.console.output import make_reporter, show_table
 
     if lines:
         columns = list(lines[0])
@@ -84,8 +88,6 @@ def show_lines(kind: Listed, lines: Lines, words: Sequence[str], *, as_json: boo
         make_reporter().note(f"reflora show {cell(next(iter(lines[0].values())))} tells of one in full")
     else:
         make_reporter().note(f"of the {kind}, none holds {' and '.join(map(repr, words))}")
-    if as_json:
-        print_json({kind.value: list(lines)})
 
 
 def cell(value: object) -> str:
@@ -95,6 +97,8 @@ def cell(value: object) -> str:
             return ""
         case int():
             return f"{value:,}"
+        case float():
+            return f"{value:.2f}"
         case list() | tuple():
             return ", ".join(map(str, value))
         case _:
@@ -175,7 +179,7 @@ def refuse_no_recipe(command: str, arguments: str) -> NoReturn:
     """Show the bundled recipes. Raises InputError, because a recipe must be named. arguments: those of an example."""
     from reflora_cli.ground.errors import InputError, Problem
 
-    show_lines(Listed.RECIPES, recipes(), (), as_json=False)
+    show_lines(Listed.RECIPES, recipes(), ())
     expected = "the name of a bundled recipe, or a YAML file"
     others = "reflora list recipes WORD finds others, reflora show NAME --copy FILE starts yours"
     what, remedy = f"{command} needs a recipe", f"{command} {arguments}; {others}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from reflora_cli.cli.list import cell
 from reflora_cli.cli.opening import opened
 
 if TYPE_CHECKING:
@@ -11,10 +12,10 @@ if TYPE_CHECKING:
     from reflora_cli.methods.method import Method
 
 
-def show_all(base: str | None, rank: int | None, *, as_json: bool) -> None:
-    """Show a table of presets."""
+def show_all(base: str | None, rank: int | None) -> dict[str, Any]:
+    """Show a table of presets, and return it for `--json`."""
     reporter = opened("the shapes of the base")
-    from reflora_cli.console.output import print_json, show_table
+    from reflora_cli.console.output import show_table
     from reflora_cli.methods.describe import described, listed
     from reflora_cli.methods.measured import measured
     from reflora_cli.methods.presets import PRESETS
@@ -38,8 +39,7 @@ def show_all(base: str | None, rank: int | None, *, as_json: bool) -> None:
     show_table(f"methods, parameters trained on {place}", list(rows[0]), [[*map(cell, row.values())] for row in rows])
     if costs.setting:
         reporter.note(f"time of a step and memory for training, as multiples of LoRA's: {costs.setting}")
-    if as_json:
-        print_json({"base": place, "measured_on": costs.setting, "methods": rows})
+    return {"base": place, "measured_on": costs.setting, "methods": rows}
 
 
 def method_of(name: str, rank: int | None) -> Method:
@@ -56,16 +56,3 @@ def cost_of(costs: Measured, name: str) -> dict[str, float | None]:
         return {}
     own = costs.costs.get(name)
     return {"time": own.time if own else None, "memory": own.memory if own else None}
-
-
-def cell(value: object) -> str:
-    """Return a value as the table has it."""
-    match value:
-        case None:
-            return ""
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.2f}"
-        case _:
-            return str(value)

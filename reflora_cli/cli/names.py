@@ -41,7 +41,9 @@ def known_names() -> Mapping[Sort, tuple[str, ...]]:
 
 
 def sorts_of(name: str) -> tuple[Sort, ...]:
-    """Return what has this name, what is shown first. Raises InputError with the nearest names if nothing has."""
+    """Return the sorts of all that has this name, in the order of `Sort`. Raises InputError with the nearest names if
+    nothing has.
+    """
     from reflora_cli.ground.paths import expanded, is_file
 
     known = known_names()

@@ -52,16 +52,20 @@ def show_command(
     """
     with guarded():
         refuse_several_processes("reflora show")
+        from reflora_cli.console.output import print_json
+
         if name == ALL:
-            show_all(base, rank, as_json=as_json)
-            return
-        refuse_idle(name, base, rank)
-        chosen = chosen_sort(name, sort)
-        if chosen is Sort.RECIPE:
-            show_recipe(name, overrides or (), copy, as_json=as_json)
-            return
-        refuse_of_recipes(name, chosen, overrides or (), copy)
-        SHOWN[chosen](name, as_json=as_json)
+            record = show_all(base, rank)
+        else:
+            refuse_idle(name, base, rank)
+            chosen = chosen_sort(name, sort)
+            if chosen is Sort.RECIPE:
+                show_recipe(name, overrides or (), copy, as_json=as_json)
+                return
+            refuse_of_recipes(name, chosen, overrides or (), copy)
+            record = SHOWN[chosen](name)
+        if as_json:
+            print_json(record)
 
 
 def chosen_sort(name: str, asked: Sort | None) -> Sort:

@@ -46,11 +46,14 @@ def train_command(
         loaded = load_recipe(recipe, given)
         if resume and output is None:
             raise InputError(Problem("--resume needs the run directory", "--output", expected="--output RUN"))
+        from reflora_cli.console.output import print_json
+
         if dry_run:
             if is_first_process():
-                plan(loaded, reporter, output, as_json=as_json)
+                shown = plan(loaded, reporter, output)
+                if as_json:
+                    print_json(shown)
             return
-        from reflora_cli.console.output import print_json
         from reflora_cli.training.train import train
 
         results = train(loaded, output, resume, reporter, detect_anomaly=detect_anomaly)
@@ -61,10 +64,9 @@ def train_command(
             print_json(results)
 
 
-def plan(recipe: Any, reporter: Reporter, output: Path | None, *, as_json: bool) -> None:
-    """Prepare the run without writing anything and show what it would do, and what it would take."""
+def plan(recipe: Any, reporter: Reporter, output: Path | None) -> dict[str, Any]:
+    """Prepare the run without writing anything, show what it would do and what it would take, and return both."""
     from reflora_cli.cli.plan import show_estimates
-    from reflora_cli.console.output import print_json
     from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
     from reflora_cli.training.earlier import find_earlier, settled
     from reflora_cli.training.own_labels import with_labels
@@ -83,9 +85,8 @@ def plan(recipe: Any, reporter: Reporter, output: Path | None, *, as_json: bool)
     if row:
         reporter.text("the first training row, with what is learned marked", row)
     estimates = show_estimates(recipe, output, reporter)
-    if as_json:
-        shown = {"plan": job.facts(), **({"row": row} if row else {}), "recipe": recipe.model_dump(mode="json")}
-        print_json({**shown, "estimates": estimates})
+    shown = {"plan": job.facts(), **({"row": row} if row else {}), "recipe": recipe.model_dump(mode="json")}
+    return {**shown, "estimates": estimates}
 
 
 def closing_facts(results: dict[str, Any], run: str) -> dict[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 
 FEWEST = 60
-"""The number of values from which on a second, smoothed line is drawn."""
+"""The smallest number of values of which a second, smoothed line is drawn."""
 PARTS = 40
-"""A moving median is of about this part of all values."""
+"""A moving median covers about the values of one of so many equal parts."""
 POINTS = 400
 """The most points of a smoothed line, which are as many as can be seen."""
 
