@@ -46,9 +46,7 @@ def language_examples(recipe: Recipe, task: LanguageTask) -> Examples:
         return {task.train: kept, HELD_OUT: held_out} if wants_evaluation(recipe) else {task.train: kept}
     if not wants_evaluation(recipe):
         return {task.train: training}
-    refuse_one_file(
-        recipe, f"or hold rows out: {'task.validation=10%' if section.kind else 'task.validation_rows=120'}"
-    )
+    refuse_one_file(recipe)
     examples = {task.train: training}
     for name, part, split in parts_to_score(task, None):
         examples[name] = load_scored(part, section.data, split, section.max_eval_rows)

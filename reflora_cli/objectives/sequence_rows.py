@@ -42,8 +42,7 @@ def sequence_examples(recipe: Recipe, task: SequenceTask) -> Examples:
         return {task.train: training[: section.max_train_rows], **scored}
     examples = {task.train: load_split(task, section.data, task.train, section.max_train_rows)}
     if is_scored:
-        held = f"task.validation{'=10%' if section.kind else '_rows=100'}, "
-        refuse_one_file(recipe, f"{held}or eval.every=never eval.select=last")
+        refuse_one_file(recipe)
         for split in task.evaluation:
             examples[split] = load_split(task, section.data, split, section.max_eval_rows)
     return examples

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reflora_cli.data import load as loading
+from reflora_cli.ground.errors import InputError
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.tasks.base import PromptTask, SequenceTask
@@ -53,3 +54,25 @@ def test_one_file_is_read_once(
     assert kind_of(task).load_examples(recipe) == expected
     assert [len(found) for found in expected.values()] == ([20, 4] if limits else [24, 6])
     assert reads == [data]
+
+
+@pytest.mark.parametrize(
+    "task", [("task.name=glue/cola",), ("task.name=instruct",), ("task.name=own", "task.kind=chat")]
+)
+def test_the_way_to_hold_rows_out_of_one_file_works(task: tuple[str, ...], tmp_path: Path) -> None:
+    """The remedy of the error is followed as it is written."""
+    rows = [
+        {"sentence": f"Say {index}", "label": index % 2, "instruction": f"Say {index}", "output": "yes"}
+        for index in range(300)
+    ]
+    data = put(tmp_path, json.dumps(rows), "rows.json")
+
+    def examples(*more: str) -> Any:
+        recipe = load(put(tmp_path, GOOD), f"task.data={data}", *task, *more)
+        return kind_of(task_of(recipe.task)).load_examples(recipe)
+
+    with pytest.raises(InputError, match="one file cannot be trained on and scored too") as refused:
+        examples()
+    held_out, nothing = refused.value.problems[0].remedy.split(", or score nothing with ")
+    assert {*examples(held_out.removeprefix("hold rows out with "))} == {"train", "validation"}
+    assert {*examples(*nothing.split())} == {"train"}
