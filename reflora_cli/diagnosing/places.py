@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reflora_cli.diagnosing.finding import Finding, State, gigabytes
+from reflora_cli.ground.paths import exists
 
 LEAST = 5e9
 """The free bytes below which a disk is warned of: a checkpoint of a small model and its cache need as many."""
@@ -30,7 +31,7 @@ def places() -> Iterator[Finding]:
 
 def place(name: str, path: Path, remedy: str) -> Finding:
     """Return the finding about the disk of a path, which need not be there yet."""
-    there = next(own for own in (path, *path.parents) if own.exists())
+    there = next(own for own in (path, *path.parents) if exists(own))
     if not os.access(there, os.W_OK):
         return Finding(name, f"{path} cannot be written", State.WARNING, remedy)
     free = shutil.disk_usage(there).free

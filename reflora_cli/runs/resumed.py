@@ -35,5 +35,5 @@ def step_in(line: str) -> int | None:
     """Return the step that a line names; None if it is damaged."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -24,3 +24,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1e9))
     found = place("cache", tmp_path, "buy a disk")
     assert (found.state, found.shown) == (State.WARNING, f"WARNING: {tmp_path}, 1.0 GB free; buy a disk")
+
+
+def test_a_name_that_no_directory_can_have_is_looked_at_where_it_would_be(tmp_path: Path) -> None:
+    assert place("cache", tmp_path / ("x" * 300), "name another place").value.startswith(f"{tmp_path}/xxx")

@@ -9,6 +9,7 @@ import pytest
 
 from reflora_cli.ground.errors import InputError
 from reflora_cli.ground.extras import EXTRAS, Extra
+from reflora_cli.methods.settings import TrackerName
 
 PRESENT = Extra("own", {"json": "json", "csv": "csv"}, "tests")
 
@@ -50,3 +51,7 @@ def test_a_part_of_a_part_asks_for_its_own_packages_only(monkeypatch: pytest.Mon
     trackers.only(["tensorboard"]).refuse_missing("train.trackers")
     with pytest.raises(InputError, match="pip install wandb, or"):
         trackers.only(["wandb", "tensorboard"]).refuse_missing("train.trackers")
+
+
+def test_every_tracker_is_a_library_of_that_part() -> None:
+    assert {*EXTRAS["trackers"].modules} == {*TrackerName}
