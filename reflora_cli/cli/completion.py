@@ -27,7 +27,7 @@ def complete_recipe(incomplete: str) -> Offers:
 
 def complete_plan(incomplete: str) -> Offers:
     """Return bundled plans of comparisons, and what may stand in their place: recipes and YAML files."""
-    from reflora_cli.recipe.files import bundled_plans
+    from reflora_cli.recipe.library import bundled_plans
 
     plans = [(name, "a bundled plan") for name in bundled_plans() if name.startswith(incomplete)]
     return [*plans, *complete_recipe(incomplete)]
@@ -100,7 +100,7 @@ def bash_words() -> list[str]:
 
 
 def bundled(incomplete: str) -> Iterator[tuple[str, str]]:
-    from reflora_cli.recipe.files import bundled_recipes
+    from reflora_cli.recipe.library import bundled_recipes
 
     yield from ((name, "a bundled recipe") for name in bundled_recipes() if name.startswith(incomplete))
 

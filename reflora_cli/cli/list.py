@@ -146,11 +146,7 @@ def models() -> Lines:
         {
             "name": own.name,
             "recipes": len(own.recipes),
-            "here": "built in"
-            if own.is_builtin
-            else ""
-            if own.size is None
-            else f"{own.size / 1e9:.2f} GB in the cache",
+            "here": own.where,
             "first recipe": own.recipes[0] if own.recipes else "",
         }
         for own in known_models()

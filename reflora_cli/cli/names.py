@@ -25,8 +25,8 @@ def known_names() -> Mapping[Sort, tuple[str, ...]]:
     from reflora_cli.methods.describe import CHOICES
     from reflora_cli.methods.presets import PRESETS
     from reflora_cli.model.known import known_models
-    from reflora_cli.recipe.files import bundled_recipes
     from reflora_cli.recipe.keys import recipe_keys
+    from reflora_cli.recipe.library import bundled_recipes
     from reflora_cli.tasks.registry import TASKS
 
     choices = (kind for records in CHOICES.values() for kind in records)

@@ -10,7 +10,8 @@ from typing import Any
 from reflora_cli.comparing.plan import SEED, Plan, checked_plan, read_plan_file
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_file
-from reflora_cli.recipe.files import DOTTED_KEY, bundled_plans, bundled_recipes, find_recipe
+from reflora_cli.recipe.files import DOTTED_KEY, find_recipe
+from reflora_cli.recipe.library import bundled_plans, bundled_recipes
 from reflora_cli.recipe.problems import OVERRIDE
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml
 

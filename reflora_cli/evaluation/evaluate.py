@@ -14,7 +14,8 @@ from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import exists, expanded, is_file
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import bundled_recipes, load_recipe
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.runs.directory import RunDirectory

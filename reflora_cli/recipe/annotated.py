@@ -12,8 +12,9 @@ from typing import Any
 from reflora_cli.methods.method import AXES, replaced_by
 from reflora_cli.methods.spelling import OLDER_KEYS
 from reflora_cli.recipe.bundled import comment_of
-from reflora_cli.recipe.files import bundled_files, find_recipe, load_recipe, merge, parse_overrides, read_layers
+from reflora_cli.recipe.files import find_recipe, load_recipe, merge, parse_overrides, read_layers
 from reflora_cli.recipe.keys import meaning_of
+from reflora_cli.recipe.library import bundled_files
 from reflora_cli.recipe.problems import OVERRIDE
 from reflora_cli.recipe.yaml_lines import KeyPath, shortened, write_yaml
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reflora_cli.methods.presets import DEFAULT
-from reflora_cli.recipe.files import bundled_recipes, read_layers, value_at
+from reflora_cli.recipe.files import read_layers, value_at
+from reflora_cli.recipe.library import bundled_recipes
 
 SENTENCE = re.compile(r".+?[^ .]\.(?= [A-Z]|$)")
 """The first sentence of a comment: a full stop before a small letter or a number belongs to an abbreviation."""

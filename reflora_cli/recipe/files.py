@@ -24,15 +24,12 @@ from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.methods.method import replaced_by
 from reflora_cli.methods.spelling import DEFAULTS, OLDER_KEYS
 from reflora_cli.methods.update_record import Refactor
+from reflora_cli.recipe.library import bundled_files, bundled_recipes
 from reflora_cli.recipe.problems import OVERRIDE, place, problems_of, shown, wrong_section
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml, write_yaml
 from reflora_cli.tasks.registry import TASKS, find_task
 
-PLACES = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
-"""The places of bundled recipes: in an installed package, and in the repository."""
-PLANS = "plans/"
-"""What the names of bundled plans begin with."""
 LARGEST = 200_000
 """The most bytes of a recipe file: a wrong path should not read a model into memory."""
 ALTERNATIVES: tuple[tuple[KeyPath, KeyPath], ...] = (
@@ -80,26 +77,6 @@ def recipe_below(source: str, above: Settings) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, every field written out; `load_recipe` reads it back as an equal recipe."""
     return write_yaml(recipe.model_dump(mode="json"))
-
-
-def bundled_recipes() -> dict[str, Path]:
-    """Return every recipe that comes with reflora, file by name; files in `base/` are only for extending, and those in
-    `plans/` are plans of comparisons.
-    """
-    return {name: path for name, path in bundled_files().items() if not name.startswith(("base/", PLANS))}
-
-
-def bundled_plans() -> dict[str, Path]:
-    """Return every plan of a comparison that comes with reflora, file by name."""
-    return {name: path for name, path in bundled_files().items() if name.startswith(PLANS)}
-
-
-def bundled_files() -> dict[str, Path]:
-    """Return `bundled_recipes`, `bundled_plans` and the files in `base/`."""
-    root = next((place for place in PLACES if place.is_dir()), None)
-    if root is None:
-        return {}
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find_recipe(source: str) -> Path:

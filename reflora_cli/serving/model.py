@@ -21,7 +21,8 @@ from reflora_cli.model.load import load_tokenizer, loading_errors, quiet_transfo
 from reflora_cli.model.precision import Compute, pick_device, resolve_dtype
 from reflora_cli.model.sources import find_source
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import bundled_recipes, load_recipe
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import EvalSection, ModelSection, Recipe, TrainSection
 from reflora_cli.recipe.task_section import TaskSection
 from reflora_cli.recipe.tasks import task_of

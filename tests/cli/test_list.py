@@ -6,7 +6,8 @@ import pytest
 
 from reflora_cli.cli.export import Format
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.recipe.files import bundled_recipes, load_recipe
+from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.tasks.registry import TASKS
 from tests.cli.conftest import Reflora
 

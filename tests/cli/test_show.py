@@ -12,8 +12,9 @@ from reflora_cli.methods.describe import CHOICES
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.recipe.annotated import annotated
-from reflora_cli.recipe.files import bundled_recipes, load_recipe
+from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.keys import Key, recipe_keys
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import TrainSection
 from tests.cli.conftest import Reflora
 

@@ -244,3 +244,20 @@ def test_the_place_of_results_is_not_taken_for_an_option(
 
 def test_completion_goes_on_behind_a_place_that_was_forgotten(tmp_path: Path) -> None:
     assert completed("reflora train quickstart --output --json --dry", tmp_path) == ["--dry-run"]
+
+
+def test_names_of_recipes_are_completed_without_the_schema(tmp_path: Path) -> None:
+    """Whose import takes longer than everything else behind TAB."""
+    code = """
+import sys
+from reflora_cli.cli.completion import complete_plan, complete_recipe
+assert complete_recipe("glue/cola") == [("glue/cola", "a bundled recipe")]
+assert complete_plan("plans/quick") == [("plans/quickstart", "a bundled plan")]
+print([name for name in ("pydantic", "yaml") if name in sys.modules])
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.stdout == "[]\n"

@@ -10,7 +10,7 @@ from reflora_cli.comparing.command_line import plan_of
 from reflora_cli.comparing.plan import Plan
 from reflora_cli.comparing.settings import checked_settings
 from reflora_cli.ground.errors import InputError
-from reflora_cli.recipe.files import bundled_plans
+from reflora_cli.recipe.library import bundled_plans
 
 BEGIN = "recipe: quickstart\n"
 TUNE = "tune:\n  train.learning_rate: [1e-3, 1e-2]\n  seeds: [9]\n"

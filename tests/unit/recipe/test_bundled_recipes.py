@@ -12,8 +12,9 @@ import yaml
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.presets import PRESETS
 from reflora_cli.methods.update_record import Refactor
-from reflora_cli.recipe import files as recipe_file
-from reflora_cli.recipe.files import bundled_recipes, dump_recipe, load_recipe
+from reflora_cli.recipe import library
+from reflora_cli.recipe.files import dump_recipe, load_recipe
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
 from reflora_cli.tasks.base import Answers, PromptTask
@@ -300,11 +301,11 @@ def test_recipes_of_the_installed_package_come_first(tmp_path: Path, monkeypatch
     installed = tmp_path / "_recipes"
     (installed / "deep" / "er").mkdir(parents=True)
     (installed / "deep" / "er" / "mine.yaml").write_text("model: {}", encoding="utf-8")
-    monkeypatch.setattr(recipe_file, "PLACES", (installed, ROOT))
+    monkeypatch.setattr(library, "PLACES", (installed, ROOT))
     assert list(bundled_recipes()) == ["deep/er/mine"]
-    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere", ROOT))
+    monkeypatch.setattr(library, "PLACES", (tmp_path / "nowhere", ROOT))
     assert sorted(bundled_recipes()) == RECIPES
-    monkeypatch.setattr(recipe_file, "PLACES", (tmp_path / "nowhere",))
+    monkeypatch.setattr(library, "PLACES", (tmp_path / "nowhere",))
     assert bundled_recipes() == {}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reflora_cli.methods.presets import PRESETS
-from reflora_cli.recipe.files import bundled_recipes
+from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.reporting.cells import Wanted
 from reflora_cli.reporting.find import find_runs
 from reflora_cli.reporting.published import Beside, beside, is_base, published
