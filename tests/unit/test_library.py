@@ -1,4 +1,4 @@
-"""The package as a library: what importing it costs and brings, `adapt` on any module, the README's examples."""
+"""The package as a library: what importing it costs and brings, `adapt` on any module, the examples of its page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from reflora_cli import InputError, adapt
 from reflora_cli.factors.pair import Role
 from reflora_cli.model.sources import BUILTIN
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.partition("## In Python")[2].partition("\n## ")[0], re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README, LIBRARY = (
+    re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+    for file in ("README.md", "docs/library.md")
+)
 HEAVY = ["torch", "numpy", "pydantic", "transformers", "accelerate", "peft", "bitsandbytes"]
 
 
@@ -96,8 +99,8 @@ def test_a_model_is_adapted_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
-@pytest.mark.parametrize("example", EXAMPLES, ids=["own loop", "PEFT and Trainer"])
-def test_the_readme_s_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("example", LIBRARY, ids=["own loop", "PEFT and Trainer"])
+def test_the_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
@@ -122,5 +125,6 @@ def test_a_recipe_is_trained_without_the_command_line(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == ""
 
 
-def test_there_are_two_examples() -> None:
-    assert len(EXAMPLES) == 2
+def test_there_are_two_examples_and_the_readme_has_the_first() -> None:
+    assert len(LIBRARY) == 2
+    assert LIBRARY[:1] == README
