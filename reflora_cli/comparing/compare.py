@@ -13,7 +13,7 @@ from reflora_cli.comparing.directory import ComparisonDirectory, Result, State, 
 from reflora_cli.comparing.execution import Execution, Runner, runner_of
 from reflora_cli.comparing.fresh import FreshRows, fresh_rows
 from reflora_cli.comparing.local import Ended
-from reflora_cli.comparing.planned import FINAL, PlannedRun, final_runs, planned_finals, tuning_runs
+from reflora_cli.comparing.planned import PlannedRun, final_runs, planned_finals, tuning_runs
 from reflora_cli.comparing.progress import Progress, outcome
 from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.stored import continued, read_plan, stored_plan, write_plan
@@ -25,6 +25,7 @@ from reflora_cli.ground.errors import DivergedError, InputError, Problem, Stoppe
 from reflora_cli.ground.interruption import Interruption, noted_signals
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.comparison import FINAL
 from reflora_cli.runs.directory import is_unused
 from reflora_cli.training.resume import flattened
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from reflora_cli.comparing.compare import Comparison
 from reflora_cli.comparing.directory import ComparisonDirectory, State
-from reflora_cli.comparing.planned import FINAL
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError
 from reflora_cli.reporting.report import write_report
+from reflora_cli.runs.comparison import FINAL
 
 
 def reported(found: Comparison, reporter: Reporter) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from reflora_cli.comparing.compare import Comparison
 from reflora_cli.comparing.directory import Result, State
-from reflora_cli.comparing.planned import FINAL
 from reflora_cli.comparing.settings import leaf, shown
+from reflora_cli.runs.comparison import FINAL
 
 COLUMNS = ("setting", "tuned", "runs", "selected by", "fresh rows", "seconds")
 PRESENT = (State.DONE, State.DIVERGED, State.FAILED, State.WAITING)

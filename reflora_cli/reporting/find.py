@@ -13,11 +13,8 @@ from reflora_cli.ground.paths import exists, is_directory, is_file
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.reporting.records import RunRecord, Stage, flattened, read_run
+from reflora_cli.runs.comparison import ASIDE, PLAN, TUNING
 from reflora_cli.runs.directory import RunDirectory
-
-PLAN, TUNING, FINAL = "plan.yaml", "tuning", "runs"
-"""The names by which a comparison is known: its plan, and the folders of runs that only tune and of those that are
-compared."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ def run_directories(place: Path) -> Iterator[Path]:
 
 def add_run(found: Found, path: Path) -> None:
     """Add a run to what was found: as a record, as unfinished, or as damaged."""
-    root = comparison_of(path)
-    if root is not None and path.absolute().parent.name not in (TUNING, FINAL):
+    root, folder = comparison_of(path), path.absolute().parent.name
+    if root is not None and folder == ASIDE:
         found.aside.append(path)
         return
-    stage = Stage.TUNING if root is not None and path.absolute().parent.name == TUNING else Stage.FINAL
+    stage = Stage.TUNING if root is not None and folder == TUNING else Stage.FINAL
     if root is not None and all(plan.place != root for plan in found.plans):
         found.plans.append(read_plan(root))
     try:

@@ -16,12 +16,8 @@ from typing import Any
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.comparison import Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_environment, read_results
-
-Scores = Mapping[str, Mapping[str, float]]
-"""Scores by split and metric."""
-FRESH = "fresh.json"
-"""The file with the scores of a run on rows that tuning never saw."""
 
 
 class Stage(StrEnum):
@@ -118,7 +114,7 @@ def record_of(
     environment = read_environment(run) or {}
     base = environment.get("base") or {}
     data = environment.get("data") or {}
-    fresh = read_fresh(run.path / FRESH)
+    fresh = read_fresh(run.path)
     validation, metric = results["scores"] or {}, str(results["main_metric"])
     scores = fresh or validation
     return RunRecord(
@@ -178,22 +174,6 @@ def main_of(scores: Scores, metric: str) -> str:
     """Return the metric that is compared: the run's main one, or else the first one that the scores have."""
     first = next(iter(scores.values()), {})
     return metric if metric in first or not first else next(iter(first))
-
-
-def read_fresh(path: Path) -> dict[str, dict[str, float]] | None:
-    """Return the scores on rows that tuning never saw; None where there are none. Raises InputError for a damaged
-    file.
-    """
-    if not is_file(path):
-        return None
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        return {
-            str(split): {str(name): float(value) for name, value in own.items() if isinstance(value, int | float)}
-            for split, own in scores.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(Problem("the file is damaged", str(path), repr(error))) from error
 
 
 def read_course(path: Path) -> Course:

@@ -71,8 +71,9 @@ def make_group(runs: Sequence[RunRecord], tuning: Sequence[RunRecord], by: str, 
     scales = {column: scale_of(column, settings) for column in columns}
     rows, best_p = with_best(rows_of(settings, telling, scales), columns)
     baseline = baseline_of(rows, wanted)
-    compared = compare(rows, columns, baseline, wanted.baseline)
     label = None if baseline is None else baseline.label
+    is_one = label == wanted.baseline or bool(wanted.baseline_keys)
+    compared = compare(rows, columns, baseline, is_one=is_one)
     return Group(
         base=runs[0].base_name,
         by=by,
