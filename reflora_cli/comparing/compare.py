@@ -59,11 +59,10 @@ class Comparison:
         return DivergedError.exit_status if lost or any(own.chosen is None for own in self.choices) else 0
 
     def remarks(self) -> list[str]:
-        """Return what the user should know beside the scores: what was warned of, and the runs without results."""
+        """Return what the user should know beside the scores: which runs have no results."""
         lost = [own for own in self.results if own.state is not State.DONE]
         told = [f"{own.run.title}: {outcome(own)}" for own in lost]
-        counted = [f"{len(lost)} of {len(self.results)} runs have no results:"] if lost else []
-        return [*(f"warning: {own}" for own in self.warnings), *counted, *told]
+        return [f"{len(lost)} of {len(self.results)} runs have no results:", *told] if lost else []
 
 
 @dataclass(frozen=True)
@@ -135,31 +134,24 @@ def carried_out(session: Session) -> Comparison:
     """Carry out everything: the runs of tuning, the choice, and the runs that are compared."""
     plan, directory, settings = session.named.plan, session.directory, session.settings
     warnings = [UNSEEN] if plan.tune and not all(session.fresh.values()) else []
-    for warning in warnings:
-        session.progress.reporter.note(f"warning: {warning}")
+    session.progress.warn(warnings)
     results = carry_out(session, tuning_runs(plan, settings))
     choices: list[Choice] = []
     if plan.tune:
         own = ([result for result in results if result.run.setting == setting.name] for setting in settings)
-        found = [choose(plan.tune, setting.name, of) for setting, of in zip(settings, own, strict=True)]
-        choices = [choice for choice in found if choice is not None]
+        tried = [choose(plan.tune, setting.name, of) for setting, of in zip(settings, own, strict=True)]
+        choices = [choice for choice in tried if choice is not None]
         write_json(directory.chosen, {choice.setting: choice.record() for choice in choices})
-        for warning in (warning for choice in choices for warning in choice.warnings()):
-            warnings.append(warning)
-            session.progress.reporter.note(f"warning: {warning}")
+        session.progress.warn(found := [warning for choice in choices for warning in choice.warnings()])
+        warnings += found
     chosen = {own.setting: own.chosen for own in choices if own.chosen is not None}
     final = final_runs(plan, settings, chosen if plan.tune else {own.name: {} for own in settings})
-    moved = set_aside(directory, final)
-    warnings += [f"{name} is not compared any more: tuning now chooses another setting" for name in moved]
+    if not plan.tune or len(choices) == len(settings):  # runs of a setting that could not be tuned again stay
+        moved = [f"{own}: set aside, since tuning now chooses another setting" for own in set_aside(directory, final)]
+        session.progress.warn(moved)
+        warnings += moved
     results += carry_out(session, final)
-    return Comparison(directory.path, settings, baseline_of(session), results, choices, warnings)
-
-
-def baseline_of(session: Session) -> str | None:
-    """Return the name of the baseline's setting."""
-    wanted = session.named.plan.baseline
-    names = (own.name for own in session.settings if wanted in (own.name, own.values.get("method.name")))
-    return next(names, wanted) if wanted is not None else None
+    return Comparison(directory.path, settings, plan.baseline, results, choices, warnings)
 
 
 def carry_out(session: Session, runs: Sequence[PlannedRun]) -> list[Result]:

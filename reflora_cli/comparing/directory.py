@@ -15,7 +15,7 @@ from typing import Any
 from reflora_cli.comparing.planned import PlannedRun
 from reflora_cli.ground.errors import DivergedError, InputError
 from reflora_cli.ground.paths import exists, is_file
-from reflora_cli.runs.comparison import FRESH, PLAN, Scores, read_fresh
+from reflora_cli.runs.comparison import FRESH, PLAN, TUNING, Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_results
 
 
@@ -80,11 +80,20 @@ class ComparisonDirectory:
         return self.path / "failed" / run.folder / f"{run.name}.json"
 
     def result(self, run: PlannedRun) -> Result:
-        """Return what is known of a run. Raises InputError for damaged results."""
-        if results := read_results(self.run(run)):
-            metric, seconds = str(results["main_metric"]), float(results["seconds"])
-            return Result(run, State.DONE, metric, results["scores"], fresh_scores(self.run(run).path), seconds)
+        """Return what is known of a run. One whose results are damaged has failed, and so has one that could not be
+        scored on fresh rows after its training.
+        """
         failure = read_failure(self.failure(run))
+        try:
+            results = read_results(self.run(run))
+        except InputError as error:
+            return Result(run, State.FAILED, message=str(error))
+        if results:
+            metric, seconds = str(results["main_metric"]), float(results["seconds"])
+            fresh = fresh_scores(self.run(run).path)
+            is_whole = failure is None or fresh is not None or run.folder == TUNING
+            state, message = (State.DONE, "") if is_whole else (State.FAILED, str((failure or {}).get("message", "")))
+            return Result(run, state, metric, results["scores"], fresh, seconds, message)
         if failure is None:
             return Result(run, State.WAITING)
         diverged = failure.get("exit_status") == DivergedError.exit_status
