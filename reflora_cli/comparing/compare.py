@@ -24,10 +24,10 @@ from reflora_cli.ground.atomic import locked, write_json
 from reflora_cli.ground.errors import DivergedError, InputError, Problem, StoppedError
 from reflora_cli.ground.interruption import Interruption, noted_signals
 from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.comparison import FINAL
 from reflora_cli.runs.directory import is_unused
-from reflora_cli.training.resume import flattened
 
 SETTLED = ("task.labels", "task.separator", "task.class_weights", "task.template")
 """The keys that a run fills in when it begins."""

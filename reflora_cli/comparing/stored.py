@@ -19,9 +19,10 @@ from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.tries import tries_of
 from reflora_cli.ground.atomic import write_file
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.yaml_lines import parse_yaml, write_yaml
-from reflora_cli.training.resume import MOST_SHOWN, flattened
+from reflora_cli.training.resume import MOST_SHOWN
 
 
 class StoredSetting(Section):

@@ -12,7 +12,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.yaml_lines import parse_yaml
-from reflora_cli.reporting.records import RunRecord, Stage, flattened, read_run
+from reflora_cli.reporting.records import RunRecord, Stage, keys_of, read_run
 from reflora_cli.runs.comparison import ASIDE, PLAN, TUNING
 from reflora_cli.runs.directory import RunDirectory
 
@@ -121,7 +121,7 @@ def read_unfinished(path: Path, stage: Stage) -> Unfinished:
         recipe = load_recipe(str(RunDirectory(path).recipe))
     except InputError:
         return Unfinished(path, stage, "", {})
-    return Unfinished(path, stage, recipe.method.label, flattened(recipe.model_dump(mode="json")))
+    return Unfinished(path, stage, recipe.method.label, keys_of(recipe.model_dump(mode="json")))
 
 
 def read_plan(root: Path) -> Plan:
@@ -138,7 +138,7 @@ def read_plan(root: Path) -> Plan:
     if not isinstance(baseline, str):
         return Plan(root, None, tuned)
     try:
-        keys = flattened(values["settings"][baseline]["resolved"])
+        keys = keys_of(values["settings"][baseline]["resolved"])
     except (KeyError, TypeError, AttributeError):
         keys = {}
     return Plan(root, baseline, tuned, keys)

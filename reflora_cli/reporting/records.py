@@ -15,6 +15,7 @@ from typing import Any
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.comparison import Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_environment, read_results
@@ -97,7 +98,7 @@ class RunRecord:
 def read_run(path: Path, stage: Stage, comparison: Path | None) -> RunRecord:
     """Return the record of a finished run. Raises InputError for one that is damaged."""
     run = RunDirectory(path)
-    keys = flattened(load_recipe(str(run.recipe)).model_dump(mode="json"))
+    keys = keys_of(load_recipe(str(run.recipe)).model_dump(mode="json"))
     results = read_results(run)
     if results is None:
         raise InputError(Problem("the run is not finished", str(path)))
@@ -214,15 +215,9 @@ def event_of(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted key; lists become tuples, which can be compared and counted."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = frozen(value)
-    return flat
+def keys_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values by dotted key; lists become tuples, which can be compared and counted."""
+    return {key: frozen(value) for key, value in flattened(recipe).items()}
 
 
 def frozen(value: Any) -> Any:
