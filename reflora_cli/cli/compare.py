@@ -54,7 +54,7 @@ def compare_command(
     Example: `reflora compare quickstart method.name=lora,reflora train.seed=0..2 --output compare/first`
     """
     with guarded():
-        refuse_several_processes("compare")
+        refuse_several_processes("reflora compare")
         reporter = opened(plan)
         from reflora_cli.comparing.command_line import plan_of
         from reflora_cli.comparing.settings import checked_settings

@@ -111,8 +111,8 @@ def check_place(directory: ComparisonDirectory, resume: bool) -> None:
     """Raises InputError for a new comparison whose directory is used, and for one to continue that is not there."""
     place = str(directory.path)
     if resume and not is_file(directory.plan):
-        expected = "a directory with plan.yaml and runs, given by --output"
-        raise InputError(Problem("there is no comparison to resume", place, expected=expected))
+        expected, remedy = "a directory with plan.yaml and runs, given by --output", "begin it without --resume"
+        raise InputError(Problem("there is no comparison to resume", place, expected=expected, remedy=remedy))
     if not resume and exists(directory.path) and not is_unused(directory.path):
         remedy = "choose another --output, or continue the comparison in it with --resume"
         raise InputError(Problem("the output directory is not empty", place, remedy=remedy))
@@ -191,7 +191,7 @@ def check_finished(directory: ComparisonDirectory, run: PlannedRun) -> None:
     changed = [key for key in now if known.get(key) != now[key] and key not in SETTLED]
     if changed:
         found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:5]) for own in (known, now))
-        remedy = "put the run's directory elsewhere"
+        remedy = "move the run's directory away, and it is run again"
         raise InputError(Problem("a finished run is not the plan's", str(place), found, expected, remedy))
 
 

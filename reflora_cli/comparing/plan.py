@@ -43,7 +43,8 @@ def seed_list(value: Any) -> list[Any]:
 def seeds_between(first: int, last: int) -> list[int]:
     """Return the seeds of a range. Raises pydantic's error for one without seeds, or with too many."""
     if not first <= last < first + MOST_SEEDS:
-        raise refusal("", f"the range {first}..{last} has no seeds, or more than {MOST_SEEDS:,}", "write 0..4")
+        reason = f"the range {first}..{last} has no seeds, or more than {MOST_SEEDS:,}"
+        raise refusal("", reason, "write the smaller seed first, as in 0..4")
     return list(range(first, last + 1))
 
 

@@ -159,6 +159,7 @@ def nothing_found(places: Sequence[Path], found: Found) -> InputError:
             ", ".join(map(str, places)),
             said or "no run directory",
             "directories that `reflora train` has finished: recipe.yaml beside results.json",
+            "name runs or directories above them, or finish a run: `reflora train ... --resume`",
         ),
         *damaged,
     )

@@ -47,7 +47,13 @@ def make_groups(runs: Sequence[RunRecord], tuning: Sequence[RunRecord], wanted: 
     if wanted.is_asked and wanted.baseline is not None and all(group.baseline is None for group in groups):
         known = [name for group in groups for row in group.rows for name in (row.label, row.method)]
         raise InputError(
-            Problem("no row has this name", "--baseline", wanted.baseline, remedy=nearest(wanted.baseline, known))
+            Problem(
+                "no row has this name",
+                "--baseline",
+                wanted.baseline,
+                "the name of a row, or of a method",
+                nearest(wanted.baseline, known),
+            )
         )
     return groups
 
