@@ -119,6 +119,19 @@ def test_a_comparison_that_was_killed_twice_gives_the_same_report(
     assert [row["setting"] for row in group["rows"] if row["cells"][0]["best"]] == ["dora"]
 
 
+def test_the_plan_in_a_comparisons_directory_runs_it_again(
+    carry_out: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    first = carry_out(tmp_path / "first")
+    named = plan_of(str(tmp_path / "first" / "plan.yaml"), ["train.seed=0..4"])
+    settings = checked_settings(named)
+    assert (named.name, named.plan.baseline, named.plan.seeds) == ("plan", "lora", [0, 1, 2, 3, 4])
+    assert [own.name for own in settings] == [own.name for own in first.settings]
+    again = compare(named, settings, tmp_path / "first", True, Execution(), SILENT)
+    assert [own.state for own in again.results] == [State.DONE] * 33
+    assert [own.record() for own in again.choices] == [own.record() for own in first.choices]
+
+
 def test_a_failed_run_is_told_and_the_rest_is_reported(carry_out: Callable[..., Comparison], tmp_path: Path) -> None:
     found = carry_out(tmp_path / "out", is_lost=lambda own: own.run.name == "lora-learning_rate=0.001-seed=2")
     assert found.status == 1
