@@ -12,6 +12,7 @@ from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.list import refuse_no_recipe
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, output_option
+from reflora_cli.cli.report import show_report
 from reflora_cli.methods.settings import Backend
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def compare_command(
         reporter = opened(plan)
         from reflora_cli.comparing.command_line import plan_of
         from reflora_cli.comparing.settings import checked_settings
-        from reflora_cli.console.output import print_json, show_table
+        from reflora_cli.console.output import print_json
         from reflora_cli.ground.errors import InputError, Problem
 
         if resume and output is None:
@@ -78,15 +79,17 @@ def compare_command(
         from reflora_cli.comparing.compare import compare
         from reflora_cli.comparing.execution import Execution
         from reflora_cli.comparing.finish import reported
-        from reflora_cli.comparing.summary import COLUMNS, lines_of, record_of
+        from reflora_cli.comparing.summary import record_of
 
         found = compare(named, checked, output, resume, Execution(backend, jobs), reporter)
-        show_table(f"comparison in {found.directory}", COLUMNS, lines_of(found))
+        report = reported(found, reporter)
+        if report is not None:
+            show_report(report, reporter)
         for line in found.remarks():
             reporter.note(line)
-        places = reported(found, reporter)
+        reporter.note(f"the comparison: {found.directory}")
         if as_json:
-            print_json({**record_of(found), **places})
+            print_json({**record_of(found), **({"report": str(report.output)} if report else {})})
         if found.status:
             raise typer.Exit(found.status)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from reflora_cli.cli.completion import complete_run
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, output_option
+
+if TYPE_CHECKING:
+    from reflora_cli.console.reporter import Reporter
+    from reflora_cli.reporting.report import Report
 
 
 class Wanted(StrEnum):
@@ -58,16 +62,23 @@ def report_command(
     with guarded():
         refuse_several_processes("reflora report")
         reporter = opened(", ".join(map(str, places)))
-        from reflora_cli.console.output import print_json, show_table
+        from reflora_cli.console.output import print_json
         from reflora_cli.reporting.report import ReportFormat, write_report
 
         formats = tuple(ReportFormat) if wanted is Wanted.ALL else (ReportFormat(wanted.value),)
         place = output or (places[0] / "report" if len(places) == 1 else Path("report"))
         report = write_report(places, place, baseline, reporter, by=by, formats=formats)
-        rows = report.summary()
-        show_table("mean ± standard deviation (seeds)", list(rows[0]), [list(row.values()) for row in rows])
-        for sentence in report.words:
-            reporter.note(sentence)
-        reporter.note(f"the report: {report.output}")
+        show_report(report, reporter)
         if as_json:
             print_json(report.record())
+
+
+def show_report(report: Report, reporter: Reporter) -> None:
+    """Show the scores of a report as a table, what they show in words, and where the report is."""
+    from reflora_cli.console.output import show_table
+
+    if rows := report.summary():  # runs that were never scored have none
+        show_table("mean ± standard deviation (seeds)", list(rows[0]), [list(row.values()) for row in rows])
+    for sentence in report.words:
+        reporter.note(sentence)
+    reporter.note(f"the report: {report.output}")

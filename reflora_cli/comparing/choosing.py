@@ -12,8 +12,6 @@ from reflora_cli.comparing.plan import Tuning, Values
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.tasks.metrics import LOWER_IS_BETTER
 
-LOWER = (*LOWER_IS_BETTER, "loss", "perplexity")
-"""The scores that a better model lowers."""
 RATE = "train.learning_rate"
 MAIN = "validation"
 """The value of `tune.by` that means the task's main score."""
@@ -78,7 +76,7 @@ def choose(tune: Tuning, setting: str, results: Sequence[Result]) -> Choice | No
     whole = [own for own in tries if own.mean is not None]
     if not whole:
         return Choice(setting, metric, tries, None)
-    sign = 1 if metric in LOWER else -1
+    sign = 1 if metric in LOWER_IS_BETTER else -1
     best = min(whole, key=lambda own: (sign * (own.mean or 0.0), own.values.get(RATE, 0)))
     return Choice(setting, metric, tries, best.values, edges(tries, best.values))
 

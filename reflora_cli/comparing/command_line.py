@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reflora_cli.comparing.plan import SEED, Plan, checked_plan, read_plan_file
+from reflora_cli.comparing.plan import SEED, Plan, checked_plan, is_comparison, plan_of_comparison, read_plan_file
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import expanded, is_file
 from reflora_cli.recipe.files import DOTTED_KEY, find_recipe
@@ -33,21 +33,24 @@ class NamedPlan:
 
 
 def plan_of(source: str, arguments: Sequence[str]) -> NamedPlan:
-    """Return the plan in a file, bundled under that name, or made of a recipe and `KEY=V1,V2,...`.
+    """Return the plan in a file, of an earlier comparison's `plan.yaml` too, or bundled under that name, or made of a
+    recipe and `KEY=V1,V2,...`.
 
     Raises InputError with all problems.
     """
     path = bundled_plans().get(source, expanded(source))
     values: Any = {"recipe": source}
+    name = path.stem if is_file(path) else source.rpartition("/")[2]
     origins: dict[KeyPath, str] = {}
     if is_file(path):
         found, places = read_plan_file(path)
+        if is_comparison(found):
+            name, found = str(found.get("name", name)), plan_of_comparison(found)
         if found is None or (isinstance(found, dict) and any(key in found for key in PLAN_KEYS)):
             values, origins = found, dict(places)
     elif source not in bundled_recipes():
         refuse_unknown(source)
     values = with_arguments(values, origins, arguments)
-    name = path.stem if is_file(path) else source.rpartition("/")[2]
     return NamedPlan(name, checked_plan(values, origins, str(path)), origins, str(path))
 
 

@@ -13,7 +13,7 @@ from reflora_cli.comparing.directory import ComparisonDirectory, Result, State, 
 from reflora_cli.comparing.execution import Execution, Runner, runner_of
 from reflora_cli.comparing.fresh import FreshRows, fresh_rows
 from reflora_cli.comparing.local import Ended
-from reflora_cli.comparing.planned import FINAL, PlannedRun, final_runs, planned_finals, tuning_runs
+from reflora_cli.comparing.planned import PlannedRun, final_runs, planned_finals, tuning_runs
 from reflora_cli.comparing.progress import Progress, outcome
 from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.stored import continued, read_plan, stored_plan, write_plan
@@ -24,9 +24,10 @@ from reflora_cli.ground.atomic import locked, write_json
 from reflora_cli.ground.errors import DivergedError, InputError, Problem, StoppedError
 from reflora_cli.ground.interruption import Interruption, noted_signals
 from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.comparison import FINAL
 from reflora_cli.runs.directory import is_unused
-from reflora_cli.training.resume import flattened
 
 SETTLED = ("task.labels", "task.separator", "task.class_weights", "task.template")
 """The keys that a run fills in when it begins."""
@@ -58,11 +59,10 @@ class Comparison:
         return DivergedError.exit_status if lost or any(own.chosen is None for own in self.choices) else 0
 
     def remarks(self) -> list[str]:
-        """Return what the user should know beside the scores: what was warned of, and the runs without results."""
+        """Return what the user should know beside the scores: which runs have no results."""
         lost = [own for own in self.results if own.state is not State.DONE]
         told = [f"{own.run.title}: {outcome(own)}" for own in lost]
-        counted = [f"{len(lost)} of {len(self.results)} runs have no results:"] if lost else []
-        return [*(f"warning: {own}" for own in self.warnings), *counted, *told]
+        return [f"{len(lost)} of {len(self.results)} runs have no results:", *told] if lost else []
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def check_place(directory: ComparisonDirectory, resume: bool) -> None:
     """Raises InputError for a new comparison whose directory is used, and for one to continue that is not there."""
     place = str(directory.path)
     if resume and not is_file(directory.plan):
-        expected = "a directory with plan.yaml and runs, given by --output"
-        raise InputError(Problem("there is no comparison to resume", place, expected=expected))
+        expected, remedy = "a directory with plan.yaml and runs, given by --output", "begin it without --resume"
+        raise InputError(Problem("there is no comparison to resume", place, expected=expected, remedy=remedy))
     if not resume and exists(directory.path) and not is_unused(directory.path):
         remedy = "choose another --output, or continue the comparison in it with --resume"
         raise InputError(Problem("the output directory is not empty", place, remedy=remedy))
@@ -134,31 +134,24 @@ def carried_out(session: Session) -> Comparison:
     """Carry out everything: the runs of tuning, the choice, and the runs that are compared."""
     plan, directory, settings = session.named.plan, session.directory, session.settings
     warnings = [UNSEEN] if plan.tune and not all(session.fresh.values()) else []
-    for warning in warnings:
-        session.progress.reporter.note(f"warning: {warning}")
+    session.progress.warn(warnings)
     results = carry_out(session, tuning_runs(plan, settings))
     choices: list[Choice] = []
     if plan.tune:
         own = ([result for result in results if result.run.setting == setting.name] for setting in settings)
-        found = [choose(plan.tune, setting.name, of) for setting, of in zip(settings, own, strict=True)]
-        choices = [choice for choice in found if choice is not None]
+        tried = [choose(plan.tune, setting.name, of) for setting, of in zip(settings, own, strict=True)]
+        choices = [choice for choice in tried if choice is not None]
         write_json(directory.chosen, {choice.setting: choice.record() for choice in choices})
-        for warning in (warning for choice in choices for warning in choice.warnings()):
-            warnings.append(warning)
-            session.progress.reporter.note(f"warning: {warning}")
+        session.progress.warn(found := [warning for choice in choices for warning in choice.warnings()])
+        warnings += found
     chosen = {own.setting: own.chosen for own in choices if own.chosen is not None}
     final = final_runs(plan, settings, chosen if plan.tune else {own.name: {} for own in settings})
-    moved = set_aside(directory, final)
-    warnings += [f"{name} is not compared any more: tuning now chooses another setting" for name in moved]
+    if not plan.tune or len(choices) == len(settings):  # runs of a setting that could not be tuned again stay
+        moved = [f"{own}: set aside, since tuning now chooses another setting" for own in set_aside(directory, final)]
+        session.progress.warn(moved)
+        warnings += moved
     results += carry_out(session, final)
-    return Comparison(directory.path, settings, baseline_of(session), results, choices, warnings)
-
-
-def baseline_of(session: Session) -> str | None:
-    """Return the name of the baseline's setting."""
-    wanted = session.named.plan.baseline
-    names = (own.name for own in session.settings if wanted in (own.name, own.values.get("method.name")))
-    return next(names, wanted) if wanted is not None else None
+    return Comparison(directory.path, settings, plan.baseline, results, choices, warnings)
 
 
 def carry_out(session: Session, runs: Sequence[PlannedRun]) -> list[Result]:
@@ -198,7 +191,7 @@ def check_finished(directory: ComparisonDirectory, run: PlannedRun) -> None:
     changed = [key for key in now if known.get(key) != now[key] and key not in SETTLED]
     if changed:
         found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:5]) for own in (known, now))
-        remedy = "put the run's directory elsewhere"
+        remedy = "move the run's directory away, and it is run again"
         raise InputError(Problem("a finished run is not the plan's", str(place), found, expected, remedy))
 
 

@@ -6,7 +6,6 @@ What is known of a run is read from its own directory, so that a comparison whic
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from reflora_cli.comparing.planned import PlannedRun
-from reflora_cli.ground.errors import DivergedError
+from reflora_cli.ground.errors import DivergedError, InputError
 from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.runs.comparison import FRESH, PLAN, TUNING, Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_results
-
-FRESH = "fresh.json"
-"""The file beside a run's results with its scores on rows that tuning never saw."""
-Scores = Mapping[str, Mapping[str, float]]
-"""Scores by split and name, the main one first."""
 
 
 class State(StrEnum):
@@ -60,7 +55,7 @@ class ComparisonDirectory:
 
     @property
     def plan(self) -> Path:
-        return self.path / "plan.yaml"
+        return self.path / PLAN
 
     @property
     def chosen(self) -> Path:
@@ -85,11 +80,20 @@ class ComparisonDirectory:
         return self.path / "failed" / run.folder / f"{run.name}.json"
 
     def result(self, run: PlannedRun) -> Result:
-        """Return what is known of a run. Raises InputError for damaged results."""
-        if results := read_results(self.run(run)):
-            metric, seconds = str(results["main_metric"]), float(results["seconds"])
-            return Result(run, State.DONE, metric, results["scores"], read_fresh(self.fresh(run)), seconds)
+        """Return what is known of a run. One whose results are damaged has failed, and so has one that could not be
+        scored on fresh rows after its training.
+        """
         failure = read_failure(self.failure(run))
+        try:
+            results = read_results(self.run(run))
+        except InputError as error:
+            return Result(run, State.FAILED, message=str(error))
+        if results:
+            metric, seconds = str(results["main_metric"]), float(results["seconds"])
+            fresh = fresh_scores(self.run(run).path)
+            is_whole = failure is None or fresh is not None or run.folder == TUNING
+            state, message = (State.DONE, "") if is_whole else (State.FAILED, str((failure or {}).get("message", "")))
+            return Result(run, state, metric, results["scores"], fresh, seconds, message)
         if failure is None:
             return Result(run, State.WAITING)
         diverged = failure.get("exit_status") == DivergedError.exit_status
@@ -114,9 +118,9 @@ def read_failure(path: Path) -> dict[str, Any] | None:
         return {"message": f"{path} is damaged"}
 
 
-def read_fresh(path: Path) -> Scores | None:
+def fresh_scores(run: Path) -> Scores | None:
     """Return the scores of fresh rows; None if there are none, or the file is damaged and is to be written again."""
     try:
-        return dict(json.loads(path.read_bytes())["scores"]) if is_file(path) else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return read_fresh(run)
+    except InputError:
         return None

@@ -10,11 +10,12 @@ from typing import Any
 
 from reflora_cli.comparing.command_line import NamedPlan
 from reflora_cli.comparing.directory import ComparisonDirectory, State
-from reflora_cli.comparing.planned import FINAL, PlannedRun, planned_finals, tuning_runs
+from reflora_cli.comparing.planned import PlannedRun, planned_finals, tuning_runs
 from reflora_cli.comparing.settings import Setting, checked_settings
 from reflora_cli.comparing.stored import continued, read_plan
 from reflora_cli.console.pace import duration
 from reflora_cli.ground.paths import is_file
+from reflora_cli.runs.comparison import FINAL
 
 
 @dataclass(frozen=True)

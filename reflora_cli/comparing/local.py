@@ -6,6 +6,7 @@ has left, and computes what `reflora train` does in a new process.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -112,7 +113,8 @@ def run_locally(
     finally:
         for process, *_ in running.values():
             if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, interruption.signal or signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+                    os.kill(process.pid, interruption.signal or signal.SIGTERM)
         for process, *_ in running.values():
             process.join()
 

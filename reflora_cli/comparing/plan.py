@@ -43,7 +43,8 @@ def seed_list(value: Any) -> list[Any]:
 def seeds_between(first: int, last: int) -> list[int]:
     """Return the seeds of a range. Raises pydantic's error for one without seeds, or with too many."""
     if not first <= last < first + MOST_SEEDS:
-        raise refusal("", f"the range {first}..{last} has no seeds, or more than {MOST_SEEDS:,}", "write 0..4")
+        reason = f"the range {first}..{last} has no seeds, or more than {MOST_SEEDS:,}"
+        raise refusal("", reason, "write the smaller seed first, as in 0..4")
     return list(range(first, last + 1))
 
 
@@ -54,6 +55,7 @@ SEEDS_WORDS = "whole numbers [0, 1, 2], or a range 0..2"
 class PlanRecipe(Section):
     """One recipe of a plan."""
 
+    name: str | None = Field(None, description="what it is called among the settings; null: like its file")
     recipe: str = Field(description="a recipe's file, or the name of a bundled one")
     set: Values = Field(default_factory=dict, description="KEY: VALUE of this recipe alone")
 
@@ -167,6 +169,18 @@ def read_plan_file(path: Path) -> tuple[Any, Origins]:
         raise InputError(Problem("the plan cannot be read", str(path), error.strerror or str(error))) from error
     values, lines = parse_yaml(text, str(path))
     return values, {key: f"{path}, line {line}" for key, line in lines.items()}
+
+
+def is_comparison(values: Any) -> bool:
+    """Whether the values of a file are those of `plan.yaml` in a comparison's directory: its settings have names."""
+    return isinstance(values, dict) and isinstance(values.get("settings"), dict)
+
+
+def plan_of_comparison(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan that a comparison's `plan.yaml` has carried out: each of its settings is a recipe with a name."""
+    settings = ((name, own if isinstance(own, dict) else {}) for name, own in values["settings"].items())
+    recipes = [{"name": name, **{key: own[key] for key in ("recipe", "set") if key in own}} for name, own in settings]
+    return {"recipes": recipes, **{key: values[key] for key in ("seeds", "baseline", "tune") if key in values}}
 
 
 def checked_plan(values: Any, origins: Origins, source: str) -> Plan:

@@ -11,9 +11,8 @@ from reflora_cli.comparing.plan import Plan, Values
 from reflora_cli.comparing.settings import Setting, leaf, shown
 from reflora_cli.comparing.tries import tries_of
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.comparison import FINAL, TUNING
 
-TUNING, FINAL = "tuning", "runs"
-"""The folders of runs by which a method is tuned, and of those that are compared."""
 LONGEST = 100
 """The most characters of a run's name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reflora_cli.comparing.directory import Result, State
@@ -28,6 +29,11 @@ class Progress:
         self.begun += count
         if count:
             self.reporter.note(f"{count} of {self.total} runs are there already")
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        """Tell what the user should know before the comparison has ended."""
+        for warning in warnings:
+            self.reporter.note(f"warning: {warning}")
 
     def begin(self, run: PlannedRun) -> None:
         self.begun += 1

@@ -91,10 +91,8 @@ def settings_of(named: NamedPlan) -> Iterator[Setting]:
     for number, own in enumerate(recipes):
         for name, where, values in points(plan):
             stem = own.recipe.rpartition("/")[2].removesuffix(".yaml")
-            local = {key: value for key, value in own.set.items() if len(recipes) > 1}
-            label = name or stem
-            if len(recipes) > 1:
-                label = ", ".join(dict.fromkeys(filter(None, (stem, described(local), name))))
+            named_by = (own.name,) if own.name else (stem, described(own.set)) if len(recipes) > 1 else ()
+            label = ", ".join(dict.fromkeys(filter(None, (*named_by, name)))) or stem
             layers = {"set": plan.set, f"recipes.{number}.set": own.set, where: values}
             places = {
                 key: place(path_of(f"{at}.{key}"), named.origins, named.source)

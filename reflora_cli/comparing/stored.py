@@ -19,9 +19,12 @@ from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.tries import tries_of
 from reflora_cli.ground.atomic import write_file
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.yaml_lines import parse_yaml, write_yaml
-from reflora_cli.training.resume import MOST_SHOWN, flattened
+from reflora_cli.training.resume import MOST_SHOWN
+
+REMEDY = "put it back, or begin a new comparison with another --output"
 
 
 class StoredSetting(Section):
@@ -117,13 +120,12 @@ def comparable(recipe: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
 def changed_setting(name: str, before: dict[str, Any], now: dict[str, dict[str, Any]], where: str) -> Problem:
     """Return the problem of a setting that the plan does not have any more."""
     if name not in now:
-        remedy = "put it back, or begin a new comparison with another --output"
-        return Problem(f"the plan lacks the setting {name!r}, which the comparison has", where, remedy=remedy)
+        what = f"the plan lacks the setting {name!r}, which the comparison has"
+        return Problem(what, where, ", ".join(now), name, REMEDY)
     after = now[name]
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)][:MOST_SHOWN]
     found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed) for own in (after, before))
-    remedy = "put it back, or begin a new comparison with another --output"
-    return Problem(f"the setting {name!r} is another one than the comparison's", where, found, expected, remedy)
+    return Problem(f"the setting {name!r} is another one than the comparison's", where, found, expected, REMEDY)
 
 
 def changed_seeds(key: str, before: list[int] | None, after: list[int] | None, where: str) -> list[Problem]:
@@ -132,7 +134,8 @@ def changed_seeds(key: str, before: list[int] | None, after: list[int] | None, w
         return []
     if before is not None and after is not None and {*before} <= {*after}:
         return []
-    return [Problem(f"{key} may only become more", where, str(after), f"at least {before}")]
+    found, expected = (("those of the recipes" if own is None else str(own)) for own in (after, before))
+    return [Problem(f"{key} may only become more", where, found, f"at least {expected}", REMEDY)]
 
 
 def changed_tuning(before: dict[str, Any] | None, after: Tuning | None, where: str) -> list[Problem]:
@@ -141,11 +144,11 @@ def changed_tuning(before: dict[str, Any] | None, after: Tuning | None, where: s
         return []
     if before is None or after is None:
         found, expected = ("null" if own is None else "a section" for own in (after, before))
-        return [Problem("tune is another one than the comparison's", where, found, expected)]
+        return [Problem("tune is another one than the comparison's", where, found, expected, REMEDY)]
     known = Tuning.model_validate(before)
     if {*known.grid} != {*after.grid}:
         found, expected = (", ".join(own.grid) for own in (after, known))
-        return [Problem("other keys are tuned than the comparison's", where, found, expected)]
+        return [Problem("other keys are tuned than the comparison's", where, found, expected, REMEDY)]
     tried = tries_of(after)
     lost = [own for own in tries_of(known) if own not in tried]
     problems = changed_seeds("tune.seeds", known.seeds, after.seeds, where)

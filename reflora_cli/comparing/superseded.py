@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reflora_cli.comparing.directory import ComparisonDirectory
-from reflora_cli.comparing.planned import FINAL, PlannedRun
+from reflora_cli.comparing.planned import PlannedRun
 from reflora_cli.ground.paths import exists, is_directory
-
-ASIDE = "superseded"
-"""The folder of runs that are not compared any more."""
+from reflora_cli.runs.comparison import ASIDE, FINAL
 
 
 def set_aside(directory: ComparisonDirectory, runs: Sequence[PlannedRun]) -> list[str]:

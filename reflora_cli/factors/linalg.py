@@ -127,6 +127,16 @@ def product_spectrum(gram_a: Tensor, gram_b: Tensor) -> Tensor:
     return torch.where(known, sigma, 0.0)
 
 
+def effective_rank(sigma: Tensor) -> Tensor:
+    """Return the effective rank [N] of spectra [N, r]: exp of the entropy of the singular values divided by their sum
+    (Roy, Vetterli 2007, "The effective rank", EUSIPCO); 0 where all are 0.
+    """
+    total = sigma.sum(dim=1, keepdim=True)
+    shares = sigma / torch.where(total > 0, total, 1)
+    entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
+    return torch.where(total[:, 0] > 0, entropy.exp(), 0)
+
+
 Way = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """A function from La, Lb and the damping to the damped matrices [N, r, r] for gB and for gA: S and S^-1, or GA^-1 and
 GB^-1."""

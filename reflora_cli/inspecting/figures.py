@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reflora_cli.console.pictures import Look, drawn_in, images, looks, plain
 from reflora_cli.inspecting.inspect import Inspection
 from reflora_cli.inspecting.modules import Module
-from reflora_cli.training.confusion import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from reflora_cli.inspecting.subspaces import Overlap
 
-MARKERS = "osD^v<>PX*hp"
 PANELS = 12
 """The most kinds of modules of which spectra are drawn."""
 COLUMNS = 3
@@ -46,8 +44,10 @@ def over_depth(modules: Sequence[Module], values: Mapping[str, float | None], la
     if not lines:
         return None
     figure, axes = framed(title)
-    for number, (kind, line) in enumerate(lines.items()):
-        axes.plot(list(line), list(line.values()), label=plain(kind), markersize=4, linewidth=1.2, **style(number))
+    look = looks_of(modules)
+    for kind, line in lines.items():
+        style = drawing(look[kind])
+        axes.plot(list(line), list(line.values()), label=plain(kind), markersize=4, linewidth=1.2, **style)
     blocks = sorted({block for line in lines.values() for block in line})
     axes.set_xticks(blocks[:: math.ceil(len(blocks) / MOST_TICKS)])
     axes.set_ylim(bottom=0)
@@ -117,10 +117,11 @@ def magnitude_and_direction(found: Inspection) -> Figure | None:
     if not kinds:
         return None
     figure, axes = framed(titled(found, "magnitude and direction"))
-    for number, (kind, group) in enumerate(kinds.items()):
+    look = looks_of(found.modules)
+    for kind, group in kinds.items():
         points = [(own.rows.direction, own.rows.magnitude) for own in group if own.rows]
-        drawing = {**style(number), "linestyle": "none"}
-        axes.plot(*zip(*points, strict=True), label=plain(kind), markersize=5, alpha=0.8, **drawing)
+        style = {**drawing(look[kind]), "linestyle": "none"}
+        axes.plot(*zip(*points, strict=True), label=plain(kind), markersize=5, alpha=0.8, **style)
     axes.set_xlabel(r"direction: mean of $1 - \cos(w'_j, w_j)$ over rows")
     axes.set_ylabel(r"magnitude: mean of $|\,\|w'_j\| - \|w_j\|\,|$ over rows")
     axes.ticklabel_format(style="sci", scilimits=(-3, 4))
@@ -179,9 +180,14 @@ def of_kinds(modules: Sequence[Module]) -> dict[str, list[Module]]:
     return kinds
 
 
-def style(number: int) -> dict[str, Any]:
-    """Return how the line of a kind is drawn: ten colors, and further markers."""
-    return {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
+def looks_of(modules: Sequence[Module]) -> dict[str, Look]:
+    """Return the look of each kind of modules, which is the same in all figures of an inspection."""
+    return looks(own.kind for own in modules)
+
+
+def drawing(look: Look) -> dict[str, Any]:
+    """Return a look as matplotlib's options of a line."""
+    return {"color": look.color, "marker": look.marker, "linestyle": look.dash}
 
 
 def framed(title: str) -> tuple[Figure, Axes]:
@@ -237,15 +243,9 @@ def drawn(found: Inspection) -> dict[str, bytes]:
 
 def pictures(found: Inspection) -> Iterator[tuple[str, bytes]]:
     """Yield the figures as files, the same bytes for the same numbers."""
-    from matplotlib import rc_context
-
     for name, draw in DRAWN.items():
-        figure = draw(found)
-        if figure is None:
-            continue
-        with rc_context({"svg.hashsalt": "reflora"}):
-            for form in FORMATS:
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-                figure.set_layout_engine("none")  # the first form has laid it out, which takes longest
-                yield f"{name}.{form}", buffer.getvalue()
+        with drawn_in({}):
+            figure = draw(found)
+            files = {} if figure is None else images(figure, 130)
+        for form, content in files.items():
+            yield f"{name}.{form}", content

@@ -12,6 +12,7 @@ from reflora_cli.combining.source import Source, check_same_base, unchecked_base
 from reflora_cli.console.reporter import SILENT, Reporter, Work
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import expanded
+from reflora_cli.inspecting.effects import Part
 from reflora_cli.inspecting.modules import Module, measured
 from reflora_cli.inspecting.names import depth_of, kinds_of
 from reflora_cli.inspecting.parts import PartReader, read_inspected
@@ -128,23 +129,25 @@ def every_module(
                 W = None if base is None else base.read(parameter)
                 module, found = measured(part, W, kinds[name], depth_of(name))
                 modules.append(module)
-                pairs += compared(readers[1:], name, found, first)
+                pairs += compared(readers[1:], part, found)
             tell(done)
     return modules, pairs
 
 
-def compared(others: Sequence[PartReader], name: str, found: Triplets | None, first: PartReader) -> list[Alike]:
-    """Return how alike the changes of one module are; nothing where not both adapters have one of low rank."""
-    if not others or found is None or name not in others[0].source.layers:
+def compared(others: Sequence[PartReader], one: Part, found: Triplets | None) -> list[Alike]:
+    """Return how alike the changes of one module are; nothing where not both adapters have one of low rank. found: the
+    triplets of the first adapter's change.
+    """
+    if not others or one.change is None or found is None or one.module not in others[0].source.layers:
         return []
-    one, other = first.part(name), others[0].part(name)
-    if one is None or other is None or one.change is None or other.change is None:
+    other = others[0].part(one.module)
+    if other is None or other.change is None:
         return []
     if one.shape != other.shape:
         what, expected = "the adapters change weights of different shapes", "adapters of one base"
         shapes = f"{one.shape} and {other.shape}"
-        raise InputError(Problem(what, f"module {name}", shapes, expected))
-    return [alike(name, (one.change, other.change), (found, triplets_of(other.change)))]
+        raise InputError(Problem(what, f"module {one.module}", shapes, expected))
+    return [alike(one.module, (one.change, other.change), (found, triplets_of(other.change)))]
 
 
 def notes_on(sources: Sequence[Source], modules: Sequence[Module], base: BaseWeights | None) -> list[str]:

@@ -1,13 +1,11 @@
 """What the singular values of a product B A say, and how its factors are balanced.
 
 The singular triplets of B A [out, in] are found through the R x R core of its factors (`combining/truncated.py`), never
-from the dense product. Effective rank: Roy, Vetterli 2007, "The effective rank", EUSIPCO. Stable rank: Rudelson,
-Vershynin 2007, arXiv math/0503442.
+from the dense product. Stable rank: Rudelson, Vershynin 2007, arXiv math/0503442.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from reflora_cli.combining.changes import LowRank
 from reflora_cli.combining.truncated import triplets
+from reflora_cli.factors.linalg import effective_rank
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,12 @@ def spectrum(found: Triplets, rank: int) -> Spectrum:
     if not found.rank:
         return Spectrum(tuple(values), 0.0, 0.0, 0, None, None, None)
     frobenius, spectral = float(found.S.norm()), values[0]
-    shares = found.S / found.S.sum()
     return Spectrum(
         singular_values=tuple(values),
         frobenius=frobenius,
         spectral=spectral,
         rank=found.rank,
-        effective_rank=math.exp(float(torch.special.entr(shares).sum())),
+        effective_rank=float(effective_rank(found.S[None])[0]),
         stable_rank=float((found.S / spectral).square().sum()),
         condition=spectral / values[-1] if values[-1] else None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from reflora_cli.factors.linalg import product_spectrum
+from reflora_cli.factors.linalg import effective_rank, product_spectrum
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.stacks import group_pairs
 
@@ -43,14 +43,6 @@ def pair_health(pairs: Sequence[FactorPair], damping: float | None) -> dict[str,
         for pair, own in zip(group.pairs, values, strict=True):
             found[pair.name] = {name: rounded(value) for name, value in zip(columns, own, strict=True)}
     return found
-
-
-def effective_rank(sigma: Tensor) -> Tensor:
-    """Return the effective rank [N] of spectra [N, r]: exp of their entropy; 0 where all singular values are 0."""
-    total = sigma.sum(dim=1, keepdim=True)
-    shares = sigma / torch.where(total > 0, total, 1)
-    entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
-    return torch.where(total[:, 0] > 0, entropy.exp(), 0)
 
 
 def rounded(value: float) -> float | None:

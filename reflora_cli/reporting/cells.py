@@ -20,8 +20,10 @@ SHARES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """The scores of one row in one column, by seed, in the units of the column. diverged: runs without a finite
-    score. p_best: the largest corrected p of the best row against another one; None elsewhere.
+    """The scores of one row in one column, by seed, in the units of the column.
+
+    diverged: the number of runs without a finite score. is_best: whether the mean is the column's best; is_proved:
+    whether tests show it. validation: the scores by which adapters were selected, where `scores` are of fresh rows.
     """
 
     setting: Setting
@@ -50,7 +52,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Settings of one name, at most one in each column. others: the telling values less the method."""
+    """Settings of one name, at most one in each column. others: the values of the keys in the name, without the
+    method.
+    """
 
     label: str
     method: str
@@ -61,8 +65,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row's difference to its baseline in one column, in the units of the column. p: corrected for all of the table;
-    exact: not corrected.
+    """A row's difference to its baseline in one column, in the units of the column. p: that of `found`, corrected for
+    all differences of the table.
     """
 
     row: str

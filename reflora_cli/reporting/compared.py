@@ -24,7 +24,7 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row]
         best[column] = top.label
         for other in own:
             if other is not top:
-                tests.append((column, p_of(top.cells[column].scores, other.cells[column].scores)))
+                tests.append((column, p_of_best(top.cells[column], other.cells[column], column)))
     found_p = list(zip((column for column, _ in tests), corrected([p for _, p in tests]), strict=True))
     largest: dict[Column, float | None] = {}
     for column in best:
@@ -33,6 +33,16 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row]
         largest[column] = max(known) if len(known) == len(values) else None
     proved = {column for column, p in largest.items() if p is not None and p < LEVEL}
     return [marked(row, best, proved) for row in rows], largest
+
+
+def p_of_best(top: Cell, other: Cell, column: Column) -> float | None:
+    """Return the p, not corrected, by which a row is better than another one; 1 where its mean over the seeds that both
+    have is not the better one, though its mean over all its seeds may be.
+    """
+    common = top.scores.keys() & other.scores.keys()
+    gain = sum(top.scores[seed] - other.scores[seed] for seed in common)
+    p = p_of(top.scores, other.scores)
+    return 1.0 if p is not None and (gain >= 0) == column.lower_is_better else p
 
 
 def better_first(cell: Cell, column: Column) -> float:
@@ -58,10 +68,10 @@ def marked(row: Row, best: Mapping[Column, str], proved: set[Column]) -> Row:
 
 
 def baseline_of(rows: Sequence[Row], wanted: Wanted) -> Row | None:
-    """Return the row that others are compared with: the one that is named, or else plain LoRA's, or else the first one.
-    None if the user named one that is not there.
+    """Return the row that others are compared with: that of the setting of a plan, or else the one that is named, or
+    else plain LoRA's, or else the first one. None if the user named one that is not there.
     """
-    found = row_named(rows, wanted.baseline) or row_like(rows, wanted)
+    found = row_like(rows, wanted) or row_named(rows, wanted.baseline)
     if found is not None or wanted.is_asked:
         return found
     return row_named(rows, PLAIN) or (rows[0] if rows else None)
@@ -76,19 +86,26 @@ def row_named(rows: Sequence[Row], name: str | None) -> Row | None:
 
 
 def row_like(rows: Sequence[Row], wanted: Wanted) -> Row | None:
-    """Return the row with the settings of the baseline's recipe, so far as the method's are known."""
-    known = {key: value for key, value in wanted.baseline_keys.items() if key.startswith("method.")}
-    known = {key: value for key, value in known.items() if key not in (*wanted.tuned, "method.name")}
-    settings = ((row, cell.setting) for row in rows for cell in row.cells.values())
-    alike = (row for row, own in settings if all(own.keys.get(key) == value for key, value in known.items()))
-    return next(alike, None) if known else None
+    """Return the row with the settings of the baseline's recipe. Its method must be the same; of rows with that method,
+    it is the one that has most of the recipe's other values, some of which a run settles when it begins.
+    """
+    known = {key: value for key, value in wanted.baseline_keys.items() if key not in (*wanted.tuned, "method.name")}
+    method = {key: value for key, value in known.items() if key.startswith("method.")}
+    settings = [(row, cell.setting.keys) for row in rows for cell in row.cells.values()]
+    alike = [(row, keys) for row, keys in settings if all(keys.get(key) == value for key, value in method.items())]
+    if not method or not alike:
+        return None
+    return max(alike, key=lambda each: sum(each[1].get(key) == value for key, value in known.items()))[0]
 
 
-def compare(rows: Sequence[Row], columns: Sequence[Column], baseline: Row | None, named: str | None) -> list[Compared]:
-    """Return the differences of all rows to their baselines, with p values corrected for all of them together."""
+def compare(rows: Sequence[Row], columns: Sequence[Column], baseline: Row | None, *, is_one: bool) -> list[Compared]:
+    """Return the differences of all rows to their baselines, with p values corrected for all of them together.
+
+    is_one: whether the baseline of every row is this one row; otherwise it is the baseline's method with the row's
+    other settings.
+    """
     if baseline is None:
         return []
-    is_one = baseline.label == named
     found = [
         (row.label, other.label, column, result)
         for row in rows

@@ -1,24 +1,17 @@
-"""How figures look: colours that the colour-blind tell apart, markers beside them, legends below."""
+"""How the figures of a report look: panels, lines with bands, legends below."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from reflora_cli.console.pictures import Look, drawn_in, images
 from reflora_cli.reporting.curves import Curve
 from reflora_cli.reporting.document import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B4B9A", "#000000")
-"""Okabe and Ito's colours, in an order in which neighbours differ in brightness; a dark violet for their yellow, which
-lines on white would not show."""
-MARKERS = "osD^vPX*"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.grid": True,
@@ -26,32 +19,10 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "reflora",
     "legend.frameon": False,
 }
 WIDTH = 7.5
 """Inches of a figure."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one row is drawn in all figures."""
-
-    color: str
-    marker: str
-    dash: Any
-
-
-def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each row; more rows than colours differ by marker and dashes."""
-    return {
-        label: Look(
-            COLOURS[i % len(COLOURS)],
-            MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
-        )
-        for i, label in enumerate(dict.fromkeys(labels))
-    }
 
 
 def panels(count: int, height: float, columns: int = 2) -> tuple[Canvas, list[Axes]]:
@@ -106,14 +77,11 @@ def legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
 
 
 def finished(name: str, caption: str, canvas: Canvas) -> Figure:
-    """Return a canvas in both formats; the same numbers make the same bytes."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    canvas.savefig(png, format="png", dpi=144, facecolor="white")
-    canvas.savefig(svg, format="svg", facecolor="white", metadata={"Date": None})
-    return Figure(name, caption, png.getvalue(), svg.getvalue())
+    """Return a canvas as a figure of the report."""
+    found = images(canvas, 144)
+    return Figure(name, caption, found["png"], found["svg"])
 
 
 def styled() -> Any:
-    """Return a context in which figures have their style, whatever the user's own is."""
-    usual: Any = {**dict(mpl.rcParamsDefault), "backend": mpl.rcParams["backend"], **STYLE}
-    return mpl.rc_context(usual)
+    """Return a context in which figures have the style of a report."""
+    return drawn_in(STYLE)

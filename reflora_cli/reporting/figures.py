@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from reflora_cli.console.pictures import Look, looks
 from reflora_cli.reporting.cells import SHARES, Group
 from reflora_cli.reporting.curves import (
     Curve,
@@ -24,7 +25,7 @@ from reflora_cli.reporting.curves import (
     tasks_of,
 )
 from reflora_cli.reporting.document import Figure
-from reflora_cli.reporting.drawing import Look, draw_curve, finished, legend, looks, panels, styled
+from reflora_cli.reporting.drawing import draw_curve, finished, legend, panels, styled
 from reflora_cli.reporting.numbers import unit
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import Column

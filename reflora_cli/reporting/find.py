@@ -12,12 +12,9 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.yaml_lines import parse_yaml
-from reflora_cli.reporting.records import RunRecord, Stage, flattened, read_run
+from reflora_cli.reporting.records import RunRecord, Stage, keys_of, read_run
+from reflora_cli.runs.comparison import ASIDE, PLAN, TUNING
 from reflora_cli.runs.directory import RunDirectory
-
-PLAN, TUNING, FINAL = "plan.yaml", "tuning", "runs"
-"""The names by which a comparison is known: its plan, and the folders of runs that only tune and of those that are
-compared."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ def run_directories(place: Path) -> Iterator[Path]:
 
 def add_run(found: Found, path: Path) -> None:
     """Add a run to what was found: as a record, as unfinished, or as damaged."""
-    root = comparison_of(path)
-    if root is not None and path.absolute().parent.name not in (TUNING, FINAL):
+    root, folder = comparison_of(path), path.absolute().parent.name
+    if root is not None and folder == ASIDE:
         found.aside.append(path)
         return
-    stage = Stage.TUNING if root is not None and path.absolute().parent.name == TUNING else Stage.FINAL
+    stage = Stage.TUNING if root is not None and folder == TUNING else Stage.FINAL
     if root is not None and all(plan.place != root for plan in found.plans):
         found.plans.append(read_plan(root))
     try:
@@ -124,7 +121,7 @@ def read_unfinished(path: Path, stage: Stage) -> Unfinished:
         recipe = load_recipe(str(RunDirectory(path).recipe))
     except InputError:
         return Unfinished(path, stage, "", {})
-    return Unfinished(path, stage, recipe.method.label, flattened(recipe.model_dump(mode="json")))
+    return Unfinished(path, stage, recipe.method.label, keys_of(recipe.model_dump(mode="json")))
 
 
 def read_plan(root: Path) -> Plan:
@@ -141,7 +138,7 @@ def read_plan(root: Path) -> Plan:
     if not isinstance(baseline, str):
         return Plan(root, None, tuned)
     try:
-        keys = flattened(values["settings"][baseline]["resolved"])
+        keys = keys_of(values["settings"][baseline]["resolved"])
     except (KeyError, TypeError, AttributeError):
         keys = {}
     return Plan(root, baseline, tuned, keys)
@@ -162,6 +159,7 @@ def nothing_found(places: Sequence[Path], found: Found) -> InputError:
             ", ".join(map(str, places)),
             said or "no run directory",
             "directories that `reflora train` has finished: recipe.yaml beside results.json",
+            "name runs or directories above them, or finish a run: `reflora train ... --resume`",
         ),
         *damaged,
     )

@@ -45,7 +45,7 @@ def table(own: Table) -> str:
     to the other formats.
     """
     if len(own.rows) > LONGEST:
-        return escaped(f"{own.caption} There are {len(own.rows)}; they are in runs.csv and in the other formats.")
+        return escaped(f"{own.caption} The table has {len(own.rows)} rows, too many for a page: see the other formats.")
     widths = [
         max(len(row[place].text) for row in (*own.rows, tuple(map(Text, own.header))))
         for place in range(len(own.header))

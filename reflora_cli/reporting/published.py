@@ -12,7 +12,7 @@ from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.reporting.cells import Cell, Group
-from reflora_cli.reporting.records import flattened
+from reflora_cli.reporting.records import keys_of
 from reflora_cli.reporting.settings import Column, Setting, shown, spoken
 
 FILE = Path(__file__).with_name("published.yaml")
@@ -152,4 +152,4 @@ def recipe_differences(name: str, setting: Setting) -> list[str]:
 def bundled_recipe(name: str) -> dict[str, Any]:
     """Return a bundled recipe by dotted key; empty if there is none of that name."""
     path = bundled_recipes().get(name)
-    return flattened(load_recipe(str(path)).model_dump(mode="json")) if path else {}
+    return keys_of(load_recipe(str(path)).model_dump(mode="json")) if path else {}

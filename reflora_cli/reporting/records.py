@@ -15,13 +15,10 @@ from typing import Any
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.runs.comparison import Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_environment, read_results
-
-Scores = Mapping[str, Mapping[str, float]]
-"""Scores by split and metric."""
-FRESH = "fresh.json"
-"""The file with the scores of a run on rows that tuning never saw."""
 
 
 class Stage(StrEnum):
@@ -101,7 +98,7 @@ class RunRecord:
 def read_run(path: Path, stage: Stage, comparison: Path | None) -> RunRecord:
     """Return the record of a finished run. Raises InputError for one that is damaged."""
     run = RunDirectory(path)
-    keys = flattened(load_recipe(str(run.recipe)).model_dump(mode="json"))
+    keys = keys_of(load_recipe(str(run.recipe)).model_dump(mode="json"))
     results = read_results(run)
     if results is None:
         raise InputError(Problem("the run is not finished", str(path)))
@@ -118,7 +115,7 @@ def record_of(
     environment = read_environment(run) or {}
     base = environment.get("base") or {}
     data = environment.get("data") or {}
-    fresh = read_fresh(run.path / FRESH)
+    fresh = read_fresh(run.path)
     validation, metric = results["scores"] or {}, str(results["main_metric"])
     scores = fresh or validation
     return RunRecord(
@@ -180,22 +177,6 @@ def main_of(scores: Scores, metric: str) -> str:
     return metric if metric in first or not first else next(iter(first))
 
 
-def read_fresh(path: Path) -> dict[str, dict[str, float]] | None:
-    """Return the scores on rows that tuning never saw; None where there are none. Raises InputError for a damaged
-    file.
-    """
-    if not is_file(path):
-        return None
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        return {
-            str(split): {str(name): float(value) for name, value in own.items() if isinstance(value, int | float)}
-            for split, own in scores.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(Problem("the file is damaged", str(path), repr(error))) from error
-
-
 def read_course(path: Path) -> Course:
     """Return how a run went, of its log; lines that are damaged or of other events count as absent."""
     if not is_file(path):
@@ -234,15 +215,9 @@ def event_of(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted key; lists become tuples, which can be compared and counted."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = frozen(value)
-    return flat
+def keys_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values by dotted key; lists become tuples, which can be compared and counted."""
+    return {key: frozen(value) for key, value in flattened(recipe).items()}
 
 
 def frozen(value: Any) -> Any:

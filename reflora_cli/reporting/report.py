@@ -134,8 +134,9 @@ def write_report(
 def check_output(output: Path) -> None:
     """Raises InputError for an output that exists and is no report, which is not replaced."""
     if exists(output) and not is_file(output / DATA) and not (is_directory(output) and not any(output.iterdir())):
-        what = "the output exists and is no report of ours"
-        raise InputError(Problem(what, str(output), remedy="choose another --output, or remove it"))
+        what, found = "the output exists and is no report", f"no {DATA} in it"
+        expected, remedy = "a new or empty directory, or an earlier report", "choose another --output, or remove it"
+        raise InputError(Problem(what, str(output), found, expected, remedy))
 
 
 def document_of(report: Report) -> Document:

@@ -20,15 +20,16 @@ from reflora_cli.reporting.words import conclusions, remarks
 
 HOW = (
     "Scores are means over seeds with the standard deviation (n - 1) and the number of seeds. Settings are compared "
-    f"under the same seeds by the two-sided paired t-test, with at least {FEWEST} of them; p values are corrected by "
-    "Holm's method for all comparisons of their table. The best score of a column is bold only if the tests against "
-    "every other row, corrected for all such tests of the table, are below 0.05.",
-    "Beside it stands the p of the sign-flip permutation test of the same differences, not corrected, which assumes no "
-    f"normal distribution: exact up to {MOST_FLIPPED} pairs, and never below 2 / 2^n. Where all differences are equal "
-    "there is no t, and this test decides.",
-    "Intervals of a mean difference are Student's, and the bootstrap's (9,999 draws of seeds; percentile below "
-    f"{FEWEST_BCA} pairs, BCa from there on). Below {ENOUGH} pairs the bootstrap is too narrow: rely on Student's. One "
-    "seed has no interval.",
+    f"under the same seeds by the two-sided paired t-test, with at least {FEWEST} of them. The differences to the "
+    "baseline are one family of tests: their p values are corrected by Holm's method for all rows and columns of the "
+    "table. The tests of each column's best row against every other row are a second family, corrected likewise; "
+    "a score is bold only if all tests of its column are below 0.05 and the mean over the common seeds is better.",
+    "Beside the t-test's p stands that of the sign-flip permutation test of the same differences, not corrected, which "
+    f"assumes no normal distribution: exact up to {MOST_FLIPPED} pairs, and never below 2 / 2^n for n pairs. Where "
+    "all differences are equal there is no t, and this test decides.",
+    "Intervals of a mean difference are Student's, and the bootstrap's (9,999 draws of seeds; the percentile "
+    f"interval below {FEWEST_BCA} pairs, BCa otherwise). Below {ENOUGH} pairs the bootstrap is too narrow: rely on "
+    "Student's. One seed has no interval.",
 )
 
 

@@ -21,8 +21,6 @@ FIRST = (RANK, "model.quantization", RATE)
 """Keys that are looked at first when settings must be told apart."""
 BY_METHOD = ("method.layer.", "method.start.", "method.update.", "method.scaling", "method.lr_ratio")
 """Beginnings of the keys that a method's name stands for."""
-LOWER = (*LOWER_IS_BETTER, "loss", "perplexity")
-"""Metrics that a better model lowers, those of free text too."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,7 +35,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric in LOWER
+        return self.metric in LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)

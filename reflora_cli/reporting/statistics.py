@@ -26,7 +26,7 @@ MOST_FLIPPED = 12
 """The most pairs whose sign flips are all enumerated; of more, `DRAWN` flips are drawn."""
 DRAWN = 9999
 ENOUGH = 20
-"""Pairs from which on the bootstrap is about as wide as it should be."""
+"""The fewest pairs of which the bootstrap's interval is about as wide as it should be."""
 FEWEST_BCA = 8
 """The fewest pairs whose acceleration, which BCa needs, means anything."""
 EQUAL = 1e-12

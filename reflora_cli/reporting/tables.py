@@ -47,7 +47,13 @@ def make_groups(runs: Sequence[RunRecord], tuning: Sequence[RunRecord], wanted: 
     if wanted.is_asked and wanted.baseline is not None and all(group.baseline is None for group in groups):
         known = [name for group in groups for row in group.rows for name in (row.label, row.method)]
         raise InputError(
-            Problem("no row has this name", "--baseline", wanted.baseline, remedy=nearest(wanted.baseline, known))
+            Problem(
+                "no row has this name",
+                "--baseline",
+                wanted.baseline,
+                "the name of a row, or of a method",
+                nearest(wanted.baseline, known),
+            )
         )
     return groups
 
@@ -71,8 +77,9 @@ def make_group(runs: Sequence[RunRecord], tuning: Sequence[RunRecord], by: str, 
     scales = {column: scale_of(column, settings) for column in columns}
     rows, best_p = with_best(rows_of(settings, telling, scales), columns)
     baseline = baseline_of(rows, wanted)
-    compared = compare(rows, columns, baseline, wanted.baseline)
     label = None if baseline is None else baseline.label
+    is_one = label == wanted.baseline or bool(wanted.baseline_keys)
+    compared = compare(rows, columns, baseline, is_one=is_one)
     return Group(
         base=runs[0].base_name,
         by=by,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
-LOWER_IS_BETTER = ("mae", "rmse")
-"""The metrics that a better model lowers."""
+LOWER_IS_BETTER = ("mae", "rmse", "loss", "perplexity")
+"""The scores that a better model lowers, those of a free text too."""
 
 
 def accuracy(predictions: Values, labels: Values) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+
+from reflora_cli.console.pictures import image, plain
 
 MOST_DRAWN = 30
 """The most classes of which the picture can be read."""
@@ -35,13 +36,4 @@ def draw_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], title:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(plain(title), fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
-def plain(name: str) -> str:
-    """Return a name, shortened, that the image's font has, without the signs that begin a formula."""
-    short = name if len(name) <= 40 else f"{name[:37]}..."
-    known = (letter if letter.isprintable() and ord(letter) < 0x500 else "?" for letter in short)
-    return "".join(known).replace("$", r"\$")
+    return image(figure, "png", 120)

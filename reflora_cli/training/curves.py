@@ -1,22 +1,20 @@
 """Draw `curves.png` and `curves.svg`: loss, main score, learning rate and budget against steps.
 
-What is marked is in `marks.py`. The colours are Okabe and Ito's, which the colour-blind tell apart.
+What is marked is in `marks.py`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflora_cli.training.confusion import plain
+from reflora_cli.console.pictures import COLOURS, images, plain
 from reflora_cli.training.marks import Mark
 from reflora_cli.training.smoothing import ceiling, moving_median, width_for
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CONTINUED = "#666666"
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
 """What lies behind a number, so that it can be read on a line."""
@@ -43,7 +41,6 @@ class Curves:
 
 def draw_curves(metrics: Path, curves: Curves) -> dict[str, bytes]:
     """Return a run's `metrics.jsonl` as images by format, png and svg."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -62,11 +59,7 @@ def draw_curves(metrics: Path, curves: Curves) -> dict[str, bytes]:
     draw_marks(figure, list(axes.values()), curves)
     axes[panels[-1]].set_xlabel("optimizer step")
     figure.suptitle(plain(curves.title))
-    with rc_context({"svg.hashsalt": "reflora"}):
-        return {
-            "png": saved(figure, format="png", dpi=120),
-            "svg": saved(figure, format="svg", metadata={"Date": None}),
-        }
+    return images(figure, 120)
 
 
 def panels_of(steps: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -75,23 +68,16 @@ def panels_of(steps: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, 
     return ["loss", *(["score"] if scored else []), "rate", *(["budget"] if has_budget else [])]
 
 
-def saved(figure: Any, **options: Any) -> bytes:
-    """Return a figure as the bytes of a file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, **options)
-    return buffer.getvalue()
-
-
 def draw_loss(axes: Any, steps: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> None:
     """Draw the losses of training and of evaluations; of a long run the moving median too, with spikes cut off."""
     at, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
     width = width_for(len(losses))
     smooth = moving_median(losses, width) if width > 1 else {}
     style = {"alpha": FAINT, "linewidth": 0.8} if smooth else {"marker": marker(len(at))}
-    axes.plot(at, losses, color=COLORS[0], label="training", **style)
+    axes.plot(at, losses, color=COLOURS[0], label="training", **style)
     if smooth:
         label = f"training, median of {width} logged values"
-        axes.plot([at[index] for index in smooth], list(smooth.values()), color=COLORS[0], label=label)
+        axes.plot([at[index] for index in smooth], list(smooth.values()), color=COLOURS[0], label=label)
     evaluated = [record for record in scored if "loss" in record]
     for split, own, color in by_split(evaluated):
         axes.plot([r["step"] for r in own], [r["loss"] for r in own], "o--", color=color, markersize=4, label=split)
@@ -133,7 +119,11 @@ def by_split(scored: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mappin
     """Return the evaluations of every split, with its name for people and its colour."""
     splits = list(dict.fromkeys(record["split"] for record in scored))
     return [
-        (plain(split), [record for record in scored if record["split"] == split], COLORS[1 + index % (len(COLORS) - 1)])
+        (
+            plain(split),
+            [record for record in scored if record["split"] == split],
+            COLOURS[1 + index % (len(COLOURS) - 1)],
+        )
         for index, split in enumerate(splits)
     ]
 
@@ -142,7 +132,7 @@ def draw_line(axes: Any, steps: Sequence[Mapping[str, Any]], key: str, label: st
     """Draw a number of the logged steps."""
     own = [record for record in steps if key in record]
     values = [record[key] for record in own]
-    axes.plot([record["step"] for record in own], values, color=COLORS[0], marker=marker(len(own)))
+    axes.plot([record["step"] for record in own], values, color=COLOURS[0], marker=marker(len(own)))
     axes.set_ylabel(label)
     finish_axes(axes)
 

@@ -19,6 +19,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.rows import rows_text
+from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.runs.directory import RunDirectory, is_unused, read_environment, remove_strays
@@ -55,14 +56,6 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
         found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:MOST_SHOWN]) for own in (now, known))
         what, remedy = "the recipe differs from the run's", "continue with the run's own recipe, or begin anew"
         raise InputError(Problem(what, str(run.recipe), found, expected, remedy))
-
-
-def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flattened(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
 
 
 def start(session: Session, resume: bool, place: Path | None) -> None:

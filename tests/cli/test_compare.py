@@ -135,12 +135,15 @@ def test_a_run_is_that_of_train_to_the_last_bit(tuned: Outcome, place: Path, ref
 
 def test_a_finished_comparison_is_left_alone(tuned: Outcome, place: Path, reflora: Reflora) -> None:
     ended_well(tuned)
-    written = ("plan.yaml", "chosen.json")
-    files = [path for path in (place / "tuned").rglob("*") if path.is_file() and path.name not in written]
+    report = place / "tuned" / "report"
+    written = (place / "tuned" / "plan.yaml", place / "tuned" / "chosen.json", *report.rglob("*"))
+    files = [path for path in (place / "tuned").rglob("*") if path.is_file() and path not in written]
     before = {path: path.stat().st_mtime_ns for path in files}
+    said = read(report / "report.json")
     again = ended_well(reflora("compare", place / "plan.yaml", "--output", place / "tuned", "--resume", "--json"))
     assert again.json == tuned.json
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert read(report / "report.json") == said
     refused = reflora("compare", place / "plan.yaml", "--output", place / "tuned")
     assert (refused.status, "--resume" in refused.err) == (2, True)
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Reflora, train
+from tests.unit.reporting.made_runs import Made, make_run
 
 TINY = {
     "model": {"name": "builtin:tiny-llama", "dtype": "float32"},
@@ -55,6 +56,13 @@ def table_of(text: str) -> list[str]:
     return lines[begin : begin + 4]
 
 
+def test_runs_that_were_never_scored_have_a_report(reflora: Reflora, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", Made(extra={"scores": None}))
+    outcome = reflora("report", tmp_path / "runs", "--format", "json")
+    assert outcome.status == 0, outcome.err
+    assert "1 run scored nothing" in outcome.err
+
+
 def test_the_report_lies_beside_the_runs_and_can_be_made_again(reflora: Reflora, runs: Path, tmp_path: Path) -> None:
     place = shutil.copytree(runs, tmp_path / "runs")
     (place / "dora-1" / "results.json").unlink()
@@ -73,7 +81,7 @@ def test_the_report_lies_beside_the_runs_and_can_be_made_again(reflora: Reflora,
         (["{runs}", "--baseline", "lorra"], "did you mean 'lora' or 'dora'?"),
         (["{runs}", "--by", "method.rang"], "did you mean 'method.rank'"),
         (["{runs}", "--output", "{runs}"], "is no report"),
-        (["{runs}", "--format", "pdf"], "'pdf' is not one of"),
+        (["{runs}", "--format", "pdf"], "one of md, latex, csv"),
         (["{empty}"], "no finished run is here"),
     ],
 )

@@ -64,6 +64,13 @@ def test_runs_that_a_comparison_set_aside_are_not_used(tmp_path: Path) -> None:
     assert (names(found.final), [path.name for path in found.aside]) == (["lora-0"], ["old"])
 
 
+def test_runs_beside_a_plan_of_the_users_are_used(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("recipe: quickstart\n", encoding="utf-8")
+    make_run(tmp_path / "sweep" / "a", Made())
+    found = find_runs([tmp_path / "sweep"])
+    assert (names(found.final), found.aside) == (["a"], [])
+
+
 def test_a_plan_names_the_tuned_keys_and_the_recipe_of_the_baseline(tmp_path: Path) -> None:
     root = make_comparison(tmp_path / "c", {"lora": {1e-3: 0.7}}, {"lora": [0.5]})
     plan = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reflora_cli.methods.presets import PRESETS
+from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.reporting.cells import Wanted
 from reflora_cli.reporting.find import find_runs
@@ -45,10 +46,12 @@ def test_the_scores_in_recipes_comments_are_those_of_the_file() -> None:
         text = " ".join(path.read_text(encoding="utf-8").replace("#", "").split())
         said = re.search(r"Published(?: for RefLoRA)?: ([0-9]+\.[0-9]+) ", text)
         if said and name.startswith(("glue/", "commonsense/")):
-            (first, *_) = [own for own in published() if own.recipe == name]
-            assert first.score == float(said[1]), name
+            recipe = load_recipe(name)
+            named = [own for own in published() if own.recipe == name]
+            alike = [own for own in published() if own.method == recipe.method.name and recipe.model.name in own.bases]
+            assert float(said[1]) in [own.score for own in named[:1] or alike], name
             checked += 1
-    assert checked == 8 + 3 * 8 + 1
+    assert checked == 8 + 3 * 8 + 1 + 5
 
 
 def test_a_published_score_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:

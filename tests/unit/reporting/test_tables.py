@@ -74,6 +74,16 @@ def test_lower_errors_are_better(tmp_path: Path) -> None:
     assert set(group.scales.values()) == {1.0}
 
 
+def test_the_best_is_not_marked_if_another_one_is_better_under_the_same_seeds(tmp_path: Path) -> None:
+    """The seeds that only one of them has may be the easy ones."""
+    hard = [0.50, 0.52, 0.51, 0.53, 0.50]
+    scores = {"lora": [*hard, *[0.9] * 5], "reflora": [score + 0.1 + 0.001 * seed for seed, score in enumerate(hard)]}
+    group = group_of(make_runs(tmp_path / "runs", scores))
+    assert [one.p is not None and one.p < 0.05 and one.found.mean > 0 for one in group.compared] == [True]
+    assert [row.label for row in group.rows for cell in row.cells.values() if cell.is_best] == ["lora"]
+    assert proved(group) == []
+
+
 def test_with_one_seed_nothing_is_tested_or_marked(tmp_path: Path) -> None:
     group = group_of(make_runs(tmp_path / "runs", {"lora": [0.1], "reflora": [0.9]}))
     assert proved(group) == []
@@ -178,6 +188,16 @@ def test_a_plans_baseline_may_have_a_name_of_its_own(tmp_path: Path) -> None:
     keys = {"method.name": "dora", "method.layer.kind": "dora", "method.rank": 8}
     assert group_of(tmp_path, wanted=Wanted("the first", False, None, (), keys)).baseline == "dora"
     assert group_of(tmp_path, wanted=Wanted("the first", False)).baseline == "lora"
+
+
+def test_a_plans_baseline_is_told_by_all_of_its_recipe(tmp_path: Path) -> None:
+    for decay in (0.0, 0.1, 0.2):
+        make_run(tmp_path / f"{decay}", Made(sets=[f"train.weight_decay={decay}"]))
+    keys = {"method.name": "lora", "method.rank": 8, "model.dtype": "auto", "train.weight_decay": 0.1}
+    for name in ("middle", "lora"):
+        found = group_of(tmp_path, wanted=Wanted(name, False, None, (), keys))
+        assert found.baseline == "lora, weight decay 0.1", name
+        assert {one.baseline for one in found.compared} == {found.baseline}
 
 
 def test_a_run_without_a_finite_score_is_counted_and_left_out(tmp_path: Path) -> None:
