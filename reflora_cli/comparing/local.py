@@ -14,7 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING
@@ -37,6 +39,8 @@ PRELOADED = [
 POLL = 0.2
 """Seconds between two looks for a signal."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that reach runs through the comparison only."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ def run_locally(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    resource_tracker.ensure_running()  # which lets signals through again when it has begun
+    with deaf():
+        forkserver.ensure_running()
     surroundings = Surroundings(os.getcwd(), dict(os.environ))
     waiting, free = deque(enumerate(assignments)), deque(slots)
     running: dict[int, tuple[ForkServerProcess, int, Slot, float]] = {}
@@ -119,11 +126,25 @@ def run_locally(
             process.join()
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let a process that is started now never get a signal that is sent to all processes of this group, as `timeout`
+    does: were the server of processes ended by it, runs under way would be taken for failed. This process gets what
+    came meanwhile afterwards.
+    """
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
 def begin(assignment: Assignment, slot: Slot, surroundings: Surroundings) -> None:
     """Be the process of one run, in a session of its own: a signal to the terminal's processes reaches it only through
     the comparison, once.
     """
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # which the server of processes has blocked
     os.chdir(surroundings.directory)
     os.environ.clear()
     os.environ.update(surroundings.environment)

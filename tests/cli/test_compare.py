@@ -228,15 +228,16 @@ def test_a_comparison_that_was_stopped_and_killed_is_continued_to_the_last_bit(
 ) -> None:
     output = tmp_path / "out"
     command = [*COMPARE, *long_run, "--output", str(output)]
-    first = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     started.append(first)
     wait_for_steps(output / "runs" / "lora-seed=0", 2)
     refused = reflora("compare", *long_run, "--output", output, "--resume")
     assert (refused.status, "another process" in refused.err) == (2, True)
-    first.send_signal(signal.SIGTERM)
+    os.killpg(first.pid, signal.SIGTERM)  # as `timeout` and job schedulers do: helpers of the process get it too
     told = first.communicate(timeout=60)[1]
     assert first.returncode == 143
     assert f"--resume --output {output}" in told
+    assert "failed" not in told
     (stopped,) = (output / "runs" / "lora-seed=0" / "checkpoints").glob("step-*-stopped")
     steps = int(stopped.name.split("-")[1])
     assert steps < 30
