@@ -21,7 +21,8 @@ class Memory:
     weights: frozen ones, by kind. resident: what stays during the run without `fixed`. kept, workspace: what the
     forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
     part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
-    product. gradients, step: at the optimizer's step. scoring: the peak of an evaluation; None where it is not known.
+    product. gaps: those of a CPU's heap in a pass. gradients, step: at the optimizer's step. scoring: the peak of an
+    evaluation; None where it is not known.
     """
 
     fixed: int
@@ -34,6 +35,7 @@ class Memory:
     workspace: int
     logits: int
     dequantized: int
+    gaps: int
     gradients: int
     step: int
     scoring: int | None
@@ -46,7 +48,7 @@ class Memory:
 
     @property
     def in_pass(self) -> int:
-        return self.kept + self.workspace
+        return self.kept + self.workspace + self.gaps
 
     @property
     def in_step(self) -> int:
@@ -83,6 +85,7 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         workspace=found.beside + (state.gradients if accumulates else 0),
         logits=sizes.logits,
         dequantized=sizes.dequantized,
+        gaps=found.gaps,
         gradients=state.gradients,
         step=state.step,
         scoring=sizes.scoring,
