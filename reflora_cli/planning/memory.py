@@ -22,7 +22,8 @@ class Memory:
     forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
     part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
     product. gaps: those of a CPU's heap in a pass. gradients, step: at the optimizer's step. scoring: the peak of an
-    evaluation; None where it is not known.
+    evaluation; None where it is not known. loading: what exists on a CPU while weights are read in another form than
+    their files have: the files, which are mapped, and the weights made of them.
     """
 
     fixed: int
@@ -39,6 +40,7 @@ class Memory:
     gradients: int
     step: int
     scoring: int | None
+    loading: int
     available: int
     way: str
 
@@ -56,7 +58,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.fixed + self.resident + max(self.in_pass, self.in_step, self.scoring or 0)
+        return self.fixed + max(self.resident + max(self.in_pass, self.in_step, self.scoring or 0), self.loading)
 
     @property
     def margin(self) -> int:
@@ -89,6 +91,7 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         gradients=state.gradients,
         step=state.step,
         scoring=sizes.scoring,
+        loading=sizes.files + sum(state.weights.values()) if sizes.files and device.kind == "cpu" else 0,
         available=device.memory,
         way=found.way,
     )
@@ -96,9 +99,12 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
 
 @dataclass(frozen=True)
 class Sizes:
-    """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights."""
+    """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights. files: those of weights
+    that are turned into another form.
+    """
 
     logits: int
     dequantized: int
     block: int
     scoring: int | None
+    files: int

@@ -1,6 +1,7 @@
 """`reflora plan` against reality on the CPU: ten configurations, each planned, measured and run, one after the other.
 
     python -m tests.benchmarks.plan_reality [--data DIR] [--encoder NAME] [--only TEXT ...] [--place DIR]
+        [--memory]
 
 Memory is what a process has resident at most, its libraries included: `plan`'s total beside `peak_memory_bytes` of
 results.json. Seconds are those of all steps and evaluations: the total of `plan --measure` beside the run's. DIR has
@@ -69,34 +70,38 @@ class Case:
 
 
 CASES = (
-    Case("encoder", "lora", "float32"),
-    Case("encoder", "dora", "bfloat16", checkpointing=True),
-    Case("encoder", "reflora", "nf4"),
-    Case("encoder", "full", "float32", checkpointing=True),
     Case("tiny-llama", "lora", "nf4", checkpointing=True),
     Case("tiny-llama", "dora", "float32"),
     Case("tiny-llama", "full", "bfloat16"),
     Case("llama-300m", "lora", "bfloat16"),
     Case("llama-300m", "dora", "nf4"),
     Case("llama-300m", "reflora", "float32", checkpointing=True),
+    Case("encoder", "lora", "float32"),
+    Case("encoder", "dora", "bfloat16", checkpointing=True),
+    Case("encoder", "reflora", "nf4"),
+    Case("encoder", "full", "float32", checkpointing=True),
 )
 
 
 @dataclass(frozen=True)
 class Found:
-    """Bytes and seconds, as planned and as they were; the load of the machine when the run began."""
+    """Bytes and seconds, as planned and as they were; the load of the machine when the run began. measured: None where
+    seconds are not compared.
+    """
 
     planned: int
     peak: int
-    measured: float
+    measured: float | None
     seconds: float
     load: float
 
     def row(self, name: str) -> list[str]:
+        time = ("-", "-")
+        if self.measured is not None:
+            time = (f"{self.measured:.1f}", f"{self.measured / self.seconds - 1:+.0%}")
         return [
             name, f"{self.planned / GIB:.2f}", f"{self.peak / GIB:.2f}", f"{self.planned / self.peak - 1:+.0%}",
-            f"{self.measured:.1f}", f"{self.seconds:.1f}", f"{self.measured / self.seconds - 1:+.0%}",
-            f"{self.load:.1f}",
+            time[0], f"{self.seconds:.1f}", time[1], f"{self.load:.1f}",
         ]  # fmt: skip
 
 
@@ -110,10 +115,9 @@ def reflora(*arguments: str) -> str:
     return done.stdout
 
 
-def compared(case: Case, bases: dict[str, str], data: Path | None, place: Path) -> Found:
-    """Plan and measure a configuration, then run it."""
-    command, run = case.command(bases, data), place / "run"
-    plan: dict[str, Any] = json.loads(reflora("plan", *command, "--measure", "--json"))
+def compared(command: Sequence[str], run: Path, options: Sequence[str]) -> Found:
+    """Plan a configuration, with these options, then run it."""
+    plan: dict[str, Any] = json.loads(reflora("plan", *command, *options, "--json"))
     load = os.getloadavg()[0]
     try:
         reflora("train", *command, "--output", str(run))
@@ -121,7 +125,8 @@ def compared(case: Case, bases: dict[str, str], data: Path | None, place: Path) 
     finally:
         shutil.rmtree(run, ignore_errors=True)
     seconds = results["seconds"] + results["evaluation_seconds"]
-    return Found(plan["memory"]["total"], results["peak_memory_bytes"], plan["measured"]["total"], seconds, load)
+    measured = plan["measured"]["total"] if "measured" in plan else None
+    return Found(plan["memory"]["total"], results["peak_memory_bytes"], measured, seconds, load)
 
 
 def write_llama(place: Path) -> str:
@@ -147,8 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--encoder", default=None)
     parser.add_argument("--only", nargs="*", default=[], help="words of a configuration's name")
     parser.add_argument("--place", type=Path, default=None, help="where the random Llama is kept")
+    parser.add_argument("--memory", action="store_true", help="memory alone, where other work disturbs seconds")
     given = parser.parse_args(arguments)
-    rows = []
+    rows, options = [], () if given.memory else ("--measure",)
     with tempfile.TemporaryDirectory() as scratch:
         place = given.place or Path(scratch)
         wanted = [case for case in CASES if all(word in case.name.split() for word in given.only)]
@@ -158,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bases["llama-300m"] = write_llama(place)
         for case in wanted:
             begin = time.perf_counter()
-            rows.append(compared(case, bases, given.data, place).row(case.name))
+            rows.append(compared(case.command(bases, given.data), Path(scratch) / "run", options).row(case.name))
             print(*rows[-1], f"({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
     columns = ("configuration", "plan GiB", "peak GiB", "off", "plan s", "run s", "off", "load")
     show_table("plan against reality", columns, rows)
