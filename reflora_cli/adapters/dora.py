@@ -86,7 +86,7 @@ class DoRALinear(LowRankLayer):
         An optimizer's step, or loading, changes the factors' version or place. What is written through `.data` changes
         neither: after that, `_norms` must be set to None.
         """
-        state = (self.A._version, self.B._version, self.A.data_ptr(), self.B.data_ptr())
+        state = (self.A._version, self.B._version, *place(self.A), *place(self.B))
         if self._norms is None or self._norms[0] != state:
             with torch.inference_mode(mode=False):  # the next training step needs them too
                 self._norms = state, self.row_norms()
@@ -111,3 +111,10 @@ class DoRALinear(LowRankLayer):
         V = self.dense_sum()
         norms: Tensor = torch.linalg.vector_norm(V, dim=1, keepdim=True).clamp_min_(NORM_FLOOR)
         return V * (self.magnitude.detach()[:, None] / norms)
+
+
+def place(tensor: Tensor) -> tuple[int, int]:
+    """Return where the tensor's values lie: its storage and the offset in it. Unlike an address, both are there for a
+    tensor without values too.
+    """
+    return int(tensor.untyped_storage()._cdata), int(tensor.storage_offset())

@@ -233,7 +233,10 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
             what = "a module with quantized weights cannot be trained whole"
             found = f"{module_name}, in which {quantized[0] or 'it itself'} is quantized"
             raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
-        module = model.get_submodule(module_name).float().requires_grad_(True)
+        module = model.get_submodule(module_name).requires_grad_(True)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.float()  # Module.float cannot cast parameters without values
         known = set(others.values())  # a parameter that two of the modules share trains under its first name
         own = {f"{module_name}.{name}": parameter for name, parameter in module.named_parameters()}
         others |= {name: parameter for name, parameter in own.items() if parameter not in known}

@@ -12,6 +12,7 @@ from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.settings import Optimizer, Quantization
 from reflora_cli.planning.devices import shown_gib
+from reflora_cli.planning.known import Known
 from reflora_cli.planning.plan import Plan, Request, planned
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
@@ -52,9 +53,11 @@ class Advice:
 def advise(name: str, overrides: Sequence[str], request: Request, plan: Plan, reporter: Reporter) -> dict[str, Any]:
     """Show what to change, and return it for `--json`. name, overrides: the recipe, as the command was given it."""
 
+    known = Known()
+
     @cache
     def changed(changes: Changes) -> Plan | None:
-        return plan_with(name, (*overrides, *changes), request)
+        return plan_with(name, (*overrides, *changes), request, known)
 
     found = searched(candidates(plan), changed, plan)
     for change, total in found.alone.items():
@@ -109,10 +112,10 @@ def as_large_as_fits(own: Changes, changed: Peak, plan: Plan, alone: dict[str, i
     return Advice(alone, best, None if fitting is None else fitting.memory.total)
 
 
-def plan_with(name: str, overrides: Sequence[str], request: Request) -> Plan | None:
+def plan_with(name: str, overrides: Sequence[str], request: Request, known: Known) -> Plan | None:
     """Return the plan with these overrides; None where the recipe forbids them."""
     try:
         recipe: Recipe = load_recipe(name, list(overrides))
-        return planned(recipe, request)
+        return planned(recipe, request, known)
     except InputError:
         return None

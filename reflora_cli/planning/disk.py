@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reflora_cli.ground.errors import InputError, Problem
-from reflora_cli.ground.paths import exists
+from reflora_cli.ground.paths import exists, is_directory
 from reflora_cli.planning.devices import shown_gib
 from reflora_cli.planning.scoring import times_due
 from reflora_cli.planning.state import State
@@ -45,10 +45,7 @@ def disk_of(recipe: Recipe, state: State, total: int | None, per_epoch: int | No
     written = times_due(recipe.train.checkpoint_every or "epoch", total, per_epoch, at_start=False)
     kept = min(recipe.train.keep_checkpoints, recipe.train.keep_checkpoints if written is None else written)
     needed = (kept + 1) * checkpoint + 2 * held
-    parent = next(own for own in (place, *place.absolute().parents) if exists(own))
-    if not os.access(parent, os.W_OK | os.X_OK):
-        what = "the output directory cannot be written"
-        raise InputError(Problem(what, f"--output {place}", str(parent), remedy="choose another --output"))
+    parent = writable_parent(place)
     free = shutil.disk_usage(parent).free
     if free < needed:
         what = "the disk has too little room for the run's checkpoints"
@@ -56,3 +53,19 @@ def disk_of(recipe: Recipe, state: State, total: int | None, per_epoch: int | No
         where, found = f"--output {place}", f"{shown_gib(free)} free"
         raise InputError(Problem(what, where, found, f"{shown_gib(needed)} for {kept + 1} checkpoints", remedy))
     return Disk(checkpoint, held, written, kept, needed, free)
+
+
+def writable_parent(place: Path) -> Path:
+    """Return the nearest existing directory of a run. Raises InputError where no directory can be made in it."""
+    parent = next(own for own in (place, *place.absolute().parents) if exists(own))
+    system = os.statvfs(parent)
+    if not is_directory(parent):
+        found = f"{parent} is no directory"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        found = f"{parent} may not be written"
+    elif system.f_blocks == 0:
+        found = f"{parent} belongs to the system, which keeps no files there"
+    else:
+        return parent
+    what = "the output directory cannot be written"
+    raise InputError(Problem(what, f"--output {place}", found, remedy="choose another --output"))

@@ -21,7 +21,9 @@ class Memory:
     weights: frozen ones, by kind. resident: what stays during the run without `fixed`. kept, workspace: what the
     forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
     part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
-    product. gradients, step: at the optimizer's step. scoring: the peak of an evaluation; None where it is not known.
+    product. gaps: those of a CPU's heap in a pass. gradients, step: at the optimizer's step. scoring: the peak of an
+    evaluation; None where it is not known. loading: what exists on a CPU while weights are read in another form than
+    their files have: the files, which are mapped, and the weights made of them.
     """
 
     fixed: int
@@ -34,9 +36,11 @@ class Memory:
     workspace: int
     logits: int
     dequantized: int
+    gaps: int
     gradients: int
     step: int
     scoring: int | None
+    loading: int
     available: int
     way: str
 
@@ -46,7 +50,7 @@ class Memory:
 
     @property
     def in_pass(self) -> int:
-        return self.kept + self.workspace
+        return self.kept + self.workspace + self.gaps
 
     @property
     def in_step(self) -> int:
@@ -54,7 +58,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.fixed + self.resident + max(self.in_pass, self.in_step, self.scoring or 0)
+        return self.fixed + max(self.resident + max(self.in_pass, self.in_step, self.scoring or 0), self.loading)
 
     @property
     def margin(self) -> int:
@@ -83,9 +87,11 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         workspace=found.beside + (state.gradients if accumulates else 0),
         logits=sizes.logits,
         dequantized=sizes.dequantized,
+        gaps=found.gaps,
         gradients=state.gradients,
         step=state.step,
         scoring=sizes.scoring,
+        loading=sizes.files + sum(state.weights.values()) if sizes.files and device.kind == "cpu" else 0,
         available=device.memory,
         way=found.way,
     )
@@ -93,9 +99,12 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
 
 @dataclass(frozen=True)
 class Sizes:
-    """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights."""
+    """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights. files: those of weights
+    that are turned into another form.
+    """
 
     logits: int
     dequantized: int
     block: int
     scoring: int | None
+    files: int

@@ -14,17 +14,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reflora_cli.planning.heap import Heap
+
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every storage that an operation makes, until nothing holds it any more.
 
     live: the bytes of the storages that exist now. peak: the most that existed at a time. What existed before the
-    context was entered is not counted, nor what kernels take inside of one operation.
+    context was entered is not counted, nor what kernels take inside of one operation. heap: where a CPU would put them.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
+        self.heap = Heap()
         self._held: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -43,9 +46,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._held:
             return
         size = storage.nbytes()
+        address = self.heap.place(size)
 
         def release(_: object) -> None:
             self.live -= size
+            self.heap.free(address, size)
             self._held.pop(key, None)
 
         self._held[key] = weakref.ref(storage, release)

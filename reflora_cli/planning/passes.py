@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,17 +38,30 @@ class Batch:
 @dataclass(frozen=True)
 class Traced:
     """Bytes of one pass. kept: what the forward pass keeps for the backward pass. peak: the most at a time, in which
-    `kept` and gradients are counted, as far as they exist then. way: how it was found.
+    `kept` and gradients are counted, as far as they exist then. gaps: what the heap of a CPU takes beside it. way: how
+    it was found.
     """
 
     kept: int
     peak: int
+    gaps: int
     way: str
 
     @property
     def beside(self) -> int:
         """What exists beside `kept` at the peak."""
         return self.peak - self.kept
+
+    def grown(self, first: Traced, second: Traced, times: float) -> Traced:
+        """Return this pass with what the second one takes more than the first added so many times."""
+        kept, peak, gaps = (
+            own + int((larger - smaller) * times)
+            for own, smaller, larger in zip(self.sizes(), first.sizes(), second.sizes(), strict=True)
+        )
+        return Traced(kept, peak, max(0, gaps), self.way)
+
+    def sizes(self) -> tuple[int, int, int]:
+        return self.kept, self.peak, self.gaps
 
 
 def traced(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, device: str) -> Traced:
@@ -76,19 +87,16 @@ def extrapolated(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, de
     first = skeleton(recipe, plain, whole.left_out, FEW) if is_deep else whole
     short = replace(batch, learned=FEW * chunk) if is_long else batch
     found = run_pass(recipe, plain, first, short, device)
-    kept, peak, way = found.kept, found.peak, "traced"
+    total, way = found, "traced"
     if is_deep:
         more = run_pass(recipe, plain, skeleton(recipe, plain, whole.left_out, MORE), short, device)
-        kept += (more.kept - found.kept) * (count - FEW) // (MORE - FEW)
-        peak += (more.peak - found.peak) * (count - FEW) // (MORE - FEW)
         way = f"traced on {FEW} and {MORE} of {count} equal blocks"
+        total = total.grown(found, more, (count - FEW) / (MORE - FEW))
     if is_long:
         longer = run_pass(recipe, plain, first, replace(batch, learned=MORE * chunk), device)
-        beyond = batch.learned - FEW * chunk
-        kept += (longer.kept - found.kept) * beyond // (FEW * chunk)
-        peak += (longer.peak - found.peak) * beyond // (FEW * chunk)
+        total = total.grown(found, longer, (batch.learned - FEW * chunk) / (FEW * chunk))
     logits = plain.kind.logits_bytes(whole.model, batch.learned, device)
-    return Traced(kept, max(peak, kept + logits), way)
+    return replace(total, peak=max(total.peak, total.kept + logits), way=way)
 
 
 def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device: str) -> Traced:
@@ -104,22 +112,15 @@ def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device
     model.model.train()
     meter = Meter()
     kernels = GpuKernels(half=is_half(plain.dtype)) if device == "cuda" else nullcontext()
-    with meter, kernels, quiet_pointers():
+    with meter, kernels:
         with precision(CPU, plain.dtype):
             loss = loss_module(**arguments)
         kept = meter.live
         loss.backward()
     for parameter in parameters:
         parameter.grad = None
-    return Traced(kept, meter.peak, "traced")
-
-
-@contextmanager
-def quiet_pointers() -> Iterator[None]:
-    """Let layers ask tensors without values for an address, by which they see changes of values: there are none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        yield
+    gaps = meter.heap.peak - meter.peak if device == "cpu" else 0
+    return Traced(kept, meter.peak, max(0, gaps), "traced")
 
 
 def arguments_of(plain: Plain, batch: Batch, model: nn.Module) -> dict[str, Any]:
@@ -171,4 +172,4 @@ def estimated(recipe: Recipe, plain: Plain, batch: Batch, reason: str) -> Traced
     block = int(tokens * width * (34 + 5 * heads * batch.length / width)) * wide
     count = block_count(plain.config) or 12
     kept = count * tokens * width * plain.dtype.itemsize if recipe.train.gradient_checkpointing else count * block
-    return Traced(kept, kept + block, f"estimated by a formula: it cannot be traced ({reason})")
+    return Traced(kept, kept + block, 0, f"estimated by a formula: it cannot be traced ({reason})")

@@ -10,16 +10,26 @@ import torch
 from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
-from reflora_cli.methods.settings import Dtype
+from reflora_cli.ground.paths import expanded
+from reflora_cli.methods.settings import Dtype, Quantization
 from reflora_cli.model.precision import DTYPES
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.planning.devices import Device, with_libraries
 from reflora_cli.planning.disk import Disk, disk_of
+from reflora_cli.planning.known import Known, examined_key, once, pass_key, scoring_key
 from reflora_cli.planning.memory import Memory, Sizes, memory_of
 from reflora_cli.planning.passes import Batch, block_count, traced
 from reflora_cli.planning.rows import Epoch, Lengths, assumed_batch, epoch_of, lengths_of, read_rows
 from reflora_cli.planning.scoring import Scoring, scoring_of, scoring_peak
-from reflora_cli.planning.skeleton import Plain, Skeleton, examined, read_base, skeleton, without_values
+from reflora_cli.planning.skeleton import (
+    Plain,
+    Skeleton,
+    checkpoint_dtype,
+    examined,
+    read_base,
+    skeleton,
+    without_values,
+)
 from reflora_cli.planning.state import State, optimizer_bytes, state_of
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
@@ -103,21 +113,22 @@ class Plan:
         }  # fmt: skip
 
 
-def planned(recipe: Recipe, request: Request, data: Data | None = None) -> Plan:
+def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Plan:
     """Return the plan of a run, from the base's config alone.
 
-    data: the run's rows if they were read already. Raises InputError for whatever training would refuse before its
-    first step, as far as that shows without weights.
+    known: what other plans found, which is used and added to. Raises InputError for whatever training would refuse
+    before its first step, as far as that shows without weights.
     """
-    recipe = complete(recipe)
+    recipe, known = complete(recipe), known or Known()
     refuse_half(recipe.model.dtype, request.device.kind)
     plain = read_base(recipe, dtype_for(recipe, request.device))
     if plain.tokenizer is not None:
         refuse_prompt_of(recipe, plain.tokenizer)
     shapes = without_values()
     with shapes:
-        whole = skeleton(recipe, plain, examined(recipe, plain))
-    data = data or read_data(recipe, plain, whole)
+        left_out = once(known.left_out, examined_key(recipe), lambda: examined(recipe, plain))
+        whole = skeleton(recipe, plain, left_out)
+    data = read_data(recipe, plain, whole)
     request = replace(request, device=with_libraries(request.device))
     total, per_epoch = steps_of(recipe, data)
     epoch = epoch_in(recipe, plain, data, request)
@@ -126,14 +137,24 @@ def planned(recipe: Recipe, request: Request, data: Data | None = None) -> Plan:
     remembered = optimizer_bytes(recipe, whole, total or STEPS_UNKNOWN)
     with shapes:
         state = state_of(recipe, whole, remembered, request.device.kind)
-        found = traced(recipe, plain, whole, batch, request.device.kind)
+        kind = request.device.kind
+        found = once(
+            known.passes,
+            pass_key(recipe, plain, batch, kind),
+            lambda: traced(recipe, plain, whole, batch, kind),
+        )
+        scoring = once(
+            known.scorings,
+            scoring_key(recipe, plain),
+            lambda: scoring_peak(recipe, plain, whole, data.rows),
+        )
         memory = memory_of(
             recipe,
             request.device,
             request.processes,
             state,
             found,
-            sizes_of(recipe, plain, whole, batch, request, data),
+            replace(sizes_of(plain, whole, batch, kind, scoring), files=turned_bytes(recipe, plain)),
         )
     return Plan(
         recipe=recipe,
@@ -201,16 +222,25 @@ def lengths_in(recipe: Recipe, plain: Plain, whole: Skeleton, data: Data) -> Len
     return None if data.rows is None else lengths_of(recipe, plain, whole.base, data.examples, data.rows)
 
 
-def sizes_of(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, request: Request, data: Data) -> Sizes:
+def sizes_of(plain: Plain, whole: Skeleton, batch: Batch, device: str, scoring: int | None) -> Sizes:
     """Return what `Memory` says beside the parts that stay and those of a pass."""
     packed = [own for own in whole.model.modules() if isinstance(own, QuantizedWeight)]
     dense = max((own.in_features * own.out_features for own in packed), default=0) * plain.dtype.itemsize
     return Sizes(
-        logits=plain.kind.logits_bytes(whole.model, batch.learned, request.device.kind),
+        logits=plain.kind.logits_bytes(whole.model, batch.learned, device),
         dequantized=dense,
         block=block_bytes(whole.model, plain.config),
-        scoring=scoring_peak(recipe, plain, whole, data.rows),
+        scoring=scoring,
+        files=0,
     )
+
+
+def turned_bytes(recipe: Recipe, plain: Plain) -> int:
+    """Return the bytes of weight files at hand whose tensors are not used as they lie there: quantized, or cast."""
+    kept = checkpoint_dtype(plain) in (None, plain.dtype)
+    if not plain.has_weights or (kept and recipe.model.quantization is Quantization.NONE):
+        return 0
+    return sum(file.stat().st_size for file in expanded(plain.source.location).glob("*.safetensors"))
 
 
 def block_bytes(model: nn.Module, config: Any) -> int:

@@ -13,16 +13,7 @@ from reflora_cli.model.precision import precision
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.planning.meter import Meter
-from reflora_cli.planning.passes import (
-    CPU,
-    FEW,
-    MORE,
-    Batch,
-    arguments_of,
-    block_count,
-    has_equal_blocks,
-    quiet_pointers,
-)
+from reflora_cli.planning.passes import CPU, FEW, MORE, Batch, arguments_of, block_count, has_equal_blocks
 from reflora_cli.planning.skeleton import Plain, Skeleton, skeleton, token_inputs
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import Answers
@@ -98,7 +89,7 @@ def scored_pass(recipe: Recipe, plain: Plain, made: Skeleton, rows: Rows | None)
     model: Any = made.model
     batch, generates = largest_scored(recipe, plain, rows)
     model.eval()
-    with Meter() as meter, quiet_pointers(), precision(CPU, plain.dtype):
+    with Meter() as meter, precision(CPU, plain.dtype):
         if generates:
             hidden = hidden_states(model, **token_inputs(batch.rows, batch.length), use_cache=True)
             del hidden

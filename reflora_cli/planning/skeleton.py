@@ -174,6 +174,12 @@ def original_config(plain: Plain) -> Any:
     return load_config(plain.source.location, plain.source.revision)
 
 
+def checkpoint_dtype(plain: Plain) -> torch.dtype | None:
+    """Return the dtype of the checkpoint's weights, as its config says; None if it does not."""
+    found = getattr(original_config(plain), "dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
 def with_blocks(config: Any, blocks: int) -> Any:
     """Return a copy of a config with fewer blocks."""
     copied = copy.deepcopy(config)

@@ -82,11 +82,10 @@ def really_kept(plan: Plan, job: Job) -> int:
     ("kind", "settings"),
     [
         ("labels", ()),
-        ("labels", ("method.name=dora",)),
+        ("labels", ("method.name=dora", "model.dtype=bfloat16")),
         ("labels", ("method.dropout=0.1", "method.name=lora")),
         ("answers", ("model.quantization=nf4",)),
-        ("answers", ("method.name=full",)),
-        ("answers", ("method.name=dora", "model.dtype=bfloat16")),
+        ("answers", ("method.name=full", "model.dtype=bfloat16")),
     ],
     ids=str,
 )
