@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reflora_cli.ground.atomic import locked
 from tests.cli.conftest import WEIGHTS, Outcome, Reflora
 
 TINY: dict[str, Any] = {
@@ -231,13 +232,14 @@ def test_a_comparison_that_was_stopped_and_killed_is_continued_to_the_last_bit(
     first = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     started.append(first)
     wait_for_steps(output / "runs" / "lora-seed=0", 2)
-    refused = reflora("compare", *long_run, "--output", output, "--resume")
-    assert (refused.status, "another process" in refused.err) == (2, True)
     os.killpg(first.pid, signal.SIGTERM)  # as `timeout` and job schedulers do: helpers of the process get it too
     told = first.communicate(timeout=60)[1]
     assert first.returncode == 143
     assert f"--resume --output {output}" in told
     assert "failed" not in told
+    with locked(output):
+        refused = reflora("compare", *long_run, "--output", output, "--resume")
+    assert (refused.status, "another process" in refused.err) == (2, True)
     (stopped,) = (output / "runs" / "lora-seed=0" / "checkpoints").glob("step-*-stopped")
     steps = int(stopped.name.split("-")[1])
     assert steps < 30
