@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reflora_cli.ground.errors import InputError, Problem, nearest
 
@@ -79,13 +79,6 @@ def own_device() -> Device:
         return gpu(found.name, found.total_memory / GIB, has_bfloat16=torch.cuda.is_bf16_supported())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device("this machine's CPU", "cpu", memory, 0, "Python, its libraries and the rows, as in this process")
-
-
-def with_libraries(device: Device) -> Device:
-    """Return the device with what this process has in memory now, where that is what a run would have: on a CPU, once
-    libraries and rows are loaded and no weights are.
-    """
-    return replace(device, fixed=resident()) if device.kind == "cpu" else device
 
 
 def resident() -> int:

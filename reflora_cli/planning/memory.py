@@ -22,8 +22,9 @@ class Memory:
     forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
     part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
     product. gaps: those of a CPU's heap in a pass. gradients, step: at the optimizer's step. scoring: the peak of an
-    evaluation; None where it is not known. loading: what exists on a CPU while weights are read in another form than
-    their files have: the files, which are mapped, and the weights made of them.
+    evaluation; None where it is not known. compiled: the kernels that a CPU compiles. loading: what exists on a CPU
+    while weights are read in another form than their files have: the files, which are mapped, the weights made of
+    them, and what making the largest takes.
     """
 
     fixed: int
@@ -40,13 +41,15 @@ class Memory:
     gradients: int
     step: int
     scoring: int | None
+    compiled: int
     loading: int
     available: int
     way: str
 
     @property
     def resident(self) -> int:
-        return sum(self.weights.values()) + self.adapter + self.beside + self.optimizer + self.buckets
+        beside = self.beside + self.optimizer + self.buckets + self.compiled
+        return sum(self.weights.values()) + self.adapter + beside
 
     @property
     def in_pass(self) -> int:
@@ -91,20 +94,30 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         gradients=state.gradients,
         step=state.step,
         scoring=sizes.scoring,
-        loading=sizes.files + sum(state.weights.values()) if sizes.files and device.kind == "cpu" else 0,
+        compiled=sizes.compiled,
+        loading=loading_bytes(state, sizes) if device.kind == "cpu" else 0,
         available=device.memory,
         way=found.way,
     )
 
 
+def loading_bytes(state: State, sizes: Sizes) -> int:
+    """Return what exists on a CPU while weights are made of files in another form; 0 where they are used as they lie
+    there.
+    """
+    return sizes.files + sum(state.weights.values()) + sizes.quantizing if sizes.files else 0
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Further sizes in bytes, which `Memory` says. block: the largest block's frozen weights. files: those of weights
-    that are turned into another form.
+    that are turned into another form. quantizing: what quantizing the largest of them takes.
     """
 
     logits: int
     dequantized: int
     block: int
     scoring: int | None
+    compiled: int
     files: int
+    quantizing: int

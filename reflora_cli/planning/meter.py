@@ -16,24 +16,31 @@ from torch.utils._pytree import tree_leaves
 
 from reflora_cli.planning.heap import Heap
 
+PRODUCTS = tuple(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm"))
+
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every storage that an operation makes, until nothing holds it any more.
 
     live: the bytes of the storages that exist now. peak: the most that existed at a time. What existed before the
     context was entered is not counted, nor what kernels take inside of one operation. heap: where a CPU would put them.
+    products: the shapes of all different products of matrices.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.heap = Heap()
+        self.products: set[tuple[Any, ...]] = set()
         self._held: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = {storage_key(own) for own in tree_leaves((args, kwargs)) if isinstance(own, Tensor)}
+        tensors = [own for own in tree_leaves((args, kwargs)) if isinstance(own, Tensor)]
+        given = {storage_key(own) for own in tensors}
+        if func in PRODUCTS:
+            self.products.add((func, *((tuple(own.shape), own.stride()) for own in tensors)))
         out = func(*args, **(kwargs or {}))
         for own in tree_leaves(out):
             if isinstance(own, Tensor) and storage_key(own) not in given:

@@ -36,16 +36,27 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Products:
+    """The number of different products in a pass. of_tokens: of shapes that follow from the rows and their length.
+    of_learned: of shapes that follow from the number of learned places.
+    """
+
+    of_tokens: int = 0
+    of_learned: int = 0
+
+
+@dataclass(frozen=True)
 class Traced:
     """Bytes of one pass. kept: what the forward pass keeps for the backward pass. peak: the most at a time, in which
     `kept` and gradients are counted, as far as they exist then. gaps: what the heap of a CPU takes beside it. way: how
-    it was found.
+    it was found. products: those of the first blocks, which the others repeat.
     """
 
     kept: int
     peak: int
     gaps: int
     way: str
+    products: Products = Products()
 
     @property
     def beside(self) -> int:
@@ -58,7 +69,7 @@ class Traced:
             own + int((larger - smaller) * times)
             for own, smaller, larger in zip(self.sizes(), first.sizes(), second.sizes(), strict=True)
         )
-        return Traced(kept, peak, max(0, gaps), self.way)
+        return replace(self, kept=kept, peak=peak, gaps=max(0, gaps))
 
     def sizes(self) -> tuple[int, int, int]:
         return self.kept, self.peak, self.gaps
@@ -120,7 +131,15 @@ def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device
     for parameter in parameters:
         parameter.grad = None
     gaps = meter.heap.peak - meter.peak if device == "cpu" else 0
-    return Traced(kept, meter.peak, max(0, gaps), "traced")
+    return Traced(kept, meter.peak, max(0, gaps), "traced", products_in(meter, batch))
+
+
+def products_in(meter: Meter, batch: Batch) -> Products:
+    """Return how many different products a metered pass over the batch had, by what their shapes follow from."""
+    of_tokens = {batch.rows * batch.length, batch.length}
+    learned = batch.learned not in of_tokens
+    count = sum(learned and any(batch.learned in shape for shape, _ in own[1:]) for own in meter.products)
+    return Products(len(meter.products) - count, count)
 
 
 def arguments_of(plain: Plain, batch: Batch, model: nn.Module) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.quantized import FourBitWeight, QuantizedWeight
 from reflora_cli.ground.paths import expanded
 from reflora_cli.methods.settings import Dtype, Quantization
 from reflora_cli.model.precision import DTYPES
 from reflora_cli.objectives.rows import Examples, Rows
-from reflora_cli.planning.devices import Device, with_libraries
+from reflora_cli.planning.devices import Device
 from reflora_cli.planning.disk import Disk, disk_of
 from reflora_cli.planning.known import Known, examined_key, once, pass_key, scoring_key
+from reflora_cli.planning.libraries import compiled_bytes, with_libraries
 from reflora_cli.planning.memory import Memory, Sizes, memory_of
 from reflora_cli.planning.passes import Batch, block_count, traced
 from reflora_cli.planning.rows import Epoch, Lengths, assumed_batch, epoch_of, lengths_of, read_rows
@@ -41,6 +42,10 @@ from reflora_cli.training.prepare import sampler_of, total_steps
 
 STEPS_UNKNOWN = 10_000
 """The steps for which an optimizer is made where those of the run are not known: what it remembers is the same."""
+
+QUANTIZING = 10
+"""The bytes for each weight that bitsandbytes takes on a CPU to make four bits of a float32: the weight as a share of
+its block's largest (4), the number of its level in 32 bits (4) and in 8 (1), and the halves of bytes twice (1)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Pla
         left_out = once(known.left_out, examined_key(recipe), lambda: examined(recipe, plain))
         whole = skeleton(recipe, plain, left_out)
     data = read_data(recipe, plain, whole)
-    request = replace(request, device=with_libraries(request.device))
+    request = replace(request, device=with_libraries(request.device, plain.dtype))
     total, per_epoch = steps_of(recipe, data)
     epoch = epoch_in(recipe, plain, data, request)
     batch = epoch.largest if epoch else assumed_batch(recipe, request.processes)
@@ -154,7 +159,11 @@ def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Pla
             request.processes,
             state,
             found,
-            replace(sizes_of(plain, whole, batch, kind, scoring), files=turned_bytes(recipe, plain)),
+            replace(
+                sizes_of(plain, whole, batch, kind, scoring),
+                compiled=compiled_bytes(found.products, epoch, plain.dtype, kind),
+                files=turned_bytes(recipe, plain),
+            ),
         )
     return Plan(
         recipe=recipe,
@@ -225,13 +234,16 @@ def lengths_in(recipe: Recipe, plain: Plain, whole: Skeleton, data: Data) -> Len
 def sizes_of(plain: Plain, whole: Skeleton, batch: Batch, device: str, scoring: int | None) -> Sizes:
     """Return what `Memory` says beside the parts that stay and those of a pass."""
     packed = [own for own in whole.model.modules() if isinstance(own, QuantizedWeight)]
-    dense = max((own.in_features * own.out_features for own in packed), default=0) * plain.dtype.itemsize
+    largest = max((own.in_features * own.out_features for own in packed), default=0)
+    in_four_bits = any(isinstance(own, FourBitWeight) for own in packed)
     return Sizes(
         logits=plain.kind.logits_bytes(whole.model, batch.learned, device),
-        dequantized=dense,
+        dequantized=largest * plain.dtype.itemsize,
         block=block_bytes(whole.model, plain.config),
         scoring=scoring,
+        compiled=0,
         files=0,
+        quantizing=largest * QUANTIZING if in_four_bits else 0,
     )
 
 

@@ -22,13 +22,16 @@ BINS = 8
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows. tokens: those of rows. padded: those that go through the model. largest: the
-    largest batch of one device. sequences: the number of sequences that go through the model.
+    largest batch of one device. sequences: the number of sequences that go through the model. lengths: the number of
+    different counts of tokens that batches have; learned: that of counts of learned places.
     """
 
     tokens: int
     padded: int
     sequences: int
     largest: Batch
+    lengths: int
+    learned: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def epoch_of(recipe: Recipe, rows: Rows, weight: Callable[[Any], int], processes
     lengths = [len(row.input_ids) for row in rows.training]
     typed = getattr(rows.training[0], "token_type_ids", None) is not None
     tokens = padded = sequences = 0
-    largest = Batch(0, 0, 0)
+    largest, shapes, counts = Batch(0, 0, 0), set(), set()
     for step in range(sampler.steps_per_epoch):
         alike = sorted(sampler.step_rows(step), key=lambda row: lengths[row])
         for rank in range(processes):
@@ -104,10 +107,12 @@ def epoch_of(recipe: Recipe, rows: Rows, weight: Callable[[Any], int], processes
                 count = len(first_fit(own)) if train.packing else len(chunk)
                 length = -(-max(own) // multiple) * multiple
                 tokens, padded, sequences = tokens + sum(own), padded + count * length, sequences + count
+                learned = sum(weight(rows.training[row]) for row in chunk)
+                shapes.add((count, length))
+                counts.add(learned)
                 if (count * length, length) > (largest.rows * largest.length, largest.length):
-                    learned = sum(weight(rows.training[row]) for row in chunk)
                     largest = Batch(count, length, learned, train.packing, typed)
-    return Epoch(tokens, padded, sequences, largest)
+    return Epoch(tokens, padded, sequences, largest, len(shapes), len(counts))
 
 
 def assumed_batch(recipe: Recipe, processes: int) -> Batch:

@@ -42,7 +42,7 @@ def memory_table(memory: Memory) -> Table:
              ("optimizer state", memory.optimizer), ("buckets of reduced gradients", memory.buckets),
              ("activations kept", memory.kept), ("workspace of a pass", memory.workspace)]  # fmt: skip
     rows += [("  of it logits and loss", memory.logits), ("  of it a dequantized weight", memory.dequantized)]
-    rows += [("gaps between tensors on the heap", memory.gaps)]
+    rows += [("gaps between tensors on the heap", memory.gaps), ("compiled kernels", memory.compiled)]
     rows += [("gradients, at the step", memory.gradients), ("workspace of the step", memory.step)]
     rows += [("an evaluation's batch", memory.scoring or 0), ("before anything is loaded", memory.fixed)]
     rows += [("while weights are loaded", memory.loading)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from reflora_cli.model.sources import BUILTIN
 from reflora_cli.planning.devices import Device, named_gpu, own_device
 from reflora_cli.planning.plan import Plan, Request, planned
 from reflora_cli.recipe.files import load_recipe
@@ -12,18 +14,21 @@ from reflora_cli.recipe.files import load_recipe
 FEW = ("task.max_train_rows=16", "task.max_eval_rows=4", "train.epochs=300", "train.batch_size=4", "method.name=lora")
 
 
-def made(setting: str, device: Device) -> Plan:
-    return planned(load_recipe("quickstart-commonsense", [*FEW, setting]), Request(device))
+def made(base: str, setting: str, device: Device) -> Plan:
+    return planned(load_recipe("quickstart-commonsense", [*FEW, f"model.name={base}", setting]), Request(device))
 
 
 @pytest.mark.parametrize("setting", ["model.dtype=bfloat16", "model.quantization=nf4"])
-def test_files_count_beside_weights_of_another_form(setting: str) -> None:
-    files = sum(file.stat().st_size for file in BUILTIN["tiny-llama"].glob("*.safetensors"))
-    memory = made(setting, own_device()).memory
-    assert memory.loading == files + sum(memory.weights.values())
+def test_files_count_beside_weights_of_another_form(setting: str, narrow: str) -> None:
+    files = sum(file.stat().st_size for file in Path(narrow).glob("*.safetensors"))
+    memory = made(narrow, setting, own_device()).memory
+    config = json.loads((Path(narrow) / "config.json").read_text(encoding="utf-8"))
+    largest = config["hidden_size"] * config["intermediate_size"] if "nf4" in setting else 0
+    # Four bits are made of shares in float32, levels in 32 and 8 bits, and two halves of bytes: 10 bytes a weight.
+    assert memory.loading == files + sum(memory.weights.values()) + 10 * largest
     assert memory.total >= memory.fixed + memory.loading
 
 
-def test_weights_that_are_used_as_they_lie_there_count_once() -> None:
-    assert made("model.dtype=float32", own_device()).memory.loading == 0
-    assert made("model.dtype=bfloat16", named_gpu("12 GB")).memory.loading == 0
+def test_weights_that_are_used_as_they_lie_there_count_once(narrow: str) -> None:
+    assert made(narrow, "model.dtype=float32", own_device()).memory.loading == 0
+    assert made(narrow, "model.dtype=bfloat16", named_gpu("12 GB")).memory.loading == 0
