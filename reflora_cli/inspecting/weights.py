@@ -19,8 +19,8 @@ from reflora_cli.model.load import loading_errors, quiet_transformers, refuse_en
 from reflora_cli.model.originals import model_name
 from reflora_cli.model.quantize import skeleton
 from reflora_cli.model.sources import commit_of, find_source, local_directory
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.trained_base import check_same
-from reflora_cli.tasks.base import SequenceTask
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def open_base(source: Source, base: str | None) -> BaseWeights:
 
 def model_class(source: Source) -> AutoName:
     """Return the class of model onto which the adapter goes."""
-    is_classifier = isinstance(bare_task(source), SequenceTask)
-    return "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
+    return kind_of(bare_task(source)).auto_class
 
 
 def shape_of(weight: torch.Tensor, transposed: bool) -> Shape:

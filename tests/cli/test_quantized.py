@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,9 @@ def quantized_by_transformers(kind: str, dtype: torch.dtype, base: Path, directo
             if kind == "int8" and own.dtype is torch.int8:
                 weights[name] = own.data.double() * own.SCB[:, None].double() / 127
             elif own.dtype is torch.uint8:
-                weights[name] = dequantize_4bit(own.data, own.quant_state).double()
+                state = copy.copy(own.quant_state)
+                state.shape = torch.Size((state.shape.numel() // 64, 64))  # on other rows it errs on the CPU
+                weights[name] = dequantize_4bit(own.data, state).view(own.quant_state.shape).double()
             else:
                 weights[name] = own.data.double()
     return weights

@@ -206,7 +206,7 @@ def batches(setting: Setting) -> str:
     restored = restore(setting.recipe(), setting.run.adapter)
     objective: Any = restored.objective
     if isinstance(restored.task, SequenceTask):
-        rows = sequence_splits(restored.recipe, restored.task, restored.base, ("validation",), None)[0].rows
+        rows = sequence_splits(restored.recipe, restored.task, restored.base, "validation", None)[0].rows
         one, other = (objective.predict(rows, size) for size in SIZES)
         if not torch.equal(one.argmax(1), other.argmax(1)):
             raise Differs(f"{int((one.argmax(1) != other.argmax(1)).sum())} of {len(rows)} predictions")

@@ -26,7 +26,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reflora, nf4": ("method.name=reflora", "model.quantization=nf4"),
     "dora, bfloat16, 8-bit moments": ("method.name=dora", "model.dtype=bfloat16", "train.optimizer=adamw_8bit"),
 }
-CLOCKS = ("seconds", "examples_per_second", "seconds_per_epoch", "peak_memory_bytes", "run")
+CLOCKS = ("seconds", "examples_per_second", "seconds_per_epoch", "evaluation_seconds", "step_seconds", "times",
+          "tokens_per_second", "peak_memory_bytes", "run", "resumed")  # fmt: skip
 """What two equal runs do not have in common."""
 PRELOADED = (
     "bitsandbytes",
@@ -89,14 +90,15 @@ def timeless(value: Any) -> Any:
 def differences(one: Path, other: Path) -> list[str]:
     """Files in which two finished runs differ beyond their clocks."""
     found = []
-    # A lock that could not be removed is held by nobody.
-    files = [[path for path in run.rglob("*") if path.is_file() and path.name != ".lock"] for run in (one, other)]
+    # A lock that could not be removed is held by nobody; when a run was continued stands in a file of its own.
+    ignored = (".lock", "resumed.jsonl")
+    files = [[path for path in run.rglob("*") if path.is_file() and path.name not in ignored] for run in (one, other)]
     names = [sorted(str(path.relative_to(run)) for path in own) for run, own in zip((one, other), files, strict=True)]
     if names[0] != names[1]:
         found.append(f"files: {set(names[0]) ^ set(names[1])}")
     for name in set(names[0]) & set(names[1]):
-        if name.endswith((".png", "manifest.json", "environment.json")):
-            continue  # drawings of clocks, digests of files that hold clocks
+        if name.endswith((".png", ".svg", "manifest.json", "environment.json")):
+            continue  # drawings of clocks and of continuations, digests of files that hold clocks
         contents = [(run / name).read_text() if "json" in name else (run / name).read_bytes() for run in (one, other)]
         if name.endswith(".jsonl"):
             contents = [[timeless(json.loads(line)) for line in str(text).splitlines()] for text in contents]
