@@ -41,7 +41,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took. Seconds are those of training, memory is the peak."""
+    """What a run took. Seconds are those of training, and for a step the median, which a pause does not change; of a
+    run of an older version it is the mean. memory: the peak.
+    """
 
     steps: int
     seconds: float
@@ -161,10 +163,11 @@ def machine_of(environment: Mapping[str, Any], results: Mapping[str, Any]) -> Ma
 def cost_of(results: Mapping[str, Any]) -> Cost:
     """Return what a run took."""
     steps, seconds = int(results["steps"]), float(results["seconds"])
+    times = results.get("step_seconds")
     return Cost(
         steps=steps,
         seconds=seconds,
-        seconds_per_step=seconds / max(steps, 1),
+        seconds_per_step=float(times["median"]) if times else seconds / max(steps, 1),
         seconds_per_epoch=float(results["seconds_per_epoch"]),
         memory=results.get("peak_memory_bytes"),
         trained=results.get("trained_parameters"),

@@ -196,8 +196,8 @@ def cost_table(group: Group) -> Table:
         "trained parameters",
     )  # fmt: skip
     caption = (
-        "What the runs took: means ± standard deviations over runs on one device. On a CPU, memory is that of the "
-        "whole process."
+        "What the runs took: means ± standard deviations over runs on one device. The time of a step is the median of "
+        "a run, which a pause does not change. On a CPU, memory is that of the whole process."
     )
     return make_table(caption, header, rows, texts=3)
 
