@@ -52,16 +52,18 @@ def plan_command(
         from reflora_cli.console.output import print_json
         from reflora_cli.planning.advice import advise
         from reflora_cli.planning.devices import own_device
+        from reflora_cli.planning.known import Known
         from reflora_cli.planning.plan import Request, planned
         from reflora_cli.recipe.files import load_recipe
 
         loaded = load_recipe(recipe, given)
         request = Request(named or own_device(), processes, output)
-        made = planned(loaded, request)
+        known = Known()
+        made = planned(loaded, request, known)
         show_plan(made, reporter)
         record = made.record()
         if not made.memory.fits:
-            record["advice"] = advise(recipe, given, request, made, reporter)
+            record["advice"] = advise(recipe, given, request, made, known, reporter)
         if measure:
             from reflora_cli.planning.measure import measured
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,21 +11,11 @@ from reflora_cli.cli.completion import complete_run
 from reflora_cli.cli.guard import guarded, refuse_several_processes
 from reflora_cli.cli.opening import opened
 from reflora_cli.cli.options import Json, output_option
+from reflora_cli.methods.settings import ReportFormat
 
 if TYPE_CHECKING:
     from reflora_cli.console.reporter import Reporter
     from reflora_cli.reporting.report import Report
-
-
-class Wanted(StrEnum):
-    """The formats that can be asked for."""
-
-    MD = "md"
-    LATEX = "latex"
-    CSV = "csv"
-    JSON = "json"
-    HTML = "html"
-    ALL = "all"
 
 
 def report_command(
@@ -52,7 +41,9 @@ def report_command(
     by: Annotated[
         str | None, typer.Option("--by", metavar="KEY", help="A table for each value of a recipe key, as method.rank.")
     ] = None,
-    wanted: Annotated[Wanted, typer.Option("--format", help="Write only this format, beside the JSON.")] = Wanted.ALL,
+    wanted: Annotated[
+        ReportFormat, typer.Option("--format", help="Write only this format, beside the JSON.")
+    ] = ReportFormat.ALL,
     as_json: Json = False,
 ) -> None:
     """Compare finished runs: tables, tests of differences over seeds, figures.
@@ -63,9 +54,9 @@ def report_command(
         refuse_several_processes("reflora report")
         reporter = opened(", ".join(map(str, places)))
         from reflora_cli.console.output import print_json
-        from reflora_cli.reporting.report import ReportFormat, write_report
+        from reflora_cli.reporting.report import write_report
 
-        formats = tuple(ReportFormat) if wanted is Wanted.ALL else (ReportFormat(wanted.value),)
+        formats = tuple(ReportFormat) if wanted is ReportFormat.ALL else (wanted,)
         place = output or (places[0] / "report" if len(places) == 1 else Path("report"))
         report = write_report(places, place, baseline, reporter, by=by, formats=formats)
         show_report(report, reporter)

@@ -14,9 +14,9 @@ from typing import Any
 
 from reflora_cli.comparing.planned import PlannedRun
 from reflora_cli.ground.errors import DivergedError, InputError
-from reflora_cli.ground.paths import exists, is_file
+from reflora_cli.ground.paths import is_file
 from reflora_cli.runs.comparison import FRESH, PLAN, TUNING, Scores, read_fresh
-from reflora_cli.runs.directory import RunDirectory, read_results
+from reflora_cli.runs.directory import RunDirectory, read_results, unused_name
 
 
 class State(StrEnum):
@@ -103,9 +103,7 @@ class ComparisonDirectory:
 
 def default_directory(name: str) -> Path:
     """Return compare/NAME-DATE-TIME, with a number if it exists already."""
-    first = Path("compare") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
-    numbered = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
-    return next((path for path in (first, *numbered) if not exists(path)), first)
+    return unused_name(Path("compare") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
 
 
 def read_failure(path: Path) -> dict[str, Any] | None:

@@ -81,3 +81,14 @@ class Backend(StrEnum):
 
     LOCAL = "local"
     RAY = "ray"
+
+
+class ReportFormat(StrEnum):
+    """The formats of a report, and all of them."""
+
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+    ALL = "all"

@@ -50,10 +50,12 @@ class Advice:
         return {"alone": self.alone, "overrides": list(self.together), "total": self.total}
 
 
-def advise(name: str, overrides: Sequence[str], request: Request, plan: Plan, reporter: Reporter) -> dict[str, Any]:
-    """Show what to change, and return it for `--json`. name, overrides: the recipe, as the command was given it."""
-
-    known = Known()
+def advise(
+    name: str, overrides: Sequence[str], request: Request, plan: Plan, known: Known, reporter: Reporter
+) -> dict[str, Any]:
+    """Show what to change, and return it for `--json`. name, overrides: the recipe, as the command was given it. known:
+    what the plan found, which its alternatives share.
+    """
 
     @cache
     def changed(changes: Changes) -> Plan | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from reflora_cli import __version__
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
+from reflora_cli.methods.settings import ReportFormat
 from reflora_cli.reporting.cells import Group, Wanted
 from reflora_cli.reporting.data import finite, group_record, run_frame, run_record, score_frame
 from reflora_cli.reporting.document import Document, Section
@@ -31,16 +31,6 @@ from reflora_cli.reporting.words import conclusions, left_out, plural, remarks
 
 DATA = "report.json"
 """The file by which a directory is known as a report; it is written with every format."""
-
-
-class ReportFormat(StrEnum):
-    """The formats of a report."""
-
-    MD = "md"
-    LATEX = "latex"
-    CSV = "csv"
-    JSON = "json"
-    HTML = "html"
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,11 @@ def open_run(path: Path, adapter: Path | None = None) -> RunDirectory:
 def default_output(task: str, method: str, seed: int) -> Path:
     """Return runs/TASK-METHOD-sSEED-DATE-TIME, with a number if it exists already."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    first = Path("runs") / f"{task.rpartition('/')[2]}-{method}-s{seed}-{stamp}"
+    return unused_name(Path("runs") / f"{task.rpartition('/')[2]}-{method}-s{seed}-{stamp}")
+
+
+def unused_name(first: Path) -> Path:
+    """Return a path, with a number behind it if it exists already."""
     numbered = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
     return next((path for path in (first, *numbered) if not exists(path)), first)
 

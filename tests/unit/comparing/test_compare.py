@@ -23,8 +23,9 @@ from reflora_cli.comparing.work import Assignment
 from reflora_cli.console.reporter import SILENT
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.ground.interruption import Interruption
+from reflora_cli.methods.settings import ReportFormat
 from reflora_cli.recipe.files import dump_recipe
-from reflora_cli.reporting.report import ReportFormat, write_report
+from reflora_cli.reporting.report import write_report
 from tests.unit.reporting.made_runs import Made, make_run
 
 PLAN: dict[str, Any] = {

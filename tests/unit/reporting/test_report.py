@@ -15,12 +15,13 @@ import pytest
 
 from reflora_cli.console.reporter import SILENT
 from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.settings import ReportFormat
 from reflora_cli.reporting.document import Document, Section, Text, make_table
 from reflora_cli.reporting.latex import escaped as latex_escaped
 from reflora_cli.reporting.latex import latex
 from reflora_cli.reporting.markdown import markdown
 from reflora_cli.reporting.page import page
-from reflora_cli.reporting.report import Report, ReportFormat, write_report
+from reflora_cli.reporting.report import Report, write_report
 from tests.unit.reporting.made_runs import Made, make_comparison, make_run, make_runs
 
 RATES = {"lora": {1e-3: 0.5, 1e-2: 0.6}, "reflora": {1e-3: 0.5, 3e-3: 0.8, 1e-2: 0.4}}
