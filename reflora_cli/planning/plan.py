@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,53 +119,37 @@ class Plan:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A run that is ready to be planned: everything is read. plain: the base as its config says. whole: the adapted
+    base, without values. shapes: the mode in which such tensors are made.
+    """
+
+    recipe: Recipe
+    request: Request
+    plain: Plain
+    whole: Skeleton
+    data: Data
+    shapes: AbstractContextManager[Any]
+
+
 def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Plan:
     """Return the plan of a run, from the base's config alone.
 
     known: what other plans found, which is used and added to. Raises InputError for whatever training would refuse
     before its first step, as far as that shows without weights.
     """
-    recipe, known = complete(recipe), known or Known()
-    refuse_half(recipe.model.dtype, request.device.kind)
-    plain = read_base(recipe, dtype_for(recipe, request.device))
-    if plain.tokenizer is not None:
-        refuse_prompt_of(recipe, plain.tokenizer)
-    shapes = without_values()
-    with shapes:
-        left_out = once(known.left_out, examined_key(recipe), lambda: examined(recipe, plain))
-        whole = skeleton(recipe, plain, left_out)
-    data = read_data(recipe, plain, whole)
-    request = replace(request, device=with_libraries(request.device, plain.dtype))
+    known = known or Known()
+    own = made_ready(complete(recipe), request, known)
+    recipe, request, plain, whole, data = own.recipe, own.request, own.plain, own.whole, own.data
     total, per_epoch = steps_of(recipe, data)
     epoch = epoch_in(recipe, plain, data, request)
     batch = epoch.largest if epoch else assumed_batch(recipe, request.processes)
     # Outside of the mode: an optimizer may make tables of its own, with values.
     remembered = optimizer_bytes(recipe, whole, total or STEPS_UNKNOWN)
-    with shapes:
+    with own.shapes:
         state = state_of(recipe, whole, remembered, request.device.kind)
-        kind = request.device.kind
-        found = once(
-            known.passes,
-            pass_key(recipe, plain, batch, kind),
-            lambda: traced(recipe, plain, whole, batch, kind),
-        )
-        scoring = once(
-            known.scorings,
-            scoring_key(recipe, plain),
-            lambda: scoring_peak(recipe, plain, whole, data.rows),
-        )
-        memory = memory_of(
-            recipe,
-            request.device,
-            request.processes,
-            state,
-            found,
-            replace(
-                sizes_of(plain, whole, batch, kind, scoring),
-                compiled=compiled_bytes(found.products, epoch, plain.dtype, kind),
-                files=turned_bytes(recipe, plain),
-            ),
-        )
+        memory = memory_in(own, batch, epoch, state, known)
     return Plan(
         recipe=recipe,
         device=request.device,
@@ -185,6 +170,40 @@ def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Pla
         memory=memory,
         disk=disk_of(recipe, state, total, per_epoch, request.output),
     )
+
+
+def made_ready(recipe: Recipe, request: Request, known: Known) -> Ready:
+    """Return the run with its base and rows read. recipe: a complete one."""
+    refuse_half(recipe.model.dtype, request.device.kind)
+    plain = read_base(recipe, dtype_for(recipe, request.device))
+    if plain.tokenizer is not None:
+        refuse_prompt_of(recipe, plain.tokenizer)
+    shapes = without_values()
+    with shapes:
+        left_out = once(known.left_out, examined_key(recipe), lambda: examined(recipe, plain))
+        whole = skeleton(recipe, plain, left_out)
+    data = read_data(recipe, plain, whole)
+    request = replace(request, device=with_libraries(request.device, plain.dtype))
+    return Ready(recipe, request, plain, whole, data, shapes)
+
+
+def memory_in(own: Ready, batch: Batch, epoch: Epoch | None, state: State, known: Known) -> Memory:
+    """Return what the run takes, from a pass with its largest batch and one of an evaluation."""
+    recipe, plain, whole, device = own.recipe, own.plain, own.whole, own.request.device
+    found = once(
+        known.passes,
+        pass_key(recipe, plain, batch, device.kind),
+        lambda: traced(recipe, plain, whole, batch, device.kind),
+    )
+    scoring = once(
+        known.scorings, scoring_key(recipe, plain), lambda: scoring_peak(recipe, plain, whole, own.data.rows)
+    )
+    sizes = replace(
+        sizes_of(plain, whole, batch, device.kind, scoring),
+        compiled=compiled_bytes(found.products, epoch, plain.dtype, device.kind),
+        files=turned_bytes(recipe, plain),
+    )
+    return memory_of(recipe, device, own.request.processes, state, found, sizes)
 
 
 def complete(recipe: Recipe) -> Recipe:

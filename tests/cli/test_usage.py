@@ -117,13 +117,13 @@ def test_no_command_shows_the_help(reflora: Reflora) -> None:
     assert "Usage:" in outcome.out
 
 
-def in_a_shell(environment: dict[str, str], place: Path) -> str:
-    """What completion prints, with the heavy libraries that it imported behind it."""
+def in_a_process(call: str, place: Path, environment: dict[str, str]) -> str:
+    """What a call of the command line prints, with the heavy libraries that it imported behind it."""
     code = f"""
 import sys
 from reflora_cli.cli import app
 try:
-    app(prog_name="reflora")
+    {call}
 finally:
     print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
 """
@@ -138,6 +138,11 @@ finally:
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
+
+
+def in_a_shell(environment: dict[str, str], place: Path) -> str:
+    """What completion prints."""
+    return in_a_process('app(prog_name="reflora")', place, environment)
 
 
 def completed(line: str, place: Path) -> list[str]:
@@ -188,25 +193,9 @@ def test_zsh_gets_whole_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["trian"], ["train"], ["list", "recipes"], ["show", "train"]])
-def test_what_only_tells_imports_nothing_heavy(arguments: list[str]) -> None:
-    code = f"""
-import sys
-from reflora_cli.cli import app
-sys.argv = ["reflora", *{arguments!r}]
-try:
-    app()
-finally:
-    print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
-"""
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    assert done.stdout.splitlines()[-1] == "IMPORTED []", done.stderr
+def test_what_only_tells_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    told = in_a_process(f"app({arguments!r})", tmp_path, {})
+    assert told.splitlines()[-1] == "IMPORTED []"
 
 
 @pytest.mark.parametrize(
