@@ -39,7 +39,7 @@ def parts(device: str) -> dict[str, Part]:
     bench, on = "-m tests.benchmarks", f"--device {device}"
     layers = f"{bench}.layers --dtype bfloat16 {on}"
     return {
-        "tests": part(TESTS, 170),
+        "tests": part(TESTS, 200),
         PRODUCTS: part(f"-m tests.gpu.ceiling {on}", 40),
         STEP: part(f"{bench}.reflora_step {on}", 60),
         BILLION: part(f"{layers} {LLAMA}", 90),
