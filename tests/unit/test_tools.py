@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import measured, tables
-from tests.benchmarks.parts import Part, run, run_all
+from tests.benchmarks import measured, suite, tables
+from tests.benchmarks.parts import Outcome, Part, run, run_all
 from tests.gpu import __main__ as gpu
 
 TESTS = Path(__file__).parents[1]
@@ -93,6 +93,56 @@ def test_parts_do_not_begin_when_the_time_of_all_is_over() -> None:
     (found,) = dict(run_all({"late": Part(("-c", ""), 20)}, 1)).values()
     assert found.status is None
     assert "not begun" in found.printed
+
+
+LAYERS = {
+    "seconds": {"frozen floor": [1.0, 1.0, 1.0], "reflora lora": [2.0, 2.0, 2.0]},
+    "saved": {"frozen floor": 0, "reflora lora": 2**20},
+    "peaks": {"frozen floor": 2**30, "reflora lora": 2**31},
+    "flops": {"frozen floor": 4, "reflora lora": 4},
+    "tokens": 10,
+}
+STEP = {"deberta": {way: {"seconds": [seconds] * 3, "error": 0.0} for way, seconds in (("one by one", 4.0),
+        ("reflora", 2.0))}}  # fmt: skip
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page with one table, whose figures are not there yet; figures go beside it."""
+    monkeypatch.setattr(measured, "FIGURES", tmp_path)
+    path = tmp_path / "page.md"
+    monkeypatch.setattr(measured, "PAGES", (path,))
+    return path
+
+
+def test_make_gpu_writes_the_tables_of_the_parts_that_ended_well(page: Path) -> None:
+    page.write_text("<!-- measured: layers-gpu -->\n<!-- end -->\n", encoding="utf-8")
+    found = {
+        gpu.PRODUCTS: Outcome(0, {"product_flops": 8.0}, "", 1.0),
+        gpu.BILLION: Outcome(0, LAYERS, "", 1.0),
+        gpu.NF4: Outcome(1, LAYERS, "", 1.0),
+        gpu.ENCODER: Outcome(None, None, "", 1.0),
+        gpu.STEP: Outcome(0, STEP, "", 1.0),
+    }
+    gpu.keep(gpu.parts("cuda"), found, "2026-11-30")
+    assert sorted(path.stem for path in page.parent.glob("*.json")) == ["layers-gpu", "reflora-step-gpu"]
+    text = page.read_text(encoding="utf-8")
+    assert "| reflora LoRA | 2000.0 | 2.00 | 5 | 1 MiB | 2,048 MiB | 25% |" in text
+    assert "2026-11-30" in text
+    assert measured.read("reflora-step-gpu").rows == {
+        "DeBERTaV3-base, rank 8": {"theirs_ms": 4000.0, "ours_ms": 2000.0, "times": 2.0}
+    }
+
+
+def test_make_bench_writes_the_tables_of_the_parts_that_ended_well(page: Path) -> None:
+    page.write_text("<!-- measured: epochs -->\n<!-- end -->\n", encoding="utf-8")
+    found = {
+        "layers": Outcome(1, LAYERS, "", 1.0),
+        "epoch, CoLA": Outcome(0, {"seconds": {"reflora": [3.0, 1.0, 2.0]}, "scores": {}}, "", 1.0),
+    }
+    suite.keep(suite.plan(Path("data")), found, "2026-11-30")
+    assert [path.stem for path in page.parent.glob("*.json")] == ["epochs"]
+    assert "| reflora | 2.0 s |" in page.read_text(encoding="utf-8")
 
 
 def test_tiny_parts_are_those_of_a_gpu() -> None:
