@@ -22,11 +22,11 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/python -m tests.benchmarks.suite
+	$(BIN)/python -m tests.benchmarks.suite --date $$(date +%F)
 
 # In an environment of your own with a CUDA build of PyTorch, the package's dependencies, pytest-xdist and peft.
 gpu:
-	$(PYTHON) -m tests.gpu
+	$(PYTHON) -m tests.gpu --date $$(date +%F)
 
 robust: .venv/ready
 	$(BIN)/python -m tests.robustness.kills --runs 100

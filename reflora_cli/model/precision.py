@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,7 +47,9 @@ def pick_device() -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32."""
+    """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32: on a CPU too that is
+    faster in bfloat16, so that a recipe's scores do not depend on the kind of CPU.
+    """
     if dtype is not Dtype.AUTO:
         return DTYPES[dtype]
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
@@ -55,10 +57,13 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the device emulates products in this dtype, many times slower than in float32, as CPUs without AVX-512
-    do.
+    do; few of those with it multiply in float16.
     """
-    has_bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    return device.type == "cpu" and dtype.itemsize == 2 and not has_bfloat16()
+    if device.type != "cpu" or dtype.itemsize != 2:
+        return False
+    asked = "_is_mkldnn_bf16_supported" if dtype is torch.bfloat16 else "_is_mkldnn_fp16_supported"
+    is_supported: Callable[[], bool] = getattr(torch.ops.mkldnn, asked, lambda: True)
+    return not is_supported()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_prompts import PromptRow, collate_prompts
 from reflora_cli.data.pack import pack_prompts
 from reflora_cli.data.pad import Padding
+from reflora_cli.data.place import placed
 from reflora_cli.model.base import Base, pad_multiple
 from reflora_cli.model.language import hidden_states, logits_of, vocabulary
 from reflora_cli.model.precision import Compute, precision
@@ -151,7 +152,7 @@ class LanguageObjective(Objective[PromptRow]):
         return self.placed(collate_prompts(rows, self.base.tokenizer.pad_token_id, self.multiple))
 
     def placed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
+        return placed(batch, self.compute.device)
 
     def cut(self, order: Sequence[int], rows: Sequence[PromptRow], size: int) -> list[list[int]]:
         """Return indices of rows, in order, in batches of at most `size`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reflora_cli.data.batches import collate, cut
 from reflora_cli.data.encode import EncodedRow, encode
 from reflora_cli.data.pad import Padding
+from reflora_cli.data.place import placed
 from reflora_cli.data.token_cache import as_array
 from reflora_cli.model.base import Base, pad_multiple, positions
 from reflora_cli.model.precision import Compute, precision
@@ -107,7 +108,8 @@ class SequenceObjective(Objective[EncodedRow]):
         return logits.float().cpu().flatten()
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        return {**self.inputs(rows), "labels": targets(labels_of(rows), self.outputs).to(self.compute.device)}
+        labels = targets(labels_of(rows), self.outputs)
+        return {**self.inputs(rows), **placed({"labels": labels}, self.compute.device)}
 
     def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
         return arguments["attention_mask"].bool()
@@ -118,7 +120,7 @@ class SequenceObjective(Objective[EncodedRow]):
         batch = collate(
             rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple, padding or self.padding
         )
-        return {name: tensor.to(self.compute.device, non_blocking=True) for name, tensor in batch.items()}
+        return placed(batch, self.compute.device)
 
     @torch.no_grad()
     def tally(self, split: Split, batch_size: int, watch: Watch = unwatched) -> SequenceTally:

@@ -16,11 +16,14 @@ from torch.nn import functional as F
 from reflora_cli.model.language import logits_of, trained_head_parameters, vocabulary
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""The number of logits that exist at a time: on a CPU 16 MiB in float32, and about three times that with what their
-loss keeps. It is larger on a GPU, which would otherwise wait for the head's weight to be read again and again."""
+"""The most logits that exist at a time: on a CPU 16 MiB in float32, and about three times that with what their loss
+keeps. There are more on a GPU, which would otherwise wait for the head's weight to be read again and again."""
 
 LOGIT_BYTES = 12
 """The bytes that a logit takes while its loss is computed: itself, its logarithm and its gradient, in float32."""
+
+MEMORY_SHARE = 64
+"""Logits may take one part in so many of a GPU's memory."""
 
 
 def token_loss(model: Any, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -55,13 +58,31 @@ def token_log_likelihoods(model: Any, hidden: Tensor, targets: Tensor) -> Tensor
 
 def chunks(model: Any, targets: Tensor) -> Iterator[slice]:
     """Yield slices of tokens, each with few enough logits to exist at a time."""
-    size = chunk_tokens(model, targets.device.type)
+    device = targets.device
+    size = chunk_tokens(model, device.type, memory_of(device))
     return (slice(start, start + size) for start in range(0, len(targets), size))
 
 
-def chunk_tokens(model: Any, device: str) -> int:
-    """Return the number of tokens whose logits exist at a time on a device of this type."""
-    return max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]) // vocabulary(model))
+def chunk_tokens(model: Any, device: str, memory: int | None = None) -> int:
+    """Return the number of tokens whose logits exist at a time on a device of this type. memory: its bytes; None: more
+    than enough."""
+    return max(1, chunk_elements(device, memory) // vocabulary(model))
+
+
+def chunk_elements(device: str, memory: int | None) -> int:
+    """Return the number of logits that exist at a time. It depends on all of a device's memory, not on what is free,
+    and is a power of two: sums must not be rounded otherwise when a run continues.
+    """
+    most, least = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"]), CHUNK_ELEMENTS["cpu"]
+    if memory is None:
+        return most
+    fitting: int = 1 << max(memory // (MEMORY_SHARE * LOGIT_BYTES), 1).bit_length() - 1
+    return min(most, max(least, fitting))
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of a GPU's memory; None for other devices."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 class ChunkedLoss(torch.autograd.Function):

@@ -24,8 +24,8 @@ class Partition(torch.optim.Optimizer):
     of them.
 
     A gradient scaler that finds an overflow does not call `step`, so neither a member nor the rule counts that step.
-    Do not use torch's `fused` optimizers as members: the scaler calls their `step` even then, and leaves unscaling to
-    them, so that a rule would see scaled gradients.
+    That holds for torch's `fused` members too: their `_step_supports_amp_scaling`, by which a scaler would call `step`
+    even then and leave unscaling to them, is not the partition's, so that a rule never sees scaled gradients.
     """
 
     def __init__(self, members: Sequence[Member], rule: UpdateRule) -> None:

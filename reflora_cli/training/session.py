@@ -22,6 +22,7 @@ from reflora_cli.objectives.pick import kind_of
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.tracking.tracker import UNTRACKED, Trackers
 from reflora_cli.tracking.values import tracked_values
+from reflora_cli.training.ahead import BatchAhead
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job
 
@@ -62,6 +63,12 @@ class Session:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its full name."""
         return self.job.adapted.parameters
+
+    @cached_property
+    def batches(self) -> BatchAhead:
+        """The batches of training rows, by the numbers of their rows."""
+        objective, rows = self.job.objective, self.job.rows.training
+        return BatchAhead(lambda numbers: objective.arguments([rows[number] for number in numbers]))
 
 
 def is_due(session: Session, every: int | str) -> bool:

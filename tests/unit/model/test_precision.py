@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from reflora_cli.methods.settings import Dtype
-from reflora_cli.model.precision import Compute, precision, resolve_dtype
+from reflora_cli.model.precision import Compute, is_emulated, precision, resolve_dtype
 
 CPU = torch.device("cpu")
 
@@ -26,3 +29,18 @@ def test_products_are_in_the_dtype_of_the_base() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         with precision(CPU, dtype):
             assert linear(x).dtype is dtype
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+@pytest.mark.parametrize("has_float16", [False, True])
+def test_a_dtype_is_emulated_where_the_cpu_has_no_products_of_it(
+    has_bfloat16: bool, has_float16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = SimpleNamespace(
+        _is_mkldnn_bf16_supported=lambda: has_bfloat16, _is_mkldnn_fp16_supported=lambda: has_float16
+    )
+    monkeypatch.setattr(torch.ops, "mkldnn", known)
+    assert is_emulated(CPU, torch.bfloat16) is not has_bfloat16
+    assert is_emulated(CPU, torch.float16) is not has_float16
+    assert not is_emulated(CPU, torch.float32)
+    assert not is_emulated(torch.device("cuda"), torch.bfloat16)

@@ -209,3 +209,25 @@ def test_unknown_changes_of_the_logits_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(strange.model, "forward", scaled)
     with pytest.raises(InputError, match="changes its logits"):
         check_parts(strange, Compute(torch.device("cpu"), torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "elements"),
+    [
+        ("cpu", None, 1 << 22),
+        ("mps", None, 1 << 22),
+        ("cuda", None, 1 << 26),
+        ("cuda", 140 << 30, 1 << 26),
+        ("cuda", 24 << 30, 1 << 25),
+        ("cuda", (24 << 30) - (400 << 20), 1 << 24),
+        ("cuda", 8 << 30, 1 << 23),
+        ("cuda", 1 << 30, 1 << 22),
+    ],
+)
+def test_a_small_gpu_has_fewer_logits_at_a_time(
+    device: str, memory: int | None, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", {"cpu": 1 << 22, "cuda": 1 << 26})
+    assert module.chunk_elements(device, memory) == elements
+    if memory is not None and elements > 1 << 22:
+        assert elements * module.LOGIT_BYTES <= memory / module.MEMORY_SHARE

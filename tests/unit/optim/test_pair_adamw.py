@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reflora_cli.factors.pair import FactorPair
-from reflora_cli.optim.pair_adamw import PairAdamW
+from reflora_cli.optim import pair_adamw as module
+from reflora_cli.optim.pair_adamw import AdamWMember, PairAdamW, runs_fused
 from reflora_cli.optim.reflora import RefLoRARule
 from reflora_cli.optim.reflora_s import RefLoRASRule
 from reflora_cli.optim.rule import PlainRule, UpdateRule
@@ -25,6 +26,13 @@ RULES: dict[str, Callable[[list[FactorPair]], UpdateRule]] = {
     "reflora, interval 4": lambda pairs: RefLoRARule(pairs, 3, 4, 1e-3),
     "reflora-s": lambda pairs: RefLoRASRule(pairs, 3, 2),
 }
+
+
+@pytest.fixture(params=[False, True], ids=["default", "fused"])
+def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let AdamW take its steps fused, as on a CUDA device, or not."""
+    monkeypatch.setattr(module, "runs_fused", lambda groups: request.param)
+    return bool(request.param)
 
 
 class Toy:
@@ -163,6 +171,7 @@ def test_accelerate_drives_it(rule: str) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.usefixtures("fused")
 def test_a_step_that_overflows_is_not_counted(rule: str, wrapped: bool) -> None:
     """With a gradient scaler, three skipped steps among ten leave what seven steps leave; the scale divides out."""
     toy, other = Toy(rule), Toy(rule)
@@ -186,6 +195,7 @@ def test_a_step_that_overflows_is_not_counted(rule: str, wrapped: bool) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("stop", [0, 2, 3, 5, 8])
+@pytest.mark.usefixtures("fused")
 def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(rule: str, stop: int, tmp_path: Path) -> None:
     straight, before, after = Toy(rule), Toy(rule), Toy(rule)
     straight.train(12)
@@ -306,3 +316,37 @@ def test_parameters_without_a_name_are_refused() -> None:
         toy.optimizer.tensors(partial)
     with pytest.raises(ValueError, match="1 named parameters are not in the optimizer"):
         toy.optimizer.load_tensors({**toy.parameters, "other": nn.Parameter(torch.ones(1))}, {})
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_fused_steps_are_those_of_the_default_implementation(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Toy(rule)
+    monkeypatch.setattr(module, "runs_fused", lambda groups: True)
+    fused = Toy(rule)
+    assert [group["fused"] for group in fused.optimizer.param_groups] == [True]
+    assert [group["fused"] for group in default.optimizer.param_groups] == [None]
+    default.train(12)
+    fused.train(12)
+    for name, parameter in default.parameters.items():
+        torch.testing.assert_close(fused.parameters[name], parameter, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_are_fused_on_cuda_devices_alone() -> None:
+    class Parameter:
+        def __init__(self, is_cuda: bool) -> None:
+            self.is_cuda = is_cuda
+
+    here, there = Parameter(False), Parameter(True)
+    assert runs_fused([{"params": [there]}, {"params": [there, there]}])
+    assert not runs_fused([{"params": [there]}, {"params": [there, here]}])
+    assert AdamWMember([{"params": [nn.Parameter(torch.zeros(2))], "lr": 1.0}]).defaults["fused"] is None
+
+
+def test_a_fused_step_is_counted_where_the_parameter_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, since a CPU has no other one."""
+    monkeypatch.setattr(module, "runs_fused", lambda groups: True)
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    member = AdamWMember([{"params": [parameter], "lr": 1.0}])
+    member.state[parameter] = {}
+    member.count_steps(parameter, torch.tensor(3.0))
+    assert member.state[parameter]["step"].device == parameter.device
