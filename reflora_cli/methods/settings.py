@@ -26,6 +26,16 @@ class Quantization(StrEnum):
     INT8 = "int8"
 
 
+class Streaming(StrEnum):
+    """Where the frozen linear weights of the base's blocks are kept if the device is too small for all of them: in host
+    memory, or in the base's files. A block's are brought to the device while it computes.
+    """
+
+    NONE = "none"
+    HOST = "host"
+    DISK = "disk"
+
+
 class Optimizer(StrEnum):
     """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
 
