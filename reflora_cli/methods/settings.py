@@ -39,17 +39,22 @@ class Streaming(StrEnum):
 class Optimizer(StrEnum):
     """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
 
-    The `paged_` form moves its moments out of a GPU that is full.
+    The `paged_` forms, by bitsandbytes too, move their moments out of a GPU that is full.
     """
 
     ADAMW = "adamw"
     ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW = "paged_adamw"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
     SGD = "sgd"
 
     @property
     def has_small_moments(self) -> bool:
         return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
+
+    @property
+    def is_paged(self) -> bool:
+        return self in (Optimizer.PAGED_ADAMW, Optimizer.PAGED_ADAMW_8BIT)
 
 
 class TrackerName(StrEnum):

@@ -182,10 +182,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _moments_that_can_be_transported(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
-        if update.transports_moments and optimizer.has_small_moments:
-            reason = f"{update} carries AdamW's moments over to the rebalanced factors, and {optimizer} "
-            remedy = "use adamw or sgd, or another update rule"
-            raise refusal("train.optimizer", reason + "keeps them in 8 bits", remedy)
+        if update.transports_moments and (optimizer.has_small_moments or optimizer.is_paged):
+            reason = f"{update} carries AdamW's moments over to the rebalanced factors, and {optimizer} keeps them "
+            where = "in 8 bits" if optimizer.has_small_moments else "where a GPU may move them"
+            raise refusal("train.optimizer", reason + where, "use adamw or sgd, or another update rule")
         return self
 
     @model_validator(mode="after")

@@ -50,10 +50,10 @@ class HostActivations:
         """Return what is saved in a tensor's place."""
         if self.stays(tensor):
             return tensor
-        storage = StorageWeakRef(tensor.untyped_storage())
+        storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         key = (storage.cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
         found = self.known.get(key)
-        kept = found[1]() if found is not None and not found[0].expired() else None
+        kept = found[1]() if found is not None and not found[0].expired() else None  # type: ignore[no-untyped-call]
         if kept is None:
             kept = Kept(self.copied(tensor.detach()), tensor.device, len(self.kept))
             self.kept.append(weakref.ref(kept))
