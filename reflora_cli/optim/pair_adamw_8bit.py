@@ -1,5 +1,5 @@
-"""AdamW through bitsandbytes with a rule around it, for moments that are paged or in 8 bits (Dettmers et al. 2022, arXiv
-2110.02861).
+"""AdamW through bitsandbytes with a rule around it, for moments that are paged or in 8 bits (Dettmers et al. 2022,
+arXiv 2110.02861).
 
 A rule that only changes gradients works with it. One that transports moments does not: in 8 bits they are codes, not
 numbers, and paged ones may lie elsewhere.
