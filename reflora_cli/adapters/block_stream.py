@@ -52,7 +52,6 @@ class BlockStream:
         self.free: list[Tensor] = []
         self.coming: dict[int, tuple[Tensor, Future[None]]] = {}
         self.current: int | None = None
-        self.views: dict[int, Tensor] = {}
         for block in self.blocks:
             block.hide(device)
 
@@ -81,9 +80,7 @@ class BlockStream:
         copied.result()
         self.lane.wait()
         block = self.blocks[number]
-        views = block.home.layout.views(flat)
-        self.views = {id(tensor): own for tensor, own in zip(block.tensors, views, strict=True)}
-        for tensor, own in zip(block.tensors, views, strict=True):
+        for tensor, own in zip(block.tensors, block.home.layout.views(flat), strict=True):
             tensor.data = own
         self.current = number
         self.begin(following)
@@ -124,12 +121,6 @@ class BlockStream:
         made = torch.empty(size, dtype=torch.uint8, device=self.device)
         self.lane.leave()
         return made
-
-    def view(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the block that was entered last as a view of the device's memory, whose version tells
-        when another block has come to lie there.
-        """
-        return self.views[id(tensor)]
 
     @torch.inference_mode(mode=False)
     def keep(self, number: int, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

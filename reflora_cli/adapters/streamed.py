@@ -41,8 +41,8 @@ class StreamedWeight(FrozenWeight):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The weight as stored, on the device. Autograd notices if it is kept until other values lie in its place."""
-        return self.stream.view(self.present().weight)
+        """A copy of the weight as stored, on the device: models that multiply by it themselves may keep it."""
+        return self.present().weight.detach().clone()
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -109,6 +110,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
                 process.start()
                 own = queue.get()
                 process.join()
+                print(kind.value, json.dumps(own), file=sys.stderr)
                 known = found.setdefault(kind.value, {**own, "seconds": []})
                 known["seconds"] += own["seconds"]
                 assert own["losses"] == known["losses"]
@@ -129,7 +131,7 @@ def shown(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def eight_billion(tokens: int) -> dict[str, int]:
-    """Bytes by part on a GPU: Llama 3.1 8B in NF4 (blocks of 64 weights, their scales in 8 bits, two blocks streamed) and
+    """Bytes by part on a GPU: Llama 3.1 8B in NF4 (64 weights share a scale of 8 bits), two blocks streamed, and
     bfloat16, LoRA on all linear layers, AdamW in float32, gradient checkpointing, one row of so many tokens.
     """
     config = LlamaConfig(
