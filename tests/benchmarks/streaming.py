@@ -2,6 +2,7 @@
 billion weights in NF4 would take of a GPU, which is computed and not measured.
 
     python -m tests.benchmarks.streaming [--layers 24 --width 1024 --vocabulary 54000 --steps 4 --rounds 2]
+        [--base DIR]
 
 Each run has a process of its own: it loads a random Llama in float32, takes one step to warm up and then the timed
 ones, with one row of 64 tokens. Peaks are of the whole process (VmHWM), and of what it has above its imports. Runs of
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
     defaults = {"layers": 24, "width": 1024, "vocabulary": 54000, "steps": 4, "rounds": 2}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--base", type=Path, help="a directory in which the random model is kept for another time")
     return parser.parse_args()
 
 
@@ -57,15 +59,17 @@ def peak() -> int:
 
 
 def make_base(chosen: argparse.Namespace, directory: Path) -> dict[str, int]:
-    """Write a random model; its bytes, and those of its blocks."""
+    """Write a random model if it is not there; its bytes, and those of its blocks."""
     config = LlamaConfig(
         vocab_size=chosen.vocabulary, hidden_size=chosen.width, intermediate_size=11 * chosen.width // 4,
         num_hidden_layers=chosen.layers, num_attention_heads=chosen.width // 64, max_position_embeddings=512,
         tie_word_embeddings=False,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(directory, max_shard_size="400MB")
-    AutoTokenizer.from_pretrained(find_source("builtin:tiny-llama", None).location).save_pretrained(directory)
+    if not (directory / "config.json").exists():
+        LlamaForCausalLM(config).save_pretrained(directory, max_shard_size="400MB")
+        AutoTokenizer.from_pretrained(find_source("builtin:tiny-llama", None).location).save_pretrained(directory)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
     blocks = sum(own.nbytes for own in model.model.layers.parameters())
     return {"bytes": sum(own.nbytes for own in model.parameters()), "blocks": blocks}
 
@@ -102,11 +106,12 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:  # the model's maker takes its memory with it
-            found["base"] = pool.apply(make_base, (chosen, Path(name)))
+            place = chosen.base or Path(name)
+            found["base"] = pool.apply(make_base, (chosen, place))
         for _ in range(chosen.rounds):
             for kind in Streaming:
                 queue = context.Queue()
-                process = context.Process(target=train, args=(kind.value, Path(name), chosen.steps, queue))
+                process = context.Process(target=train, args=(kind.value, place, chosen.steps, queue))
                 process.start()
                 own = queue.get()
                 process.join()
