@@ -40,7 +40,7 @@ class AdaLoRALinear(AdapterLayer):
     ) -> None:
         """triplets: A, E and B, which are copied."""
         super().__init__(frozen)
-        device, layout = frozen.weight.device, torch.contiguous_format
+        device, layout = frozen.device, torch.contiguous_format
         self.A, self.E, self.B = (
             nn.Parameter(own.detach().to(device, torch.float32, copy=True, memory_format=layout)) for own in triplets
         )

@@ -62,7 +62,7 @@ class BottleneckLinear(AdapterLayer):
     def __init__(self, frozen: FrozenWeight, rank: int, activation: Activation, dropout: float) -> None:
         """Make the bottleneck with zeros: `start_itself` gives W_d its first values."""
         super().__init__(frozen)
-        out, device = frozen.out_features, frozen.weight.device
+        out, device = frozen.out_features, frozen.device
         self.down, self.down_bias = (self.zeros(shape, device) for shape in ((rank, out), (rank,)))
         self.up, self.up_bias = (self.zeros(shape, device) for shape in ((out, rank), (out,)))
         self.activation: Activation = activation

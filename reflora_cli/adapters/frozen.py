@@ -30,6 +30,11 @@ class FrozenWeight(nn.Module, ABC):
     weight: Tensor
     bias: Tensor | None
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which W is used."""
+        return self.weight.device
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Return W x + bias [..., out] in x's dtype, for x [..., in]."""

@@ -27,7 +27,7 @@ class IA3Linear(AdapterLayer):
     def __init__(self, frozen: FrozenWeight, vector: Tensor) -> None:
         """vector: l, which is copied."""
         super().__init__(frozen)
-        self.l = nn.Parameter(vector.detach().to(frozen.weight.device, torch.float32, copy=True))
+        self.l = nn.Parameter(vector.detach().to(frozen.device, torch.float32, copy=True))
 
     def pairs(self, name: str) -> list[FactorPair]:
         return []

@@ -25,6 +25,7 @@ from reflora_cli.adapters.prefix import PrefixTokens
 from reflora_cli.adapters.prompt import PromptTokens
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.stella import StellaLinear, multiple_of_identity
+from reflora_cli.adapters.streamed import StreamedWeight
 from reflora_cli.adapters.target_patterns import matches
 from reflora_cli.adapters.targets import refuse_shared
 from reflora_cli.adapters.vera import VeRALinear, drawn
@@ -222,7 +223,7 @@ def build_layer(
 def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Parameter]:
     """Turn the named modules to float32 and let them train; their parameters by full name.
 
-    Raises InputError for a module with quantized weights, which have no gradient.
+    Raises InputError for a module with quantized or streamed weights, which have no gradient.
     """
     others: dict[str, nn.Parameter] = {}
     for module_name in trainable:
@@ -233,6 +234,9 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
             what = "a module with quantized weights cannot be trained whole"
             found = f"{module_name}, in which {quantized[0] or 'it itself'} is quantized"
             raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
+        if any(isinstance(own, StreamedWeight) for own in model.get_submodule(module_name).modules()):
+            what, remedy = "a module with streamed weights cannot be trained whole", "model.streaming=none"
+            raise InputError(Problem(what, "method.trainable_modules", module_name, remedy=remedy))
         module = model.get_submodule(module_name).requires_grad_(True)
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():

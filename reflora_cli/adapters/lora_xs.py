@@ -38,7 +38,7 @@ class LoRAXSLinear(AdapterLayer):
 
     def __init__(self, frozen: FrozenWeight, rank: int, scale: float, dropout: float, deviation: float) -> None:
         super().__init__(frozen)
-        device = frozen.weight.device
+        device = frozen.device
         self.register_buffer("U", torch.zeros(frozen.out_features, rank, device=device), persistent=False)
         self.register_buffer("V", torch.zeros(rank, frozen.in_features, device=device), persistent=False)
         self.X = nn.Parameter(torch.zeros(rank, rank, device=device))

@@ -86,7 +86,7 @@ class LowRankLayer(AdapterLayer):
         A tensor read from a file may lie at any address, and one that was computed may be stored column by column:
         products round differently there, and a run that continues would differ from one that was not interrupted.
         """
-        device, layout = self.frozen.weight.device, torch.contiguous_format
+        device, layout = self.frozen.device, torch.contiguous_format
         return values.detach().to(device, torch.float32, copy=True, memory_format=layout)
 
     def begin(self, A: Tensor, B: Tensor) -> None:

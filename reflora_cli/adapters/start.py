@@ -129,9 +129,9 @@ def first_factors(
         case CorDAStart():
             A, B = oriented_pair(layer.frozen.dense(), found, rank, layer.scale, choice)
         case LoRAGAStart():
-            A, B = gradient_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
+            A, B = gradient_pair(found.to(layer.frozen.device), rank, choice, draw)
         case LoRAOneStart():
-            A, B = one_step_pair(found.to(layer.frozen.weight.device), rank, choice, draw)
+            A, B = one_step_pair(found.to(layer.frozen.device), rank, choice, draw)
         case EvaStart():
             A, B = found, torch.zeros(out_features, found.shape[0])
         case GaussianStart():

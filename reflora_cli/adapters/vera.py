@@ -77,7 +77,7 @@ class VeRALinear(AdapterLayer):
         """vectors: d [R] and b [out], which are copied."""
         super().__init__(frozen)
         self.projections = projections
-        device = frozen.weight.device
+        device = frozen.device
         self.d, self.b = (nn.Parameter(own.detach().to(device, torch.float32, copy=True)) for own in vectors)
         self.dropout = nn.Dropout(dropout)
 

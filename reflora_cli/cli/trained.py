@@ -18,8 +18,11 @@ PLACES = ("model.name", "task.data")
 
 
 def trained_recipe(run: RunDirectory, places: Sequence[str] | None, reporter: Reporter) -> Recipe:
-    """Return the run's recipe with the present places of base and data. Raises InputError for any other override."""
+    """Return the run's recipe with the present places of base and data, and a base that is whole in memory. Raises
+    InputError for any other override.
+    """
     from reflora_cli.ground.errors import InputError, Problem
+    from reflora_cli.methods.settings import Streaming
     from reflora_cli.runs.places import run_recipe
     from reflora_cli.runs.restore import at_its_base
     from reflora_cli.runs.trained_base import adapter_base, unchecked
@@ -32,7 +35,8 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None, reporter: Re
     recipe = recipe if run.other is None else of_adapter(recipe, run.other)
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
         reporter.note(doubt)
-    return at_its_base(recipe, run.adapter)
+    whole = recipe.model.model_copy(update={"streaming": Streaming.NONE})
+    return at_its_base(recipe.model_copy(update={"model": whole}), run.adapter)
 
 
 def of_adapter(recipe: Recipe, adapter: Path) -> Recipe:

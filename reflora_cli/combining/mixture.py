@@ -47,7 +47,7 @@ def mixture(readers: Sequence[Reader], model: nn.Module, name: str) -> Mixture:
     factors = factors_of(changes)
     frozen, whole = freeze(model.get_submodule(name)), concatenated(factors)
     counts = torch.tensor([own.rank for own in factors])
-    owners = torch.tensor(list(having)).repeat_interleave(counts).to(frozen.weight.device)
+    owners = torch.tensor(list(having)).repeat_interleave(counts).to(frozen.device)
     return Mixture(LoRALinear(frozen, (whole.A, whole.B), 1.0, 0.0), owners)
 
 

@@ -26,20 +26,35 @@ class Quantization(StrEnum):
     INT8 = "int8"
 
 
+class Streaming(StrEnum):
+    """Where the frozen linear weights of the base's blocks are kept if the device is too small for all of them: in host
+    memory, or in the base's files. A block's are brought to the device while it computes.
+    """
+
+    NONE = "none"
+    HOST = "host"
+    DISK = "disk"
+
+
 class Optimizer(StrEnum):
     """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
 
-    The `paged_` form moves its moments out of a GPU that is full.
+    The `paged_` forms, by bitsandbytes too, move their moments out of a GPU that is full.
     """
 
     ADAMW = "adamw"
     ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW = "paged_adamw"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
     SGD = "sgd"
 
     @property
     def has_small_moments(self) -> bool:
         return self in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT)
+
+    @property
+    def is_paged(self) -> bool:
+        return self in (Optimizer.PAGED_ADAMW, Optimizer.PAGED_ADAMW_8BIT)
 
 
 class TrackerName(StrEnum):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.streamed import StreamedWeight
 from reflora_cli.adapters.ties import tied_to
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.method import Method
@@ -124,6 +125,6 @@ def pad_multiple(base: Base, compute: Compute) -> int:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Return the number of parameters; a quantized weight counts as the matrix that it represents."""
-    quantized = sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, QuantizedWeight))
-    return quantized + sum(parameter.numel() for parameter in module.parameters())
+    """Return the number of parameters; a quantized or streamed weight counts as the matrix that it represents."""
+    apart = (own for own in module.modules() if isinstance(own, QuantizedWeight | StreamedWeight))
+    return sum(own.in_features * own.out_features for own in apart) + sum(own.numel() for own in module.parameters())

@@ -20,6 +20,7 @@ from reflora_cli.model.fit import check_tokens, leave_out_types
 from reflora_cli.model.originals import remember_originals
 from reflora_cli.model.quantize import adopt, loading_arguments, refuse_quantized
 from reflora_cli.model.sources import Source, commit_of
+from reflora_cli.model.streaming import stream_blocks
 from reflora_cli.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
@@ -66,8 +67,15 @@ def load_pretrained(
         )  # fmt: skip
         adopt(model, dtype)
         remember_originals(model, source)
+        stream_blocks(model, section.streaming, source, drawn_parameters(report))
         leave_out_types(model, tokenizer)
     return Base(model, tokenizer, source, commit_of(source), fresh=(), head=()), report
+
+
+def drawn_parameters(report: dict[str, Any]) -> set[str]:
+    """Return the parameters that transformers has drawn at random: the files lack them, or hold other shapes."""
+    other = (entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"])
+    return {*report["missing_keys"], *map(str, other)}
 
 
 def refuse_endless(config: Any, source: Source) -> None:

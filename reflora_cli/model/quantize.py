@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from reflora_cli.adapters.quantized import QuantizedWeight, from_bitsandbytes, is_bitsandbytes
+from reflora_cli.adapters.streamed import frozen_weights
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.recipe.sections import ModelSection
@@ -134,13 +135,13 @@ def kept_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
 
 def quantized_kind(model: nn.Module) -> str:
     """Return how the model's weights are quantized, whether on loading or in the checkpoint already."""
-    kinds = sorted({module.kind for module in model.modules() if isinstance(module, QuantizedWeight)})
+    kinds = sorted({module.kind for module in frozen_weights(model) if isinstance(module, QuantizedWeight)})
     return " and ".join(kinds) or Quantization.NONE.value
 
 
 def bits_per_weight(model: nn.Module) -> float | None:
     """Return the stored bits per quantized weight, scales included; None where nothing is quantized."""
-    weights = [module for module in model.modules() if isinstance(module, QuantizedWeight)]
+    weights = [module for module in frozen_weights(model) if isinstance(module, QuantizedWeight)]
     if not weights:
         return None
     return sum(module.stored_bits() for module in weights) / sum(m.in_features * m.out_features for m in weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
 from torch import nn
 
@@ -79,7 +79,8 @@ def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
         return SGDMember(groups, rates.momentum)
     from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
 
-    return AdamW8bitMember(groups, is_paged=rates.optimizer is Optimizer.PAGED_ADAMW_8BIT)
+    bits: Literal[8, 32] = 8 if rates.optimizer.has_small_moments else 32
+    return AdamW8bitMember(groups, is_paged=rates.optimizer.is_paged, bits=bits)
 
 
 def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]) -> Member:

@@ -1,12 +1,14 @@
-"""AdamW with moments in 8 bits (Dettmers et al. 2022, arXiv 2110.02861), through bitsandbytes, with a rule around it.
+"""AdamW through bitsandbytes with a rule around it, for moments that are paged or in 8 bits (Dettmers et al. 2022,
+arXiv 2110.02861).
 
-A rule that only changes gradients works with it. One that transports moments does not: they are codes, not numbers.
+A rule that only changes gradients works with it. One that transports moments does not: in 8 bits they are codes, not
+numbers, and paged ones may lie elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from bitsandbytes.optim.adamw import AdamW
@@ -20,11 +22,13 @@ KEPT = ("state1", "state2", "absmax1", "absmax2")
 
 
 class AdamW8bitMember(AdamW):
-    """bitsandbytes' AdamW in 8 bits, which says what it remembers."""
+    """bitsandbytes' AdamW, in 8 bits unless other bits are asked for, which says what it remembers."""
 
-    def __init__(self, groups: Sequence[dict[str, Any]], *, is_paged: bool) -> None:
-        """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing."""
-        super().__init__(list(groups), weight_decay=0.0, optim_bits=8, is_paged=is_paged)
+    def __init__(self, groups: Sequence[dict[str, Any]], *, is_paged: bool, bits: Literal[8, 32] = 8) -> None:
+        """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing. bits: of each
+        moment.
+        """
+        super().__init__(list(groups), weight_decay=0.0, optim_bits=bits, is_paged=is_paged)
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step with the gradients at hand."""

@@ -20,7 +20,7 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.prepare import make_optimizer
 
 NAMES = {Role.FACTOR_A: "A", Role.FACTOR_B: "B"}
-UNPAGED = {Optimizer.PAGED_ADAMW_8BIT: Optimizer.ADAMW_8BIT}
+UNPAGED = {Optimizer.PAGED_ADAMW_8BIT: Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW: Optimizer.ADAMW}
 """An optimizer that needs a GPU, and the one that remembers as much without."""
 
 

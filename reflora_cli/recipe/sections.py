@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization, TrackerName
+from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization, Streaming, TrackerName
 from reflora_cli.recipe.schedules import Schedule
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.task_section import TaskSection
@@ -34,6 +34,10 @@ class ModelSection(Section):
     sharded: bool = Field(
         False, description="several processes: each keeps a part of the base's weights, which must not be quantized"
     )
+    streaming: Annotated[Streaming, Named] = Field(
+        Streaming.NONE,
+        description="none, or where weights of blocks are kept while they do not compute: host, disk",
+    )
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
     @model_validator(mode="after")
@@ -42,6 +46,17 @@ class ModelSection(Section):
             raise refusal(
                 "sharded", "quantized weights are not sharded", "use one of model.sharded, model.quantization"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _streamed_weights_stay_where_they_are(self) -> ModelSection:
+        if self.streaming is not Streaming.NONE and self.sharded:
+            raise refusal("streaming", "streamed weights are not sharded", "use one of model.streaming, model.sharded")
+        if self.streaming is Streaming.DISK and self.quantization is not Quantization.NONE:
+            reason = (
+                f"the base's files do not hold its weights in {self.quantization}, which are made when it is loaded"
+            )
+            raise refusal("streaming", reason, "set model.streaming=host")
         return self
 
 
@@ -68,6 +83,9 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    offload_activations: bool = Field(
+        False, description="keep activations in host memory until the backward pass, to save a GPU's"
+    )
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
@@ -164,10 +182,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _moments_that_can_be_transported(self) -> Recipe:
         update, optimizer = self.method.update, self.train.optimizer
-        if update.transports_moments and optimizer.has_small_moments:
-            reason = f"{update} carries AdamW's moments over to the rebalanced factors, and {optimizer} "
-            remedy = "use adamw or sgd, or another update rule"
-            raise refusal("train.optimizer", reason + "keeps them in 8 bits", remedy)
+        if update.transports_moments and (optimizer.has_small_moments or optimizer.is_paged):
+            reason = f"{update} carries AdamW's moments over to the rebalanced factors, and {optimizer} keeps them "
+            where = "in 8 bits" if optimizer.has_small_moments else "where a GPU may move them"
+            raise refusal("train.optimizer", reason + where, "use adamw or sgd, or another update rule")
         return self
 
     @model_validator(mode="after")
@@ -205,6 +223,22 @@ class Recipe(Section):
         if update.steps_like_adamw and optimizer is Optimizer.SGD:
             reason = f"{update} steps A and B at rates like AdamW's, and {optimizer} would step all else at the same"
             raise refusal("train.optimizer", reason, "set train.optimizer=adamw, or another method.update")
+        return self
+
+    @model_validator(mode="after")
+    def _streamed_weights_are_frozen(self) -> Recipe:
+        method, streaming = self.method, self.model.streaming
+        if streaming is Streaming.NONE:
+            return self
+        if method.layer.in_place:
+            reason = f"layer {method.layer} trains parameters of the base itself, and streamed ones are frozen"
+            raise refusal("model.streaming", reason, "set model.streaming=none, or another method.layer")
+        if method.after is None and method.start.corrects_quantization:
+            reason = f"start {method.start} quantizes weights again and again, which streamed ones are not"
+            raise refusal("model.streaming", reason, "set model.streaming=none, or another method.start")
+        if method.after is None and method.start.moves_base and streaming is Streaming.DISK:
+            reason = f"start {method.start} changes the base's weights, and its files are not changed"
+            raise refusal("model.streaming", reason, "set model.streaming=host, or another method.start")
         return self
 
     @model_validator(mode="after")

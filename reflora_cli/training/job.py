@@ -13,6 +13,7 @@ from reflora_cli.data.batches import StepSampler
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
+from reflora_cli.model.streaming import streaming_facts
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.partition import Partition
@@ -100,6 +101,7 @@ class Job:
         way = "" if method.layer.not_merged else ": merge it"
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
+            **streaming_facts(self.base.model),
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": method.summary,
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),

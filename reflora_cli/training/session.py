@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ from reflora_cli.tracking.values import tracked_values
 from reflora_cli.training.ahead import BatchAhead
 from reflora_cli.training.checkpoint import Progress
 from reflora_cli.training.job import Job
+from reflora_cli.training.offload import HostActivations, addresses
 
 
 @dataclass
@@ -69,6 +71,15 @@ class Session:
         """The batches of training rows, by the numbers of their rows."""
         objective, rows = self.job.objective, self.job.rows.training
         return BatchAhead(lambda numbers: objective.arguments([rows[number] for number in numbers]))
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Return the context of a forward pass, which decides where tensors wait for the backward pass."""
+        return HostActivations(self.weights).keeping() if self.job.recipe.train.offload_activations else nullcontext()
+
+    @cached_property
+    def weights(self) -> frozenset[int]:
+        """Where the model's parameters and buffers lie."""
+        return addresses(self.model)
 
 
 def is_due(session: Session, every: int | str) -> bool:

@@ -131,7 +131,7 @@ def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
     """Return the summed loss of some rows."""
     job = session.job
     arguments = session.batches.take(chunk)
-    with precision(job.compute.device, job.compute.dtype):
+    with precision(job.compute.device, job.compute.dtype), session.saving():
         loss: Tensor = session.model(**arguments)
     return loss
 

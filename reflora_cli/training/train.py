@@ -128,6 +128,8 @@ def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
         reporter.note(f"{blocks} blocks of the base are shared among {processes} processes")
     if drawn := dropout_note(job.base.model, processes, train.packing):
         reporter.note(drawn)
+    if train.offload_activations and accelerator.device.type == "cpu":
+        reporter.note("train.offload_activations saves nothing on a CPU, whose memory is the host's")
     # A recipe's seed has 32 bits, and numpy takes no more: the sum with the process's number may have 33.
     set_seed((train.seed + accelerator.process_index) % 2**32)
 

@@ -161,7 +161,10 @@ def completed(line: str, place: Path) -> list[str]:
         ("reflora train glue/co", ["glue/cola"]),
         ("reflora train quickstart method.na", ["method.name=", "method.name=reflora"]),
         ("reflora train quickstart method.name=dor", ["dora"]),
-        ("reflora train quickstart train.optimizer=", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"]),
+        (
+            "reflora train quickstart train.optimizer=",
+            ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"],
+        ),
         ("reflora show train.lea", ["train.learning_rate"]),
         ("reflora eval runs/f", ["runs/first", "runs/first/"]),
         ("reflora merge ", ["runs/first"]),

@@ -66,6 +66,7 @@ def partition(kind: str, toy: Toy) -> Partition:
         "adamw": [AdamWMember(head), AdamWMember(pairs)],
         "adamw and sgd": [AdamWMember(head), SGDMember(pairs, 0.9)],
         "8 bits": [AdamW8bitMember(head, is_paged=False), AdamW8bitMember(pairs, is_paged=False)],
+        "32 bits": [AdamW8bitMember(own, is_paged=False, bits=32) for own in (head, pairs)],
         "8 bits and adamw": [AdamW8bitMember(head, is_paged=False), AdamWMember(pairs)],
     }
     return Partition(members[kind], toy.rule())
@@ -83,6 +84,14 @@ def test_two_members_of_a_kind_are_one(kind: str) -> None:
     whole = PairAdamW(groups, other.rule()) if kind == "adamw" else PairAdamW8bit(groups, other.rule(), is_paged=False)
     other.train(whole, 8)
     assert_equal(toy, other)
+
+
+def test_moments_of_bitsandbytes_in_32_bits_step_as_those_of_torch() -> None:
+    toy, other = Toy(), Toy()
+    toy.train(partition("32 bits", toy), 8)
+    other.train(partition("adamw", other), 8)
+    for name, parameter in toy.parameters.items():
+        torch.testing.assert_close(parameter, other.parameters[name], rtol=1e-5, atol=1e-6)
 
 
 def test_each_member_steps_its_own_parameters() -> None:

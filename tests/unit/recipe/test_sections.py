@@ -150,9 +150,9 @@ def test_gradient_descent_goes_with_every_update(method: str) -> None:
     assert recipe(method={"name": method}, train={"optimizer": "sgd", "momentum": 0.9}).train.momentum == 0.9
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
 @pytest.mark.parametrize("kind", UPDATES)
-def test_moments_in_8_bits_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
+def test_moments_of_bitsandbytes_are_refused_exactly_for_rules_that_transport_them(kind: str, optimizer: str) -> None:
     if not UPDATES[kind]().transports_moments:
         layer = "stella" if UPDATES[kind].of_frames else "lora"
         assert (
@@ -170,7 +170,7 @@ def test_moments_in_8_bits_are_refused_where_balancing_transports_them() -> None
     assert recipe(method={"update": update}, train={"optimizer": "sgd"}).method.update.transports_moments
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"])
 def test_an_optimizer_of_pairs_goes_with_adamw_for_all_else(optimizer: str) -> None:
     values: dict[str, Any] = {"method": {"name": "lora-rite"}, "train": {"optimizer": optimizer}}
     if optimizer != "sgd":
@@ -192,7 +192,7 @@ def test_gradient_descent_goes_with_altlora_whose_rates_are_of_its_kind_and_not_
         recipe(method={"name": "altlora+"}, train={"optimizer": "sgd"})
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
 def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
     with pytest.raises(ValidationError, match=r"has its own; set train\.momentum=0, or train\.optimizer=sgd"):
         recipe(train={"optimizer": optimizer, "momentum": 0.9})

@@ -17,7 +17,7 @@ from reflora_cli.training.train import make_ready
 def job_with(seed: int) -> Any:
     """Only what is asked of a job whose base has no dropout and is not shared among processes."""
     model = SimpleNamespace(modules=list, config=SimpleNamespace(to_dict=dict))
-    recipe = SimpleNamespace(train=SimpleNamespace(seed=seed, packing=False))
+    recipe = SimpleNamespace(train=SimpleNamespace(seed=seed, packing=False, offload_activations=False))
     return SimpleNamespace(recipe=recipe, compute=SimpleNamespace(sharded=False), base=SimpleNamespace(model=model))
 
 
