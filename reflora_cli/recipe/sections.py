@@ -68,6 +68,9 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled; never of biases, norms or DoRA's magnitudes")
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
+        False, description="the model's blocks by torch.compile: true, or one of its modes; takes a while before step 1"
+    )
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
@@ -181,6 +184,13 @@ class Recipe(Section):
         if model.sharded:
             reason = f"layer {layer} trains the base's weights, which every process must hold whole"
             raise refusal("model.sharded", reason, "set model.sharded=false, or another method.layer")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_hold_their_weights(self) -> Recipe:
+        if self.train.compile and self.model.sharded:
+            reason = "blocks whose weights are gathered from other processes are not compiled"
+            raise refusal("train.compile", reason, "use one of train.compile and model.sharded")
         return self
 
     @model_validator(mode="after")

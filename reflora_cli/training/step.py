@@ -39,10 +39,13 @@ def train_step(session: Session, step: int) -> None:
     progress.skipped += session.optimizer.step_was_skipped
     session.optimizer.zero_grad()
     progress.step = step + 1
-    seconds = time.perf_counter() - clock
+    seconds = time.perf_counter() - clock - (compiled := session.compiling.take())
+    progress.compile_seconds += compiled
     progress.window.add(loss, len(rows), seconds)
     progress.seconds += seconds
     progress.times.add(seconds)
+    for why in session.compiling.untold():
+        session.reporter.note(f"step {step + 1}: a block that cannot be compiled for its inputs runs eagerly: {why}")
     train = job.recipe.train
     if is_due(session, train.log_every):
         log_step(session, rate, norm)
@@ -61,10 +64,7 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
     averaged.
     """
     job, accelerator = session.job, session.accelerator
-    compute = job.compute
-    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
-    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
-    chunks = micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size, session.job.kind)
+    compute, chunks = job.compute, own_chunks(session, rows)
     weight = sum(job.objective.weight(job.rows.training[row]) for row in rows)
     total = penalize(session) / compute.processes
     for index, chunk in enumerate(chunks):
@@ -75,6 +75,14 @@ def accumulate(session: Session, rows: list[int]) -> Tensor:
             accelerator.backward(loss)
         total += loss.detach() / compute.processes
     return total
+
+
+def own_chunks(session: Session, rows: list[int]) -> list[list[int]]:
+    """Return this process's micro-batches of a step; one may be empty."""
+    job, compute = session.job, session.job.compute
+    # Sorted, rows of a micro-batch need little padding, and every process gets short and long ones alike.
+    alike = sorted(rows, key=lambda row: len(job.rows.training[row].input_ids))
+    return micro_batches(alike, compute.rank, compute.processes, job.recipe.train.micro_batch_size, job.kind)
 
 
 def penalize(session: Session) -> Tensor:
