@@ -24,8 +24,8 @@ from torch import nn
 from reflora_cli.adapters.layer import Adapter
 
 MOST_VARIANTS = 64
-"""The number of variants of one kind of block from which on calls that fit none of them run eagerly. Adapters of other
-ranks are other variants, and a few come from masks, single rows and the first block's input."""
+"""The number of variants of one kind of block from which on a block that fits none of them runs eagerly. Adapters of
+other ranks are other variants, and a few come from masks, single rows and the first block's input."""
 LONGEST_REASON = 200
 """The number of characters of a reason that are shown."""
 
@@ -76,7 +76,8 @@ class Compiling:
 def compiled(blocks: Sequence[nn.Module], mode: str, record: Compiling) -> Iterator[None]:
     """Run blocks compiled while they are trained, and as they were afterwards. mode: one of torch.compile's.
 
-    record: where time and failures are kept. A call that cannot be compiled runs eagerly, whenever it happens.
+    record: where time and failures are kept. A block that cannot be compiled for its inputs runs eagerly, whenever
+    that happens.
     """
     from torch._dynamo import config
     from torch._dynamo.callback import callback_handler
@@ -97,22 +98,27 @@ def compiled(blocks: Sequence[nn.Module], mode: str, record: Compiling) -> Itera
 
 
 def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]:
-    """Return the block's forward pass, compiled where it is trained."""
+    """Return the block's forward pass, compiled where it is trained; after a failure it is eager for good, since every
+    further attempt would take as long.
+    """
     from torch._dynamo.exc import TorchDynamoException
 
     eager = block.forward
     graph = torch.compile(eager, mode=mode, dynamic=True, fullgraph=True)
+    is_compiled = True
     adapters = [own for own in block.modules() if isinstance(own, Adapter)]
 
     @wraps(eager)
     def forward(*arguments: Any, **named: Any) -> Any:
-        if not block.training:
+        nonlocal is_compiled
+        if not (is_compiled and block.training):
             return eager(*arguments, **named)
         try:
             for own in adapters:
                 own.before_graph()
             return graph(*arguments, **named)
         except TorchDynamoException as error:
+            is_compiled = False
             record.failures.setdefault(reason(error), False)
             return eager(*arguments, **named)
         finally:

@@ -45,7 +45,7 @@ def train_step(session: Session, step: int) -> None:
     progress.seconds += seconds
     progress.times.add(seconds)
     for why in session.compiling.untold():
-        session.reporter.note(f"step {step + 1}: a block that cannot be compiled for its inputs runs eagerly: {why}")
+        session.reporter.note(f"step {step + 1}: a block cannot be compiled, and runs eagerly from now on: {why}")
     train = job.recipe.train
     if is_due(session, train.log_every):
         log_step(session, rate, norm)
