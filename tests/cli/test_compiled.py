@@ -16,7 +16,7 @@ import torch
 from tests.cli.conftest import FEW, Reflora, step_losses
 from tests.two_processes import run_by_two
 
-SETTINGS = (*FEW, "method.targets=[q_proj]", "train.epochs=null", "train.steps=4", "train.batch_size=16",
+SETTINGS = (*FEW, "method.targets=[q_proj]", "train.epochs=null", "train.steps=4", "train.warmup_steps=1", "train.batch_size=16",
             "train.log_every=1", "train.checkpoint_every=2", "eval.at_start=false")  # fmt: skip
 COMPILED = (*SETTINGS, "train.compile=true")
 WEIGHTS = "adapter/adapter_model.safetensors"
