@@ -36,10 +36,11 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
         return
     kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
     session.reporter.note(f"compiling {len(blocks)} blocks ({kinds}): this takes a while, once")
+    before = session.progress.compile_seconds
     with compiled(blocks, "default" if mode is True else mode, session.compiling):
         why = first_reason(session, rehearse(session))
         if not why:
-            session.reporter.note(f"compiled in {session.progress.compile_seconds:.0f} s")
+            session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
             yield
             return
     give_up(session, why)
@@ -72,7 +73,7 @@ def rehearse(session: Session) -> str:
         restore_random_state(before, 0)
     session.progress.compile_seconds += time.perf_counter() - clock
     session.compiling.take()
-    return next(iter(session.compiling.failures), why)
+    return next(iter(session.compiling.untold()), why)
 
 
 def first_arguments(session: Session) -> dict[str, Any]:

@@ -16,8 +16,10 @@ import torch
 from tests.cli.conftest import FEW, Reflora, step_losses
 from tests.two_processes import run_by_two
 
-SETTINGS = (*FEW, "method.targets=[q_proj]", "train.epochs=null", "train.steps=4", "train.warmup_steps=1", "train.batch_size=16",
-            "train.log_every=1", "train.checkpoint_every=2", "eval.at_start=false")  # fmt: skip
+SETTINGS = (
+    *FEW, "method.targets=[q_proj]", "train.epochs=null", "train.steps=4", "train.warmup_steps=1",
+    "train.batch_size=16", "train.log_every=1", "train.checkpoint_every=2", "eval.at_start=false",
+)  # fmt: skip
 COMPILED = (*SETTINGS, "train.compile=true")
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -110,6 +112,7 @@ def test_without_a_compiler_a_run_is_the_eager_one(
         assert outcome.status == 0, outcome.err
         outcomes.append(outcome.err)
     assert "the model is not compiled, and trains eagerly: " in outcomes[0]
+    assert "cannot be compiled, and runs eagerly" not in outcomes[0], "it is said twice"
     found = results_of(tmp_path / "failed")
     assert found["compile"] is False
     assert found["not_compiled"]
