@@ -12,9 +12,21 @@ from reflora_cli.adapters.quantized import QuantizedWeight, quantize
 from reflora_cli.methods.layers import LAYERS, LayerKind
 
 OUT, IN, ROWS = 96, 64, 50
-BASES = pytest.mark.parametrize("base", ["float32", "bfloat16", "nf4", "int8"])
+
+
+def trains(kind: LayerKind) -> bool:
+    """Whether a layer trains the base's weights, which are not quantized then."""
+    return LAYERS[kind].trains_weights
+
+
 KINDS = [kind for kind, own in LAYERS.items() if not (own.is_virtual or own.not_merged)]
 """Those that stand around a linear layer of any model."""
+PAIRED: tuple[LayerKind, ...] = ("lora", "dora")
+GRAPHS: list[tuple[LayerKind, str]] = [
+    *((kind, base) for kind in KINDS for base in ("bfloat16", "nf4") if base == "bfloat16" or not trains(kind)),
+    *((kind, base) for kind in PAIRED for base in ("float32", "int8")),
+]
+"""In float32 `tests/unit/training/test_compile_blocks.py` has every layer."""
 
 
 def weight(kind: str, double: bool = True) -> QuantizedWeight:
@@ -77,12 +89,9 @@ def outcome(function: nn.Module, model: nn.Module, base: str) -> tuple[list[Tens
     return [y.detach(), *torch.autograd.grad(y.float().square().sum(), [x, *trained])], kept
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@BASES
+@pytest.mark.parametrize(("kind", "base"), GRAPHS)
 def test_every_layer_is_one_graph_that_keeps_no_dense_weight(kind: LayerKind, base: str) -> None:
     """With the partition of a graph into two passes that torch's own compiler makes, but without its code."""
-    if LAYERS[kind].trains_weights and base in ("nf4", "int8"):
-        pytest.skip("quantized weights are not trained")
     model = model_of(kind, base)
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager_decomp_partition", fullgraph=True, dynamic=True)
