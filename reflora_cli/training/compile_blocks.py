@@ -101,7 +101,7 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
     """Return the block's forward pass, compiled where it is trained; after a failure it is eager for good, since every
     further attempt would take as long.
     """
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     eager = block.forward
     graph = torch.compile(eager, mode=mode, dynamic=True, fullgraph=True)
@@ -117,19 +117,22 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
             for own in adapters:
                 own.before_graph()
             return graph(*arguments, **named)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             is_compiled = False
             record.failures.setdefault(reason(error), False)
-            return eager(*arguments, **named)
         finally:
             for own in adapters:
                 own.after_graph()
+        return eager(*arguments, **named)
 
     return forward
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, on one line; the compiler's say first who raised them."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Return what an error says, on one line. The compiler's say first who raised them; that of too many variants says
+    only in its cause what was the matter.
+    """
+    found = error.__cause__ if type(error).__name__ == "FailOnRecompileLimitHit" else error
+    lines = [line.strip() for line in str(found or error).splitlines() if line.strip()]
     text = next((line for line in lines if not line.endswith("raised:")), "") or type(error).__name__
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
