@@ -43,6 +43,7 @@ class DoRALinear(LowRankLayer):
         super().__init__(frozen, pair, scale, dropout)
         self.register_buffer("row_square_sums", frozen.row_square_sums(), persistent=False)
         self._norms: tuple[tuple[int, ...], Tensor] | None = None
+        self._given_norms: Tensor | None = None
         self.magnitude = nn.Parameter(self.row_norms())
 
     @classmethod
@@ -92,13 +93,23 @@ class DoRALinear(LowRankLayer):
                 self._norms = state, self.row_norms()
         return self._norms[1]
 
+    def before_graph(self) -> None:
+        self._given_norms = self.current_norms()
+
+    def after_graph(self) -> None:
+        self._given_norms = None
+
+    def traced_norms(self) -> Tensor:
+        """Return the norms for a graph: those that were computed before it, or else a part of it."""
+        return self.row_norms() if self._given_norms is None else self._given_norms
+
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(autocast_dtype(x))
         if not torch.compiler.is_compiling() and not (self.training and self.dropout.p > 0):
             apply: Callable[..., Tensor] = DoRAFunction.apply
             weight = NormedSum(self.current_norms(), self.scale, self.frozen)
             return apply(flat(x), self.A, self.B, self.magnitude, weight).view(*x.shape[:-1], -1)
-        gain = self.magnitude / (self.row_norms() if torch.compiler.is_compiling() else self.current_norms())
+        gain = self.magnitude / (self.traced_norms() if torch.compiler.is_compiling() else self.current_norms())
         if self.dropout.p > 0 and self.training:
             dropped = self.dropout(x)
             y: Tensor = self.frozen(x)

@@ -43,6 +43,8 @@ class NormedSum(NamedTuple):
 def scaled_sum(x: Tensor, dropout: nn.Dropout, A: Tensor, B: Tensor, weight: ScaledSum) -> Tensor:
     """Return W x + b + s B A drop(x) [..., out] for x [..., in], in the dtype of autocast. A: [r, in], B: [out, r]."""
     if torch.compiler.is_compiling():
+        # A compiler fuses the sum itself and keeps no more for the backward pass than the function below.
+        x = x.to(autocast_dtype(x))
         plain: Tensor = weight.frozen(x)
         return plain + low_rank_product(dropout(x), A, B, weight.scale)
     rows = flat(x.to(autocast_dtype(x)))

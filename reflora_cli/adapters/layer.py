@@ -37,6 +37,12 @@ class Adapter(nn.Module, Factored):
         draw: a generator on the CPU, of the run's seed and the module's name.
         """
 
+    def before_graph(self) -> None:
+        """Compute what a compiled forward pass that follows takes as given; nothing where there is nothing."""
+
+    def after_graph(self) -> None:
+        """Drop what `before_graph` has computed: other passes would take it as given too."""
+
     def constants(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold beside the trained parameters, by the name in the module."""
         return {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reflora_cli.adapters.dequantize import Stored, dense, quant_state, quantized_product
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
 from reflora_cli.ground.errors import InputError, Problem
 
@@ -39,8 +40,12 @@ class QuantizedWeight(FrozenWeight):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
     @abstractmethod
+    def stored(self) -> Stored:
+        """Return the tensors and numbers in which W is stored."""
+
     def dequantized(self) -> Tensor:
         """Return W [out, in] in the dtype of products, in new memory."""
+        return dense(self.stored())
 
     @abstractmethod
     def stored_bits(self) -> int:
@@ -51,9 +56,12 @@ class QuantizedWeight(FrozenWeight):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        dtype = autocast_dtype(x)
+        x = x.to(autocast_dtype(x))
+        if is_compiled():
+            product: Callable[..., Tensor] = quantized_product
+            return product(x, *self.stored())
         apply: Callable[..., Tensor] = DequantizedProduct.apply
-        return apply(x.to(dtype), self)
+        return apply(x, self)
 
     def transposed_product(self, g: Tensor) -> Tensor:
         return g @ self.dequantized().to(g.dtype)
@@ -117,6 +125,11 @@ class DequantizedProduct(torch.autograd.Function):
         return gradient @ ctx.frozen.dequantized().to(gradient.dtype), None
 
 
+def is_compiled() -> bool:
+    """Return whether a compiler traces what runs. An exporter traces too, but the operators are in no file of its."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 @final
 class FourBitWeight(QuantizedWeight):
     """NF4 or FP4: blocks of 64 weights share a scale, which double quantization stores in 8 bits."""
@@ -141,35 +154,19 @@ class FourBitWeight(QuantizedWeight):
     def is_double(self) -> bool:
         return self.nested_block is not None
 
-    def state(self) -> Any:
-        """Return bitsandbytes' `QuantState`, made of the tensors where they are now."""
-        from bitsandbytes import functional
-
-        make: Callable[..., Any] = functional.QuantState
-        shape, tensors = torch.Size((self.out_features, self.in_features)), dict(self.named_buffers())
-        if self.nested_block is None:
-            return make(self.absmax, shape, self.code, self.block, self.kind, self.dtype)
-        inner = make(tensors["nested_absmax"], None, tensors["nested_code"], self.nested_block, None, torch.float32)
-        return make(
-            self.absmax, shape, self.code, self.block, self.kind, self.dtype, offset=tensors["offset"], state2=inner
-        )
-
-    def dequantized(self) -> Tensor:
-        from bitsandbytes.functional import dequantize_4bit
-
-        state, numbers = self.state(), self.out_features * self.in_features
-        if self.in_features % self.block and numbers % self.block == 0:
-            # Blocks run on from row to row; on the CPU bitsandbytes (0.50) gives each row scales of its own instead.
-            state.shape = torch.Size((numbers // self.block, self.block))
-        dense: Tensor = dequantize_4bit(self.weight, state)
-        return dense.view(self.out_features, self.in_features)
+    def stored(self) -> Stored:
+        own = dict(self.named_buffers())
+        tables = ("absmax", "code", *(("nested_absmax", "nested_code", "offset") if self.is_double else ()))
+        blocks = [self.block, *([self.nested_block] if self.nested_block is not None else [])]
+        tensors = [self.weight, *(own[name] for name in tables)]
+        return Stored(tensors, [self.out_features, self.in_features, *blocks], self.kind, self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        if not x.is_cuda:
+        if not x.is_cuda or is_compiled():
             return super().product(x)
         from bitsandbytes import matmul_4bit
 
-        fused: Tensor = matmul_4bit(x.to(autocast_dtype(x)), self.weight.t(), quant_state=self.state())
+        fused: Tensor = matmul_4bit(x.to(autocast_dtype(x)), self.weight.t(), quant_state=quant_state(self.stored()))
         return fused
 
     def stored_bits(self) -> int:
@@ -195,8 +192,8 @@ class Int8Weight(QuantizedWeight):
         self.register_buffer("weight", codes.detach(), persistent=False)
         self.register_buffer("row_scale", row_scale.detach().float(), persistent=False)
 
-    def dequantized(self) -> Tensor:
-        return (self.weight.float() * (self.row_scale[:, None] / 127)).to(self.dtype)
+    def stored(self) -> Stored:
+        return Stored([self.weight, self.row_scale], [self.out_features, self.in_features], self.kind, self.dtype)
 
     def stored_bits(self) -> int:
         return 8 * (self.weight.nbytes + self.row_scale.nbytes)

@@ -86,6 +86,9 @@ class TrainSection(Section):
     offload_activations: bool = Field(
         False, description="keep activations in host memory until the backward pass, to save a GPU's"
     )
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
+        False, description="the model's blocks by torch.compile: true, or one of its modes; takes a while before step 1"
+    )
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
@@ -199,6 +202,16 @@ class Recipe(Section):
         if model.sharded:
             reason = f"layer {layer} trains the base's weights, which every process must hold whole"
             raise refusal("model.sharded", reason, "set model.sharded=false, or another method.layer")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_hold_their_weights(self) -> Recipe:
+        if self.train.compile and self.model.sharded:
+            reason = "blocks whose weights are gathered from other processes are not compiled"
+            raise refusal("train.compile", reason, "use one of train.compile and model.sharded")
+        if self.train.compile and self.model.streaming is not Streaming.NONE:
+            reason = "blocks whose weights come to the device when they are used are not compiled"
+            raise refusal("train.compile", reason, "use one of train.compile and model.streaming")
         return self
 
     @model_validator(mode="after")

@@ -79,7 +79,8 @@ class Progress:
     last evaluation was made. lines: the number of lines in metrics.jsonl. trend: that of the losses. scaler: the state
     of float16's loss scaler, which keeps whole numbers and others apart. report: what is known beyond scores of the
     adapter that is kept, by split. seconds: those of all steps, and times: how long each of them took.
-    evaluation_seconds: those of all evaluations that were finished. first_loss, last_loss: the losses of the first and
+    evaluation_seconds: those of all evaluations that were finished. compile_seconds: those that compiling took, which
+    are in no step's. first_loss, last_loss: the losses of the first and
     the last logged step; a run that an older version began does not know the first one.
     """
 
@@ -98,6 +99,7 @@ class Progress:
     report: dict[str, dict[str, Any]] = field(default_factory=dict)
     times: StepTimes = field(default_factory=StepTimes)
     evaluation_seconds: float = 0.0
+    compile_seconds: float = 0.0
     first_loss: float | None = None
     last_loss: float | None = None
 

@@ -30,6 +30,7 @@ def summarize(session: Session) -> dict[str, Any]:
         "dropped_rows": job.rows.dropped,
         **outcome(session),
         **times(job, session.progress),
+        **compilation(session),
         "peak_memory_bytes": peak_memory(job.compute.device),
         **sizes(job),
         "processes": job.compute.processes,
@@ -80,6 +81,18 @@ def times(job: Job, progress: Progress) -> dict[str, Any]:
         },
         "tokens": tokens,
         "tokens_per_second": tokens / max(seconds, 1e-9),
+    }
+
+
+def compilation(session: Session) -> dict[str, Any]:
+    """Return whether blocks were compiled, how, and for how long; nothing where a run's recipe does not ask for it."""
+    asked = session.job.recipe.train.compile
+    if asked is False:
+        return {}
+    failed = {"compile": False, "not_compiled": session.not_compiled}
+    return {
+        **(failed if session.not_compiled else {"compile": asked}),
+        "compile_seconds": session.progress.compile_seconds,
     }
 
 

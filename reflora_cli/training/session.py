@@ -25,6 +25,7 @@ from reflora_cli.tracking.tracker import UNTRACKED, Trackers
 from reflora_cli.tracking.values import tracked_values
 from reflora_cli.training.ahead import BatchAhead
 from reflora_cli.training.checkpoint import Progress
+from reflora_cli.training.compile_blocks import Compiling
 from reflora_cli.training.job import Job
 from reflora_cli.training.offload import HostActivations, addresses
 
@@ -36,7 +37,8 @@ class Session:
     tokenizer_files: those that go beside the adapter, by name. best: the best adapter so far, as it is in `adapter/`.
     agreed_stop: the signal by which all processes stop after
     this step; a signal that only one of them got does not count yet. plain: the adapters whose last steps were reported
-    as plain. trackers: the programs that follow the run.
+    as plain. trackers: the programs that follow the run. compiling: what this process has compiled; not_compiled: why a
+    model that was to be compiled is not; empty if it is.
     """
 
     job: Job
@@ -52,6 +54,8 @@ class Session:
     agreed_stop: int = 0
     plain: int = 0
     trackers: Trackers = UNTRACKED
+    compiling: Compiling = field(default_factory=Compiling)
+    not_compiled: str = ""
 
     @property
     def is_writer(self) -> bool:

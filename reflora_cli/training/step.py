@@ -43,10 +43,13 @@ def train_step(session: Session, step: int) -> None:
     progress.skipped += session.optimizer.step_was_skipped
     session.optimizer.zero_grad()
     progress.step = step + 1
-    seconds = time.perf_counter() - clock
+    seconds = time.perf_counter() - clock - (compiled := session.compiling.take())
+    progress.compile_seconds += compiled
     progress.window.add(loss, len(rows), seconds)
     progress.seconds += seconds
     progress.times.add(seconds)
+    for why in session.compiling.untold():
+        session.reporter.note(f"step {step + 1}: a block cannot be compiled, and runs eagerly from now on: {why}")
     train = job.recipe.train
     if is_due(session, train.log_every):
         log_step(session, rate, norm)

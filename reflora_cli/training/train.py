@@ -29,6 +29,7 @@ from reflora_cli.runs.resumed import resumed_steps
 from reflora_cli.runs.together import locked_by_first, of_first
 from reflora_cli.training.anomaly import detecting_anomalies
 from reflora_cli.training.checkpoint import trained_tensors
+from reflora_cli.training.compile import compiling
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
 from reflora_cli.training.curves import Curves, draw_curves
 from reflora_cli.training.devices import dropout_note, make_accelerator
@@ -87,7 +88,8 @@ def train(
             session = Session(job, accelerator, model, optimizer, run, reporter, interruption, beside)
             start(session, resume, place)
             try:
-                with tracked(session, resume), watching(session) if detect_anomaly else contextlib.nullcontext():
+                watch = watching(session) if detect_anomaly else contextlib.nullcontext()
+                with tracked(session, resume), compiling(session, detect_anomaly), watch:
                     run_steps(session)
             finally:
                 reporter.end()

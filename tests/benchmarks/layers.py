@@ -10,16 +10,18 @@ rows of RefLoRA and RefLoRA-S have what they do around AdamW's step too. `saved`
 keeps for the backward pass, without weights; `peak`, on a GPU, is what a step takes beside what was there before it.
 `--quantization nf4` quantizes the targets, ours as the product does, PEFT's as bitsandbytes' own modules. All ways
 share the frozen weights. `flops` in the figures are those of the matrix products that a way does in a step.
+`--compile` shows the floor and our layers with compiled blocks too, as `train.compile=true` has them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bitsandbytes
@@ -36,12 +38,15 @@ from reflora_cli.methods.method import Method
 from reflora_cli.methods.update_record import Refactor
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
+from reflora_cli.training.compile_blocks import Compiling, blocks_of, compiled
 from reflora_cli.training.prepare import roles_in
 from tests.benchmarks.reflora_step import one_by_one
 from tests.models import injected
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 RANK = 16
+Way = tuple[Any, Callable[[], None]]
+"""A model, and what its update rule does in a step."""
 OURS = ("lora", "reflora", "reflora-s", "dora")
 
 
@@ -52,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--base", default=None, help="a local encoder instead of the Llama")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     parser.add_argument("--layers", type=int, default=None, help="8 of the Llama, 12 of the encoder, unless given")
     for name, default in (("width", 512), ("batch", 8), ("length", 128)):
@@ -164,6 +170,17 @@ def quantized(base: Any, targets: Any) -> tuple[Any, Any]:
     return ours, theirs
 
 
+def compiled_too(built: Mapping[str, Way], stack: contextlib.ExitStack) -> dict[str, Way]:
+    """The floor, LoRA and DoRA as they are, and each with compiled blocks until the stack is closed."""
+    ways = {}
+    for name in ("frozen floor", "reflora lora", "reflora dora"):
+        model, record = copy.deepcopy(built[name][0]), Compiling()
+        stack.enter_context(compiled(blocks_of(model), "default", record))
+        stack.callback(lambda name=name, record=record: print(f"{name}: {record}"))
+        ways |= {name: built[name], f"{name}, compiled": (model, nothing)}
+    return ways
+
+
 def peak_bytes(work: Callable[[], object]) -> int:
     """What is allocated on the GPU at most while `work` runs, beside what was there."""
     torch.cuda.synchronize()
@@ -247,7 +264,8 @@ def main() -> None:
     embedded = (base.embeddings.word_embeddings if chosen.base else base.get_input_embeddings())(ids)
     targets = "all-linear" if chosen.base else TARGETS
     bases = quantized(base, targets) if chosen.quantization == "nf4" else (base, base)
-    built = variants(*bases, targets)
+    stack = contextlib.ExitStack()
+    built = compiled_too(variants(*bases, targets), stack) if chosen.compile else variants(*bases, targets)
     models = {name: model for name, (model, _) in built.items()}
     forwards = {name: stepper(model, embedded) for name, model in models.items()}
     saved = {name: saved_bytes(forwards[name], models[name]) for name in models}
@@ -273,6 +291,7 @@ def main() -> None:
     show_table(f"{setting}, {chosen.threads} threads, {chosen.device}", columns, rows)
     tokens = chosen.batch * chosen.length
     print(json.dumps({"seconds": seconds, "saved": saved, "peaks": peaks, "flops": flops, "tokens": tokens}))
+    stack.close()
 
 
 if __name__ == "__main__":

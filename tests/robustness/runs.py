@@ -27,7 +27,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "dora, bfloat16, 8-bit moments": ("method.name=dora", "model.dtype=bfloat16", "train.optimizer=adamw_8bit"),
 }
 CLOCKS = ("seconds", "examples_per_second", "seconds_per_epoch", "evaluation_seconds", "step_seconds", "times",
-          "tokens_per_second", "peak_memory_bytes", "run", "resumed")  # fmt: skip
+          "compile_seconds", "tokens_per_second", "peak_memory_bytes", "run", "resumed")  # fmt: skip
 """What two equal runs do not have in common."""
 PRELOADED = (
     "bitsandbytes",
