@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.adapters.virtual import Arguments, VirtualTokens, reads_causally
+from reflora_cli.adapters.virtual import Arguments, VirtualTokens, pads_left, reads_causally
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
 
@@ -52,7 +52,7 @@ class PromptTokens(VirtualTokens):
             found["position_ids"] = torch.cat([first, places], dim=1)
         if types is not None:
             found["token_type_ids"] = torch.cat([types.new_zeros(types.shape[0], self.count), types], dim=1)
-        if mask is not None and not mask[:, 0].all():
+        if mask is not None and pads_left(mask):
             order = self.order(mask)
             whole = whole.gather(1, order[:, :, None].expand_as(whole))
             ordered = ("position_ids", "token_type_ids")
@@ -69,7 +69,7 @@ class PromptTokens(VirtualTokens):
 
     def wider_mask(self, mask: Tensor) -> Tensor:
         wide = torch.cat([mask.new_ones(mask.shape[0], self.count), mask], dim=1)
-        return wide if mask[:, 0].all() else wide.gather(1, self.order(mask))
+        return wide.gather(1, self.order(mask)) if pads_left(mask) else wide
 
     def cut(self, given: Arguments, output: Any) -> Any:
         """Return the output without the places of virtual tokens, if the pass began rows."""

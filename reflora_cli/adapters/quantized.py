@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from reflora_cli.adapters.dequantize import Stored, dense, quant_state, quantized_product
 from reflora_cli.adapters.frozen import FrozenWeight, autocast_dtype, module_of
+from reflora_cli.adapters.workspace import lent
 from reflora_cli.ground.errors import InputError, Problem
 
 
@@ -64,7 +65,7 @@ class QuantizedWeight(FrozenWeight):
         return apply(x, self)
 
     def transposed_product(self, g: Tensor) -> Tensor:
-        return g @ self.dequantized().to(g.dtype)
+        return g @ lent(self).to(g.dtype)
 
     def dense(self) -> Tensor:
         return self.dequantized().float()
@@ -117,12 +118,12 @@ class DequantizedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: QuantizedWeight) -> Tensor:
         ctx.frozen = frozen
-        return F.linear(x, frozen.dequantized().to(x.dtype))
+        return F.linear(x, lent(frozen).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = upstream
-        return gradient @ ctx.frozen.dequantized().to(gradient.dtype), None
+        return gradient @ lent(ctx.frozen).to(gradient.dtype), None
 
 
 def is_compiled() -> bool:

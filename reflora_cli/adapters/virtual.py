@@ -82,7 +82,7 @@ class VirtualTokens(Adapter):
         A causal model counts padding on the left, which a row's first token must not be behind.
         """
         places, mask = given.get("position_ids"), given.get("attention_mask")
-        if self.is_causal and begins and mask is not None and not mask[:, 0].all():
+        if self.is_causal and begins and mask is not None and pads_left(mask):
             places = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
         return {} if places is None else {"position_ids": places + self.count}
 
@@ -155,6 +155,11 @@ def sees_ahead(body: nn.Module) -> bool:
     if isinstance(outputs, FakeTensor):
         return given.get("past_key_values") is None
     return not torch.allclose(outputs[0, 0], outputs[1, 0], rtol=1e-3, atol=1e-6)
+
+
+def pads_left(mask: Tensor) -> bool:
+    """Whether a row of a mask [n, length] begins with padding; not where the mask has no values to look at."""
+    return not isinstance(mask, FakeTensor) and not bool(mask[:, 0].all())
 
 
 def bound(names: inspect.Signature, positional: tuple[Any, ...], named: Arguments) -> Arguments:

@@ -18,6 +18,7 @@ from reflora_cli.comparing.progress import Progress, outcome
 from reflora_cli.comparing.settings import Setting
 from reflora_cli.comparing.stored import continued, read_plan, stored_plan, write_plan
 from reflora_cli.comparing.superseded import set_aside
+from reflora_cli.comparing.too_short import refuse_short
 from reflora_cli.comparing.work import Assignment
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.atomic import locked, write_json
@@ -96,8 +97,10 @@ def compare(
     check_place(directory, resume)
     runner, at_once = runner_of(execution)
     with locked(directory.path), noted_signals() as interruption:
-        if resume:
-            settings = continued(read_plan(directory), named, settings)
+        known = read_plan(directory) if resume else None
+        settings = settings if known is None else continued(known, named, settings)
+        new = [own for own in settings if known is None or own.name not in known.settings]
+        refuse_short([*tuning_runs(named.plan, new), *planned_finals(named.plan, new)])
         fresh = fresh_of(named, settings)
         write_plan(directory, stored_plan(named, settings))
         total = len(tuning_runs(named.plan, settings)) + len(planned_finals(named.plan, settings))

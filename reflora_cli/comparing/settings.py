@@ -59,12 +59,17 @@ def checked_settings(named: NamedPlan) -> list[Setting]:
         found.setdefault(recipes[0].model_dump_json(), setting)
         problems += seed_problems(plan, setting, recipes[0])
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        last = [Problem(f"and {more} more problems like these")] if more > 0 else []
-        raise InputError(*problems[:MOST_PROBLEMS], *last)
+        raise InputError(*limited(problems))
     settings = unique_names(list(found.values()))
     refuse_unknown_baseline(named, settings)
     return settings
+
+
+def limited(problems: Sequence[Problem]) -> list[Problem]:
+    """Return as many problems as one message shows, the last of which says how many there are beside them."""
+    more = len(problems) - MOST_PROBLEMS
+    last = [Problem(f"and {more} more problems like these")] if more > 0 else []
+    return [*problems[:MOST_PROBLEMS], *last]
 
 
 def points_of(plan: Plan) -> Iterator[tuple[Values, int | None]]:

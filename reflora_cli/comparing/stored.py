@@ -146,6 +146,9 @@ def changed_tuning(before: dict[str, Any] | None, after: Tuning | None, where: s
         found, expected = ("null" if own is None else "a section" for own in (after, before))
         return [Problem("tune is another one than the comparison's", where, found, expected, REMEDY)]
     known = Tuning.model_validate(before)
+    if known.by != after.by:
+        what = "tune.by is another score than the comparison's: its runs were chosen by that"
+        return [Problem(what, where, after.by, known.by, REMEDY)]
     if {*known.grid} != {*after.grid}:
         found, expected = (", ".join(own.grid) for own in (after, known))
         return [Problem("other keys are tuned than the comparison's", where, found, expected, REMEDY)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 
 from reflora_cli.console.reporter import SILENT, Reporter
 from reflora_cli.ground.interruption import noted_signals
+from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.planning.devices import resident, shown_gib
 from reflora_cli.planning.plan import Plan, complete
@@ -26,16 +30,20 @@ from reflora_cli.training.session import Session
 from reflora_cli.training.step import train_step
 from reflora_cli.training.train import compute_of, make_ready
 
-STEPS, FIRST = 5, 2
-"""The steps that are measured, after so many first ones that pay for what is made once."""
+FIRST = 2
+"""The steps before those that are measured: they pay for what is made once."""
+PARTS, EACH = 3, 3
+"""An epoch's steps in so many parts by their tokens, and the steps of each part that are measured."""
 BATCHES = 2
 """The batches of each split that are scored to know how long all take."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and bytes as measured. step: of a step on average. epoch: of an epoch's steps, in proportion to its
-    padded tokens. evaluation: of one evaluation, in proportion to its rows. total: of the whole run, evaluations too.
+    """Seconds and bytes as measured. steps: the number of steps that were measured. step: of a step on average. epoch:
+    of an epoch's steps: the seconds for a token of short, middling and long steps, each the median of a few, times the
+    tokens of all such steps, padding included. evaluation: of one evaluation, in proportion to its tokens, or to its
+    rows where the tokens that it reads are not known. total: of the whole run, evaluations too.
     peak: the most memory of this process; before: what it had before the base was loaded.
     """
 
@@ -70,19 +78,44 @@ def measured(recipe: Recipe, plan: Plan, reporter: Reporter) -> dict[str, Any]:
 def timed(session: Session, job: Job, plan: Plan, before: int) -> Measured:
     """Return what the steps and a part of the evaluations take."""
     session.model.train()
-    count = max(1, min(STEPS, job.total_steps - FIRST))
-    seconds, tokens = 0.0, 0
-    for step in range(min(FIRST + count, job.total_steps)):
-        start = time.perf_counter()
+    first = min(FIRST, job.total_steps - 1)
+    for step in range(first):
         train_step(session, step)
-        if step >= FIRST or job.total_steps <= FIRST:
-            seconds, tokens = seconds + time.perf_counter() - start, tokens + padded(job, step)
+    left = job.total_steps - first  # an update rule may not be ready for more steps than the run has
+    parts = parts_of(job, min(PARTS, left))
+    rates = measured_rates(session, parts, min(EACH, left // len(parts)))
+    seconds = sum(statistics.median(own) * sum(part.values()) for own, part in zip(rates, parts, strict=True))
+    step_time = seconds / sum(map(len, parts))
     peak = peak_memory(job.compute.device)
     evaluation = scoring_seconds(job)
-    each = plan.epoch.padded / job.sampler.steps_per_epoch if plan.epoch else tokens / count
-    step_time = seconds / tokens * each
     total = job.total_steps * step_time + (plan.scoring.times or 0) * evaluation
+    count = sum(map(len, rates))
     return Measured(count, step_time, step_time * job.sampler.steps_per_epoch, evaluation, total, peak, before)
+
+
+def parts_of(job: Job, count: int) -> list[dict[int, int]]:
+    """Return the tokens of the first epoch's steps, as far as the run has them, by step: in at most so many parts of
+    about as many steps, those with the fewest tokens first. There is no empty part.
+    """
+    tokens = {step: padded(job, step) for step in range(min(job.total_steps, job.sampler.steps_per_epoch))}
+    order = sorted(tokens, key=lambda step: tokens[step])
+    ends = [len(order) * number // count for number in range(count + 1)]
+    parts = (order[begin:end] for begin, end in itertools.pairwise(ends))
+    return [{step: tokens[step] for step in part} for part in parts if part]
+
+
+def measured_rates(session: Session, parts: Sequence[Mapping[int, int]], each: int) -> list[list[float]]:
+    """Run so many steps of every part, one part after the other so that a machine that slows down slows them all, and
+    return their seconds for each token. A part's steps are evenly spaced in it; where it has few, they run again.
+    """
+    rates: list[list[float]] = [[] for _ in parts]
+    for number in range(each):
+        for own, part in zip(rates, parts, strict=True):
+            step = [*part][(2 * number + 1) * len(part) // (2 * each)]
+            start = time.perf_counter()
+            train_step(session, step)
+            own.append((time.perf_counter() - start) / part[step])
+    return rates
 
 
 def padded(job: Job, step: int) -> int:
@@ -102,8 +135,19 @@ def scoring_seconds(job: Job) -> float:
         part = replace(split, rows=list(split.rows)[::every][: BATCHES * size], asked=())
         start = time.perf_counter()
         watched_tally(job.objective, part, size, SILENT)
-        total += (time.perf_counter() - start) * len(split.rows) / len(part.rows)
+        total += (time.perf_counter() - start) * scoring_cost(split, size) / scoring_cost(part, size)
     return total
+
+
+def scoring_cost(split: Split, size: int) -> int:
+    """Return what the time of scoring a split is in proportion to: the tokens of its batches, sorted by length and
+    padded, or its rows where answers are found in other ways.
+    """
+    if split.task is not None:
+        return len(split.rows)
+    lengths = sorted(len(row.input_ids) for row in split.rows)
+    batches = (lengths[at : at + size] for at in range(0, len(lengths), size))
+    return sum(max(own) * len(own) for own in batches)
 
 
 def lines(found: Measured, plan: Plan) -> list[str]:

@@ -22,7 +22,9 @@ class Memory:
     forward pass keeps, and what exists beside it at the peak of a pass, gradients as far as they are made. logits: the
     part of the workspace that logits and their loss take. dequantized: the largest weight that is made dense for a
     product. gaps: those of a CPU's heap in a pass. gradients, step: at the optimizer's step. scoring: the peak of an
-    evaluation; None where it is not known. compiled: the kernels that a CPU compiles. loading: what exists on a CPU
+    evaluation; None where it is not known. best: the copy of the best adapter so far, which a run keeps from its first
+    evaluation on. saving: the copy of what the optimizer remembers, from which a checkpoint is written; on a CPU it is
+    in the same memory. compiled: the kernels that a CPU compiles. loading: what exists on a CPU
     while weights are read in another form than their files have: the files, which are mapped, the weights made of
     them, and what making the largest takes.
     """
@@ -41,6 +43,8 @@ class Memory:
     gradients: int
     step: int
     scoring: int | None
+    best: int
+    saving: int
     compiled: int
     loading: int
     available: int
@@ -48,7 +52,7 @@ class Memory:
 
     @property
     def resident(self) -> int:
-        beside = self.beside + self.optimizer + self.buckets + self.compiled
+        beside = self.beside + self.optimizer + self.buckets + self.best + self.compiled
         return sum(self.weights.values()) + self.adapter + beside
 
     @property
@@ -61,7 +65,8 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.fixed + max(self.resident + max(self.in_pass, self.in_step, self.scoring or 0), self.loading)
+        beside = max(self.in_pass, self.in_step, self.scoring or 0, self.saving)
+        return self.fixed + max(self.resident + beside, self.loading)
 
     @property
     def margin(self) -> int:
@@ -94,6 +99,8 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         gradients=state.gradients,
         step=state.step,
         scoring=sizes.scoring,
+        best=state.adapter if recipe.eval.select == "best" else 0,
+        saving=state.optimizer if device.kind == "cpu" else 0,
         compiled=sizes.compiled,
         loading=loading_bytes(state, sizes) if device.kind == "cpu" else 0,
         available=device.memory,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from reflora_cli.adapters.quantized import QuantizedWeight
+from reflora_cli.adapters.workspace import is_writable
 from reflora_cli.ground.errors import RefloraError
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.token_loss import chunk_tokens
@@ -121,6 +124,7 @@ def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter) if accumulates else None
     model.model.train()
+    lent = lend_weights(model.model) if device == "cpu" else 0
     meter = Meter()
     kernels = GpuKernels(half=is_half(plain.dtype)) if device == "cuda" else nullcontext()
     with meter, kernels:
@@ -131,7 +135,24 @@ def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device
     for parameter in parameters:
         parameter.grad = None
     gaps = meter.heap.peak - meter.peak if device == "cpu" else 0
-    return Traced(kept, meter.peak, max(0, gaps), "traced", products_in(meter, batch))
+    return Traced(kept, meter.peak + lent, max(0, gaps), "traced", products_in(meter, batch))
+
+
+def lend_weights(model: nn.Module) -> int:
+    """Let the products of quantized weights without values use one dense weight after the other in the same memory, as
+    `workspace.lent` does on a CPU, and return the bytes of that memory.
+    """
+    packed = [own for own in model.modules() if isinstance(own, QuantizedWeight) and is_writable(own)]
+    if not packed:
+        return 0
+    rooms = {own.dtype: torch.empty(0) for own in packed}
+    for dtype in rooms:
+        rooms[dtype] = torch.empty(max(o.out_features * o.in_features for o in packed if o.dtype is dtype), dtype=dtype)
+    for own in packed:
+        shape = (own.out_features, own.in_features)
+        # In the place of the method: values have no meaning here, and a copy of the model is never made.
+        setattr(own, "dequantized", partial(rooms[own.dtype][: shape[0] * shape[1]].view, *shape))  # noqa: B010
+    return sum(room.nbytes for room in rooms.values())
 
 
 def products_in(meter: Meter, batch: Batch) -> Products:

@@ -39,12 +39,14 @@ def memory_table(memory: Memory) -> Table:
     """Return memory by part, for one device."""
     rows = [(f"weights: {kind}", size) for kind, size in memory.weights.items()]
     rows += [("trained parameters", memory.adapter), ("beside them in adapters", memory.beside),
-             ("optimizer state", memory.optimizer), ("buckets of reduced gradients", memory.buckets),
+             ("optimizer state", memory.optimizer), ("the best adapter so far", memory.best),
+             ("buckets of reduced gradients", memory.buckets),
              ("activations kept", memory.kept), ("workspace of a pass", memory.workspace)]  # fmt: skip
     rows += [("  of it logits and loss", memory.logits), ("  of it a dequantized weight", memory.dequantized)]
     rows += [("gaps between tensors on the heap", memory.gaps), ("compiled kernels", memory.compiled)]
     rows += [("gradients, at the step", memory.gradients), ("workspace of the step", memory.step)]
     rows += [("an evaluation's batch", memory.scoring or 0), ("before anything is loaded", memory.fixed)]
+    rows += [("a checkpoint's copy of the optimizer state", memory.saving)]
     rows += [("while weights are loaded", memory.loading)]
     shown = [[name, shown_gib(size)] for name, size in rows if size]
     total = [["total at the peak", shown_gib(memory.total)],
@@ -57,9 +59,10 @@ def memory_notes(plan: Plan) -> list[str]:
     """Say how the memory was found, and what is not known."""
     memory, batch = plan.memory, plan.batch
     at = max(("a pass", memory.in_pass), ("the optimizer's step", memory.in_step),
-             ("an evaluation", memory.scoring or 0), ("loading", memory.loading - memory.resident),
+             ("an evaluation", memory.scoring or 0), ("a checkpoint", memory.saving),
+             ("loading", memory.loading - memory.resident),
              key=lambda own: own[1])[0]  # fmt: skip
-    found = [f"the peak is in {at}; of a pass, of the step and of an evaluation only the largest counts",
+    found = [f"the peak is in {at}; of a pass, the step, an evaluation and a checkpoint only the largest counts",
              f"activations: {memory.way}; a batch of {batch.rows} x {batch.length} tokens"]  # fmt: skip
     if memory.scoring is None:
         found.append("what an evaluation takes could not be found for this architecture")

@@ -1,12 +1,13 @@
 """`reflora plan` against reality on the CPU: ten configurations, each planned, measured and run, one after the other.
 
     python -m tests.benchmarks.plan_reality [--data DIR] [--encoder NAME] [--only TEXT ...] [--place DIR]
-        [--memory]
+        [--memory | --processor]
 
 Memory is what a process has resident at most, its libraries included: `plan`'s total beside `peak_memory_bytes` of
-results.json. Seconds are those of all steps and evaluations: the total of `plan --measure` beside the run's. DIR has
-SST-2 as `sst2/train.jsonl`; without it a built-in task is taken. NAME is a small encoder; without it there are no
-configurations of one. `llama-300m` is a random Llama of 300 million weights, which is written to --place first.
+results.json. Seconds are those of all steps and evaluations: the total of `plan --measure` beside the run's; with
+--processor they are those of one processor, which other work on the machine hardly changes. DIR has SST-2 as
+`sst2/train.jsonl`; without it a built-in task is taken. NAME is a small encoder; without it there are no configurations
+of one. `llama-300m` is a random Llama of 300 million weights, which is written to --place first.
 """
 
 from __future__ import annotations
@@ -105,22 +106,30 @@ class Found:
         ]  # fmt: skip
 
 
-def reflora(*arguments: str) -> str:
-    """Run a command in a process of its own and return what it prints."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "reflora_cli", *arguments]
+PROCESSOR = ("import time; time.perf_counter = time.process_time; import runpy; "
+             "runpy.run_module('reflora_cli', run_name='__main__', alter_sys=True)")  # fmt: skip
+"""The program with a clock that stands still while the process waits."""
+ORDINARY = ("-m", "reflora_cli")
+
+
+def reflora(start: Sequence[str], *arguments: str) -> str:
+    """Run a command in a process of its own, with one thread, and return what it prints. start: the interpreter's own
+    arguments.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *start, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     return done.stdout
 
 
-def compared(command: Sequence[str], run: Path, options: Sequence[str]) -> Found:
-    """Plan a configuration, with these options, then run it."""
-    plan: dict[str, Any] = json.loads(reflora("plan", *command, *options, "--json"))
+def compared(command: Sequence[str], run: Path, options: Sequence[str], start: Sequence[str]) -> Found:
+    """Plan a configuration, with these options, then run it. start: as `reflora` takes it."""
+    plan: dict[str, Any] = json.loads(reflora(start, "plan", *command, *options, "--json"))
     load = os.getloadavg()[0]
     try:
-        reflora("train", *command, "--output", str(run))
+        reflora(start, "train", *command, "--output", str(run))
         results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(run, ignore_errors=True)
@@ -153,8 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[], help="words of a configuration's name")
     parser.add_argument("--place", type=Path, default=None, help="where the random Llama is kept")
     parser.add_argument("--memory", action="store_true", help="memory alone, where other work disturbs seconds")
+    parser.add_argument("--processor", action="store_true", help="seconds of one processor, not of the clock")
     given = parser.parse_args(arguments)
     rows, options = [], () if given.memory else ("--measure",)
+    start = ("-c", PROCESSOR) if given.processor else ORDINARY
     with tempfile.TemporaryDirectory() as scratch:
         place = given.place or Path(scratch)
         wanted = [case for case in CASES if all(word in case.name.split() for word in given.only)]
@@ -164,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bases["llama-300m"] = write_llama(place)
         for case in wanted:
             begin = time.perf_counter()
-            rows.append(compared(case.command(bases, given.data), Path(scratch) / "run", options).row(case.name))
+            rows.append(compared(case.command(bases, given.data), Path(scratch) / "run", options, start).row(case.name))
             print(*rows[-1], f"({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
     columns = ("configuration", "plan GiB", "peak GiB", "off", "plan s", "run s", "off", "load")
     show_table("plan against reality", columns, rows)

@@ -22,6 +22,7 @@ from reflora_cli.comparing.settings import checked_settings
 from reflora_cli.comparing.work import Assignment
 from reflora_cli.console.reporter import SILENT
 from reflora_cli.ground.atomic import write_json
+from reflora_cli.ground.errors import InputError
 from reflora_cli.ground.interruption import Interruption
 from reflora_cli.methods.settings import ReportFormat
 from reflora_cli.recipe.files import dump_recipe
@@ -150,3 +151,57 @@ def test_runs_stay_when_what_chose_them_cannot_be_tuned_again(
     carry_out(tmp_path / "out", True, is_lost=lambda own: own.recipe.train.learning_rate == 3e-2, tune=more)
     assert len([*(tmp_path / "out" / "runs").iterdir()]) == 12
     assert not (tmp_path / "out" / "superseded").exists()
+
+
+SHORT: dict[str, Any] = {
+    "set": {"task.validation_rows": 24, "train.steps": 20, "train.warmup_steps": 0},
+    "grid": {},
+    "settings": [
+        {"name": "slow", "method.name": "lora", "train.warmup_steps": 20},
+        {"name": "late", "method.name": "reflora", "method.update.warmup_steps": 30},
+        {"name": "right", "method.name": "rslora"},
+    ],
+    "baseline": "right",
+}
+"""A plan of which two settings have a warm-up that is longer than the run."""
+
+
+def is_too_short(own: Assignment) -> bool:
+    return own.recipe.method.name != "rslora"
+
+
+def test_warm_ups_that_outlast_their_runs_are_refused_together_before_the_first(
+    carry_out: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        carry_out(tmp_path / "out", **SHORT)
+    found = [(own.what.split(":")[0], own.where) for own in refused.value.problems]
+    assert ("slow, learning_rate=0.0001", "train.warmup_steps") in found
+    assert ("late, learning_rate=0.01", "method.update.warmup_steps") in found
+    assert len(found) == 6  # each try of two settings, whatever the seeds
+    assert not [*(tmp_path / "out").glob("*/*")]
+
+
+def test_a_comparison_continues_although_a_setting_of_it_is_too_short_and_a_new_one_is_refused(
+    carry_out: Callable[..., Comparison], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = {**SHORT, "tune": None}
+    with monkeypatch.context() as patched:
+        patched.setattr(comparing, "refuse_short", lambda _: None)
+        carry_out(tmp_path / "out", is_lost=is_too_short, **change)
+    assert carry_out(tmp_path / "out", True, is_lost=is_too_short, **change).status == 1
+    later = {"name": "later", "method.name": "dora", "train.warmup_steps": 25}
+    with pytest.raises(InputError) as refused:
+        carry_out(tmp_path / "out", True, **{**change, "settings": [*SHORT["settings"], later]})
+    assert [own.what.split(":")[0] for own in refused.value.problems] == ["later"]
+
+
+def test_another_score_to_tune_by_is_refused_with_both_names(
+    carry_out: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    carry_out(tmp_path / "out")
+    with pytest.raises(InputError) as refused:
+        carry_out(tmp_path / "out", True, tune={**PLAN["tune"], "by": "accuracy"})
+    (problem,) = refused.value.problems
+    assert "tune.by" in problem.what
+    assert (problem.found, problem.expected) == ("accuracy", "validation")

@@ -32,3 +32,17 @@ def test_files_count_beside_weights_of_another_form(setting: str, narrow: str) -
 def test_weights_that_are_used_as_they_lie_there_count_once(narrow: str) -> None:
     assert made(narrow, "model.dtype=float32", own_device()).memory.loading == 0
     assert made(narrow, "model.dtype=bfloat16", named_gpu("12 GB")).memory.loading == 0
+
+
+def test_the_best_adapter_and_a_checkpoint_s_copy_count_where_a_run_makes_them(narrow: str) -> None:
+    whole = ("method.name=full", "train.checkpoint_every=4")
+    plans = {own: planned(load_recipe("quickstart-commonsense", [*FEW, f"model.name={narrow}", *whole, own]),
+                          Request(own_device())) for own in ("eval.select=best", "eval.select=last")}  # fmt: skip
+    best, last = (own.memory for own in plans.values())
+    trained = 4 * plans["eval.select=best"].trained
+    assert (best.best, last.best) == (trained, 0)
+    assert best.resident - last.resident == trained
+    assert best.saving == best.optimizer == 2 * trained
+    # Both moments of a whole narrow model are more than a batch of four short rows takes.
+    assert best.total >= best.fixed + best.resident + best.saving
+    assert made(narrow, "model.dtype=bfloat16", named_gpu("12 GB")).memory.saving == 0

@@ -11,10 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reflora_cli.adapters.workspace import is_known
+from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.planning.devices import own_device
+from reflora_cli.planning.meter import Meter
+from reflora_cli.planning.passes import lend_weights
 from reflora_cli.planning.plan import Plan, Request, planned
-from reflora_cli.planning.skeleton import token_inputs
+from reflora_cli.planning.skeleton import quantized_shape, token_inputs, without_values
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import SequenceTask
@@ -89,6 +93,8 @@ def really_kept(plan: Plan, job: Job) -> int:
         ("labels", ("method.dropout=0.1", "method.name=lora")),
         ("answers", ("model.quantization=nf4",)),
         ("answers", ("method.name=full", "model.dtype=bfloat16")),
+        ("labels", ("method.name=prompt",)),
+        ("answers", ("method.name=prefix",)),
     ],
     ids=str,
 )
@@ -101,6 +107,17 @@ def test_what_is_kept_for_the_backward_pass_is_found_without_values(
     assert real > 500_000
     assert plan.memory.way == "traced"
     assert plan.memory.kept == pytest.approx(real, rel=0.01)
+
+
+def test_dense_weights_of_products_share_memory_on_a_cpu() -> None:
+    with without_values():
+        plain = [nn.Linear(64, own, bias=False) for own in (128, 256)]
+        layers = [quantized_shape(own, Quantization.NF4, True, torch.float32) for own in plain]
+        assert lend_weights(nn.Sequential(*layers)) == (256 * 64 * 4 if is_known() else 0)
+        with Meter() as meter, torch.no_grad():
+            outputs = [own(torch.empty(3, 64)) for own in layers]
+    assert [tuple(own.shape) for own in outputs] == [(3, 128), (3, 256)]
+    assert (meter.peak < 128 * 64 * 4) == is_known()
 
 
 def test_what_more_blocks_keep_follows_from_a_few() -> None:
