@@ -95,6 +95,9 @@ class TrainSection(Section):
     packing: bool = Field(
         False, description="language models: short rows of a batch share a sequence, unseen by each other"
     )
+    trim_last_block: bool = Field(
+        False, description="classifiers such as BERT: the last block leaves out places that the head does not read"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     health_every: Annotated[int, Field(ge=0)] | Literal["log_every"] = Field(
@@ -126,6 +129,13 @@ class TrainSection(Section):
         if self.momentum and self.optimizer is not Optimizer.SGD:
             reason = f"momentum is sgd's, and {self.optimizer} has its own"
             raise refusal("momentum", reason, "set train.momentum=0, or train.optimizer=sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _first_places_to_keep(self) -> TrainSection:
+        if self.trim_last_block and self.packing:
+            reason = "the last block keeps the first place of each row, and packed rows begin anywhere"
+            raise refusal("trim_last_block", reason, "set one of train.trim_last_block and train.packing to false")
         return self
 
 

@@ -21,6 +21,7 @@ from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Rows, probe_examples
+from reflora_cli.objectives.trimmed import trim_last_block
 from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.roles import Roles
@@ -63,6 +64,8 @@ def prepare(
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)
+    if recipe.train.trim_last_block:
+        trim_last_block(objective)
     sampler = sampler_of(recipe, rows)
     total = total_steps(recipe, sampler)
     if recipe.train.gradient_checkpointing:
