@@ -71,9 +71,7 @@ class TrainSection(Section):
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
-    packing: bool = Field(
-        False, description="language models: short rows of a batch share a sequence, unseen by each other"
-    )
+    packing: bool = Field(False, description="rows of a batch are computed without padding, unseen by each other")
     seed: int = Field(0, ge=0, lt=2**32, description="of adapter and head initialization, row order and dropout")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics")
     health_every: Annotated[int, Field(ge=0)] | Literal["log_every"] = Field(

@@ -60,6 +60,8 @@ def prepare(
     base, fit = loaded.base, loaded.fit
     base.place(compute.device)
     objective = kind.make_objective(recipe, base, compute)
+    if recipe.train.packing:
+        objective.pack()
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)

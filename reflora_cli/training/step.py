@@ -113,7 +113,7 @@ def synchronizing(session: Session, last: bool) -> AbstractContextManager[None]:
 def chunk_loss(session: Session, chunk: list[int]) -> Tensor:
     """Return the summed loss of some rows."""
     job = session.job
-    arguments = job.objective.arguments([job.rows.training[index] for index in chunk])
+    arguments = job.objective.step_arguments([job.rows.training[index] for index in chunk])
     with precision(job.compute.device, job.compute.dtype):
         loss: Tensor = session.model(**arguments)
     return loss

