@@ -17,7 +17,7 @@ from reflora_cli.data.encode import EncodedRow, encode
 from reflora_cli.data.pad import Padding, pad
 from reflora_cli.data.token_cache import as_array
 from reflora_cli.model.base import Base, pad_multiple, positions
-from reflora_cli.model.packing import TOKENS
+from reflora_cli.model.packing import TOKENS, Packing, Way
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.invariance import (
     LONGEST,
@@ -64,7 +64,7 @@ class SequenceObjective(Objective[EncodedRow]):
         self.task, self.base, self.compute = task, base, compute
         self.multiple = pad_multiple(base, compute)
         self.main_metric = task.main_metric
-        self.is_packed = False
+        self.packing: Packing | None = None
         order = base.labels or task.label_names
         self.outputs = torch.tensor([order.index(name) for name in task.label_names], dtype=torch.long)
         """The output [labels] that stands for each of the task's labels; empty for a regression."""
@@ -122,12 +122,15 @@ class SequenceObjective(Objective[EncodedRow]):
     def pack(self) -> None:
         with drawn_anew(self.base.model, self.base.head):
             trial = Trial(self.trial_rows(), lambda row: self.trial([row], Padding.ALONE))
-            begin_packing(self.base, self.compute, trial, self.padding, self.packed_trial)
-        self.is_packed = True
+            self.packing = begin_packing(self.base, self.compute, trial, self.padding, self.packed_trial)
+
+    def notes(self) -> list[str]:
+        how = {Way.FUNCTION: "computed without padding", Way.MODULE: "computed without padding, except by attention"}
+        return [*super().notes(), *([how[self.packing.way]] if self.packing else [])]
 
     def step_arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         found = self.arguments(rows)
-        if self.is_packed and len({self.length(row) for row in rows}) > 1:
+        if self.packing is not None and len({self.length(row) for row in rows}) > 1:
             found[TOKENS] = self.token_places(rows)
         return found
 

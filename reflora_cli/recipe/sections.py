@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization, TrackerName
+from reflora_cli.methods.settings import Attention, Dtype, EvalProtocol, Optimizer, Quantization, TrackerName
 from reflora_cli.recipe.schedules import Schedule
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.task_section import TaskSection
@@ -33,6 +33,9 @@ class ModelSection(Section):
     double_quant: bool = Field(True, description="nf4 and fp4: the scales of blocks are quantized too")
     sharded: bool = Field(
         False, description="several processes: each keeps a part of the base's weights, which must not be quantized"
+    )
+    attention: Annotated[Attention, Named] = Field(
+        Attention.AUTO, description="the function that computes attention; auto: what transformers takes for the model"
     )
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 

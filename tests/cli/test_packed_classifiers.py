@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reflora_cli.model.precision import pick_device
 from tests.cli.conftest import WEIGHTS, Reflora, killed, step_losses, train
 from tests.two_processes import run_by_two
 
@@ -66,3 +67,23 @@ def test_a_packed_run_is_scored_continued_and_merged_as_any(recipe: Path, reflor
 def test_two_processes_pack_as_one(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     run_by_two("train", recipe, *SETTINGS, PACKED, "--output", tmp_path / "two")
     assert_same(train(reflora, recipe, tmp_path / "one", *SETTINGS, PACKED), tmp_path / "two")
+
+
+def test_attention_is_as_asked_and_recorded(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    found = {}
+    for asked in ("auto", "eager"):
+        run = train(reflora, recipe, tmp_path / asked, *SETTINGS, PACKED, f"model.attention={asked}")
+        found[asked] = json.loads((run / "results.json").read_text())
+        assert reflora("eval", run, "--json").json["scores"] == found[asked]["scores"]
+    assert {asked: results["attention"] for asked, results in found.items()} == {"auto": "sdpa", "eager": "eager"}
+    assert found["auto"]["last_loss"] == pytest.approx(found["eager"]["last_loss"], abs=1e-5)
+
+
+@pytest.mark.skipif(pick_device().type != "cpu", reason="a GPU may have it")
+def test_attention_that_is_unknown_or_not_to_be_had_is_refused(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
+    for value, said in (("spda", "sdpa"), ("flash_attention_2", "needs a GPU")):
+        outcome = reflora("train", recipe, f"model.attention={value}", "--output", tmp_path / "run")
+        assert outcome.status == 2
+        assert "model.attention" in outcome.err
+        assert said in outcome.err
+        assert not (tmp_path / "run").exists()
