@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflora_cli.diagnosing.finding import Finding, State, first_line, gigabytes
+from reflora_cli.methods.settings import Attention
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ def devices() -> Iterator[Finding]:
     is_fast = any(own in flags for own in FAST_BFLOAT16)
     yield Finding("bfloat16 on the processor", "fast" if is_fast else "works, no faster than float32")
     yield from accelerators()
+    yield Finding("attention", attention())
     yield nf4(torch.device("cpu"))
     if torch.cuda.is_available():
         yield nf4(torch.device("cuda"))
@@ -103,6 +105,15 @@ def accelerators() -> Iterator[Finding]:
         yield Finding("accelerator", kind.type)
     for index in range(torch.cuda.device_count()):
         yield Finding(f"GPU {index}", gpu(index))
+
+
+def attention() -> str:
+    """Return the values of `model.attention` with which this machine trains."""
+    from reflora_cli.model.attention import lacking
+    from reflora_cli.model.precision import pick_device
+
+    device = pick_device()
+    return ", ".join(str(own) for own in Attention if not lacking(own, device))
 
 
 def gpu(index: int) -> str:

@@ -25,7 +25,7 @@ from reflora_cli.export.vllm import vllm_line
 from reflora_cli.ground.atomic import write_directory, write_file, write_json
 from reflora_cli.ground.errors import InputError, Problem, VerificationError
 from reflora_cli.merging.verify import summary
-from reflora_cli.methods.settings import Quantization
+from reflora_cli.methods.settings import Attention, Quantization
 from reflora_cli.model.base import outermost
 from reflora_cli.model.chat_template import served_tokenizer
 from reflora_cli.objectives.pick import kind_of
@@ -64,7 +64,7 @@ def export_peft(recipe: Recipe, run: RunDirectory, output: Path, reporter: Repor
         raise InputError(Problem("PEFT cannot read this run", str(output), reason, remedy=recipe.method.layer.way_out))
     trained = read_adapter(run.adapter)
     apart = difference_unmoved(recipe, run, trained)
-    section = recipe.model.model_copy(update={"quantization": Quantization.NONE})
+    section = recipe.model.model_copy(update={"quantization": Quantization.NONE, "attention": Attention.AUTO})
     restored = restored_for_peft(recipe.model_copy(update={"model": section}), trained)
     refuse_unreadable(restored, output)
     files = replace(completed(restored), record=trained.record)

@@ -36,6 +36,21 @@ class Streaming(StrEnum):
     DISK = "disk"
 
 
+class Attention(StrEnum):
+    """The functions of transformers that compute attention; auto is the one that transformers takes for a model."""
+
+    AUTO = "auto"
+    SDPA = "sdpa"
+    EAGER = "eager"
+    FLASH_ATTENTION_2 = "flash_attention_2"
+    FLASH_ATTENTION_3 = "flash_attention_3"
+    FLEX_ATTENTION = "flex_attention"
+
+    @property
+    def is_flash(self) -> bool:
+        return self in (Attention.FLASH_ATTENTION_2, Attention.FLASH_ATTENTION_3)
+
+
 class Optimizer(StrEnum):
     """AdamW with moments in float32 or in 8 bits (bitsandbytes), or gradient descent.
 

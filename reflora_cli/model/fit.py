@@ -119,12 +119,20 @@ def stopping_before_blocks(model: nn.Module) -> Iterator[None]:
 
 
 def first_block(model: nn.Module) -> nn.Module | None:
-    """Return the first module of the first list of modules, in the model's order; None where there is no list."""
+    """Return the first of the model's repeated blocks; None where there is no list of modules."""
+    blocks = first_blocks(model)
+    return None if blocks is None else blocks[0]
+
+
+def first_blocks(model: nn.Module) -> nn.ModuleList | None:
+    """Return the first list of modules, in the model's order, whose first module is no list; None where there is
+    none.
+    """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     while lists:
         first = lists[0][0]
         if not isinstance(first, nn.ModuleList):
-            return first
+            return lists[0]
         lists = [first] if len(first) else lists[1:]
     return None
 

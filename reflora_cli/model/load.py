@@ -15,6 +15,7 @@ import torch
 from reflora_cli.console.stream import is_terminal
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.hub_errors import hub_reason
+from reflora_cli.model.attention import attention_argument
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_tokens, leave_out_types
 from reflora_cli.model.originals import remember_originals
@@ -61,8 +62,9 @@ def load_pretrained(
             # In evaluation RWKV halves later blocks' weights, against overflow in float16, but not their adapters.
             config.rescale_every = 0
         quantization = loading_arguments(section, config, auto_class, dtype)
+        attention = attention_argument(section, auto_class, config)
         model, report = auto_class.from_pretrained(
-            source.location, config=config, revision=source.revision, dtype=dtype, **quantization, **SAFE,
+            source.location, config=config, revision=source.revision, dtype=dtype, **quantization, **attention, **SAFE,
             output_loading_info=True,
         )  # fmt: skip
         adopt(model, dtype)

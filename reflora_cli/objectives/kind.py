@@ -27,13 +27,15 @@ class Kind(ABC):
 
     auto_class: the class by which transformers loads its model. peft_type: PEFT's name for the kind. pipeline_tag: the
     hub's name for it. protocols: the ways in which its model's answers can be found; none where the model's outputs are
-    labels or numbers.
+    labels or numbers. shares_sequences: whether packed rows share sequences; otherwise padded rows are computed without
+    their padding.
     """
 
     auto_class: ClassVar[AutoName]
     peft_type: ClassVar[Literal["SEQ_CLS", "CAUSAL_LM"]]
     pipeline_tag: ClassVar[str]
     protocols: ClassVar[tuple[EvalProtocol, ...]] = ()
+    shares_sequences: ClassVar[bool] = False
 
     @property
     def base_arguments(self) -> Mapping[str, object]:

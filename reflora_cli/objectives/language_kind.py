@@ -55,6 +55,7 @@ class LanguageKind(Kind):
     peft_type = "CAUSAL_LM"
     pipeline_tag = "text-generation"
     protocols = tuple(EvalProtocol)
+    shares_sequences = True
 
     def load_base(self, section: ModelSection, revision: str | None, dtype: torch.dtype, seed: int) -> Base:
         self.refuse_classifier(section)

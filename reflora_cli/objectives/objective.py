@@ -150,6 +150,16 @@ class Objective(ABC, Generic[RowT]):
     def arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
         """Return padded tensors on the device."""
 
+    def pack(self) -> None:
+        """Let training steps compute rows without padding, where the objective's rows do not share sequences already.
+
+        Raises InputError for a model that cannot.
+        """
+
+    def step_arguments(self, rows: Sequence[RowT]) -> dict[str, Tensor]:
+        """Return what a training step calls `loss_module` with: `arguments`, and what packing needs."""
+        return self.arguments(rows)
+
     @abstractmethod
     def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
         """Return which places of a batch are learned from, bool [n, length]: no padding, and nothing of prompts if only

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from reflora_cli.data.batches import collate, cut
 from reflora_cli.data.encode import EncodedRow, encode
-from reflora_cli.data.pad import Padding
+from reflora_cli.data.pad import Padding, pad
 from reflora_cli.data.place import placed
 from reflora_cli.data.token_cache import as_array
 from reflora_cli.model.base import Base, pad_multiple, positions
+from reflora_cli.model.packing import TOKENS, Packing, Way
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.invariance import (
     LONGEST,
@@ -30,6 +31,7 @@ from reflora_cli.objectives.invariance import (
     twin,
 )
 from reflora_cli.objectives.objective import Objective, Scores, Split, Watch, joined, mine, unwatched
+from reflora_cli.objectives.packed_rows import begin_packing
 from reflora_cli.objectives.sequence_tally import Outputs, SequenceTally, loss_sum, targets
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.examples import Example
@@ -63,6 +65,7 @@ class SequenceObjective(Objective[EncodedRow]):
         self.task, self.base, self.compute = task, base, compute
         self.multiple = pad_multiple(base, compute)
         self.main_metric = task.main_metric
+        self.packing: Packing | None = None
         order = base.labels or task.label_names
         self.outputs = torch.tensor([order.index(name) for name in task.label_names], dtype=torch.long)
         """The output [labels] that stands for each of the task's labels; empty for a regression."""
@@ -103,13 +106,42 @@ class SequenceObjective(Objective[EncodedRow]):
 
     def trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
         """Return the logits, float32 on the CPU, one row after the other."""
+        return self.trial_logits(self.inputs(rows, padding))
+
+    def packed_trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
+        """Return the logits of rows that are computed without padding, as above."""
+        return self.trial_logits({**self.inputs(rows, padding), TOKENS: self.token_places(rows)})
+
+    def trial_logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
-            logits: Tensor = self.base.model(**self.inputs(rows, padding)).logits
+            logits: Tensor = self.base.model(**inputs).logits
         return logits.float().cpu().flatten()
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         labels = targets(labels_of(rows), self.outputs)
         return {**self.inputs(rows), **placed({"labels": labels}, self.compute.device)}
+
+    def pack(self) -> None:
+        with drawn_anew(self.base.model, self.base.head):
+            trial = Trial(self.trial_rows(), lambda row: self.trial([row], Padding.ALONE))
+            self.packing = begin_packing(self.base, self.compute, trial, self.padding, self.packed_trial)
+
+    def notes(self) -> list[str]:
+        how = {Way.FUNCTION: "computed without padding", Way.MODULE: "computed without padding, except by attention"}
+        return [*super().notes(), *([how[self.packing.way]] if self.packing else [])]
+
+    def step_arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
+        found = self.arguments(rows)
+        if self.packing is not None and len({self.length(row) for row in rows}) > 1:
+            found[TOKENS] = self.token_places(rows)
+        return found
+
+    def token_places(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the flat places of the tokens of a batch of rows, int64 [tokens]: found on the CPU, which so need not
+        wait for the device.
+        """
+        _, mask = pad([row.input_ids for row in rows], 0, self.padding, self.multiple)
+        return mask.flatten().nonzero()[:, 0].to(self.compute.device, non_blocking=True)
 
     def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
         return arguments["attention_mask"].bool()

@@ -108,7 +108,6 @@ class SequenceKind(Kind):
         idle = [
             ("task.train_on_prompt", section.train_on_prompt),
             ("eval.samples", recipe.eval.samples),
-            ("train.packing", recipe.train.packing),
             ("train.label_smoothing", recipe.train.label_smoothing),
         ]
         what = f"{self.task.name} has labels, no prompts: the setting would do nothing"

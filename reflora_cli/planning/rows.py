@@ -9,10 +9,12 @@ from typing import Any
 from reflora_cli.data.batches import cut
 from reflora_cli.data.pack import first_fit
 from reflora_cli.ground.errors import InputError
+from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.planning.passes import Batch
 from reflora_cli.planning.skeleton import Plain
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.tasks import task_of
 from reflora_cli.training.prepare import sampler_of
 
 BINS = 8
@@ -99,19 +101,21 @@ def epoch_of(recipe: Recipe, rows: Rows, weight: Callable[[Any], int], processes
     typed = getattr(rows.training[0], "token_type_ids", None) is not None
     tokens = padded = sequences = 0
     largest, shapes, counts = Batch(0, 0, 0), set(), set()
+    shared = shares_sequences(recipe)
     for step in range(sampler.steps_per_epoch):
         alike = sorted(sampler.step_rows(step), key=lambda row: lengths[row])
         for rank in range(processes):
             for chunk in cut(alike[rank::processes], train.micro_batch_size):
                 own = [lengths[row] for row in chunk]
-                count = len(first_fit(own)) if train.packing else len(chunk)
+                count = len(first_fit(own)) if shared else len(chunk)
                 length = -(-max(own) // multiple) * multiple
-                tokens, padded, sequences = tokens + sum(own), padded + count * length, sequences + count
+                tokens, sequences = tokens + sum(own), sequences + count
+                padded += sum(own) if train.packing and not shared else count * length
                 learned = sum(weight(rows.training[row]) for row in chunk)
                 shapes.add((count, length))
                 counts.add(learned)
                 if (count * length, length) > (largest.rows * largest.length, largest.length):
-                    largest = Batch(count, length, learned, train.packing, typed)
+                    largest = Batch(count, length, learned, shared, typed)
     return Epoch(tokens, padded, sequences, largest, len(shapes), len(counts))
 
 
@@ -120,4 +124,11 @@ def assumed_batch(recipe: Recipe, processes: int) -> Batch:
     train, length = recipe.train, recipe.task.max_length
     rows = max(1, min(train.micro_batch_size, -(-train.batch_size // processes)))
     learned = rows * (length - 1)
-    return Batch(rows, length, learned, train.packing)
+    return Batch(rows, length, learned, shares_sequences(recipe))
+
+
+def shares_sequences(recipe: Recipe) -> bool:
+    """Whether packed rows share sequences. A classifier's do not, and its batch is planned with its padding, which
+    only its embeddings and its attention have: so the plan is no smaller than the run.
+    """
+    return recipe.train.packing and kind_of(task_of(recipe.task)).shares_sequences

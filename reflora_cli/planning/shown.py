@@ -93,7 +93,7 @@ def data_facts(plan: Plan) -> dict[str, str]:
         found["tokens"] = f"{lengths.shortest} to {lengths.longest} in a row, half of the rows at most {lengths.median}"
     if epoch is not None:
         waste = 1 - epoch.tokens / epoch.padded
-        packed = f" in {epoch.sequences:,} packed sequences" if train.packing else ""
+        packed = f" in {epoch.sequences:,} packed sequences" if plan.batch.packed else ""
         found["an epoch"] = f"{epoch.tokens:,} tokens{packed}, {epoch.padded:,} with padding ({waste:.0%})"
     steps = "not known" if plan.steps is None else f"{plan.steps:,}"
     each = f", {plan.steps_per_epoch:,} in an epoch" if plan.steps_per_epoch else ""

@@ -13,7 +13,15 @@ from pydantic import Field, field_validator, model_validator
 
 from reflora_cli.methods.choice import Named, refusal
 from reflora_cli.methods.method import Method
-from reflora_cli.methods.settings import Dtype, EvalProtocol, Optimizer, Quantization, Streaming, TrackerName
+from reflora_cli.methods.settings import (
+    Attention,
+    Dtype,
+    EvalProtocol,
+    Optimizer,
+    Quantization,
+    Streaming,
+    TrackerName,
+)
 from reflora_cli.recipe.schedules import Schedule
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.task_section import TaskSection
@@ -37,6 +45,9 @@ class ModelSection(Section):
     streaming: Annotated[Streaming, Named] = Field(
         Streaming.NONE,
         description="none, or where weights of blocks are kept while they do not compute: host, disk",
+    )
+    attention: Annotated[Attention, Named] = Field(
+        Attention.AUTO, description="the function that computes attention; auto: what transformers takes for the model"
     )
     classifier_dropout: float | None = Field(None, ge=0, lt=1, description="before the head; null: the base's own")
 
@@ -92,9 +103,7 @@ class TrainSection(Section):
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
-    packing: bool = Field(
-        False, description="language models: short rows of a batch share a sequence, unseen by each other"
-    )
+    packing: bool = Field(False, description="rows of a batch are computed without padding, unseen by each other")
     trim_last_block: bool = Field(
         False, description="classifiers such as BERT: the last block leaves out places that the head does not read"
     )

@@ -17,6 +17,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Dtype
+from reflora_cli.model.attention import section_on
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import as_recorded, refuse_foreign_head
@@ -74,7 +75,7 @@ def with_adapter(
     dtype = resolve_dtype(trained_dtype(files, recipe.model.dtype), device)
     known = base_of(files) if files is not None else None
     section = found_again(recipe.model, known) if known is not None else recipe.model
-    base = kind.load_base(section, section.revision, dtype, recipe.train.seed)
+    base = kind.load_base(section_on(section, device, dtype), section.revision, dtype, recipe.train.seed)
     base = replace(base, reserved=files.config.virtual if files is not None else 0)
     check_length(base, recipe.task.max_length)
     adapted = None

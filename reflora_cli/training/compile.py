@@ -80,7 +80,7 @@ def first_arguments(session: Session) -> dict[str, Any]:
     """Return the arguments of this process's first micro-batch in the run's first step."""
     job = session.job
     rows = job.sampler.step_rows(0)
-    return job.objective.arguments([job.rows.training[index] for index in chunks_of(job, rows)[0] or rows[:1]])
+    return job.objective.step_arguments([job.rows.training[index] for index in chunks_of(job, rows)[0] or rows[:1]])
 
 
 def first_reason(session: Session, own: str) -> str:

@@ -10,6 +10,7 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.targets import stacked_experts
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.data.batches import StepSampler
+from reflora_cli.model.attention import attention_of
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.precision import Compute, is_emulated
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
@@ -102,6 +103,7 @@ class Job:
         return {
             "model": f"{self.base.source.name}, {self.compute.dtype_name}, {self.compute.device}{self.quantization()}",
             **streaming_facts(self.base.model),
+            "attention": attention_of(self.base.model),
             **({"slow": "this CPU emulates half precision; float32 is many times faster"} if self.emulates else {}),
             "method": method.summary,
             **({"caution": "; ".join(warnings)} if (warnings := cautions(self.recipe)) else {}),

@@ -15,6 +15,7 @@ from reflora_cli.console.reporter import SILENT, Reporter, Work
 from reflora_cli.data.batches import StepSampler
 from reflora_cli.factors.pair import Role
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.model.attention import refuse_attention
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
@@ -53,6 +54,7 @@ def prepare(
     Raises InputError for whatever the user can mend.
     """
     refuse_missing(recipe.train.trackers)
+    refuse_attention(recipe.model.attention, compute.device, compute.dtype)
     task = task_of(recipe.task)
     kind = kind_of(task)
     examples = kind.load_examples(recipe)
@@ -61,6 +63,8 @@ def prepare(
     base, fit = loaded.base, loaded.fit
     base.place(compute.device)
     objective = kind.make_objective(recipe, base, compute)
+    if recipe.train.packing:
+        objective.pack()
     unfit = left_out(objective, recipe.method, base.saved(recipe.method))
     rows = kind.encode(recipe, base, examples)
     adapted = adapted_base(recipe, base, fit, unfit)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from reflora_cli.adapters.adapted import Adapted
+from reflora_cli.model.attention import attention_of
 from reflora_cli.model.base import parameter_count
 from reflora_cli.model.quantize import bits_per_weight, quantized_kind
 from reflora_cli.recipe.sections import Recipe
@@ -114,6 +115,7 @@ def sizes(job: Job) -> dict[str, Any]:
         "trained_share": trained / total,
         "dtype": job.compute.dtype_name,
         "quantization": quantized_kind(job.base.model),
+        "attention": attention_of(job.base.model),
         "bits_per_weight": bits_per_weight(job.base.model),
     }
 

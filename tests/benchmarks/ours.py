@@ -35,6 +35,7 @@ def recipe_of(setting: Setting) -> Recipe:
                 "seed": setting.seed,
                 "group_by_length": setting.grouped,
                 "trim_last_block": setting.trimmed,
+                "packing": setting.packed,
                 "checkpoint_every": 0,
             },
             "eval": {"select": "last"},

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Setting:
     """One run. Rank and alpha 8 on all linear layers, batch 32, linear decay without warm-up, float32.
 
-    grouped: steps of rows alike in length. padded: every row to `max_length`, as the reference's script does. trimmed:
-    the last block computes the places that are read alone, which reflora alone does.
+    grouped: steps of rows alike in length. padded: every row to `max_length`, as the reference's script does. What
+    reflora alone does: packed: rows are computed without padding; trimmed: the last block computes the places that are
+    read alone.
     """
 
     task: str
@@ -25,6 +26,7 @@ class Setting:
     grouped: bool = False
     padded: bool = False
     trimmed: bool = False
+    packed: bool = False
     max_length: int = 64
     rank: int = 8
     batch_size: int = 32

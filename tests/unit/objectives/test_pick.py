@@ -77,11 +77,7 @@ def test_one_file_tells_kinds_apart() -> None:
 
 
 def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
-    settings = (
-        "task.train_on_prompt=true",
-        "train.packing=true",
-        "train.label_smoothing=0.1",
-    )
+    settings = ("task.train_on_prompt=true", "train.label_smoothing=0.1")
     with pytest.raises(InputError) as refused:
         kind_of(find_task("glue/cola")).load_examples(load(put(tmp_path, GOOD), *settings))
     assert [problem.where for problem in refused.value.problems] == [own.partition("=")[0] for own in settings]

@@ -1,0 +1,93 @@
+"""By which of transformers' functions a model computes attention: what machines and models can, and what was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import Attention
+from reflora_cli.model.packed_attention import plain_name
+from reflora_cli.recipe.sections import ModelSection
+
+WHERE, REMEDY = "model.attention", "set model.attention=auto"
+
+
+def attention_of(model: Any) -> str:
+    """Return transformers' name of what computes a model's attention, `eager` too where a model has code of its own."""
+    return plain_name(str(model.config.get_text_config()._attn_implementation))
+
+
+def lacking(attention: Attention, device: torch.device) -> str:
+    """Say what a machine lacks to train with a way to compute attention; empty where nothing is missing."""
+    from transformers.utils.import_utils import (
+        is_flash_attn_2_available,
+        is_flash_attn_3_available,
+        is_torch_flex_attn_available,
+    )
+
+    match attention:
+        case Attention.AUTO | Attention.EAGER | Attention.SDPA:
+            return ""
+        case Attention.FLEX_ATTENTION:
+            if device.type == "cpu":
+                return "it has no backward pass on a CPU"
+            return "" if is_torch_flex_attn_available() else "this version of torch does not have it"
+        case Attention.FLASH_ATTENTION_2:
+            found, package = is_flash_attn_2_available(), "flash-attn"
+        case Attention.FLASH_ATTENTION_3:
+            found, package = is_flash_attn_3_available(), "flash-attn-3"
+    if device.type == "cpu":
+        return "it needs a GPU, and this is a CPU"
+    return "" if found else f"the package {package} is not installed"
+
+
+def refuse_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InputError for a way to compute attention in which a machine cannot train."""
+    reason = lacking(attention, device)
+    if not reason and attention.is_flash and dtype is torch.float32:
+        reason = "it computes in bfloat16 or float16, and the base is in float32"
+    if reason:
+        can = [str(own) for own in Attention if not lacking(own, device)]
+        problem = Problem(
+            "attention cannot be computed in this way here", WHERE, f"{attention}: {reason}",
+            f"one of {', '.join(can)}", REMEDY,
+        )  # fmt: skip
+        raise InputError(problem)
+
+
+def section_on(section: ModelSection, device: torch.device, dtype: torch.dtype) -> ModelSection:
+    """Return a base's section for a device on which it is not trained: with `auto` where the attention of its training
+    cannot be computed, as on the CPU where a run is merged. Results are the same but for rounding.
+    """
+    try:
+        refuse_attention(section.attention, device, dtype)
+    except InputError:
+        return section.model_copy(update={"attention": Attention.AUTO})
+    return section
+
+
+def attention_argument(section: ModelSection, auto_class: Any, config: Any) -> Mapping[str, str]:
+    """Return the argument with which transformers loads a model, none for `auto`. Raises InputError for a model that
+    does not know the chosen way, before any weight is read.
+    """
+    if section.attention is Attention.AUTO:
+        return {}
+    wanted = {"attn_implementation": str(section.attention)}
+    try:
+        with torch.device("meta"):
+            found = attention_of(auto_class.from_config(config, **wanted))
+    except (ImportError, ValueError) as error:
+        refuse(config, str(error).strip().partition("\n")[0].partition(". ")[0], section, error)
+    if found != section.attention:
+        refuse(config, f"transformers would take {found}", section, None)
+    return wanted
+
+
+def refuse(config: Any, reason: str, section: ModelSection, cause: Exception | None) -> None:
+    """Raises InputError for a model that cannot compute attention as its section says."""
+    what = f"a {config.model_type} model cannot compute attention in this way"
+    expected = "auto: what transformers takes for the model"
+    raise InputError(Problem(what, WHERE, f"{section.attention}: {reason}", expected, REMEDY)) from cause
