@@ -102,6 +102,11 @@ class Choices(Scorer):
         sums = self.log_likelihoods(rows)
         return [prediction(example, own, row.cut) for example, row, own in zip(examples, rows, sums, strict=True)]
 
+    def lengths(self, examples: Sequence[PromptExample]) -> list[int]:
+        """Return the number of tokens of every prompt with its candidate of the most characters."""
+        texts = [example.prompt + max(example.candidates, key=len, default="") for example in examples]
+        return [min(len(ids), self.limit) for ids in token_ids(self.base.tokenizer, texts)]
+
     def branches(self, examples: Sequence[PromptExample]) -> list[Branches]:
         """Return every row's candidates as tokens."""
         tokenizer = self.base.tokenizer

@@ -159,6 +159,10 @@ class Generation(Scorer):
             found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
         return found
 
+    def lengths(self, examples: Sequence[PromptExample]) -> list[int]:
+        prompts = asked_tokens(self.base.tokenizer, examples)
+        return [min(len(prompt), self.room) + self.max_new_tokens for prompt in prompts]
+
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
         tokenizer = self.base.tokenizer

@@ -25,6 +25,9 @@ class References(Scorer):
     def notes(self) -> list[str]:
         return self.generation.notes()
 
+    def lengths(self, examples: Sequence[PromptExample]) -> list[int]:
+        return self.generation.lengths(examples)
+
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         return [
             Prediction(

@@ -17,6 +17,10 @@ class Scorer(ABC):
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         """Return one prediction for each example, in their order; all of them go through the model in one batch."""
 
+    @abstractmethod
+    def lengths(self, examples: Sequence[PromptExample]) -> list[int]:
+        """Return the number of tokens that each example takes in the model, written ones included."""
+
     def notes(self) -> list[str]:
         """Say what a user should know of how rows are read; nothing where that is as fast as it can be."""
         return []

@@ -115,7 +115,7 @@ class EvalSection(Section):
         "epoch", description="epoch, never, or a number of steps, also written `500 steps`"
     )
     at_start: bool = Field(False, description="also score before the first step")
-    batch_size: int = Field(64, ge=1, description="rows per forward pass")
+    batch_size: int = Field(64, ge=1, description="rows per forward pass; more of short ones where answers are found")
     protocol: Annotated[EvalProtocol, Named] = Field(
         EvalProtocol.LLM_ADAPTERS,
         description="language models: llm-adapters generates and parses, choices compares log-likelihoods",

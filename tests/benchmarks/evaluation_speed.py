@@ -24,7 +24,7 @@ from reflora_cli.data.load import load_prompts
 from reflora_cli.merging.tensors import plain_modules
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
-from reflora_cli.objectives.language import by_length
+from reflora_cli.objectives.score_batches import score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.directory import open_run
@@ -48,11 +48,9 @@ def arguments() -> argparse.Namespace:
 
 def batched(scorer: Scorer, task: PromptTask, size: int) -> Callable[[list[PromptExample]], list[bool]]:
     def score(examples: list[PromptExample]) -> list[bool]:
-        order = by_length(examples)
         found: list[bool] = []
-        for start in range(0, len(order), size):
-            batch = [examples[index] for index in order[start : start + size]]
-            found += [prediction.correct for prediction in scorer.predict(task, batch)]
+        for batch in score_batches(scorer.lengths(examples), size):
+            found += [own.correct for own in scorer.predict(task, [examples[index] for index in batch])]
         return found
 
     return score
