@@ -21,7 +21,6 @@ from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.atomic import write_json
 from reflora_cli.objectives.objective import Sample, Split, mine, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.objectives.score_batches import score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.watched import score_of, watched_tally
 from reflora_cli.runs.restore import Restored, model_identity
@@ -138,7 +137,7 @@ def predict_rest(restored: Restored, task: PromptTask, file: PredictionFile, rep
     if file.done:
         reporter.note(f"{task.name}: {len(file.done):,} of {rows:,} rows are there already, {file.path}")
     # Of all rows, so that an evaluation that was interrupted continues with the batches of one that was not.
-    planned = score_batches(scorer_of(restored).lengths(file.examples), size)
+    planned = scorer_of(restored).batches(file.examples, size)
     batches = [rest for batch in planned if (rest := [index for index in batch if index not in file.done])]
     with reporter.counting(Work(f"scoring {task.name}", rows, before=len(file.done))) as tell:
         for begin in range(0, len(batches), compute.processes):

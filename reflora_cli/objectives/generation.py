@@ -25,6 +25,7 @@ from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import LONG, Trial, evaluating, pick_padding
+from reflora_cli.objectives.score_batches import WRITTEN, score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptTask
@@ -159,9 +160,9 @@ class Generation(Scorer):
             found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
         return found
 
-    def lengths(self, examples: Sequence[PromptExample]) -> list[int]:
+    def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
         prompts = asked_tokens(self.base.tokenizer, examples)
-        return [min(len(prompt), self.room) + self.max_new_tokens for prompt in prompts]
+        return score_batches([min(len(own), self.room) + self.max_new_tokens for own in prompts], size, WRITTEN)
 
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
@@ -175,12 +176,12 @@ class Generation(Scorer):
         """
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
-        for batch in self.batches(kept):
+        for batch in self.divided(kept):
             for index, text in zip(batch, self.write([kept[index] for index in batch], ends), strict=True):
                 outputs[index] = text
         return [Written(text, len(prompt) > self.room) for text, prompt in zip(outputs, prompts, strict=True)]
 
-    def batches(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+    def divided(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """Return the indices of the prompts that go through the model together."""
         match self.padding:
             case Padding.ALONE:

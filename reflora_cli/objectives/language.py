@@ -30,7 +30,6 @@ from reflora_cli.objectives.objective import (
     mine,
     unwatched,
 )
-from reflora_cli.objectives.score_batches import score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_loss
 from reflora_cli.tasks.base import PromptTask
@@ -171,7 +170,7 @@ class LanguageObjective(Objective[PromptRow]):
 
     def answers(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int, watch: Watch) -> Tally[Any]:
         own = task.tally()
-        for batch in mine(score_batches(self.scorer.lengths(examples), batch_size), self.compute):
+        for batch in mine(self.scorer.batches(examples, batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
             watch(own)

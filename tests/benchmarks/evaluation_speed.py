@@ -24,7 +24,6 @@ from reflora_cli.data.load import load_prompts
 from reflora_cli.merging.tensors import plain_modules
 from reflora_cli.objectives.choices import Choices
 from reflora_cli.objectives.generation import Generation
-from reflora_cli.objectives.score_batches import score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.runs.directory import open_run
@@ -49,7 +48,7 @@ def arguments() -> argparse.Namespace:
 def batched(scorer: Scorer, task: PromptTask, size: int) -> Callable[[list[PromptExample]], list[bool]]:
     def score(examples: list[PromptExample]) -> list[bool]:
         found: list[bool] = []
-        for batch in score_batches(scorer.lengths(examples), size):
+        for batch in scorer.batches(examples, size):
             found += [own.correct for own in scorer.predict(task, [examples[index] for index in batch])]
         return found
 
