@@ -78,7 +78,9 @@ class Choices(Scorer):
                 expected = torch.cat([whole_texts(alone, [row]) for row in rows])
             ways = (way for way in WAYS if self.finds(way, rows, expected))
             if way := next(ways, None):
-                return way, way is after_common_beginning and self.finds(in_one_pass, rows, expected)
+                # Virtual tokens, which come later, take no mask of what each token sees.
+                is_plain = way is after_common_beginning and self.base.reserved == 0
+                return way, is_plain and self.finds(in_one_pass, rows, expected)
         what, where = "candidates cannot be scored together", f"model.name: {self.base.source.name}"
         raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
 

@@ -139,14 +139,14 @@ class Generation(Scorer):
 
         rows: those of the trial. write: `written_logits` with its first argument.
         """
-        if self.padding is Padding.LEFT:
+        if self.padding is Padding.LEFT and self.base.reserved == 0:  # virtual tokens come after this trial
             with suppress(*FOREIGN):  # no such cache for this model
                 if agree(write("static", rows, self.padding), write("dynamic", rows, self.padding), self.compute.dtype):
                     return
         problem = Problem(
             f"a {self.base.model.config.model_type} model cannot keep keys and values in a cache of one size",
             where="eval.cache",
-            found=self.cache,
+            found="static, with virtual tokens" if self.base.reserved else "static",
             remedy="eval.cache=dynamic",
         )
         raise InputError(problem)
