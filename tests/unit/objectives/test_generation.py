@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -193,4 +194,11 @@ def test_a_model_that_mixes_the_rows_of_a_batch_has_no_static_cache() -> None:
     own = base("rwkv")
     own.model.eval()
     with pytest.raises(InputError, match=r"eval\.cache"):
+        Generation(own, CPU, 1, 8, cache="static")
+
+
+def test_virtual_tokens_need_a_cache_that_grows(tiny: Base) -> None:
+    own = replace(tiny, reserved=3)
+    assert Generation(own, CPU, 1, 8).settings() == Generation(tiny, CPU, 1, 8).settings()
+    with pytest.raises(InputError, match="with virtual tokens"):
         Generation(own, CPU, 1, 8, cache="static")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,3 +66,9 @@ def test_a_row_longer_than_the_window_is_read_without_branches() -> None:
     assert masks == [2, 2]
     scorer.log_likelihoods([ROW])
     assert masks[2:] == [4]
+
+
+def test_candidates_after_virtual_tokens_have_no_tree() -> None:
+    own = base("llama")
+    assert Choices(own, CPU).has_trees
+    assert not Choices(replace(own, reserved=3), CPU).has_trees
