@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from reflora_cli.console.reporter import Reporter, Work
-from reflora_cli.data.batches import cut
 from reflora_cli.evaluation.prediction_file import PredictionFile
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.atomic import write_json
-from reflora_cli.objectives.language import by_length
 from reflora_cli.objectives.objective import Sample, Split, mine, refuse_infinite
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.scorer import Scorer
@@ -138,8 +136,9 @@ def predict_rest(restored: Restored, task: PromptTask, file: PredictionFile, rep
     compute, size, rows = restored.compute, restored.recipe.eval.batch_size, len(file.examples)
     if file.done:
         reporter.note(f"{task.name}: {len(file.done):,} of {rows:,} rows are there already, {file.path}")
-    rest = [index for index in by_length(file.examples) if index not in file.done]
-    batches = cut(rest, size)
+    # Of all rows, so that an evaluation that was interrupted continues with the batches of one that was not.
+    planned = scorer_of(restored).batches(file.examples, size)
+    batches = [rest for batch in planned if (rest := [index for index in batch if index not in file.done])]
     with reporter.counting(Work(f"scoring {task.name}", rows, before=len(file.done))) as tell:
         for begin in range(0, len(batches), compute.processes):
             turn = batches[begin : begin + compute.processes]
@@ -154,10 +153,15 @@ def predicted(
     restored: Restored, task: PromptTask, examples: Sequence[PromptExample], turn: list[list[int]]
 ) -> list[list[Prediction]]:
     """Return the predictions of at most one batch for each process, in all processes."""
-    scorer, compute = restored.objective.scorer, restored.compute
-    assert scorer is not None
+    scorer, compute = scorer_of(restored), restored.compute
     own = [scorer.predict(task, [examples[index] for index in batch]) for batch in mine(turn, compute)]
     return of_all(compute, own)
+
+
+def scorer_of(restored: Restored) -> Scorer:
+    """Return the protocol of a model whose answers are found row by row."""
+    assert restored.objective.scorer is not None
+    return restored.objective.scorer
 
 
 def summary(tally: Tally[Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ the model loses its beginning, as there.
 
 The tokens with which all rows of a batch begin (a task's instruction) go through the model once, for all of them. All
 candidates of a row begin with the same tokens too, up to the first in which they differ. Prompt and common beginning go
-through the model once; that gives the first differing token of every candidate too. What then is left of longer
-candidates goes through the model a second time, on the cached keys and values of the first. Where a model's cache
-cannot be divided so, or padding inside a text changes what it reads, less is shared (`reading.py`).
+through the model once, and what is left of the candidates beside each other in the same pass (`tree.py`). Where a model
+takes no mask for that, it goes through the model a second time, on the cached keys and values of the first; where a
+cache cannot be divided so, or padding inside a text changes what a model reads, less is shared (`reading.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from reflora_cli.data.encode_prompts import common_length, token_ids
 from reflora_cli.data.pad import Padding
@@ -29,7 +30,6 @@ from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import FOREIGN, LONG, SHORT, agree, evaluating, readable
 from reflora_cli.objectives.reading import (
     SHORTEST_PREFIX,
-    WAYS,
     Branches,
     Reader,
     Way,
@@ -38,14 +38,18 @@ from reflora_cli.objectives.reading import (
     tokens_asked,
     whole_texts,
 )
+from reflora_cli.objectives.score_batches import READ, score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.objectives.token_loss import token_log_likelihoods
+from reflora_cli.objectives.tree import in_one_pass, pays
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptTask
 from reflora_cli.tasks.examples import PromptExample
 
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
 """Names in configs for the number of places that attention reaches back."""
+WAYS: tuple[Way, ...] = (after_common_beginning, stems_then_tails, whole_texts)
+"""The ways to read candidates of any length, the fastest first."""
 
 
 @final
@@ -60,23 +64,31 @@ class Choices(Scorer):
         windows = [getattr(config, name, None) for name in WINDOWS]
         window = min((own - base.reserved for own in windows if isinstance(own, int) and own > 0), default=self.limit)
         self.reader = Reader(base, compute, padding, window)
-        self.way = self.pick_way()
+        self.way, self.has_trees = self.pick_way()
 
-    def pick_way(self) -> Way:
-        """Return the fastest way whose results are those of whole texts. Raises InputError if not even whole texts
-        can be read.
+    def pick_way(self) -> tuple[Way, bool]:
+        """Return the fastest way whose results are those of whole texts, and whether rows may be read as trees too.
+
+        Raises InputError if not even whole texts can be read.
         """
         rows = self.trial_rows()
         alone = replace(self.reader, padding=Padding.ALONE)
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
             with readable(self.base):
                 expected = torch.cat([whole_texts(alone, [row]) for row in rows])
-            for way in WAYS:
-                with suppress(*FOREIGN):  # a cache that cannot be divided
-                    if agree(way(self.reader, rows), expected, self.compute.dtype):
-                        return way
+            ways = (way for way in WAYS if self.finds(way, rows, expected))
+            if way := next(ways, None):
+                # Virtual tokens, which come later, take no mask of what each token sees.
+                is_plain = way is after_common_beginning and self.base.reserved == 0
+                return way, is_plain and self.finds(in_one_pass, rows, expected)
         what, where = "candidates cannot be scored together", f"model.name: {self.base.source.name}"
         raise InputError(Problem(what, where, f"a {self.base.model.config.model_type} model"))
+
+    def finds(self, way: Way, rows: Sequence[Branches], expected: Tensor) -> bool:
+        """Whether a way can read the rows, with the expected result."""
+        with suppress(*FOREIGN):  # a cache that cannot be divided, a mask that is not taken
+            return agree(way(self.reader, rows), expected, self.compute.dtype)
+        return False
 
     def trial_rows(self) -> list[Branches]:
         """Return a long row and a short one that begin alike, with one candidate of one token and others of several."""
@@ -102,6 +114,12 @@ class Choices(Scorer):
         sums = self.log_likelihoods(rows)
         return [prediction(example, own, row.cut) for example, row, own in zip(examples, rows, sums, strict=True)]
 
+    def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
+        # The candidate of the most characters stands for all.
+        texts = [example.prompt + max(example.candidates, key=len, default="") for example in examples]
+        lengths = [min(len(ids), self.limit) for ids in token_ids(self.base.tokenizer, texts)]
+        return score_batches(lengths, size, READ)
+
     def branches(self, examples: Sequence[PromptExample]) -> list[Branches]:
         """Return every row's candidates as tokens."""
         tokenizer = self.base.tokenizer
@@ -119,7 +137,8 @@ class Choices(Scorer):
     def log_likelihoods(self, rows: Sequence[Branches]) -> list[list[float]]:
         """Return the candidates' summed log-likelihoods, row by row."""
         with precision(self.compute.device, self.compute.dtype):
-            states = self.way(self.reader, rows)
+            way = in_one_pass if self.has_trees and pays(self.reader, rows) else self.way
+            states = way(self.reader, rows)
             targets = torch.tensor(tokens_asked(rows), device=states.device)
             model: Any = self.base.model
             found = iter(token_log_likelihoods(model, states, targets).tolist())

@@ -8,23 +8,24 @@ The same search writes the free texts that `references.py` compares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import torch
 from torch import Tensor
 
 from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_chats import asked_tokens, turn_ends
-from reflora_cli.data.pad import Padding, pad
+from reflora_cli.data.pad import Padding, pad, pad_left
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
-from reflora_cli.objectives.invariance import LONG, Trial, evaluating, pick_padding
+from reflora_cli.objectives.invariance import FOREIGN, LONG, Trial, agree, evaluating, pick_padding
+from reflora_cli.objectives.score_batches import WRITTEN, score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptTask
@@ -37,6 +38,9 @@ RESPONSE = "### Response:"
 TRIED = 2
 """Tokens that are written to find out how prompts go through a model together: one is predicted by the prompt, one
 from the cache."""
+STATIC_MULTIPLE = 64
+"""Prompts are padded to a multiple of this length where the cache has one size: few sizes are seen, and compiled."""
+Cache = Literal["dynamic", "static"]
 
 
 class AlwaysTheSame:
@@ -97,9 +101,18 @@ class Generation(Scorer):
     """Greedy or beam search, batched."""
 
     def __init__(
-        self, base: Base, compute: Compute, num_beams: int, max_new_tokens: int, penalties: Penalties = Penalties()
+        self,
+        base: Base,
+        compute: Compute,
+        num_beams: int,
+        max_new_tokens: int,
+        penalties: Penalties = Penalties(),
+        cache: Cache = "dynamic",
     ) -> None:
-        self.base, self.compute = base, compute
+        """cache: `static` gives keys and values their final size at once, so that transformers compiles the passes
+        after a prompt on a GPU. Raises InputError for a model that cannot be used so.
+        """
+        self.base, self.compute, self.cache = base, compute, cache
         self.num_beams, self.max_new_tokens, self.penalties = num_beams, max_new_tokens, penalties
         self.room = positions(base) - max_new_tokens
         if self.room < 1:
@@ -110,13 +123,33 @@ class Generation(Scorer):
         token = rows[LONG][-1]
         trial = Trial(rows, lambda row: self.plain_logits([*row, token]))
         ways = (Padding.LEFT, Padding.NONE, Padding.ALONE)
-        self.padding = pick_padding(base, compute, trial, ways, partial(self.written_logits, AlwaysTheSame(token)))
+        write = partial(self.written_logits, AlwaysTheSame(token))
+        self.padding = pick_padding(base, compute, trial, ways, partial(write, "dynamic"))
+        if cache == "static":
+            self.check_static(rows, write)
         # The beams of one row are a batch: where rows must be alone, what they keep of a prompt is not to be trusted.
         self.use_cache = self.padding is not Padding.ALONE or num_beams == 1
 
     def settings(self) -> dict[str, object]:
         own = {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
-        return {**own, **self.penalties.settings()}
+        return {**own, **self.penalties.settings(), **({"cache": self.cache} if self.cache == "static" else {})}
+
+    def check_static(self, rows: Sequence[list[int]], write: Callable[..., Tensor]) -> None:
+        """Raises InputError for a model that with a cache of one size writes otherwise than without.
+
+        rows: those of the trial. write: `written_logits` with its first argument.
+        """
+        if self.padding is Padding.LEFT and self.base.reserved == 0:  # virtual tokens come after this trial
+            with suppress(*FOREIGN):  # no such cache for this model
+                if agree(write("static", rows, self.padding), write("dynamic", rows, self.padding), self.compute.dtype):
+                    return
+        problem = Problem(
+            f"a {self.base.model.config.model_type} model cannot keep keys and values in a cache of one size",
+            where="eval.cache",
+            found="static, with virtual tokens" if self.base.reserved else "static",
+            remedy="eval.cache=dynamic",
+        )
+        raise InputError(problem)
 
     def plain_logits(self, row: Sequence[int]) -> Tensor:
         """Return the logits after the last tokens of a row [1, TRIED, vocabulary], float32, from one pass without a
@@ -127,7 +160,7 @@ class Generation(Scorer):
             logits: Tensor = self.base.model(input_ids=ids, use_cache=False).logits[:, -TRIED:].float()
         return logits
 
-    def written_logits(self, same: AlwaysTheSame, rows: Sequence[list[int]], padding: Padding) -> Tensor:
+    def written_logits(self, same: AlwaysTheSame, cache: Cache, rows: Sequence[list[int]], padding: Padding) -> Tensor:
         """Return the logits of the first new tokens [rows, TRIED, vocabulary], float32; `same` makes these tokens
         the same for all rows.
         """
@@ -135,7 +168,13 @@ class Generation(Scorer):
 
         fill = self.base.tokenizer.pad_token_id
         ids, mask = (own.to(self.compute.device) for own in pad(rows, fill, padding))
-        search = GenerationConfig(max_new_tokens=TRIED, do_sample=False, pad_token_id=fill)
+        search = GenerationConfig(
+            max_new_tokens=TRIED,
+            do_sample=False,
+            pad_token_id=fill,
+            cache_implementation=implementation(cache),
+            disable_compile=True,
+        )
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype), only(self.base, search):
             found = cast(Any, self.base.model).generate(
                 input_ids=ids, attention_mask=mask, use_cache=True, output_logits=True,
@@ -159,6 +198,13 @@ class Generation(Scorer):
             found.append(Prediction(example.label, task.parse(text, example.labels), output=text, cut=written.cut))
         return found
 
+    def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
+        prompts = asked_tokens(self.base.tokenizer, examples)
+        lengths = [min(len(own), self.room) + self.max_new_tokens for own in prompts]
+        if self.cache == "static":  # short rows take as much of it as long ones
+            return cut(sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)), size)
+        return score_batches(lengths, size, WRITTEN)
+
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:
         """Return what the model writes for each example, in their order."""
         tokenizer = self.base.tokenizer
@@ -171,12 +217,12 @@ class Generation(Scorer):
         """
         kept = [prompt[-self.room :] for prompt in prompts]
         outputs = [""] * len(kept)
-        for batch in self.batches(kept):
+        for batch in self.divided(kept):
             for index, text in zip(batch, self.write([kept[index] for index in batch], ends), strict=True):
                 outputs[index] = text
         return [Written(text, len(prompt) > self.room) for text, prompt in zip(outputs, prompts, strict=True)]
 
-    def batches(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+    def divided(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """Return the indices of the prompts that go through the model together."""
         match self.padding:
             case Padding.ALONE:
@@ -190,7 +236,7 @@ class Generation(Scorer):
     def write(self, prompts: Sequence[list[int]], ends: Sequence[int] = ()) -> list[str]:
         """Return what the model writes after each prompt. ends: as in `answers`."""
         tokenizer, model, device = self.base.tokenizer, cast(Any, self.base.model), self.compute.device
-        ids, mask = pad(prompts, tokenizer.pad_token_id, self.padding)
+        ids, mask = self.padded(prompts)
         size = self.penalties.no_repeat_ngram
         with precision(device, self.compute.dtype), only(self.base, self.config(ends)):
             generated = model.generate(
@@ -199,6 +245,13 @@ class Generation(Scorer):
             )  # fmt: skip
         texts: list[str] = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
         return texts
+
+    def padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return the prompts' ids and mask, int64 [n, length]; lengths of prompts differ little with a static cache."""
+        fill, longest = self.base.tokenizer.pad_token_id, max(map(len, prompts))
+        if self.cache == "static" and -(-longest // STATIC_MULTIPLE) * STATIC_MULTIPLE <= self.room:
+            return pad_left(prompts, fill, STATIC_MULTIPLE)
+        return pad(prompts, fill, self.padding)
 
     def config(self, ends: Sequence[int] = ()) -> GenerationConfig:
         """Return all settings of the search; a model's own file with sampling or penalties is not to change them. ends:
@@ -215,7 +268,13 @@ class Generation(Scorer):
             eos_token_id=[tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
+            cache_implementation=implementation(self.cache),
         )
+
+
+def implementation(cache: Cache) -> str | None:
+    """Return transformers' name of a cache; None for its own choice, which is one that grows."""
+    return "static" if cache == "static" else None
 
 
 @contextmanager

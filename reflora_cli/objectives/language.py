@@ -171,7 +171,7 @@ class LanguageObjective(Objective[PromptRow]):
 
     def answers(self, task: PromptTask, examples: Sequence[PromptExample], batch_size: int, watch: Watch) -> Tally[Any]:
         own = task.tally()
-        for batch in mine(cut(by_length(examples), batch_size), self.compute):
+        for batch in mine(self.scorer.batches(examples, batch_size), self.compute):
             for prediction in self.scorer.predict(task, [examples[index] for index in batch]):
                 own.add(prediction)
             watch(own)
@@ -220,10 +220,3 @@ class LanguageObjective(Objective[PromptRow]):
             if count == MOST_PROBED:
                 break
         return torch.cat(found)
-
-
-def by_length(examples: Sequence[PromptExample]) -> list[int]:
-    """Return the indices of examples, the longest first: rows of a batch are alike, and too large a batch fails at
-    once.
-    """
-    return sorted(range(len(examples)), key=lambda index: (-len(examples[index].prompt), index))

@@ -1,7 +1,7 @@
-"""Read candidates after their prompts in one of three ways, from the fastest to the one that every causal model allows.
+"""Read candidates after their prompts: in two passes, or in the way that every causal model allows.
 
-A way returns the body's output before every token that is asked about: for each row the tokens that its candidates
-share, then candidate by candidate the tokens in which they differ.
+`tree.py` has a faster one. A way returns the body's output before every token that is asked about: for each row the
+tokens that its candidates share, then candidate by candidate the tokens in which they differ.
 """
 
 from __future__ import annotations
@@ -83,13 +83,21 @@ def after_common_beginning(reader: Reader, rows: Sequence[Branches]) -> Tensor:
     If the rests differ in length, padding stands between the common beginning and a shorter rest.
     """
     longest = max(len(row.stem) for row in rows) + max(len(tail) - 1 for row in rows for tail in row.tails)
-    prefix = common_prefix(rows) if longest <= reader.window else []
+    prefix, cache = begin_together(reader, rows) if longest <= reader.window else ([], None)
+    return stems_then_tails(reader, rows, prefix, cache)
+
+
+def begin_together(reader: Reader, rows: Sequence[Branches]) -> tuple[list[int], Any]:
+    """Return the tokens with which all rows begin, and their keys and values for every row; no tokens and None where
+    they are too few.
+    """
+    prefix = common_prefix(rows)
     if not prefix:
-        return stems_then_tails(reader, rows)
+        return [], None
     ids = torch.tensor([prefix])
     cache = cache_of(reader.body(ids, torch.ones_like(ids), None, use_cache=True))
     cache.batch_repeat_interleave(len(rows))
-    return stems_then_tails(reader, rows, prefix, cache)
+    return prefix, cache
 
 
 def stems_then_tails(reader: Reader, rows: Sequence[Branches], prefix: Sequence[int] = (), cache: Any = None) -> Tensor:
@@ -151,10 +159,6 @@ def whole_texts(reader: Reader, rows: Sequence[Branches]) -> Tensor:
         keys += asked
         found.append(states_at(output, list(asked.values())))
     return torch.cat(found)[sorted(range(len(keys)), key=keys.__getitem__)]
-
-
-WAYS: tuple[Way, ...] = (after_common_beginning, stems_then_tails, whole_texts)
-"""All ways, the fastest first."""
 
 
 def states_at(output: Any, asked: Sequence[tuple[int, int]]) -> Tensor:

@@ -25,6 +25,9 @@ class References(Scorer):
     def notes(self) -> list[str]:
         return self.generation.notes()
 
+    def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
+        return self.generation.batches(examples, size)
+
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         return [
             Prediction(

@@ -17,6 +17,12 @@ class Scorer(ABC):
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         """Return one prediction for each example, in their order; all of them go through the model in one batch."""
 
+    @abstractmethod
+    def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
+        """Return the indices of all examples in batches for `predict`, the longest first. size: the number of the
+        longest examples in a batch; of shorter ones there may be more.
+        """
+
     def notes(self) -> list[str]:
         """Say what a user should know of how rows are read; nothing where that is as fast as it can be."""
         return []

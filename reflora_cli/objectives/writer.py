@@ -13,7 +13,7 @@ from reflora_cli.recipe.sections import EvalSection
 def written_by(section: EvalSection, base: Base, compute: Compute) -> Generation:
     """Return the recipe's search."""
     penalties = Penalties(section.length_penalty, section.no_repeat_ngram)
-    return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties)
+    return Generation(base, compute, section.num_beams, section.max_new_tokens, penalties, section.cache)
 
 
 def writer_of(scorer: Scorer, section: EvalSection, base: Base, compute: Compute) -> Generation:

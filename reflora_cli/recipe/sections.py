@@ -155,7 +155,7 @@ class EvalSection(Section):
         "epoch", description="epoch, never, or a number of steps, also written `500 steps`"
     )
     at_start: bool = Field(False, description="also score before the first step")
-    batch_size: int = Field(64, ge=1, description="rows per forward pass")
+    batch_size: int = Field(64, ge=1, description="rows per forward pass; more of short ones where answers are found")
     protocol: Annotated[EvalProtocol, Named] = Field(
         EvalProtocol.LLM_ADAPTERS,
         description="language models: llm-adapters generates and parses, choices compares log-likelihoods",
@@ -166,6 +166,9 @@ class EvalSection(Section):
         1.0, ge=-10, le=10, description="beams are compared by log-likelihood over length to this power"
     )
     no_repeat_ngram: int = Field(0, ge=0, description="no answer has so many tokens in a row twice; 0: it may")
+    cache: Literal["dynamic", "static"] = Field(
+        "dynamic", description="keys and values while answers are written; static: of one size, compiled on a GPU"
+    )
     samples: int = Field(
         0, ge=0, le=100, description="language models: answers to the first N scored rows, shown with every evaluation"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,41 @@ def test_settings_name_the_penalties_that_are_in_force(tiny: Base) -> None:
     assert Generation(tiny, CPU, 2, 4).settings() == plain
     own = Generation(tiny, CPU, 2, 4, Penalties(0.8, 4)).settings()
     assert own == {**plain, "length_penalty": 0.8, "no_repeat_ngram": 4}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "mistral-window"])
+def test_a_static_cache_gives_the_answers_of_a_dynamic_one(name: str, beams: int) -> None:
+    """In batches of unequal rows, the longest first or last."""
+    own = base(name)
+    own.model.eval()
+    plain, static = Generation(own, CPU, beams, 8), Generation(own, CPU, beams, 8, cache="static")
+    examples = [PromptExample("Who?", "", "Who?", ("a",), ("a",), "a"), *rows(4)]
+    caches: list[str] = []
+    body: Any = own.model.base_model
+    body.register_forward_hook(lambda _, __, output: caches.append(type(output.past_key_values).__name__))
+    found = static.predict(task("builtin/questions"), examples)
+    assert set(caches) == {"StaticCache"}
+    assert static.predict(task("builtin/questions"), examples[:1]) == found[:1]
+    assert found == plain.predict(task("builtin/questions"), examples)
+    assert static.settings() == {**plain.settings(), "cache": "static"}
+
+
+def test_batches_of_a_static_cache_are_of_one_size(tiny: Base) -> None:
+    examples = [PromptExample("p", "a", "a cup " * count, ("a",), ("a",), "a") for count in (1, 40, 2, 30, 1)]
+    assert Generation(tiny, CPU, 1, 8, cache="static").batches(examples, 2) == [[1, 3], [2, 0], [4]]
+    assert Generation(tiny, CPU, 1, 8).batches(examples, 2) == [[1, 3], [2, 0, 4]]
+
+
+def test_a_model_that_mixes_the_rows_of_a_batch_has_no_static_cache() -> None:
+    own = base("rwkv")
+    own.model.eval()
+    with pytest.raises(InputError, match=r"eval\.cache"):
+        Generation(own, CPU, 1, 8, cache="static")
+
+
+def test_virtual_tokens_need_a_cache_that_grows(tiny: Base) -> None:
+    own = replace(tiny, reserved=3)
+    assert Generation(own, CPU, 1, 8).settings() == Generation(tiny, CPU, 1, 8).settings()
+    with pytest.raises(InputError, match="with virtual tokens"):
+        Generation(own, CPU, 1, 8, cache="static")
