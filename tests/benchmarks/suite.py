@@ -1,6 +1,7 @@
 """`make bench`: every benchmark one after the other, their tables on stderr and all figures in one JSON file.
 
     python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR] [--date 2026-11-28]
+        [--parts NAME ...]
 
 On two cores it takes about a quarter of an hour, with `--data` some minutes more. data: a directory with the files of
 GLUE's tasks, a folder each, for epochs on CoLA and MRPC; without it the epochs are of a built-in task. date: the day
@@ -77,8 +78,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--date", default=None)
+    parser.add_argument("--parts", nargs="+", default=None)
     chosen = parser.parse_args()
-    parts, found = plan(chosen.data), {}
+    known, found = plan(chosen.data), {}
+    if unknown := set(chosen.parts or ()) - set(known):
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    parts = {name: part for name, part in known.items() if chosen.parts is None or name in chosen.parts}
     for name, outcome in run_all(parts, 4 * HOUR):
         found[name] = outcome
         print(outcome.shown(name), file=sys.stderr, flush=True)
