@@ -135,4 +135,6 @@ def reason(error: Exception) -> str:
     found = error.__cause__ if type(error).__name__ == "FailOnRecompileLimitHit" else error
     lines = [line.strip() for line in str(found or error).splitlines() if line.strip()]
     text = next((line for line in lines if not line.endswith("raised:")), "") or type(error).__name__
+    if "InvalidCxxCompiler" in text:  # which names a setting of torch alone
+        text = "no C++ compiler was found: install g++, or name one in the environment variable CXX"
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
