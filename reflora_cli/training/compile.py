@@ -17,7 +17,7 @@ import torch
 from reflora_cli.model.precision import precision
 from reflora_cli.runs.together import of_all
 from reflora_cli.training.checkpoint import named_random_states, random_state, restore_random_state
-from reflora_cli.training.compile_blocks import blocks_of, compiled, reason
+from reflora_cli.training.compile_blocks import blocks_of, compiled, missing_compiler, reason
 from reflora_cli.training.session import Session
 from reflora_cli.training.step import chunks_of
 
@@ -29,13 +29,14 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
     if mode is False:
         yield
         return
-    if watched or not blocks:
-        why = "--detect-anomaly looks at every module" if watched else "the model has no repeated blocks"
+    if why := first_reason(session, hindrance(session, watched)):
         give_up(session, why)
         yield
         return
     kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
-    session.reporter.note(f"compiling {len(blocks)} blocks ({kinds}): this takes a while, once")
+    session.reporter.note(
+        f"compiling {len(blocks)} blocks ({kinds}) before the first step: this takes a minute or more"
+    )
     before = session.progress.compile_seconds
     with compiled(blocks, "default" if mode is True else mode, session.compiling):
         why = first_reason(session, rehearse(session))
@@ -45,6 +46,15 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
             return
     give_up(session, why)
     yield
+
+
+def hindrance(session: Session, watched: bool) -> str:
+    """Return why it is not even tried to compile; nothing where it is. watched: as in `compiling`."""
+    if watched:
+        return "--detect-anomaly looks at every module"
+    if not blocks_of(session.job.base.model):
+        return "the model has no repeated blocks"
+    return missing_compiler(session.job.compute.device)
 
 
 def give_up(session: Session, why: str) -> None:

@@ -128,6 +128,22 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
     return forward
 
 
+def missing_compiler(device: torch.device) -> str:
+    """Say what a machine lacks to compile for a CPU; nothing where nothing is missing. Torch finds it out behind a
+    minute of tracing.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if device.type != "cpu":
+        return ""
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        return "no C++ compiler was found: install g++, or name one in the environment variable CXX"
+    return ""
+
+
 def reason(error: Exception) -> str:
     """Return what an error says, on one line. The compiler's say first who raised them; that of too many variants says
     only in its cause what was the matter.
@@ -135,6 +151,4 @@ def reason(error: Exception) -> str:
     found = error.__cause__ if type(error).__name__ == "FailOnRecompileLimitHit" else error
     lines = [line.strip() for line in str(found or error).splitlines() if line.strip()]
     text = next((line for line in lines if not line.endswith("raised:")), "") or type(error).__name__
-    if "InvalidCxxCompiler" in text:  # which names a setting of torch alone
-        text = "no C++ compiler was found: install g++, or name one in the environment variable CXX"
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
