@@ -7,8 +7,9 @@ any of them waits for the others. A run that continues tries the same micro-batc
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,9 @@ from reflora_cli.training.checkpoint import named_random_states, random_state, r
 from reflora_cli.training.compile_blocks import blocks_of, compiled, missing_compiler, reason
 from reflora_cli.training.session import Session
 from reflora_cli.training.step import chunks_of
+
+EVERY = 30.0
+"""The seconds between two lines that say that compiling goes on."""
 
 
 @contextmanager
@@ -39,7 +43,9 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
     )
     before = session.progress.compile_seconds
     with compiled(blocks, "default" if mode is True else mode, session.compiling):
-        why = first_reason(session, rehearse(session))
+        with telling_time(session.reporter.note):
+            why = rehearse(session)
+        why = first_reason(session, why)
         if not why:
             session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
             yield
@@ -55,6 +61,24 @@ def hindrance(session: Session, watched: bool) -> str:
     if not blocks_of(session.job.base.model):
         return "the model has no repeated blocks"
     return missing_compiler(session.job.compute.device)
+
+
+@contextmanager
+def telling_time(say: Callable[[str], None], every: float = EVERY) -> Iterator[None]:
+    """Say every so many seconds that compiling goes on; how far it is, torch does not tell."""
+    ended, begin = threading.Event(), time.perf_counter()
+
+    def tell() -> None:
+        while not ended.wait(every):
+            say(f"still compiling, after {time.perf_counter() - begin:.0f} s")
+
+    thread = threading.Thread(target=tell, name="compiling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def give_up(session: Session, why: str) -> None:
