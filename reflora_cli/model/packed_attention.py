@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -16,14 +17,26 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from reflora_cli.model.packing import Packing
+    from reflora_cli.model.packing import Layout
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 PREFIX = "reflora_packed_"
 INNER = ("sdpa", "eager")
 """The functions of transformers that are computed around packed tokens; others see to padding by themselves."""
-_packings: WeakKeyDictionary[nn.Module, Packing] = WeakKeyDictionary()
-"""The packing of the model that a module is in."""
+
+
+@dataclass(eq=False)
+class Underway:
+    """The batch that a packed model computes. layout: where its tokens stand; None where it goes through padded.
+
+    It does not know the model: what is kept of a module below must not keep the module.
+    """
+
+    layout: Layout | None = None
+
+
+_underway: WeakKeyDictionary[nn.Module, Underway] = WeakKeyDictionary()
+"""The batch of the packed model that a module is in."""
 
 
 def plain_name(implementation: str) -> str:
@@ -31,9 +44,9 @@ def plain_name(implementation: str) -> str:
     return implementation.removeprefix(PREFIX)
 
 
-def use_packed_attention(model: Any, packing: Packing) -> None:
-    """Let a model's attention be computed for packed tokens. Raises ValueError for a model that does not take its
-    attention from transformers' functions.
+def use_packed_attention(model: Any, underway: Underway) -> None:
+    """Let a model's attention be computed for the packed tokens of the batch under way. Raises ValueError for a model
+    that does not take its attention from transformers' functions.
     """
     inner = plain_name(str(model.config._attn_implementation))
     if inner not in INNER or not model._can_set_attn_implementation():
@@ -41,12 +54,13 @@ def use_packed_attention(model: Any, packing: Packing) -> None:
     register(inner)
     model.set_attn_implementation(PREFIX + inner)
     for module in model.modules():
-        _packings[module] = packing
+        _underway[module] = underway
 
 
 def forget(model: nn.Module) -> None:
+    """Compute attention in a model's modules as if it had never been packed."""
     for module in model.modules():
-        _packings.pop(module, None)
+        _underway.pop(module, None)
 
 
 def register(inner: str) -> None:
@@ -65,8 +79,8 @@ def attend(
 
     query, key, value: [1, heads, tokens, width], those of packed tokens. attention_mask: that of padded rows.
     """
-    compute, packing = inner_function(inner, module), _packings.get(module)
-    layout = packing.layout if packing is not None else None
+    compute, batch = inner_function(inner, module), _underway.get(module)
+    layout = batch.layout if batch is not None else None
     if layout is None or query.shape[0] != 1 or query.shape[2] != len(layout.tokens):
         return compute(module, query, key, value, attention_mask, **rest)
     placed = (layout.unpack(own.transpose(1, 2)).transpose(1, 2) for own in (query, key, value))

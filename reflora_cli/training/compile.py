@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.precision import precision
 from reflora_cli.runs.together import of_all
 from reflora_cli.training.checkpoint import named_random_states, random_state, restore_random_state
-from reflora_cli.training.compile_blocks import blocks_of, compiled, reason
+from reflora_cli.training.compile_blocks import compiled, reason
 from reflora_cli.training.session import Session
 from reflora_cli.training.step import chunks_of
 
@@ -25,10 +26,11 @@ from reflora_cli.training.step import chunks_of
 @contextmanager
 def compiling(session: Session, watched: bool) -> Iterator[None]:
     """Let the run's blocks be compiled, if its recipe asks for it. watched: whether every module is looked at."""
-    mode, blocks = session.job.recipe.train.compile, blocks_of(session.job.base.model)
+    mode = session.job.recipe.train.compile
     if mode is False:
         yield
         return
+    blocks = list(named_blocks(session.job.base.model).values())
     if watched or not blocks:
         why = "--detect-anomaly looks at every module" if watched else "the model has no repeated blocks"
         give_up(session, why)
@@ -62,7 +64,7 @@ def rehearse(session: Session) -> str:
     job.objective.loss_module.train()
     why = ""
     try:
-        with precision(job.compute.device, job.compute.dtype):
+        with precision(job.compute.device, job.compute.dtype), session.saving():
             loss = job.objective.loss_module(**first_arguments(session))
         # Not `backward`: it would fill gradients, and wake what reduces them over processes.
         torch.autograd.grad(loss, list(session.parameters.values()), allow_unused=True)
