@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.precision import precision
@@ -26,33 +27,41 @@ from reflora_cli.training.step import chunks_of
 @contextmanager
 def compiling(session: Session, watched: bool) -> Iterator[None]:
     """Let the run's blocks be compiled, if its recipe asks for it. watched: whether every module is looked at."""
-    mode = session.job.recipe.train.compile
-    if mode is False:
+    if session.job.recipe.train.compile is False:
         yield
         return
     blocks = list(named_blocks(session.job.base.model).values())
-    if watched or not blocks:
-        why = "--detect-anomaly looks at every module" if watched else "the model has no repeated blocks"
-        give_up(session, why)
+    with ExitStack() as stack:
+        if watched:
+            why = "--detect-anomaly looks at every module"
+        elif not blocks:
+            why = "the model has no repeated blocks"
+        else:
+            why = begin(session, blocks, stack)
+        if why:
+            stack.close()
+            session.not_compiled = why
+            session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
         yield
-        return
+
+
+def begin(session: Session, blocks: list[nn.Module], stack: ExitStack) -> str:
+    """Let blocks be compiled until the stack is closed, and try whether they can be; returns why any process cannot,
+    or nothing.
+    """
+    asked, before = session.job.recipe.train.compile, session.progress.compile_seconds
     kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
     session.reporter.note(f"compiling {len(blocks)} blocks ({kinds}): this takes a while, once")
-    before = session.progress.compile_seconds
-    with compiled(blocks, "default" if mode is True else mode, session.compiling):
-        why = first_reason(session, rehearse(session))
-        if not why:
-            session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
-            yield
-            return
-    give_up(session, why)
-    yield
-
-
-def give_up(session: Session, why: str) -> None:
-    """Say why nothing is compiled."""
-    session.not_compiled = why
-    session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
+    try:
+        stack.enter_context(compiled(blocks, asked if isinstance(asked, str) else "default", session.compiling))
+    except (ImportError, AttributeError) as error:  # parts of the compiler whose names torch does not promise to keep
+        own = reason(error)
+    else:
+        own = rehearse(session)
+    why = first_reason(session, own)
+    if not why:
+        session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
+    return why
 
 
 def rehearse(session: Session) -> str:
