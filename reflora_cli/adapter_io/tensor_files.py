@@ -38,15 +38,10 @@ class TensorPlace:
 
     def read(self) -> Tensor:
         """Return the tensor, which lies in the mapped file. The file is open for this tensor alone: what was read of it
-        is given back with the tensor, where one handle for all would keep all that it has read. Raises InputError for a
-        file that is gone or was changed.
+        is given back with the tensor, where one handle for all would keep all that it has read.
         """
-        try:
-            with safe_open(self.file, "pt") as tensors:
-                tensor: Tensor = tensors.get_tensor(self.name)
-        except (OSError, SafetensorError) as error:
-            what = "the base model's weights cannot be read any more"
-            raise InputError(Problem(what, str(self.file), f"{self.name}: {error}")) from error
+        with safe_open(self.file, "pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(self.name)
         return tensor
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from reflora_cli.model.blocks import first_blocks
-from reflora_cli.model.packed_attention import Underway, forget, use_packed_attention
+from reflora_cli.model.packed_attention import forget, use_packed_attention
 
 TOKENS = "packed_tokens"
 """The argument of a packed model with the flat places, int64 [tokens], of those places of a batch [n, length] that
@@ -73,10 +73,10 @@ class Packing:
         if blocks is None:
             raise ValueError("the model has no blocks")
         self.model, self.way = model, way
-        self.underway = Underway()
+        self.layout: Layout | None = None
         self.attention = str(model.config._attn_implementation)
         if way is Way.FUNCTION:
-            use_packed_attention(model, self.underway)
+            use_packed_attention(model, self)
         around = attention_modules(blocks) if way is Way.MODULE else []
         self.handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self.begin, with_kwargs=True),
@@ -98,7 +98,7 @@ class Packing:
         """Take the places of a batch's tokens, which are meant for no other."""
         rest = dict(kwargs)
         tokens = rest.pop(TOKENS, None)
-        self.underway.layout = None if tokens is None else Layout(tokens, *rest["attention_mask"].shape)
+        self.layout = None if tokens is None else Layout(tokens, *rest["attention_mask"].shape)
         return args, rest
 
     def enter(
@@ -108,7 +108,7 @@ class Packing:
 
         Raises ValueError for a block that takes its hidden states in another form.
         """
-        layout = self.underway.layout
+        layout = self.layout
         if layout is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -120,7 +120,7 @@ class Packing:
 
     def leave(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Unpack what the last block returns."""
-        layout = self.underway.layout
+        layout = self.layout
         if layout is None:
             return output
         if isinstance(output, tuple):
@@ -131,7 +131,7 @@ class Packing:
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Unpack what an attention module gets."""
-        layout = self.underway.layout
+        layout = self.layout
         if layout is None:
             return None
         placed = tuple(layout.unpack(own) if layout.is_packed(own) else own for own in args)
@@ -140,7 +140,7 @@ class Packing:
 
     def give_up_places(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Pack what an attention module returns."""
-        layout = self.underway.layout
+        layout = self.layout
         if layout is None:
             return output
         if isinstance(output, tuple):

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.precision import precision
@@ -30,26 +29,27 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
     if session.job.recipe.train.compile is False:
         yield
         return
-    blocks = list(named_blocks(session.job.base.model).values())
     with ExitStack() as stack:
-        if watched:
-            why = "--detect-anomaly looks at every module"
-        elif not blocks:
-            why = "the model has no repeated blocks"
-        else:
-            why = begin(session, blocks, stack)
-        if why:
+        if why := first_reason(session, hindrance(session, watched)) or begin(session, stack):
             stack.close()
             session.not_compiled = why
             session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
         yield
 
 
-def begin(session: Session, blocks: list[nn.Module], stack: ExitStack) -> str:
+def hindrance(session: Session, watched: bool) -> str:
+    """Return why it is not even tried to compile; nothing where it is. watched: as in `compiling`."""
+    if watched:
+        return "--detect-anomaly looks at every module"
+    return "" if named_blocks(session.job.base.model) else "the model has no repeated blocks"
+
+
+def begin(session: Session, stack: ExitStack) -> str:
     """Let blocks be compiled until the stack is closed, and try whether they can be; returns why any process cannot,
     or nothing.
     """
     asked, before = session.job.recipe.train.compile, session.progress.compile_seconds
+    blocks = list(named_blocks(session.job.base.model).values())
     kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
     session.reporter.note(f"compiling {len(blocks)} blocks ({kinds}): this takes a while, once")
     try:

@@ -92,13 +92,3 @@ def resident() -> int:
     found = re.search(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])
-
-
-def test_a_tensor_whose_file_is_gone_is_refused_by_its_name(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    save_file({"w": torch.ones(2)}, file)
-    (place,) = tensor_places(tmp_path).values()
-    file.unlink()
-    with pytest.raises(InputError, match="cannot be read any more") as found:
-        place.read()
-    assert found.value.problems[0].where == str(file)
