@@ -1,4 +1,4 @@
-"""Where the frozen weights of a model's blocks are kept that do not stay on its device: in host memory or in files.
+"""Where those frozen weights of a model's blocks are kept that do not stay on its device: in host memory or in files.
 
 The tensors of a block lie behind each other in one piece of memory, so that one copy brings them all to the device.
 """
@@ -24,7 +24,7 @@ ABSENT = {torch.uint8: 255, torch.int8: -128}
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of a block: its place in bytes behind the begin of the block's memory, its dtype and its shape."""
+    """A tensor of a block: its place in bytes behind the beginning of the block's memory, its dtype and its shape."""
 
     begin: int
     dtype: torch.dtype
@@ -49,6 +49,7 @@ class Layout:
     size: int
 
     def views(self, flat: Tensor) -> list[Tensor]:
+        """Return the tensors in the block's memory, uint8 [n]."""
         return [part.view(flat) for part in self.parts]
 
 
@@ -60,6 +61,11 @@ def layout_of(tensors: Sequence[Tensor]) -> Layout:
         parts.append(Part(begin, tensor.dtype, tensor.shape))
         end = begin + tensor.dtype.itemsize * tensor.numel()
     return Layout(tuple(parts), end)
+
+
+def host_memory(size: int, *, pinned: bool) -> Tensor:
+    """Return memory of the host, uint8 [size], whatever torch's default device is. pinned: a GPU reads it by itself."""
+    return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
 
 
 class Home(Protocol):
@@ -82,12 +88,12 @@ class HostHome:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         """tensors: on any device; they are copied."""
         self.layout = layout_of(tensors)
-        self.flat = torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        self.flat = host_memory(self.layout.size, pinned=torch.cuda.is_available())
         for own, tensor in zip(self.layout.views(self.flat), tensors, strict=True):
             own.copy_(tensor.detach())
 
     def bring(self, flat: Tensor) -> None:
-        flat.copy_(self.flat, non_blocking=True)
+        flat.copy_(self.flat, non_blocking=flat.is_cuda)
 
     def keep(self, number: int, values: Tensor) -> None:
         self.layout.parts[number].view(self.flat).copy_(values)
@@ -103,12 +109,12 @@ class FileHome:
     def bring(self, flat: Tensor) -> None:
         on_host = flat.device.type == "cpu"
         # Torch gives pinned memory out again when the copies from it are done.
-        staged = flat if on_host else torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=True)
+        staged = flat if on_host else host_memory(self.layout.size, pinned=flat.is_cuda)
         with readable_files():
             for own, read in zip(self.layout.views(staged), self.read, strict=True):
                 own.copy_(read())
         if not on_host:
-            flat.copy_(staged, non_blocking=True)
+            flat.copy_(staged, non_blocking=flat.is_cuda)
 
     def keep(self, number: int, values: Tensor) -> None:
         what = "weights that are read from the base's files cannot be moved, as this adapter or start asks for"

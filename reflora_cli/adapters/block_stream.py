@@ -1,4 +1,5 @@
-"""Bring the frozen weights of a model's blocks to its device one block after the other, for a base larger than that.
+"""Bring the frozen weights of a model's blocks to its device one block after the other, for a base that is larger
+than the device's memory.
 
 Two blocks are on the device at most: the one that computes, and the one that is expected next, which is brought
 meanwhile. Blocks are used from first to last, and in the backward pass from last to first; which one is next is only
@@ -8,7 +9,7 @@ expected, and a block that was not is brought when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,13 +45,18 @@ class BlockStream:
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = tuple(blocks)
         self.worker = ThreadPoolExecutor(1, "blocks")
+        self.coming: dict[int, tuple[Tensor, Future[None]]] = {}
+        self.lane: Lane = HostLane()
         self.place(CPU)
 
     def place(self, device: torch.device) -> None:
         """Bring blocks to this device from now on; no block is there yet."""
+        # Memory that is still copied to must not be given back.
+        wait([copied for _, copied in self.coming.values()])
+        self.lane.wait()
         self.device, self.lane = device, lane_of(device)
         self.free: list[Tensor] = []
-        self.coming: dict[int, tuple[Tensor, Future[None]]] = {}
+        self.coming = {}
         self.current: int | None = None
         for block in self.blocks:
             block.hide(device)
@@ -69,21 +75,32 @@ class BlockStream:
     def enter(self, number: int, returning: bool) -> None:
         """Let the tensors of a block be on the device, for what is computed from now until another block is entered.
 
-        returning: whether a backward pass may follow on the last block.
+        returning: whether a backward pass may follow on the last block. Raises what its home raises; then no block is
+        there, and every one can be asked for again.
         """
         if number == self.current:
             return
         following = self.expected(number, returning)
+        self.current = None  # until this one is there: the block that was may be given up now
         self.release({number, following})
-        self.begin(number)
-        flat, copied = self.coming[number]
-        copied.result()
-        self.lane.wait()
+        flat = self.arrived(number)
         block = self.blocks[number]
         for tensor, own in zip(block.tensors, block.home.layout.views(flat), strict=True):
             tensor.data = own
         self.current = number
         self.begin(following)
+
+    def arrived(self, number: int) -> Tensor:
+        """Return the memory of a block, uint8, when it is there for what is computed from now on."""
+        self.begin(number)
+        flat, copied = self.coming[number]
+        try:
+            copied.result()
+        except BaseException:
+            self.release(set(self.coming) - {number})  # a later attempt begins anew
+            raise
+        self.lane.wait()
+        return flat
 
     def expected(self, number: int, returning: bool) -> int:
         """Return the block that is probably entered after this one."""

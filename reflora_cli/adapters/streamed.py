@@ -80,11 +80,12 @@ class StreamedWeight(FrozenWeight):
         return self.replaced(self.present().moved_original(change))
 
     def replaced(self, other: FrozenWeight) -> FrozenWeight:
+        """Return this weight itself, at whose home the values of another one are now."""
         self.stream.keep(self.block, streamed_tensors(self.own), streamed_tensors(other))
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Let blocks come to another device, where the model is moved to one."""
+        """Let blocks come to another device from now on, if the model is moved to one."""
         device = fn(torch.empty(0, device=self.stream.device)).device
         if device != self.stream.device:
             self.stream.place(device)

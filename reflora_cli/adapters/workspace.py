@@ -34,7 +34,7 @@ class Workspace(threading.local):
         size = rows * columns
         if dtype not in self._held or self._held[dtype].numel() < size:
             self._held.pop(dtype, None)  # given back before the larger one is taken
-            self._held[dtype] = torch.empty(size, dtype=dtype)
+            self._held[dtype] = torch.empty(size, dtype=dtype, device="cpu")
         return self._held[dtype][:size].view(rows, columns)
 
 
@@ -56,10 +56,16 @@ def lent(frozen: Any) -> Tensor:
 
 def is_writable(frozen: Any) -> bool:
     """Whether a weight's blocks are such that its dense form can be written to given memory."""
-    if frozen.kind == "int8" or not is_known() or torch.compiler.is_compiling():
+    if frozen.kind == "int8" or not is_known() or is_recorded():
         return False
     in_whole_blocks = frozen.in_features % frozen.block == 0 and frozen.block <= LARGEST_BLOCK
     return in_whole_blocks and frozen.weight.is_cpu and frozen.weight.is_contiguous() and frozen.dtype in SUFFIXES
+
+
+def is_recorded() -> bool:
+    """Whether operations are recorded rather than done: what is written past torch would be missing among them."""
+    is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return is_traced or type(torch.empty(0, device="cpu")) is not Tensor  # under a mode that makes fake tensors
 
 
 @cache

@@ -44,13 +44,18 @@ def lacking(attention: Attention, device: torch.device) -> str:
     return "" if found else f"the package {package} is not installed"
 
 
-def refuse_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InputError for a way to compute attention in which a machine cannot train."""
+def obstacle(attention: Attention, device: torch.device, dtype: torch.dtype) -> str:
+    """Say why a machine cannot train with a way to compute attention in a dtype; empty where it can."""
     reason = lacking(attention, device)
     if not reason and attention.is_flash and dtype is torch.float32:
-        reason = "it computes in bfloat16 or float16, and the base is in float32"
-    if reason:
-        can = [str(own) for own in Attention if not lacking(own, device)]
+        return "it computes in bfloat16 or float16, and the base is in float32"
+    return reason
+
+
+def refuse_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InputError for a way to compute attention in which a machine cannot train."""
+    if reason := obstacle(attention, device, dtype):
+        can = [str(own) for own in Attention if not obstacle(own, device, dtype)]
         problem = Problem(
             "attention cannot be computed in this way here", WHERE, f"{attention}: {reason}",
             f"one of {', '.join(can)}", REMEDY,
@@ -62,11 +67,8 @@ def section_on(section: ModelSection, device: torch.device, dtype: torch.dtype) 
     """Return a base's section for a device on which it is not trained: with `auto` where the attention of its training
     cannot be computed, as on the CPU where a run is merged. Results are the same but for rounding.
     """
-    try:
-        refuse_attention(section.attention, device, dtype)
-    except InputError:
-        return section.model_copy(update={"attention": Attention.AUTO})
-    return section
+    can = not obstacle(section.attention, device, dtype)
+    return section if can else section.model_copy(update={"attention": Attention.AUTO})
 
 
 def attention_argument(section: ModelSection, auto_class: Any, config: Any) -> Mapping[str, str]:

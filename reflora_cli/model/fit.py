@@ -17,6 +17,7 @@ from torch import nn
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.model.base import Base, positions
+from reflora_cli.model.blocks import first_blocks
 from reflora_cli.model.sources import Source
 
 if TYPE_CHECKING:
@@ -109,32 +110,13 @@ def ordinary_tokens(base: Base, count: int) -> torch.Tensor:
 @contextmanager
 def stopping_before_blocks(model: nn.Module) -> Iterator[None]:
     """End a forward pass by FirstBlockReached where the model's repeated blocks begin."""
-    block = first_block(model)
-    handle = block.register_forward_pre_hook(stop) if block is not None else None
+    blocks = first_blocks(model)
+    handle = None if blocks is None else blocks[0].register_forward_pre_hook(stop)
     try:
         yield
     finally:
         if handle is not None:
             handle.remove()
-
-
-def first_block(model: nn.Module) -> nn.Module | None:
-    """Return the first of the model's repeated blocks; None where there is no list of modules."""
-    blocks = first_blocks(model)
-    return None if blocks is None else blocks[0]
-
-
-def first_blocks(model: nn.Module) -> nn.ModuleList | None:
-    """Return the first list of modules, in the model's order, whose first module is no list; None where there is
-    none.
-    """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    while lists:
-        first = lists[0][0]
-        if not isinstance(first, nn.ModuleList):
-            return lists[0]
-        lists = [first] if len(first) else lists[1:]
-    return None
 
 
 def stop(*_: object) -> None:

@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from reflora_cli.model.packing import Packing
+    from reflora_cli.model.packing import Layout, Packing
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 PREFIX = "reflora_packed_"
 INNER = ("sdpa", "eager")
 """The functions of transformers that are computed around packed tokens; others see to padding by themselves."""
-_packings: WeakKeyDictionary[nn.Module, Packing] = WeakKeyDictionary()
-"""The packing of the model that a module is in."""
+_packings: WeakKeyDictionary[nn.Module, ReferenceType[Packing]] = WeakKeyDictionary()
+"""The packing of the model that a module is in. The model's hooks keep it: kept here, it would keep the model."""
 
 
 def plain_name(implementation: str) -> str:
@@ -41,10 +41,11 @@ def use_packed_attention(model: Any, packing: Packing) -> None:
     register(inner)
     model.set_attn_implementation(PREFIX + inner)
     for module in model.modules():
-        _packings[module] = packing
+        _packings[module] = ref(packing)
 
 
 def forget(model: nn.Module) -> None:
+    """Compute attention in a model's modules as if it had never been packed."""
     for module in model.modules():
         _packings.pop(module, None)
 
@@ -65,13 +66,19 @@ def attend(
 
     query, key, value: [1, heads, tokens, width], those of packed tokens. attention_mask: that of padded rows.
     """
-    compute, packing = inner_function(inner, module), _packings.get(module)
-    layout = packing.layout if packing is not None else None
+    compute, layout = inner_function(inner, module), layout_of(module)
     if layout is None or query.shape[0] != 1 or query.shape[2] != len(layout.tokens):
         return compute(module, query, key, value, attention_mask, **rest)
     placed = (layout.unpack(own.transpose(1, 2)).transpose(1, 2) for own in (query, key, value))
     found, _ = compute(module, *placed, attention_mask, **rest)
     return layout.pack(found), None
+
+
+def layout_of(module: nn.Module) -> Layout | None:
+    """Return the layout of the batch under way in the model that a module is in; None if it is not packed."""
+    known = _packings.get(module)
+    packing = None if known is None else known()
+    return None if packing is None else packing.layout
 
 
 def inner_function(inner: str, module: nn.Module) -> Attention:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from reflora_cli.model.fit import first_blocks
+from reflora_cli.model.blocks import first_blocks
 from reflora_cli.model.packed_attention import forget, use_packed_attention
 
 TOKENS = "packed_tokens"

@@ -47,8 +47,8 @@ def pick_device() -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it, else float32: on a CPU too that is
-    faster in bfloat16, so that a recipe's scores do not depend on the kind of CPU.
+    """Return the base's dtype; `auto` is bfloat16 on a GPU that computes in it and float32 elsewhere, also on a CPU
+    that is faster in bfloat16: so a recipe's scores do not depend on the kind of CPU.
     """
     if dtype is not Dtype.AUTO:
         return DTYPES[dtype]

@@ -21,6 +21,7 @@ from reflora_cli.adapters.streamed import StreamedWeight, streamed_tensors
 from reflora_cli.adapters.ties import owner_of, shared_parameters
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Streaming
+from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.originals import model_name
 from reflora_cli.model.sources import Source, local_directory
 
@@ -37,7 +38,7 @@ def stream_blocks(model: Any, streaming: Streaming, source: Source, absent: Coll
     if streaming is Streaming.NONE:
         return
     left_out = {owner_of(name) for names in shared_parameters(model) for name in names} | {*map(owner_of, absent)}
-    blocks = [found for prefix in block_names(model) if (found := linear_layers(model, prefix, left_out))]
+    blocks = [found for prefix in named_blocks(model) if (found := linear_layers(model, prefix, left_out))]
     if not blocks:
         what = f"a {model.config.model_type} model has no list of blocks with linear layers that could be streamed"
         raise InputError(Problem(what, "model.streaming", streaming.value, remedy="set model.streaming=none"))
@@ -51,13 +52,6 @@ def stream_blocks(model: Any, streaming: Streaming, source: Source, absent: Coll
     for number, block in enumerate(blocks):
         for name, weight in block.items():
             model.set_submodule(name, StreamedWeight(weight, stream, number))
-
-
-def block_names(model: nn.Module) -> list[str]:
-    """Return the names of the modules in the model's outermost lists of modules, in its order."""
-    lists = [f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    outer = [name for name in lists if not any(name != other and name.startswith(other) for other in lists)]
-    return [f"{name}{number}" for name in outer for number in range(len(model.get_submodule(name[:-1])))]  # type: ignore[arg-type]
 
 
 def linear_layers(model: nn.Module, block: str, left_out: Collection[str]) -> dict[str, FrozenWeight]:

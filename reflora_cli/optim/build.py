@@ -77,10 +77,10 @@ def build_member(groups: Sequence[dict[str, Any]], rates: Rates) -> Member:
         return AdamWMember(groups)
     if rates.optimizer is Optimizer.SGD:
         return SGDMember(groups, rates.momentum)
-    from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
+    from reflora_cli.optim.pair_adamw_8bit import BitsAndBytesMember
 
     bits: Literal[8, 32] = 8 if rates.optimizer.has_small_moments else 32
-    return AdamW8bitMember(groups, is_paged=rates.optimizer.is_paged, bits=bits)
+    return BitsAndBytesMember(groups, is_paged=rates.optimizer.is_paged, bits=bits)
 
 
 def build_pair_member(update: UpdateChoice, groups: Sequence[dict[str, Any]], pairs: Sequence[FactorPair]) -> Member:

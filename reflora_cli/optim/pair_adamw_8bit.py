@@ -21,7 +21,7 @@ KEPT = ("state1", "state2", "absmax1", "absmax2")
 """Of what bitsandbytes remembers: codes and scales. Parameters of fewer than 4096 elements have float32 moments."""
 
 
-class AdamW8bitMember(AdamW):
+class BitsAndBytesMember(AdamW):
     """bitsandbytes' AdamW, in 8 bits unless other bits are asked for, which says what it remembers."""
 
     def __init__(self, groups: Sequence[dict[str, Any]], *, is_paged: bool, bits: Literal[8, 32] = 8) -> None:
@@ -65,4 +65,4 @@ class PairAdamW8bit(Partition):
 
     def __init__(self, groups: Sequence[dict[str, Any]], rule: UpdateRule, *, is_paged: bool) -> None:
         """is_paged: moments move to the host's memory when a GPU is full; on a CPU it changes nothing."""
-        super().__init__([AdamW8bitMember(groups, is_paged=is_paged)], rule)
+        super().__init__([BitsAndBytesMember(groups, is_paged=is_paged)], rule)

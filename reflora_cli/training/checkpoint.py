@@ -80,8 +80,8 @@ class Progress:
     of float16's loss scaler, which keeps whole numbers and others apart. report: what is known beyond scores of the
     adapter that is kept, by split. seconds: those of all steps, and times: how long each of them took.
     evaluation_seconds: those of all evaluations that were finished. compile_seconds: those that compiling took, which
-    are in no step's. first_loss, last_loss: the losses of the first and
-    the last logged step; a run that an older version began does not know the first one.
+    are in no step's. first_loss, last_loss: the losses of the first and the last logged step; a run that an older
+    version began does not know the first one.
     """
 
     step: Step = 0

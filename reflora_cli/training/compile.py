@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.precision import precision
 from reflora_cli.runs.together import of_all
 from reflora_cli.training.checkpoint import named_random_states, random_state, restore_random_state
-from reflora_cli.training.compile_blocks import blocks_of, compiled, missing_compiler, reason
+from reflora_cli.training.compile_blocks import compiled, missing_compiler, reason
 from reflora_cli.training.session import Session
 from reflora_cli.training.step import chunks_of
 
@@ -29,38 +30,47 @@ EVERY = 30.0
 @contextmanager
 def compiling(session: Session, watched: bool) -> Iterator[None]:
     """Let the run's blocks be compiled, if its recipe asks for it. watched: whether every module is looked at."""
-    mode, blocks = session.job.recipe.train.compile, blocks_of(session.job.base.model)
-    if mode is False:
+    if session.job.recipe.train.compile is False:
         yield
         return
-    if why := first_reason(session, hindrance(session, watched)):
-        give_up(session, why)
+    with ExitStack() as stack:
+        if why := first_reason(session, hindrance(session, watched)) or begin(session, stack):
+            stack.close()
+            session.not_compiled = why
+            session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
         yield
-        return
-    kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
-    session.reporter.note(
-        f"compiling {len(blocks)} blocks ({kinds}) before the first step: this takes a minute or more"
-    )
-    before = session.progress.compile_seconds
-    with compiled(blocks, "default" if mode is True else mode, session.compiling):
-        with telling_time(session.reporter.note):
-            why = rehearse(session)
-        why = first_reason(session, why)
-        if not why:
-            session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
-            yield
-            return
-    give_up(session, why)
-    yield
 
 
 def hindrance(session: Session, watched: bool) -> str:
     """Return why it is not even tried to compile; nothing where it is. watched: as in `compiling`."""
     if watched:
         return "--detect-anomaly looks at every module"
-    if not blocks_of(session.job.base.model):
+    if not named_blocks(session.job.base.model):
         return "the model has no repeated blocks"
     return missing_compiler(session.job.compute.device)
+
+
+def begin(session: Session, stack: ExitStack) -> str:
+    """Let blocks be compiled until the stack is closed, and try whether they can be; returns why any process cannot,
+    or nothing.
+    """
+    asked, before = session.job.recipe.train.compile, session.progress.compile_seconds
+    blocks = list(named_blocks(session.job.base.model).values())
+    kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
+    session.reporter.note(
+        f"compiling {len(blocks)} blocks ({kinds}) before the first step: this takes a minute or more"
+    )
+    try:
+        stack.enter_context(compiled(blocks, asked if isinstance(asked, str) else "default", session.compiling))
+    except (ImportError, AttributeError) as error:  # parts of the compiler whose names torch does not promise to keep
+        own = reason(error)
+    else:
+        with telling_time(session.reporter.note):
+            own = rehearse(session)
+    why = first_reason(session, own)
+    if not why:
+        session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
+    return why
 
 
 @contextmanager
@@ -81,12 +91,6 @@ def telling_time(say: Callable[[str], None], every: float = EVERY) -> Iterator[N
         thread.join()
 
 
-def give_up(session: Session, why: str) -> None:
-    """Say why nothing is compiled."""
-    session.not_compiled = why
-    session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
-
-
 def rehearse(session: Session) -> str:
     """Compile what the first micro-batch of the run needs; returns why that failed, or nothing. Model, gradients and
     generators stay as they are.
@@ -96,7 +100,7 @@ def rehearse(session: Session) -> str:
     job.objective.loss_module.train()
     why = ""
     try:
-        with precision(job.compute.device, job.compute.dtype):
+        with precision(job.compute.device, job.compute.dtype), session.saving():
             loss = job.objective.loss_module(**first_arguments(session))
         # Not `backward`: it would fill gradients, and wake what reduces them over processes.
         torch.autograd.grad(loss, list(session.parameters.values()), allow_unused=True)

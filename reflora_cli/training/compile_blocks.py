@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -28,18 +28,6 @@ MOST_VARIANTS = 64
 other ranks are other variants, and a few come from masks, single rows and the first block's input."""
 LONGEST_REASON = 200
 """The number of characters of a reason that are shown."""
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the model's repeated blocks: the members of the outermost lists of modules of one class."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        alike = isinstance(child, nn.ModuleList) and len({type(own) for own in child}) == 1
-        if alike and not any(isinstance(own, nn.ModuleList) for own in child.children()):
-            found.extend(child.children())
-        else:
-            found.extend(blocks_of(child))
-    return found
 
 
 @dataclass
@@ -55,9 +43,11 @@ class Compiling:
     began: float = 0.0
 
     def begin(self, *_: object) -> None:
+        """Note that compiling begins."""
         self.began = time.perf_counter()
 
     def end(self, *_: object) -> None:
+        """Count the seconds since `begin`."""
         self.seconds += time.perf_counter() - self.began
 
     def take(self) -> float:
@@ -74,27 +64,49 @@ class Compiling:
 
 @contextmanager
 def compiled(blocks: Sequence[nn.Module], mode: str, record: Compiling) -> Iterator[None]:
-    """Run blocks compiled while they are trained, and as they were afterwards. mode: one of torch.compile's.
+    """Run blocks compiled while they are trained, and as they were afterwards, whatever happens meanwhile.
 
-    record: where time and failures are kept. A block that cannot be compiled for its inputs runs eagerly, whenever
-    that happens.
+    mode: one of torch.compile's. record: where time and failures are kept. A block that cannot be compiled for its
+    inputs runs eagerly, whenever that happens.
     """
     from torch._dynamo import config
+
+    with ExitStack() as undo:
+        limit = max(config.recompile_limit, MOST_VARIANTS)
+        undo.enter_context(config.patch(recompile_limit=limit))
+        undo.enter_context(timed(record))
+        for block in blocks:
+            undo.enter_context(replaced_forward(block, region(block, mode, record)))
+        yield
+
+
+@contextmanager
+def timed(record: Compiling) -> Iterator[None]:
+    """Keep in a record how long torch compiles."""
     from torch._dynamo.callback import callback_handler
 
-    limit, config.recompile_limit = config.recompile_limit, max(config.recompile_limit, MOST_VARIANTS)
     callback_handler.register_start_callback(record.begin)
     callback_handler.register_end_callback(record.end)
     try:
-        for block in blocks:
-            setattr(block, "forward", region(block, mode, record))  # noqa: B010 (a method, for mypy)
         yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
-        callback_handler.remove_start_callback(record.begin)
-        callback_handler.remove_end_callback(record.end)
-        config.recompile_limit = limit
+        # `torch.compiler.reset`, which anybody may call, has dropped both.
+        with suppress(ValueError):
+            callback_handler.remove_start_callback(record.begin)
+        with suppress(ValueError):
+            callback_handler.remove_end_callback(record.end)
+
+
+@contextmanager
+def replaced_forward(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a block have another forward pass. It may have had one of its own before, which others have given it."""
+    before = {name: own for name, own in vars(block).items() if name == "forward"}
+    vars(block)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(block)["forward"]
+        vars(block).update(before)
 
 
 def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]:
@@ -104,9 +116,13 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     eager = block.forward
-    graph = torch.compile(eager, mode=mode, dynamic=True, fullgraph=True)
     is_compiled = True
     adapters = [own for own in block.modules() if isinstance(own, Adapter)]
+
+    @cache
+    def graph() -> Callable[..., Any]:
+        # Asked for by the first pass, whose errors are caught: torch refuses interpreters that it does not know.
+        return torch.compile(eager, mode=mode, dynamic=True, fullgraph=True)
 
     @wraps(eager)
     def forward(*arguments: Any, **named: Any) -> Any:
@@ -116,7 +132,7 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
         try:
             for own in adapters:
                 own.before_graph()
-            return graph(*arguments, **named)
+            return graph()(*arguments, **named)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             is_compiled = False
             record.failures.setdefault(reason(error), False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length
 from reflora_cli.model.labels import refuse_foreign_head
 from reflora_cli.model.precision import Compute
+from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.objectives.rows import Rows, probe_examples
+from reflora_cli.objectives.rows import Examples, Rows, probe_examples
 from reflora_cli.objectives.trimmed import trim_last_block
 from reflora_cli.optim.build import Rates, build_course, build_optimizer
 from reflora_cli.optim.partition import Partition
@@ -55,48 +57,28 @@ def prepare(
     """
     refuse_missing(recipe.train.trackers)
     refuse_attention(recipe.model.attention, compute.device, compute.dtype)
-    task = task_of(recipe.task)
-    kind = kind_of(task)
+    kind = kind_of(task_of(recipe.task))
     examples = kind.load_examples(recipe)
     section = section if earlier is None else found_again(section, earlier.base)
     loaded = loaded_base(recipe, kind.load_base(section, section.revision, compute.dtype, recipe.train.seed), earlier)
-    base, fit = loaded.base, loaded.fit
-    base.place(compute.device)
-    objective = kind.make_objective(recipe, base, compute)
-    if recipe.train.packing:
-        objective.pack()
-    unfit = left_out(objective, recipe.method, base.saved(recipe.method))
-    rows = kind.encode(recipe, base, examples)
-    adapted = adapted_base(recipe, base, fit, unfit)
-    if recipe.train.trim_last_block:
-        trim_last_block(objective)
-    sampler = sampler_of(recipe, rows)
-    total = total_steps(recipe, sampler)
-    if recipe.train.gradient_checkpointing:
-        base.recompute_activations()
-    if continued is not None:
-        continue_factors(adapted, recipe, continued)
-    elif fit is None:
-        sight = sight_of(recipe, objective, rows, sampler, reporter.note)
-        with reporter.counting(Work(f"start {recipe.method.start}", len(adapted.layers), "modules")) as tell:
-            start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
-    remove_empty(base.model, adapted)
-    if recipe.method.update.holds_a:
-        hold_first_factors(adapted)
+    built = built_model(recipe, compute, loaded, examples)
+    total = total_steps(recipe, built.sampler)
+    settle_factors(recipe, compute, built, continued, reporter)
+    base, fit = built.base, built.fit
     return Job(
         recipe=recipe,
-        task=task,
+        task=task_of(recipe.task),
         base=base,
-        adapted=adapted,
+        adapted=built.adapted,
         saved=base.saved(recipe.method),
-        rows=rows,
-        objective=objective,
-        sampler=sampler,
-        optimizer=make_optimizer(recipe, base, adapted, total),
+        rows=built.rows,
+        objective=built.objective,
+        sampler=built.sampler,
+        optimizer=make_optimizer(recipe, base, built.adapted, total),
         total_steps=total,
         probes=probe_examples(examples),
         environment=describe(base, examples, compute.device) | ({"after": earlier.record()} if earlier else {}),
-        left_out=unfit,
+        left_out=built.left_out,
         earlier=earlier,
         beginning=fit.facts(earlier, unchecked(section, earlier.base)) if fit and earlier else {},
     )
@@ -108,6 +90,59 @@ class Loaded:
 
     base: Base
     fit: Fitting | None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run's base on its device with its adapters, and the rows that it learns from, in their order.
+
+    fit: as of `Loaded`. left_out: the modules that `all-linear` leaves out, by reason.
+    """
+
+    base: Base
+    fit: Fitting | None
+    objective: Objective[Any]
+    rows: Rows
+    sampler: StepSampler
+    adapted: Adapted
+    left_out: dict[str, list[str]]
+
+
+def built_model(recipe: Recipe, compute: Compute, loaded: Loaded, examples: Examples) -> Built:
+    """Return the model as its training computes it, new factors still at zero. Raises InputError for a model that
+    cannot compute rows as the recipe asks.
+    """
+    base, train, kind = loaded.base, recipe.train, kind_of(task_of(recipe.task))
+    base.place(compute.device)
+    objective = kind.make_objective(recipe, base, compute)
+    if train.packing:
+        objective.pack()
+    unfit = left_out(objective, recipe.method, base.saved(recipe.method))
+    rows = kind.encode(recipe, base, examples)
+    adapted = adapted_base(recipe, base, loaded.fit, unfit)
+    if train.trim_last_block:
+        trim_last_block(objective)
+    if train.gradient_checkpointing:
+        base.recompute_activations()
+    return Built(base, loaded.fit, objective, rows, sampler_of(recipe, rows), adapted, unfit)
+
+
+def settle_factors(
+    recipe: Recipe, compute: Compute, built: Built, continued: Mapping[str, Tensor] | None, reporter: Reporter
+) -> None:
+    """Give a run's adapters the values with which it begins or continues, and take out those that a start has left
+    without a rank. continued, reporter: as for `prepare`.
+    """
+    adapted, method = built.adapted, recipe.method
+    if continued is not None:
+        continue_factors(adapted, recipe, continued)
+    elif built.fit is None:
+        sight = sight_of(recipe, built.objective, built.rows, built.sampler, reporter.note)
+        with reporter.counting(Work(f"start {method.start}", len(adapted.layers), "modules")) as tell:
+            start_factors(adapted, recipe, compute, sight, lambda done, _: tell(done))
+    remove_empty(built.base.model, adapted)
+    if method.update.holds_a:
+        hold_first_factors(adapted)
 
 
 def loaded_base(recipe: Recipe, base: Base, earlier: Earlier | None) -> Loaded:

@@ -35,10 +35,10 @@ class Session:
     """A job, accelerate's handles on it, its directory, and all that advances.
 
     tokenizer_files: those that go beside the adapter, by name. best: the best adapter so far, as it is in `adapter/`.
-    agreed_stop: the signal by which all processes stop after
-    this step; a signal that only one of them got does not count yet. plain: the adapters whose last steps were reported
-    as plain. trackers: the programs that follow the run. compiling: what this process has compiled; not_compiled: why a
-    model that was to be compiled is not; empty if it is.
+    agreed_stop: the signal by which all processes stop after this step; a signal that only one of them got does not
+    count yet. plain: the adapters whose last steps were reported as plain. trackers: the programs that follow the run.
+    compiling: what this process has compiled. not_compiled: why a model that was to be compiled is not; empty if it
+    is.
     """
 
     job: Job
@@ -78,12 +78,10 @@ class Session:
 
     def saving(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass, which decides where tensors wait for the backward pass."""
-        return HostActivations(self.weights).keeping() if self.job.recipe.train.offload_activations else nullcontext()
-
-    @cached_property
-    def weights(self) -> frozenset[int]:
-        """Where the model's parameters and buffers lie."""
-        return addresses(self.model)
+        if not self.job.recipe.train.offload_activations:
+            return nullcontext()
+        # Asked for anew: a rule or a course that moves the base puts other weights in the place of its own.
+        return HostActivations(addresses(self.model)).keeping()
 
 
 def is_due(session: Session, every: int | str) -> bool:

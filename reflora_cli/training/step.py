@@ -28,6 +28,7 @@ from reflora_cli.training.targets import refuse_unused
 def train_step(session: Session, step: int) -> None:
     """Take one optimizer step (0-based) and write its line in the log."""
     job, progress = session.job, session.progress
+    session.compiling.take()  # what was compiled between steps, as for written answers, is in no step's time
     clock = time.perf_counter()
     rows = job.sampler.step_rows(step)
     mean, size = accumulate(session, rows), clip(session)

@@ -36,9 +36,10 @@ from reflora_cli.console.output import show_table
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.methods.method import Method
 from reflora_cli.methods.update_record import Refactor
+from reflora_cli.model.blocks import named_blocks
 from reflora_cli.model.sources import find_source
 from reflora_cli.optim.build import Rates, build_optimizer
-from reflora_cli.training.compile_blocks import Compiling, blocks_of, compiled
+from reflora_cli.training.compile_blocks import Compiling, compiled
 from reflora_cli.training.prepare import roles_in
 from tests.benchmarks.reflora_step import one_by_one
 from tests.models import injected
@@ -176,7 +177,7 @@ def compiled_too(built: Mapping[str, Way], stack: contextlib.ExitStack) -> dict[
     ways = {}
     for name in ("frozen floor", "reflora lora", "reflora dora"):
         model, record = copy.deepcopy(built[name][0]), Compiling()
-        stack.enter_context(compiled(blocks_of(model), "default", record))
+        stack.enter_context(compiled(list(named_blocks(model).values()), "default", record))
         stack.callback(lambda name=name, record=record: print(f"{name}: {record}"))
         ways |= {name: built[name], f"{name}, compiled": (model, nothing)}
     return ways

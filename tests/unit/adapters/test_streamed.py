@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -188,3 +189,50 @@ def test_products_in_half_precision_follow_autocast() -> None:
         x = torch.randn(3, WIDTH)
         assert model(x).dtype is torch.bfloat16
         assert torch.allclose(model(x).float(), plain(x).float(), atol=2e-2)
+
+
+class Failing:
+    """A home that cannot be read while it is broken."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.home, self.is_broken = HostHome(tensors), False
+        self.layout = self.home.layout
+
+    def bring(self, flat: Tensor) -> None:
+        if self.is_broken:
+            raise OSError("the disk is gone")
+        self.home.bring(flat)
+
+    def keep(self, number: int, values: Tensor) -> None:
+        self.home.keep(number, values)
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+def test_an_error_of_the_reader_reaches_the_user_and_no_block_is_taken_for_there(broken: int) -> None:
+    """Also not the one that was there before, whose memory was given up for the one that failed."""
+    model, x = streamed("linear", Failing), torch.randn(2, WIDTH)
+    homes = [block.home for block in stream_of(model).blocks]
+    model(x)
+    failing = homes[broken]
+    assert isinstance(failing, Failing)
+    with torch.no_grad():
+        model[-1](x)
+        failing.is_broken = True
+        with pytest.raises(OSError, match="the disk is gone"):
+            model(x)
+        failing.is_broken = False
+        assert torch.equal(model[-1](x), resident("linear")[-1](x))
+        assert torch.equal(model(x), resident("linear")(x))
+
+
+def test_blocks_that_are_under_way_are_waited_for_when_the_device_changes() -> None:
+    """Their memory is given back then."""
+    model = streamed("linear")
+    stream = stream_of(model)
+    model(torch.randn(2, WIDTH))
+    stream.worker.submit(time.sleep, 0.05)
+    stream.begin(next(number for number in range(BLOCKS) if number not in stream.coming))
+    coming = [copied for _, copied in stream.coming.values()]
+    stream.place(torch.device("cpu"))
+    assert all(copied.done() for copied in coming)
+    assert torch.equal(model(torch.ones(2, WIDTH)), resident("linear")(torch.ones(2, WIDTH)))

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reflora_cli.adapters import workspace
 from reflora_cli.adapters.quantized import QuantizedWeight, quantize
@@ -111,3 +112,26 @@ def test_memory_of_one_size_is_kept() -> None:
     first = own.matrix(4, 8, torch.float32)
     assert own.matrix(2, 16, torch.float32).data_ptr() == first.data_ptr()
     assert own.matrix(8, 8, torch.float32).shape == (8, 8)
+
+
+@needs_function
+def test_memory_is_on_the_cpu_whatever_the_default_device_is() -> None:
+    """The function writes to an address, where another device would have none, or one of its own."""
+    with torch.device("meta"):
+        assert Workspace().matrix(2, 2, torch.float32).is_cpu
+
+
+@needs_function
+def test_weights_are_made_by_torch_where_operations_are_recorded() -> None:
+    frozen = quantized("nf4", (64, 64))
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        assert not is_writable(frozen)
+    seen = list[bool]()
+
+    def product(x: Tensor) -> Tensor:
+        seen.append(is_writable(frozen))
+        return x
+
+    torch.jit.trace(product, torch.ones(1), check_trace=False)
+    assert seen == [False]
+    assert is_writable(frozen)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -173,3 +175,16 @@ def test_names_of_attention_are_transformers_own() -> None:
     objective(own).pack()
     assert own.model.config._attn_implementation != "sdpa"
     assert plain_name(own.model.config._attn_implementation) == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
+def test_a_packed_model_is_given_back_with_its_objective(name: str) -> None:
+    """What attention is told of a module's batch does not keep the module."""
+    own = base(name)
+    found = objective(own)
+    found.pack()
+    found.loss_module(**found.step_arguments(rows_of(own)))
+    gone = weakref.ref(own.model)
+    del own, found
+    gc.collect()
+    assert gone() is None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from reflora_cli.factors.pair import FactorPair
 from reflora_cli.optim.member import Member
 from reflora_cli.optim.pair_adamw import AdamWMember, PairAdamW
-from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember, PairAdamW8bit
+from reflora_cli.optim.pair_adamw_8bit import BitsAndBytesMember, PairAdamW8bit
 from reflora_cli.optim.pair_sgd import SGDMember
 from reflora_cli.optim.partition import Partition
 from reflora_cli.optim.reflora import RefLoRARule
@@ -65,9 +65,9 @@ def partition(kind: str, toy: Toy) -> Partition:
     members: dict[str, Sequence[Member]] = {
         "adamw": [AdamWMember(head), AdamWMember(pairs)],
         "adamw and sgd": [AdamWMember(head), SGDMember(pairs, 0.9)],
-        "8 bits": [AdamW8bitMember(head, is_paged=False), AdamW8bitMember(pairs, is_paged=False)],
-        "32 bits": [AdamW8bitMember(own, is_paged=False, bits=32) for own in (head, pairs)],
-        "8 bits and adamw": [AdamW8bitMember(head, is_paged=False), AdamWMember(pairs)],
+        "8 bits": [BitsAndBytesMember(head, is_paged=False), BitsAndBytesMember(pairs, is_paged=False)],
+        "32 bits": [BitsAndBytesMember(own, is_paged=False, bits=32) for own in (head, pairs)],
+        "8 bits and adamw": [BitsAndBytesMember(head, is_paged=False), AdamWMember(pairs)],
     }
     return Partition(members[kind], toy.rule())
 

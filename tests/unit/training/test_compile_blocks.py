@@ -17,10 +17,11 @@ from torch._dynamo.utils import counters
 
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
-from reflora_cli.training.compile_blocks import Compiling, blocks_of, compiled, missing_compiler
+from reflora_cli.model.blocks import named_blocks
+from reflora_cli.training.compile_blocks import Compiling, compiled, missing_compiler
 from tests.method_runs import Training, copied
 from tests.method_table import Case, adaptive_rates, preset
-from tests.models import MODELS, batch, make
+from tests.models import batch
 
 # Of torch itself, where it traces what is no leaf of a graph.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
@@ -49,21 +50,8 @@ def without_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), zip(MODELS, ("BertLayer", "DebertaV2Layer", "GPT2Block", "LlamaDecoderLayer"), strict=True)
-)
-def test_blocks_are_found_without_their_names(name: str, kind: str) -> None:
-    model = make(name)
-    blocks = blocks_of(model)
-    assert {type(block).__name__ for block in blocks} == {kind}
-    assert len(blocks) == model.config.num_hidden_layers
-
-
-def test_lists_of_lists_and_of_different_modules_are_searched() -> None:
-    inner = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
-    mixed = nn.ModuleList([nn.Linear(1, 1), nn.ReLU()])
-    assert blocks_of(nn.Sequential(nn.ModuleList([inner]), mixed)) == list(inner)
-    assert blocks_of(nn.Linear(1, 1)) == []
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    return list(named_blocks(model).values())
 
 
 def trained(case: Case, record: Compiling | None) -> tuple[list[float], dict[str, Tensor]]:
@@ -157,10 +145,9 @@ def test_a_block_that_cannot_be_compiled_runs_eagerly_and_says_why() -> None:
 def test_too_many_variants_run_eagerly_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As from adapters whose ranks all differ."""
     monkeypatch.setattr("reflora_cli.training.compile_blocks.MOST_VARIANTS", 2)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     blocks: list[nn.Module] = [nn.Linear(width, 2) for width in range(3, 8)]
     record = Compiling()
-    with compiled(blocks, "default", record):
+    with torch._dynamo.config.patch(recompile_limit=2), compiled(blocks, "default", record):
         for block in blocks:
             x = torch.ones(2, block.in_features)
             torch.testing.assert_close(block(x), type(block).forward(block, x))
@@ -176,3 +163,50 @@ def test_a_missing_compiler_is_found_before_anything_is_traced(monkeypatch: pyte
         assert missing_compiler(torch.device("cuda")) == ""
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("true",))  # a program that ends well
     assert missing_compiler(torch.device("cpu")) == ""
+
+
+def test_a_block_gets_back_the_forward_pass_that_others_gave_it_also_when_training_fails() -> None:
+    """As libraries do that wrap a module in place."""
+    block, plain = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def doubled(x: Tensor) -> Tensor:
+        return 2 * nn.functional.linear(x, block.weight, block.bias)
+
+    block.forward = doubled  # type: ignore[method-assign, assignment]
+    x = torch.ones(2, 3)
+    expected = block(x)
+
+    def fail() -> None:
+        with compiled([block, plain], "default", Compiling()):
+            torch.testing.assert_close(block(x), expected)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert vars(block)["forward"] is doubled
+    assert "forward" not in vars(plain)
+
+
+def test_everything_is_put_back_where_the_compiler_was_reset_meanwhile() -> None:
+    block, limit = nn.Linear(3, 3), torch._dynamo.config.recompile_limit
+    with compiled([block], "default", Compiling()):
+        block(torch.ones(2, 3))
+        torch.compiler.reset()
+    assert "forward" not in vars(block)
+    assert torch._dynamo.config.recompile_limit == limit
+    assert not torch._dynamo.callback.callback_handler.start_callbacks
+    assert not torch._dynamo.callback.callback_handler.end_callbacks
+
+
+def test_an_interpreter_that_the_compiler_refuses_is_known_from_the_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the rehearsal, which turns errors into a reason to train eagerly."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("torch.compile is not supported on this Python")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    block, x = nn.Linear(3, 3), torch.ones(2, 3)
+    with compiled([block], "default", Compiling()):
+        assert block.eval()(x).shape == (2, 3)
+        with pytest.raises(RuntimeError, match="not supported"):
+            block.train()(x)
