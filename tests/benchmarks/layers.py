@@ -130,8 +130,8 @@ def measure(chosen: argparse.Namespace, built: Mapping[str, Way], embedded: Tens
     seconds = interleaved(chosen.rounds, built, forwards, clock)
     on_gpu = chosen.device.startswith("cuda")
     peaks = {name: peak_bytes(lambda own=forward: own().backward()) for name, forward in forwards.items() if on_gpu}
-    # What bitsandbytes computes in four bits is not counted.
-    counted = chosen.quantization == "none"
+    # What bitsandbytes computes in four bits is not counted, and compiled code cannot be.
+    counted = chosen.quantization == "none" and not chosen.compile
     flops = {name: product_flops(forward) for name, forward in forwards.items() if counted}
     sizes = {"tokens": chosen.batch * chosen.length, "threads": chosen.threads}
     return {"seconds": seconds, "saved": saved, "peaks": peaks, "flops": flops, **sizes}
