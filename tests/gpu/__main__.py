@@ -43,7 +43,7 @@ def parts(device: str) -> dict[str, Part]:
         ENCODER: part(f"{layers} {DEBERTA}", 90),
         NF4: part(f"{layers} {LLAMA} --quantization nf4", 90),
         "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 5 {on}", 60),
-        "epoch": part(f"{bench}.epochs --rounds 2", 90),
+        "epoch": part(f"{bench}.epochs --rounds 1", 90),
         "kernels": part(f"-m tests.gpu.profile {on} {LLAMA.removesuffix(' --rounds 11')}", 60),
     }
 
