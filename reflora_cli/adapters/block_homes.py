@@ -5,11 +5,13 @@ The tensors of a block lie behind each other in one piece of memory, so that one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from reflora_cli.ground.errors import InputError, Problem
@@ -66,7 +68,9 @@ class Home(Protocol):
     layout: Layout
 
     def bring(self, flat: Tensor) -> None:
-        """Copy the tensors to memory on any device, uint8 [layout.size]; on a GPU in its current stream."""
+        """Copy the tensors to memory on any device, uint8 [layout.size]; on a GPU in its current stream. Raises
+        InputError where they cannot be read any more.
+        """
 
     def keep(self, number: int, values: Tensor) -> None:
         """Keep other values of the tensor with this number. Raises InputError where they cannot change."""
@@ -100,11 +104,23 @@ class FileHome:
         on_host = flat.device.type == "cpu"
         # Torch gives pinned memory out again when the copies from it are done.
         staged = flat if on_host else torch.empty(self.layout.size, dtype=torch.uint8, pin_memory=True)
-        for own, read in zip(self.layout.views(staged), self.read, strict=True):
-            own.copy_(read())
+        with readable_files():
+            for own, read in zip(self.layout.views(staged), self.read, strict=True):
+                own.copy_(read())
         if not on_host:
             flat.copy_(staged, non_blocking=True)
 
     def keep(self, number: int, values: Tensor) -> None:
         what = "weights that are read from the base's files cannot be moved, as this adapter or start asks for"
         raise InputError(Problem(what, "model.streaming", "disk", remedy="set model.streaming=host"))
+
+
+@contextmanager
+def readable_files() -> Iterator[None]:
+    """Raises InputError where the base's files were removed or damaged since the base was loaded."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        what = "the base's files, from which its weights are read all the time, cannot be read any more"
+        remedy = "put them back, and continue with --resume"
+        raise InputError(Problem(what, "model.streaming: disk", str(error), remedy=remedy)) from error

@@ -107,7 +107,8 @@ def json_error(title: str, problems: Sequence[Problem], status: int) -> dict[str
 def out_of_memory(error: Exception) -> InputError:
     """Return the message for a GPU that is full."""
     remedy = (
-        "lower train.micro_batch_size or task.max_length, or set train.gradient_checkpointing or model.quantization"
+        "lower train.micro_batch_size or task.max_length, or set train.gradient_checkpointing, model.quantization or "
+        "model.streaming; `reflora plan` says what they save"
     )
     return InputError(Problem("the GPU's memory is full", found=str(error).partition(". ")[0], remedy=remedy))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,7 @@ def devices() -> Iterator[Finding]:
     yield Finding("bfloat16 on the processor", "fast" if is_fast else "works, no faster than float32")
     yield from accelerators()
     yield Finding("attention", attention())
+    yield compiling("cuda" if torch.cuda.is_available() else "cpu")
     yield nf4(torch.device("cpu"))
     if torch.cuda.is_available():
         yield nf4(torch.device("cuda"))
@@ -114,6 +118,22 @@ def attention() -> str:
 
     device = pick_device()
     return ", ".join(str(own) for own in Attention if not lacking(own, device))
+
+
+def compiling(kind: str) -> Finding:
+    """Return the finding about what `train.compile` needs: a C++ compiler for a CPU; triton and a C compiler, which
+    triton calls, for a GPU. kind: the type of the device that trains.
+    """
+    cpu = {"CXX": ("clang++" if sys.platform == "darwin" else "g++",)}
+    ((variable, usual),) = ({"CC": ("gcc", "clang")} if kind == "cuda" else cpu).items()
+    names = (os.environ[variable],) if variable in os.environ else usual
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        remedy = f"install {usual[0]}, or name another in the environment variable {variable}, for train.compile"
+        return Finding("compiling", f"no compiler: {' and '.join(names)} not found", State.WARNING, remedy)
+    if kind == "cuda" and find_spec("triton") is None:
+        return Finding("compiling", "triton is not installed", State.WARNING, "pip install triton, for train.compile")
+    return Finding("compiling", f"works, by {compiler}{' and triton' if kind == 'cuda' else ''}")
 
 
 def gpu(index: int) -> str:

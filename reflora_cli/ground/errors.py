@@ -82,6 +82,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a remedy with the known names most like `name`, or with all of them when none is near."""
     names = sorted(set(known))
     matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    matches = matches or [own for own in names if len(name) >= 3 and own.startswith(name)]
     if matches:
         return f"did you mean {' or '.join(repr(match) for match in matches)}?"
     return f"known: {', '.join(names)}" if names else ""

@@ -136,7 +136,8 @@ class LanguageObjective(Objective[PromptRow]):
             yield read
 
     def notes(self) -> list[str]:
-        return [*super().notes(), *self.scorer.notes()]
+        shared = ["rows share sequences, unseen by each other"] if self.together is pack_prompts else []
+        return [*super().notes(), *shared, *self.scorer.notes()]
 
     def arguments(self, rows: Sequence[PromptRow]) -> dict[str, Tensor]:
         return self.placed(self.together(rows, self.base.tokenizer.pad_token_id, self.multiple))

@@ -109,6 +109,7 @@ class SequenceKind(Kind):
             ("task.train_on_prompt", section.train_on_prompt),
             ("eval.samples", recipe.eval.samples),
             ("train.label_smoothing", recipe.train.label_smoothing),
+            ("eval.cache", recipe.eval.cache if recipe.eval.cache != "dynamic" else ""),
         ]
         what = f"{self.task.name} has labels, no prompts: the setting would do nothing"
         problems = [Problem(what, key, str(value)) for key, value in idle if value]

@@ -109,9 +109,9 @@ def joined(first: Key, second: Key) -> Key:
 
 def words(schema: Schema) -> Iterator[str]:
     """Yield the words that a key may be."""
-    if schema.get("type") == "boolean":
-        yield from ("true", "false")
     for branch in schema.get("anyOf", [schema]):
+        if branch.get("type") == "boolean":
+            yield from ("true", "false")
         yield from choices(resolved(branch))
         if branch.get("type") == "null":
             yield "null"

@@ -34,8 +34,15 @@ ELSEWHERE = {
     "max_steps": "train.steps",
     "per_device_train_batch_size": "train.micro_batch_size",
     "max_seq_length": "task.max_length",
+    "torch_compile": "train.compile",
+    "attn_implementation": "model.attention",
+    "flash_attn": "model.attention",
+    "load_in_4bit": "model.quantization",
+    "activation_offloading": "train.offload_activations",
+    "neat_packing": "train.packing",
+    "cache_implementation": "eval.cache",
 }
-"""PEFT's and transformers' names for our keys."""
+"""The names that PEFT, transformers and others have for our keys."""
 WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 LARGE = 10**6
 """The least magnitude of a bound that is shown with a power of ten."""

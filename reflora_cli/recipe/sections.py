@@ -45,7 +45,7 @@ class ModelSection(Section):
     )
     streaming: Annotated[Streaming, Named] = Field(
         Streaming.NONE,
-        description="none, or where weights of blocks are kept while they do not compute: host, disk",
+        description="where frozen weights of blocks are until they compute: host memory, or disk, the base's files",
     )
     attention: Annotated[Attention, Named] = Field(
         Attention.AUTO, description="the function that computes attention; auto: what transformers takes for the model"
@@ -96,7 +96,8 @@ class TrainSection(Section):
     max_grad_norm: float = Field(1.0, ge=0, description="clips the norm of all gradients; 0: no clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     offload_activations: bool = Field(
-        False, description="keep activations in host memory until the backward pass, to save a GPU's"
+        False,
+        description="keep activations in host memory until the backward pass, to save a GPU's; of no use on a CPU",
     )
     compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
         False, description="the model's blocks by torch.compile: true, or one of its modes; takes a while before step 1"
@@ -104,7 +105,10 @@ class TrainSection(Section):
     group_by_length: bool = Field(
         False, description="steps of rows alike in length: less padding, but where length tells of content, worse steps"
     )
-    packing: bool = Field(False, description="rows of a batch are computed without padding, unseen by each other")
+    packing: bool = Field(
+        False,
+        description="rows of a batch without padding, unseen by each other; language models: several in one sequence",
+    )
     trim_last_block: bool = Field(
         False, description="classifiers such as BERT: the last block leaves out places that the head does not read"
     )

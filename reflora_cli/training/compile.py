@@ -7,8 +7,9 @@ any of them waits for the others. A run that continues tries the same micro-batc
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from reflora_cli.model.precision import precision
 from reflora_cli.runs.together import of_all
 from reflora_cli.training.checkpoint import named_random_states, random_state, restore_random_state
-from reflora_cli.training.compile_blocks import blocks_of, compiled, reason
+from reflora_cli.training.compile_blocks import blocks_of, compiled, missing_compiler, reason
 from reflora_cli.training.session import Session
 from reflora_cli.training.step import chunks_of
+
+EVERY = 30.0
+"""The seconds between two lines that say that compiling goes on."""
 
 
 @contextmanager
@@ -29,22 +33,52 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
     if mode is False:
         yield
         return
-    if watched or not blocks:
-        why = "--detect-anomaly looks at every module" if watched else "the model has no repeated blocks"
+    if why := first_reason(session, hindrance(session, watched)):
         give_up(session, why)
         yield
         return
     kinds = ", ".join(sorted({type(block).__name__ for block in blocks}))
-    session.reporter.note(f"compiling {len(blocks)} blocks ({kinds}): this takes a while, once")
+    session.reporter.note(
+        f"compiling {len(blocks)} blocks ({kinds}) before the first step: this takes a minute or more"
+    )
     before = session.progress.compile_seconds
     with compiled(blocks, "default" if mode is True else mode, session.compiling):
-        why = first_reason(session, rehearse(session))
+        with telling_time(session.reporter.note):
+            why = rehearse(session)
+        why = first_reason(session, why)
         if not why:
             session.reporter.note(f"compiled in {session.progress.compile_seconds - before:.0f} s")
             yield
             return
     give_up(session, why)
     yield
+
+
+def hindrance(session: Session, watched: bool) -> str:
+    """Return why it is not even tried to compile; nothing where it is. watched: as in `compiling`."""
+    if watched:
+        return "--detect-anomaly looks at every module"
+    if not blocks_of(session.job.base.model):
+        return "the model has no repeated blocks"
+    return missing_compiler(session.job.compute.device)
+
+
+@contextmanager
+def telling_time(say: Callable[[str], None], every: float = EVERY) -> Iterator[None]:
+    """Say every so many seconds that compiling goes on; how far it is, torch does not tell."""
+    ended, begin = threading.Event(), time.perf_counter()
+
+    def tell() -> None:
+        while not ended.wait(every):
+            say(f"still compiling, after {time.perf_counter() - begin:.0f} s")
+
+    thread = threading.Thread(target=tell, name="compiling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def give_up(session: Session, why: str) -> None:

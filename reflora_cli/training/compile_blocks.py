@@ -128,6 +128,22 @@ def region(block: nn.Module, mode: str, record: Compiling) -> Callable[..., Any]
     return forward
 
 
+def missing_compiler(device: torch.device) -> str:
+    """Say what a machine lacks to compile for a CPU; nothing where nothing is missing. Torch finds it out behind a
+    minute of tracing.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if device.type != "cpu":
+        return ""
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        return "no C++ compiler was found: install g++, or name one in the environment variable CXX"
+    return ""
+
+
 def reason(error: Exception) -> str:
     """Return what an error says, on one line. The compiler's say first who raised them; that of too many variants says
     only in its cause what was the matter.

@@ -11,7 +11,7 @@ from torch import nn
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.interruption import ending_at_once
 from reflora_cli.ground.processes import number_of_processes
-from reflora_cli.methods.settings import Dtype
+from reflora_cli.methods.settings import Dtype, Streaming
 from reflora_cli.model.precision import pick_device
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.launch import LONGEST_WAIT, refuse_other_count, refuse_unusable_launch
@@ -59,6 +59,20 @@ def dropout_note(model: nn.Module, processes: int, packing: bool) -> str:
     if not reasons or not draws_dropout(model):
         return ""
     return f"dropout is on, and drawn for each batch as it is computed: results depend on {' and '.join(reasons)}"
+
+
+def idle_notes(recipe: Recipe, device: str) -> list[str]:
+    """Say which of a recipe's settings save the memory of a GPU alone, where there is none. device: the type of the
+    device that trains.
+    """
+    if device != "cpu":
+        return []
+    found = []
+    if recipe.train.offload_activations:
+        found.append("train.offload_activations saves nothing on a CPU, whose memory is the host's")
+    if recipe.model.streaming is Streaming.HOST:
+        found.append("model.streaming=host saves nothing on a CPU, whose memory is the host's")
+    return found
 
 
 def draws_dropout(model: nn.Module) -> bool:

@@ -32,7 +32,7 @@ from reflora_cli.training.checkpoint import trained_tensors
 from reflora_cli.training.compile import compiling
 from reflora_cli.training.confusion import MOST_DRAWN, draw_confusion
 from reflora_cli.training.curves import Curves, draw_curves
-from reflora_cli.training.devices import dropout_note, make_accelerator
+from reflora_cli.training.devices import dropout_note, idle_notes, make_accelerator
 from reflora_cli.training.earlier import find_earlier, settled
 from reflora_cli.training.job import Job
 from reflora_cli.training.loop import run_steps
@@ -130,8 +130,8 @@ def make_ready(job: Job, accelerator: Accelerator, reporter: Reporter) -> None:
         reporter.note(f"{blocks} blocks of the base are shared among {processes} processes")
     if drawn := dropout_note(job.base.model, processes, train.packing):
         reporter.note(drawn)
-    if train.offload_activations and accelerator.device.type == "cpu":
-        reporter.note("train.offload_activations saves nothing on a CPU, whose memory is the host's")
+    for note in idle_notes(job.recipe, accelerator.device.type):
+        reporter.note(note)
     # A recipe's seed has 32 bits, and numpy takes no more: the sum with the process's number may have 33.
     set_seed((train.seed + accelerator.process_index) % 2**32)
 

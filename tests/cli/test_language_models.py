@@ -125,6 +125,7 @@ def test_packing_changes_no_step(recipe: Path, instructions: Path, reflora: Refl
     for packing in ("false", "true"):
         place = tmp_path / packing
         outcome = reflora("train", recipe, *arguments, f"train.packing={packing}", "--output", place)
+        assert ("rows share sequences" in outcome.err) == (packing == "true")
         assert outcome.status == 0, outcome.err
         found.append((step_losses(place), load_file(place / WEIGHTS)))
     assert len(found[0][0]) == 3

@@ -145,6 +145,7 @@ def test_a_key_tells_type_default_and_choices(reflora: Reflora) -> None:
     assert (rate["default"], rate["expected"]) == ("0.001", "a number > 0 and <= 1e+30")
     optimizer = reflora("show", "train.optimizer", "--json").json
     assert optimizer["values"] == [own.value for own in Optimizer]
+    assert reflora("show", "train.compile", "--json").json["values"][:3] == ["true", "false", "default"]
     section = reflora("show", "train", "--json").json
     assert [key["path"] for key in section["keys"]] == [f"train.{name}" for name in TrainSection.model_fields]
     warmup = reflora("show", "method.update.warmup_steps", "--json").json

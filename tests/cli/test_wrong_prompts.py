@@ -142,9 +142,9 @@ CASES: dict[str, tuple[Callable[[Place], Outcome], tuple[str, ...]]] = {
         lambda p: p.reflora("train", "quickstart", "task.train_on_prompt=true", "--output", p.path / "new"),
         ("task.train_on_prompt", "builtin/entailment"),
     ),
-    "packing of a labelled task": (
-        lambda p: p.reflora("train", "quickstart", "train.packing=true", "--output", p.path / "new"),
-        ("train.packing", "builtin/entailment"),
+    "cache of a labelled task": (
+        lambda p: p.reflora("train", "quickstart", "eval.cache=static", "--output", p.path / "new"),
+        ("eval.cache", "builtin/entailment"),
     ),
     "protocol of a labelled task": (
         lambda p: p.reflora("eval", p.run, "--protocol", "choices"),

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import torch
 import typer
 
 from reflora_cli.cli.guard import guarded
@@ -97,3 +98,13 @@ def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> No
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
     assert ended == [143]
+
+
+def test_a_full_gpu_is_one_message_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped, guarded():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert stopped.value.exit_code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the GPU's memory is full" in said
+    for change in ("train.micro_batch_size", "train.gradient_checkpointing", "model.quantization", "model.streaming"):
+        assert change in said

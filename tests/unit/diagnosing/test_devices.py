@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,3 +36,30 @@ def test_every_machine_has_a_processor_memory_and_an_answer_about_accelerators()
     assert int(found["cores"].split()[0]) > 0
     assert found["threads"].startswith(str(torch.get_num_threads()))
     assert torch.cuda.is_available() or "none" in found["accelerator"]
+
+
+@pytest.mark.parametrize(("kind", "variable", "usual"), [("cpu", "CXX", "g++"), ("cuda", "CC", "gcc")])
+def test_what_compiles_is_found_or_said_to_be_missing(
+    kind: str, variable: str, usual: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(devices, "find_spec", lambda _: object())
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = devices.compiling(kind)
+    assert found.state is State.WARNING
+    assert usual in found.value
+    assert variable in found.remedy
+    (tmp_path / "own").write_text("#!/bin/sh\n")
+    (tmp_path / "own").chmod(0o755)
+    monkeypatch.setenv(variable, "own")
+    found = devices.compiling(kind)
+    assert (found.state, found.value.split()[:3]) == (State.OK, ["works,", "by", str(tmp_path / "own")])
+
+
+def test_a_gpu_compiles_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    assert "triton" in devices.compiling("cuda").value
+    assert devices.compiling("cuda").state is State.WARNING
+    assert devices.compiling("cpu").state is State.OK

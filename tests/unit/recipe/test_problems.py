@@ -32,6 +32,12 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "key of two sections": ("  rank: 8\n", "  batch_size: 8\n", ("mean 'train.batch_size' or 'eval.batch_size'?",)),
     "name from PEFT": ("rank: 8", "r: 8", ("unknown key 'r'", "did you mean 'method.rank'?")),
     "name from transformers": ("epochs: 3", "lr: 1", ("unknown key 'lr'", "did you mean 'train.learning_rate'?")),
+    "name from others": ("epochs: 3", "torch_compile: true", ("did you mean 'train.compile'?",)),
+    "begin of a value": (
+        "some/model",
+        "some/model\n  attention: flash",
+        ("did you mean 'flash_attention_2' or 'flash_attention_3'?",),
+    ),
     "unknown section": ("model:\n", "weights: {}\nmodel:\n", ("'weights'", "known: eval, method, model, task")),
     "key of a section": ("model:\n", "optimiser: {}\nmodel:\n", ("'optimiser'", "did you mean 'train.optimizer'?")),
     "whole number": ("rank: 8", "rank: eight", ("method.rank", "'eight' (text)", "expected: a whole number >= 1")),

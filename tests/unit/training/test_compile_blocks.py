@@ -7,6 +7,7 @@ Graphs are made and partitioned as by torch's own compiler, but run without its 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from reflora_cli.methods.layers import LAYERS
 from reflora_cli.methods.method import Method
-from reflora_cli.training.compile_blocks import Compiling, blocks_of, compiled
+from reflora_cli.training.compile_blocks import Compiling, blocks_of, compiled, missing_compiler
 from tests.method_runs import Training, copied
 from tests.method_table import Case, adaptive_rates, preset
 from tests.models import MODELS, batch, make
@@ -164,3 +165,14 @@ def test_too_many_variants_run_eagerly_and_say_so(monkeypatch: pytest.MonkeyPatc
             x = torch.ones(2, block.in_features)
             torch.testing.assert_close(block(x), type(block).forward(block, x))
     assert any("limit" in why for why in record.failures)
+
+
+def test_a_missing_compiler_is_found_before_anything_is_traced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU's code needs no C++ compiler; a file that cannot be run is none."""
+    (tmp_path / "not-to-run").write_text("")
+    for name in ("no-such-compiler", str(tmp_path / "not-to-run")):
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", (name,))
+        assert "install g++" in missing_compiler(torch.device("cpu"))
+        assert missing_compiler(torch.device("cuda")) == ""
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("true",))  # a program that ends well
+    assert missing_compiler(torch.device("cpu")) == ""
