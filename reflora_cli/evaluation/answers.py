@@ -136,7 +136,7 @@ def predict_rest(restored: Restored, task: PromptTask, file: PredictionFile, rep
     compute, size, rows = restored.compute, restored.recipe.eval.batch_size, len(file.examples)
     if file.done:
         reporter.note(f"{task.name}: {len(file.done):,} of {rows:,} rows are there already, {file.path}")
-    # Of all rows, so that an evaluation that was interrupted continues with the batches of one that was not.
+    # All rows are planned, so that an interrupted evaluation continues with the batches of one that was not.
     planned = scorer_of(restored).batches(file.examples, size)
     batches = [rest for batch in planned if (rest := [index for index in batch if index not in file.done])]
     with reporter.counting(Work(f"scoring {task.name}", rows, before=len(file.done))) as tell:

@@ -87,6 +87,15 @@ class EvalProtocol(StrEnum):
     CHOICES = "choices"
 
 
+class GenerationCache(StrEnum):
+    """How keys and values are kept while an answer is written: in tensors that grow, or in those of one size, which
+    transformers compiles on a GPU.
+    """
+
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+
+
 class BaseWeights(StrEnum):
     """The weights of the base to which a merged adapter is added: those that training saw, quantized and cast, or the
     checkpoint's own.

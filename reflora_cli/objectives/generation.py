@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from reflora_cli.data.batches import cut
 from reflora_cli.data.encode_chats import asked_tokens, turn_ends
 from reflora_cli.data.pad import Padding, pad, pad_left
 from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.methods.settings import GenerationCache
 from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
@@ -40,7 +41,6 @@ TRIED = 2
 from the cache."""
 STATIC_MULTIPLE = 64
 """Prompts are padded to a multiple of this length where the cache has one size: few sizes are seen, and compiled."""
-Cache = Literal["dynamic", "static"]
 
 
 class AlwaysTheSame:
@@ -107,7 +107,7 @@ class Generation(Scorer):
         num_beams: int,
         max_new_tokens: int,
         penalties: Penalties = Penalties(),
-        cache: Cache = "dynamic",
+        cache: GenerationCache = GenerationCache.DYNAMIC,
     ) -> None:
         """cache: `static` gives keys and values their final size at once, so that transformers compiles the passes
         after a prompt on a GPU. Raises InputError for a model that cannot be used so.
@@ -124,15 +124,16 @@ class Generation(Scorer):
         trial = Trial(rows, lambda row: self.plain_logits([*row, token]))
         ways = (Padding.LEFT, Padding.NONE, Padding.ALONE)
         write = partial(self.written_logits, AlwaysTheSame(token))
-        self.padding = pick_padding(base, compute, trial, ways, partial(write, "dynamic"))
-        if cache == "static":
+        self.padding = pick_padding(base, compute, trial, ways, partial(write, GenerationCache.DYNAMIC))
+        if cache is GenerationCache.STATIC:
             self.check_static(rows, write)
         # The beams of one row are a batch: where rows must be alone, what they keep of a prompt is not to be trusted.
         self.use_cache = self.padding is not Padding.ALONE or num_beams == 1
 
     def settings(self) -> dict[str, object]:
         own = {"protocol": "llm-adapters", "num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
-        return {**own, **self.penalties.settings(), **({"cache": self.cache} if self.cache == "static" else {})}
+        cache = {"cache": self.cache} if self.cache is GenerationCache.STATIC else {}  # as in earlier files
+        return {**own, **self.penalties.settings(), **cache}
 
     def check_static(self, rows: Sequence[list[int]], write: Callable[..., Tensor]) -> None:
         """Raises InputError for a model that with a cache of one size writes otherwise than without.
@@ -141,7 +142,9 @@ class Generation(Scorer):
         """
         if self.padding is Padding.LEFT and self.base.reserved == 0:  # virtual tokens come after this trial
             with suppress(*FOREIGN):  # no such cache for this model
-                if agree(write("static", rows, self.padding), write("dynamic", rows, self.padding), self.compute.dtype):
+                caches = (GenerationCache.STATIC, GenerationCache.DYNAMIC)
+                found, expected = (write(own, rows, self.padding) for own in caches)
+                if agree(found, expected, self.compute.dtype):
                     return
         problem = Problem(
             f"a {self.base.model.config.model_type} model cannot keep keys and values in a cache of one size",
@@ -160,7 +163,9 @@ class Generation(Scorer):
             logits: Tensor = self.base.model(input_ids=ids, use_cache=False).logits[:, -TRIED:].float()
         return logits
 
-    def written_logits(self, same: AlwaysTheSame, cache: Cache, rows: Sequence[list[int]], padding: Padding) -> Tensor:
+    def written_logits(
+        self, same: AlwaysTheSame, cache: GenerationCache, rows: Sequence[list[int]], padding: Padding
+    ) -> Tensor:
         """Return the logits of the first new tokens [rows, TRIED, vocabulary], float32; `same` makes these tokens
         the same for all rows.
         """
@@ -201,7 +206,7 @@ class Generation(Scorer):
     def batches(self, examples: Sequence[PromptExample], size: int) -> list[list[int]]:
         prompts = asked_tokens(self.base.tokenizer, examples)
         lengths = [min(len(own), self.room) + self.max_new_tokens for own in prompts]
-        if self.cache == "static":  # short rows take as much of it as long ones
+        if self.cache is GenerationCache.STATIC:  # short rows take as much of it as long ones
             return cut(sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)), size)
         return score_batches(lengths, size, WRITTEN)
 
@@ -249,7 +254,7 @@ class Generation(Scorer):
     def padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Return the prompts' ids and mask, int64 [n, length]; lengths of prompts differ little with a static cache."""
         fill, longest = self.base.tokenizer.pad_token_id, max(map(len, prompts))
-        if self.cache == "static" and -(-longest // STATIC_MULTIPLE) * STATIC_MULTIPLE <= self.room:
+        if self.cache is GenerationCache.STATIC and -(-longest // STATIC_MULTIPLE) * STATIC_MULTIPLE <= self.room:
             return pad_left(prompts, fill, STATIC_MULTIPLE)
         return pad(prompts, fill, self.padding)
 
@@ -272,9 +277,9 @@ class Generation(Scorer):
         )
 
 
-def implementation(cache: Cache) -> str | None:
+def implementation(cache: GenerationCache) -> str | None:
     """Return transformers' name of a cache; None for its own choice, which is one that grows."""
-    return "static" if cache == "static" else None
+    return "static" if cache is GenerationCache.STATIC else None
 
 
 @contextmanager

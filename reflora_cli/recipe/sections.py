@@ -17,6 +17,7 @@ from reflora_cli.methods.settings import (
     Attention,
     Dtype,
     EvalProtocol,
+    GenerationCache,
     Optimizer,
     Quantization,
     Streaming,
@@ -170,8 +171,9 @@ class EvalSection(Section):
         1.0, ge=-10, le=10, description="beams are compared by log-likelihood over length to this power"
     )
     no_repeat_ngram: int = Field(0, ge=0, description="no answer has so many tokens in a row twice; 0: it may")
-    cache: Literal["dynamic", "static"] = Field(
-        "dynamic", description="keys and values while answers are written; static: of one size, compiled on a GPU"
+    cache: Annotated[GenerationCache, Named] = Field(
+        GenerationCache.DYNAMIC,
+        description="keys and values while answers are written; static: of one size, compiled on a GPU",
     )
     samples: int = Field(
         0, ge=0, le=100, description="language models: answers to the first N scored rows, shown with every evaluation"

@@ -22,7 +22,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reflora_cli.console.output import show_table
-from tests.benchmarks import layers
+from tests.benchmarks.layers import saved_bytes, stepper, timed_step
+from tests.benchmarks.variants import nothing, with_ours
 
 SERIES: dict[str, list[int]] = {
     "rank": [4, 8, 16, 32, 64, 128],
@@ -63,14 +64,14 @@ def costs(size: Size, rounds: int) -> dict[str, Cost]:
     """Of every method, measured in turn with the frozen base."""
     base = make_base(size)
     embedded = base.get_input_embeddings()(torch.randint(0, 1000, (4, size.length)))
-    built = {"floor": (base, layers.nothing)}
-    built |= {name: layers.with_ours(base, name, size.rank, "all-linear") for name in METHODS}
-    forwards = {name: layers.stepper(model, embedded) for name, (model, _) in built.items()}
-    saved = {name: layers.saved_bytes(forwards[name], model) for name, (model, _) in built.items()}
+    built = {"floor": (base, nothing)}
+    built |= {name: with_ours(base, name, size.rank, "all-linear") for name in METHODS}
+    forwards = {name: stepper(model, embedded) for name, (model, _) in built.items()}
+    saved = {name: saved_bytes(forwards[name], model) for name, (model, _) in built.items()}
     seconds: dict[str, list[float]] = {name: [] for name in built}
     for number in range(rounds + 1):
-        for name, (model, rule) in built.items():
-            taken = layers.timed_step(model, forwards[name], rule)
+        for name, way in built.items():
+            taken = timed_step(way, forwards[name])
             if number:
                 seconds[name].append(taken)
     # Differences within a round: what disturbs the machine for longer than a step is in both.

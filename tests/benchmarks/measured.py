@@ -92,12 +92,12 @@ def write(name: str, table: Table) -> None:
     (FIGURES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def machine() -> str:
-    """The device that computes: the GPU's name, or the CPU's kind and the threads that torch uses."""
+def machine(threads: int | None = None) -> str:
+    """The device that computes: the GPU's name, or the CPU's kind and its threads; None: those that torch uses here."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     models = re.search(r"model name\s*: (.*)", cpuinfo())
-    return f"{models.group(1) if models else platform.processor()}, {torch.get_num_threads()} threads"
+    return f"{models.group(1) if models else platform.processor()}, {threads or torch.get_num_threads()} threads"
 
 
 def cpuinfo() -> str:

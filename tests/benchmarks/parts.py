@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+SHOWN_LINES = 150
+"""The lines of a part's output that are shown at most, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +38,16 @@ class Outcome:
     seconds: float
 
     def shown(self, name: str) -> str:
-        """The part as Markdown: its tables, or the end of what it printed where it failed."""
+        """The part as Markdown: how it ended, and what it printed."""
         ended = {0: "done", None: "ended at its limit of time"}.get(self.status, f"failed with {self.status}")
-        kept = 60 if self.status == 0 else 150
-        text = "\n".join(self.printed.strip().splitlines()[-kept:])
+        text = "\n".join(self.printed.strip().splitlines()[-SHOWN_LINES:])
         return f"## {name}: {ended}, {self.seconds:.0f} s\n\n```\n{text}\n```\n"
 
 
 def run(part: Part, seconds: float) -> Outcome:
     """Run a part for at most so many seconds. Its last line on stdout holds its figures where that line is JSON."""
     begin = time.monotonic()
-    status: int | None = None
-    try:
-        done = subprocess.run(
-            [sys.executable, *part.arguments], capture_output=True, text=True, timeout=seconds, check=False
-        )
-        status, out, err = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as late:
-        out, err = decoded(late.stdout), decoded(late.stderr)
+    status, out, err = ended(part, seconds)
     lines = out.splitlines()
     try:
         figures = json.loads(lines[-1])
@@ -58,6 +55,26 @@ def run(part: Part, seconds: float) -> Outcome:
     except (IndexError, ValueError):
         figures = None
     return Outcome(status, figures, "\n".join((*lines, err)), time.monotonic() - begin)
+
+
+def ended(part: Part, seconds: float) -> tuple[int | None, str, str]:
+    """Run a part to its end; return its exit status, None where it was killed for its time, and stdout and stderr.
+
+    A part is killed with all processes that it started: they would disturb the parts after it.
+    """
+    command = [sys.executable, *part.arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None, *process.communicate()
+        except BaseException:  # an interruption, which does not reach a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, out, err
 
 
 def run_all(parts: Mapping[str, Part], limit: float) -> Iterator[tuple[str, Outcome]]:
@@ -71,6 +88,6 @@ def run_all(parts: Mapping[str, Part], limit: float) -> Iterator[tuple[str, Outc
             yield name, run(part, min(part.seconds, left))
 
 
-def decoded(output: bytes | str | None) -> str:
-    """What a process that was ended had printed."""
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+def figures_of(found: Mapping[str, Outcome]) -> dict[str, Any]:
+    """The figures of those parts that ended well and have some."""
+    return {name: own.figures for name, own in found.items() if own.status == 0 and own.figures}

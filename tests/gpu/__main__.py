@@ -6,21 +6,18 @@ Needs the package's dependencies with a CUDA build of PyTorch, pytest with pytes
 process of its own with a limit on its time, so a failure loses only itself. The figures of all parts go to the JSON
 file, their tables to the Markdown file beside it. date: the day under which the figures are kept in docs/measured/,
 from which the tables of docs/measured.md are then written; without it they stay as they are. tiny: sizes with which a
-CPU goes through all parts in a minute; such figures say nothing. Exits with 1 when a part failed.
+CPU goes through all parts in a minute or two; such figures say nothing. Exits with 1 when a part failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
-
-from tests.benchmarks.measured import machine, render, write
-from tests.benchmarks.parts import Outcome, Part, run_all
+from tests.benchmarks.measured import render, write
+from tests.benchmarks.parts import Outcome, Part, figures_of
+from tests.benchmarks.runner import add_options, run_shown, wanted
 from tests.benchmarks.tables import Origin, layers_table, step_table
 
 LIMIT = 470.0
@@ -46,7 +43,7 @@ def parts(device: str) -> dict[str, Part]:
         ENCODER: part(f"{layers} {DEBERTA}", 90),
         NF4: part(f"{layers} {LLAMA} --quantization nf4", 90),
         "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 5 {on}", 60),
-        "epoch": part(f"{bench}.epochs --rounds 2", 90),
+        "epoch": part(f"{bench}.epochs --rounds 1", 90),
         "kernels": part(f"-m tests.gpu.profile {on} {LLAMA.removesuffix(' --rounds 11')}", 60),
     }
 
@@ -76,7 +73,7 @@ def part(arguments: str, seconds: float) -> Part:
 
 def keep(known: Mapping[str, Part], found: Mapping[str, Outcome], date: str) -> None:
     """Write the figures of those parts that docs/measured.md shows and that ended well, and its tables."""
-    figures = {name: own.figures for name, own in found.items() if own.status == 0 and own.figures}
+    figures = figures_of(found)
     peak = figures.get(PRODUCTS, {}).get("product_flops")
     for name, page in PAGES.items():
         if name in figures:
@@ -86,35 +83,16 @@ def keep(known: Mapping[str, Part], found: Mapping[str, Outcome], date: str) -> 
     render()
 
 
-def report(output: Path, found: Mapping[str, Outcome]) -> None:
-    """Write what was found so far as JSON and as Markdown."""
-    figures = {name: own.figures for name, own in found.items()}
-    content = {"machine": machine(), "torch": torch.__version__, "parts": figures}
-    output.write_text(json.dumps(content), encoding="utf-8")
-    tables = "\n".join(own.shown(name) for name, own in found.items())
-    title = f"# {machine()}, torch {torch.__version__}"
-    output.with_suffix(".md").write_text(f"{title}\n\n{tables}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("gpu.json"))
+    add_options(parser, "gpu.json")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--parts", nargs="+", default=None)
-    parser.add_argument("--date", default=None)
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     if chosen.tiny and chosen.date:
         parser.error("figures of --tiny are not kept: leave --date out")
     known = tiny_parts(chosen.device) if chosen.tiny else parts(chosen.device)
-    if unknown := set(chosen.parts or ()) - set(known):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    wanted = {name: own for name, own in known.items() if chosen.parts is None or name in chosen.parts}
-    found: dict[str, Outcome] = {}
-    for name, outcome in run_all(wanted, LIMIT):
-        found[name] = outcome
-        print(outcome.shown(name), flush=True)
-        report(chosen.output, found)
+    found = run_shown(wanted(parser, known, chosen.parts), LIMIT, chosen.output)
     if chosen.date:
         keep(known, found, chosen.date)
     sys.exit(any(outcome.status != 0 for outcome in found.values()))

@@ -15,7 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from reflora_cli.console.output import show_table
-from tests.benchmarks.layers import TARGETS, make_base, stepper, timed_step, variants
+from tests.benchmarks.layers import stepper, timed_step
+from tests.benchmarks.variants import TARGETS, make_base, variants
 
 WAYS = ("frozen floor", "reflora lora", "reflora reflora", "reflora dora", "PEFT lora", "PEFT dora")
 
@@ -38,14 +39,14 @@ def main() -> None:
     ids = torch.randint(0, 1000, (chosen.batch, chosen.length)).to(device)
     embedded = base.get_input_embeddings()(ids)
     rows, figures = [], {}
-    for name, (model, rule) in variants(base, base, TARGETS).items():
+    for name, way in variants(base, base, TARGETS).items():
         if name not in chosen.ways:
             continue
-        forward = stepper(model, embedded)
-        seconds = min(timed_step(model, forward, rule) for _ in range(5))
+        forward = stepper(way[0], embedded)
+        seconds = min(timed_step(way, forward) for _ in range(5))
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=activities) as seen:
-            timed_step(model, forward, rule)
+            timed_step(way, forward)
         averages = seen.key_averages()
         kernels = [event for event in averages if event.device_type.name != "CPU"] or list(averages)
         own = {event.key: (event.self_device_time_total or event.self_cpu_time_total, event.count) for event in kernels}

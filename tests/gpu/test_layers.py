@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from reflora_cli.objectives import token_loss
 from reflora_cli.optim.build import Rates, build_optimizer
 from reflora_cli.optim.partition import Partition
 from reflora_cli.training.prepare import roles_in
+from tests.gpu.waits import waits
 from tests.language_models import make as make_language
 from tests.models import ADAPTERS, HEADS, acts_on, batch, injected, make
 
@@ -223,19 +223,6 @@ def test_a_rule_never_makes_the_host_wait(update: str) -> None:
     for parameter in training.adapted.parameters.values():
         parameter.grad = torch.full_like(parameter, 1e-3)
     rule = training.optimizer.rule
-    with waits_are_errors():
+    with waits("error"):
         rule.before_step()
         rule.after_step(training.optimizer.state)
-
-
-class waits_are_errors:
-    """Inside, whatever makes the host wait for a CUDA device raises RuntimeError."""
-
-    def __enter__(self) -> None:
-        if DEVICE.type == "cuda":
-            warnings.filterwarnings("ignore", message="Synchronization debug mode")
-            torch.cuda.set_sync_debug_mode("error")
-
-    def __exit__(self, *_: object) -> None:
-        if DEVICE.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import measured, suite, tables
-from tests.benchmarks.parts import Outcome, Part, run, run_all
+from reflora_cli.ground.errors import InputError, Problem
+from tests.benchmarks import epochs, measured, suite, tables
+from tests.benchmarks.parts import Outcome, Part, figures_of, run, run_all
+from tests.benchmarks.runner import run_shown
+from tests.benchmarks.setting import Outcome as SettingOutcome
+from tests.benchmarks.setting import Setting
 from tests.gpu import __main__ as gpu
 
 TESTS = Path(__file__).parents[1]
@@ -39,16 +45,25 @@ def test_the_tables_of_the_pages_are_those_of_the_figures() -> None:
     assert [line for line in measured.BLOCK.sub("", page).splitlines() if line.startswith("|")] == []
 
 
-def test_a_table_that_is_not_that_of_its_figures_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- measured: layers -->\n| 1.05 |\n<!-- end -->\nafter\n", encoding="utf-8")
-    monkeypatch.setattr(measured, "PAGES", (page,))
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page that is not written yet; figures go beside it."""
+    monkeypatch.setattr(measured, "FIGURES", tmp_path)
+    path = tmp_path / "page.md"
+    monkeypatch.setattr(measured, "PAGES", (path,))
+    return path
+
+
+def test_a_table_that_is_not_that_of_its_figures_is_found(page: Path) -> None:
+    columns, rows = {"ratio": measured.Column("ratio", ".2f")}, {"one way": {"ratio": 1.25}}
+    measured.write("own", measured.Table(columns, rows, "a CPU", "2026-11-28", "2.13", "python x"))
+    page.write_text("before\n<!-- measured: own -->\n| 1.05 |\n<!-- end -->\nafter\n", encoding="utf-8")
     assert list(measured.differing()) == [page]
     measured.render()
     text = page.read_text(encoding="utf-8")
     assert list(measured.differing()) == []
     assert "1.05" not in text
-    assert "| reflora LoRA | 1.10 | 309 MiB |" in text
+    assert "| one way | 1.25 |" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 
@@ -65,7 +80,8 @@ def test_figures_become_a_table_and_come_back_from_their_file(tmp_path: Path, mo
     monkeypatch.setattr(measured, "FIGURES", tmp_path)
     seconds = {"frozen floor": [1.0, 2.0, 3.0], "reflora lora": [4.0, 3.0, 2.0]}
     both = dict.fromkeys(seconds, 2**21)
-    figures = {"seconds": seconds, "saved": both, "peaks": {}, "flops": dict.fromkeys(seconds, 8), "tokens": 6}
+    figures = {"seconds": seconds, "saved": both, "peaks": {}, "flops": dict.fromkeys(seconds, 8), "tokens": 6,
+               "threads": 3}  # fmt: skip
     made = tables.layers_table(figures, tables.Origin("2026-11-28", "python x"), product_flops=16.0)
     measured.write("own", made)
     assert measured.read("own") == made
@@ -89,6 +105,53 @@ def test_a_part_that_fails_or_takes_too_long_loses_only_itself() -> None:
     assert "ended at its limit" in found["late"].shown("late")
 
 
+def test_a_part_whose_time_is_over_ends_with_what_it_started(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    child = f"import time\nwhile True: open({str(alive)!r}, 'w').close(); time.sleep(0.05)"
+    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    outcome = run(Part(("-c", program), 60), 3)
+    assert outcome.status is None
+    assert outcome.seconds < 30, "the child holds the pipes"
+    assert alive.exists()
+    alive.unlink()
+    time.sleep(0.5)
+    assert not alive.exists()
+
+
+def test_parts_are_kept_as_figures_and_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"good": Part(("-c", "print('table'); print('{\"x\": 1}')"), 20), "bad": Part(("-c", "x"), 20)}
+    found = run_shown(parts, 60, tmp_path / "own.json")
+    assert figures_of(found) == {"good": {"x": 1}}
+    kept = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))["parts"]
+    assert {name: (own["status"], own["figures"]) for name, own in kept.items()} == {
+        "good": (0, {"x": 1}), "bad": (1, None),
+    }  # fmt: skip
+    text = (tmp_path / "own.md").read_text(encoding="utf-8")
+    for shown in (text, capsys.readouterr().err):
+        assert "## good: done" in shown
+        assert "table" in shown
+        assert "NameError" in shown
+
+
+def test_the_processor_s_time_stands_still_while_a_module_waits() -> None:
+    own = ("-m", "tests.benchmarks.processor_time", "timeit", "-n1", "-r1", "-usec", "__import__('time').sleep(0.5)")
+    outcome = run(Part(own, 20), 20)
+    assert outcome.status == 0, outcome.printed
+    (seconds,) = re.findall(r"best of 1: ([\d.e-]+) sec", outcome.printed)
+    assert float(seconds) < 0.25
+
+
+def test_a_way_that_a_model_refuses_is_left_out_of_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    def refusing(setting: Setting, directory: Path) -> SettingOutcome:
+        raise InputError(Problem("this model cannot"))
+
+    good = SettingOutcome("own", {"accuracy": 1.0}, {}, 2.0, 1)
+    ways: dict[str, epochs.Way] = {"one": (lambda setting, directory: good, {}), "other": (refusing, {"packed": True})}
+    setting = Setting("task", "base", "hub", "lora", 0, 8, 1e-3, 1, 1)
+    assert epochs.measure(ways, setting, 2) == {"one": [good, good]}
+    assert "other: left out: this model cannot" in capsys.readouterr().err
+
+
 def test_parts_do_not_begin_when_the_time_of_all_is_over() -> None:
     (found,) = dict(run_all({"late": Part(("-c", ""), 20)}, 1)).values()
     assert found.status is None
@@ -101,18 +164,10 @@ LAYERS = {
     "peaks": {"frozen floor": 2**30, "reflora lora": 2**31},
     "flops": {"frozen floor": 4, "reflora lora": 4},
     "tokens": 10,
+    "threads": 3,
 }
 STEP = {"deberta": {way: {"seconds": [seconds] * 3, "error": 0.0} for way, seconds in (("one by one", 4.0),
         ("reflora", 2.0))}}  # fmt: skip
-
-
-@pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A page with one table, whose figures are not there yet; figures go beside it."""
-    monkeypatch.setattr(measured, "FIGURES", tmp_path)
-    path = tmp_path / "page.md"
-    monkeypatch.setattr(measured, "PAGES", (path,))
-    return path
 
 
 def test_make_gpu_writes_the_tables_of_the_parts_that_ended_well(page: Path) -> None:
@@ -138,11 +193,13 @@ def test_make_bench_writes_the_tables_of_the_parts_that_ended_well(page: Path) -
     page.write_text("<!-- measured: epochs -->\n<!-- end -->\n", encoding="utf-8")
     found = {
         "layers": Outcome(1, LAYERS, "", 1.0),
-        "epoch, CoLA": Outcome(0, {"seconds": {"reflora": [3.0, 1.0, 2.0]}, "scores": {}}, "", 1.0),
+        "epoch, CoLA": Outcome(0, {"seconds": {"reflora": [3.0, 1.0, 2.0]}, "train_rows": 640}, "", 1.0),
     }
     suite.keep(suite.plan(Path("data")), found, "2026-11-30")
     assert [path.stem for path in page.parent.glob("*.json")] == ["epochs"]
-    assert "| reflora | 2.0 s |" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "| CoLA, 640 rows |" in text
+    assert "| reflora | 2.0 s |" in text
 
 
 def test_tiny_parts_are_those_of_a_gpu() -> None:

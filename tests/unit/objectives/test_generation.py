@@ -12,6 +12,7 @@ import torch
 
 from reflora_cli.data.load import load_prompts
 from reflora_cli.ground.errors import InputError
+from reflora_cli.methods.settings import GenerationCache
 from reflora_cli.model.base import Base
 from reflora_cli.model.language import load_language_model
 from reflora_cli.model.precision import Compute
@@ -172,7 +173,7 @@ def test_a_static_cache_gives_the_answers_of_a_dynamic_one(name: str, beams: int
     """In batches of unequal rows, the longest first or last."""
     own = base(name)
     own.model.eval()
-    plain, static = Generation(own, CPU, beams, 8), Generation(own, CPU, beams, 8, cache="static")
+    plain, static = Generation(own, CPU, beams, 8), Generation(own, CPU, beams, 8, cache=GenerationCache.STATIC)
     examples = [PromptExample("Who?", "", "Who?", ("a",), ("a",), "a"), *rows(4)]
     caches: list[str] = []
     body: Any = own.model.base_model
@@ -186,7 +187,7 @@ def test_a_static_cache_gives_the_answers_of_a_dynamic_one(name: str, beams: int
 
 def test_batches_of_a_static_cache_are_of_one_size(tiny: Base) -> None:
     examples = [PromptExample("p", "a", "a cup " * count, ("a",), ("a",), "a") for count in (1, 40, 2, 30, 1)]
-    assert Generation(tiny, CPU, 1, 8, cache="static").batches(examples, 2) == [[1, 3], [2, 0], [4]]
+    assert Generation(tiny, CPU, 1, 8, cache=GenerationCache.STATIC).batches(examples, 2) == [[1, 3], [2, 0], [4]]
     assert Generation(tiny, CPU, 1, 8).batches(examples, 2) == [[1, 3], [2, 0, 4]]
 
 
@@ -194,11 +195,11 @@ def test_a_model_that_mixes_the_rows_of_a_batch_has_no_static_cache() -> None:
     own = base("rwkv")
     own.model.eval()
     with pytest.raises(InputError, match=r"eval\.cache"):
-        Generation(own, CPU, 1, 8, cache="static")
+        Generation(own, CPU, 1, 8, cache=GenerationCache.STATIC)
 
 
 def test_virtual_tokens_need_a_cache_that_grows(tiny: Base) -> None:
     own = replace(tiny, reserved=3)
     assert Generation(own, CPU, 1, 8).settings() == Generation(tiny, CPU, 1, 8).settings()
     with pytest.raises(InputError, match="with virtual tokens"):
-        Generation(own, CPU, 1, 8, cache="static")
+        Generation(own, CPU, 1, 8, cache=GenerationCache.STATIC)

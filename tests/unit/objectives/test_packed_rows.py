@@ -12,27 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reflora_cli.data.encode import EncodedRow, encode
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.layers import LAYERS
-from reflora_cli.model.base import Base
-from reflora_cli.model.classifier import head_modules
 from reflora_cli.model.packed_attention import plain_name
 from reflora_cli.model.packing import TOKENS, Packing, Way
-from reflora_cli.model.precision import Compute
-from reflora_cli.model.sources import Source
-from reflora_cli.objectives.sequence import SequenceObjective
-from reflora_cli.tasks.base import SequenceTask
-from reflora_cli.tasks.examples import Example
-from reflora_cli.tasks.registry import find_task
-from tests.architectures import DECODERS, ENCODERS
+from tests.classifiers import base, objective, rows_of
 from tests.method_runs import Training
 from tests.method_table import ADAPTIVE, Case
 from tests.models import batch
-from tests.random_models import classifier, widened
 
-CPU = Compute(torch.device("cpu"), torch.float32)
-TEXTS = ("a cup of tea", "the box is small", "no", "a large wooden box stands in the kitchen near the lamp", "a box")
 PACKED = (
     "albert", "bert", "roberta", "distilbert", "electra", "modernbert", "deberta", "deberta-v2", "bart", "t5", "gpt2",
     "llama", "qwen2", "gemma", "gemma3", "mistral-window", "opt", "bloom", "mixtral",
@@ -40,23 +28,6 @@ PACKED = (
 WHOLE = ("deberta", "deberta-v2", "bloom", "t5")
 """Those whose attention modules see padding: their attention is code of their own."""
 REFUSED = {"convbert": "rows of one length only", "jamba": "other results", "xlnet": "other results"}
-
-
-def base(name: str) -> Base:
-    architecture = (ENCODERS | DECODERS)[name]
-    torch.manual_seed(0)
-    model = widened(classifier(architecture, num_labels=2), 0.15).eval()
-    return Base(model, architecture.tokenizer(), Source("tiny", "tiny", None, True), None, (), head_modules(model))
-
-
-def objective(own: Base) -> SequenceObjective:
-    task = find_task("glue/sst2")
-    assert isinstance(task, SequenceTask)
-    return SequenceObjective(task, own, CPU)
-
-
-def rows_of(own: Base) -> list[EncodedRow]:
-    return encode(own.tokenizer, [Example((text,), index % 2) for index, text in enumerate(TEXTS)], 40)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -9,43 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reflora_cli.data.encode import EncodedRow, encode
 from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.method import Method
 from reflora_cli.model.base import Base
-from reflora_cli.model.classifier import head_modules
-from reflora_cli.model.precision import Compute
-from reflora_cli.model.sources import Source
 from reflora_cli.objectives.sequence import SequenceObjective
 from reflora_cli.objectives.trimmed import trim_last_block
-from reflora_cli.tasks.base import SequenceTask
-from reflora_cli.tasks.examples import Example
-from reflora_cli.tasks.registry import find_task
-from tests.architectures import DECODERS, ENCODERS
+from tests.classifiers import base, objective, rows_of
 from tests.models import injected
-from tests.random_models import classifier, widened
 
-CPU = Compute(torch.device("cpu"), torch.float32)
-TEXTS = ("a cup of tea", "the box is small", "no", "a large wooden box stands in the kitchen near the lamp", "a box")
 TRIMMED = ("bert", "roberta", "camembert", "electra", "ernie", "deberta", "deberta-v2", "megatron-bert")
 REFUSED = ("albert", "distilbert", "modernbert", "llama", "gpt2")
-
-
-def base(name: str) -> Base:
-    architecture = (ENCODERS | DECODERS)[name]
-    torch.manual_seed(0)
-    model = widened(classifier(architecture, num_labels=2), 0.15)
-    return Base(model, architecture.tokenizer(), Source("tiny", "tiny", None, True), None, (), head_modules(model))
-
-
-def objective(own: Base) -> SequenceObjective:
-    task = find_task("glue/sst2")
-    assert isinstance(task, SequenceTask)
-    return SequenceObjective(task, own, CPU)
-
-
-def rows_of(own: Base) -> list[EncodedRow]:
-    return encode(own.tokenizer, [Example((text,), index % 2) for index, text in enumerate(TEXTS)], 40)
 
 
 def adapt(own: Base, layer: str) -> None:
