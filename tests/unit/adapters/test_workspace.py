@@ -111,3 +111,15 @@ def test_memory_of_one_size_is_kept() -> None:
     first = own.matrix(4, 8, torch.float32)
     assert own.matrix(2, 16, torch.float32).data_ptr() == first.data_ptr()
     assert own.matrix(8, 8, torch.float32).shape == (8, 8)
+
+
+@needs_function
+def test_norms_of_rows_are_computed_in_the_same_memory() -> None:
+    frozen, A = quantized("nf4", (64, 128)), torch.randn(4, 128)
+    W = frozen.dequantized()
+    with torch.no_grad():
+        address = lent(frozen).data_ptr()
+        (rows,) = frozen.float_rows()
+        assert rows.data_ptr() == address
+        torch.testing.assert_close(frozen.row_products(A), W @ A.T)
+    torch.testing.assert_close(frozen.row_square_sums(), W.square().sum(dim=1))
