@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import noop_context_fn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.streamed import StreamedWeight
@@ -19,6 +22,8 @@ from reflora_cli.model.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,12 @@ class Base:
         """Move the model to a device, in place."""
         nn.Module.to(self.model, device)
 
-    def recompute_activations(self) -> None:
-        """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again."""
-        how = {"use_reentrant": False}
+    def recompute_activations(self, contexts: Contexts = noop_context_fn) -> None:
+        """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again.
+
+        contexts: the function that makes the contexts of a block's first computation and of its second.
+        """
+        how = {"use_reentrant": False, "context_fn": contexts}
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         if enable is None:  # older versions have the other name only
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)

@@ -10,7 +10,7 @@ from typing import Any
 
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.ground.errors import InputError
-from reflora_cli.methods.settings import Optimizer, Quantization
+from reflora_cli.methods.settings import Optimizer, Quantization, Streaming
 from reflora_cli.planning.devices import shown_gib
 from reflora_cli.planning.known import Known
 from reflora_cli.planning.plan import Plan, Request, planned
@@ -22,15 +22,20 @@ Peak = Callable[[Changes], "Plan | None"]
 
 
 def candidates(plan: Plan) -> list[str]:
-    """Return the overrides that may save memory, those first that change what is learned least."""
+    """Return the overrides that may save memory: those first that change what is learned least, then those that take
+    host memory and time, then shorter rows.
+    """
     model, train, task = plan.recipe.model, plan.recipe.train, plan.recipe.task
+    has_gpu = plan.device.kind == "cuda"
     wanted = [
         ("train.micro_batch_size=1", train.micro_batch_size > 1),
         ("train.gradient_checkpointing=true", not train.gradient_checkpointing),
         ("train.packing=true", not train.packing and plan.scoring is not None),
-        ("model.dtype=bfloat16", plan.dtype == "float32" and plan.device.kind == "cuda" and plan.device.has_bfloat16),
+        ("model.dtype=bfloat16", plan.dtype == "float32" and has_gpu and plan.device.has_bfloat16),
         ("train.optimizer=adamw_8bit", train.optimizer is Optimizer.ADAMW),
         ("model.quantization=nf4", model.quantization is Quantization.NONE),
+        ("train.offload_activations=true", has_gpu and not train.offload_activations),
+        ("model.streaming=host", has_gpu and model.streaming is Streaming.NONE),
         (f"task.max_length={task.max_length // 2}", task.max_length >= 64),
     ]
     return [change for change, helps in wanted if helps]
@@ -38,16 +43,17 @@ def candidates(plan: Plan) -> list[str]:
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found. alone: the total with each change by itself. together: the smallest combination that fits, with
-    its total; nothing where none does.
+    """What was found. alone: the total with each change by itself, and what it takes of host memory. together: the
+    smallest combination that fits, with its total; nothing where none does.
     """
 
     alone: dict[str, int]
+    host: dict[str, int]
     together: Changes
     total: int | None
 
     def record(self) -> dict[str, Any]:
-        return {"alone": self.alone, "overrides": list(self.together), "total": self.total}
+        return {"alone": self.alone, "host": self.host, "overrides": list(self.together), "total": self.total}
 
 
 def advise(
@@ -64,7 +70,8 @@ def advise(
     found = searched(candidates(plan), changed, plan)
     for change, total in found.alone.items():
         saved = plan.memory.total - total
-        reporter.note(f"  {change}: {shown_gib(total)}, {shown_gib(saved)} less")
+        beside = f", {shown_gib(found.host[change])} in host memory" if change in found.host else ""
+        reporter.note(f"  {change}: {shown_gib(total)}, {shown_gib(saved)} less{beside}")
     if found.total is not None:
         reporter.note(f"the smallest change that fits, {shown_gib(found.total)} and its margin:")
         reporter.note(f"  {' '.join(found.together)}")
@@ -76,21 +83,40 @@ def advise(
 def searched(changes: Sequence[str], changed: Peak, plan: Plan) -> Advice:
     """Return what each change gives alone, and the first of the smallest combinations that fits.
 
-    Combinations that could not even fit if all savings added up are left out: together, changes save at most that.
+    No change makes a run take more. So where all together do not fit, no combination does; one without which all others
+    do not fit is in every one that fits; and together, changes save at most the sum of what each saves.
     """
     single = {change: own for change in changes if (own := changed((change,))) is not None}
     saved = {change: plan.memory.total - own.memory.total for change, own in single.items()}
     useful = [change for change in changes if saved.get(change, 0) > 0]
     alone = {change: single[change].memory.total for change in useful}
-    room = plan.memory.available - plan.memory.fixed
+    host = {change: sum(single[change].memory.host.values()) for change in useful if single[change].memory.host}
+    room, needed = plan.memory.available - plan.memory.fixed, necessary(useful, changed)
+    if needed is None:
+        return Advice(alone, host, (), None)
     for some in combinations(useful):
+        if not needed <= set(some):
+            continue
         hoped = plan.memory.total - plan.memory.fixed - sum(saved[change] for change in some)
         if hoped > room:
             continue
         found = changed(some)
         if found is not None and found.memory.fits:
-            return as_large_as_fits(some, changed, plan, alone)
-    return Advice(alone, (), None)
+            together = as_large_as_fits(some, changed, plan)
+            return Advice(alone, host, together, total_of(changed(together)))
+    return Advice(alone, host, (), None)
+
+
+def necessary(changes: Sequence[str], changed: Peak) -> set[str] | None:
+    """Return the changes without which all others together do not fit; None where all together do not."""
+
+    def fits(some: Sequence[str]) -> bool:
+        found = changed(tuple(some))
+        return found is not None and found.memory.fits
+
+    if not fits(changes):
+        return None
+    return {own for own in changes if not fits([other for other in changes if other != own])}
 
 
 def combinations(changes: Sequence[str]) -> Iterator[Changes]:
@@ -99,7 +125,7 @@ def combinations(changes: Sequence[str]) -> Iterator[Changes]:
         yield from itertools.combinations(changes, size)
 
 
-def as_large_as_fits(own: Changes, changed: Peak, plan: Plan, alone: dict[str, int]) -> Advice:
+def as_large_as_fits(own: Changes, changed: Peak, plan: Plan) -> Changes:
     """Return the combination with the largest micro-batch, of powers of two, with which it still fits."""
     best, size = own, plan.recipe.train.micro_batch_size
     if "train.micro_batch_size=1" in own:
@@ -110,8 +136,11 @@ def as_large_as_fits(own: Changes, changed: Peak, plan: Plan, alone: dict[str, i
             if found is None or not found.memory.fits:
                 break
             best, power = larger, power * 2
-    fitting = changed(best)
-    return Advice(alone, best, None if fitting is None else fitting.memory.total)
+    return best
+
+
+def total_of(plan: Plan | None) -> int | None:
+    return None if plan is None else plan.memory.total
 
 
 def plan_with(name: str, overrides: Sequence[str], request: Request, known: Known) -> Plan | None:
