@@ -13,6 +13,7 @@ from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.settings import Optimizer, Quantization, Streaming
 from reflora_cli.planning.devices import shown_gib
 from reflora_cli.planning.known import Known
+from reflora_cli.planning.memory import Memory
 from reflora_cli.planning.plan import Plan, Request, planned
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
@@ -30,6 +31,7 @@ def candidates(plan: Plan) -> list[str]:
     wanted = [
         ("train.micro_batch_size=1", train.micro_batch_size > 1),
         ("train.gradient_checkpointing=true", not train.gradient_checkpointing),
+        ("eval.batch_size=1", plan.recipe.eval.batch_size > 1),
         ("train.packing=true", not train.packing and plan.scoring is not None),
         ("model.dtype=bfloat16", plan.dtype == "float32" and has_gpu and plan.device.has_bfloat16),
         ("train.optimizer=adamw_8bit", train.optimizer is Optimizer.ADAMW),
@@ -83,28 +85,42 @@ def advise(
 def searched(changes: Sequence[str], changed: Peak, plan: Plan) -> Advice:
     """Return what each change gives alone, and the first of the smallest combinations that fits.
 
-    No change makes a run take more. So where all together do not fit, no combination does; one without which all others
-    do not fit is in every one that fits; and together, changes save at most the sum of what each saves.
+    No change makes a run take more. So where all together do not fit, no combination does, and one without which all
+    others do not fit is in every one that fits.
     """
-    single = {change: own for change in changes if (own := changed((change,))) is not None}
-    saved = {change: plan.memory.total - own.memory.total for change, own in single.items()}
-    useful = [change for change in changes if saved.get(change, 0) > 0]
-    alone = {change: single[change].memory.total for change in useful}
-    host = {change: sum(single[change].memory.host.values()) for change in useful if single[change].memory.host}
-    room, needed = plan.memory.available - plan.memory.fixed, necessary(useful, changed)
+    single = {change: own.memory for change in changes if (own := changed((change,))) is not None}
+    useful = [change for change, own in single.items() if any(saved_parts(plan.memory, own))]
+    alone = {change: single[change].total for change in useful if single[change].total < plan.memory.total}
+    host = {change: sum(single[change].host.values()) for change in alone if single[change].host}
+    needed = necessary(useful, changed)
     if needed is None:
         return Advice(alone, host, (), None)
     for some in combinations(useful):
-        if not needed <= set(some):
-            continue
-        hoped = plan.memory.total - plan.memory.fixed - sum(saved[change] for change in some)
-        if hoped > room:
+        if not needed <= set(some) or least(plan.memory, [single[own] for own in some]) > plan.memory.available:
             continue
         found = changed(some)
         if found is not None and found.memory.fits:
             together = as_large_as_fits(some, changed, plan)
             return Advice(alone, host, together, total_of(changed(together)))
     return Advice(alone, host, (), None)
+
+
+def parts_of(memory: Memory) -> tuple[int, ...]:
+    """Return the parts of which the total is made: those that stay, of all others the largest, and that of loading."""
+    beside = (memory.in_pass, memory.in_step, memory.scoring or 0, memory.saving)
+    return memory.resident, *beside, memory.loading
+
+
+def saved_parts(memory: Memory, other: Memory) -> tuple[int, ...]:
+    """Return what another plan saves of each part."""
+    return tuple(max(0, own - less) for own, less in zip(parts_of(memory), parts_of(other), strict=True))
+
+
+def least(memory: Memory, others: Sequence[Memory]) -> int:
+    """Return what changes take at least together: as if all that each saves of a part added up."""
+    saved = [sum(own) for own in zip(*(saved_parts(memory, other) for other in others), strict=True)]
+    resident, *beside, loading = (own - less for own, less in zip(parts_of(memory), saved, strict=True))
+    return memory.fixed + max(0, resident + max(beside), loading)
 
 
 def necessary(changes: Sequence[str], changed: Peak) -> set[str] | None:
@@ -126,12 +142,13 @@ def combinations(changes: Sequence[str]) -> Iterator[Changes]:
 
 
 def as_large_as_fits(own: Changes, changed: Peak, plan: Plan) -> Changes:
-    """Return the combination with the largest micro-batch, of powers of two, with which it still fits."""
-    best, size = own, plan.recipe.train.micro_batch_size
-    if "train.micro_batch_size=1" in own:
+    """Return the combination with the largest batches, of powers of two, with which it still fits."""
+    best, recipe = own, plan.recipe
+    sizes = {"train.micro_batch_size": recipe.train.micro_batch_size, "eval.batch_size": recipe.eval.batch_size}
+    for key, size in sizes.items():
         power = 2
-        while power < size:
-            larger = tuple(f"train.micro_batch_size={power}" if "micro_batch" in one else one for one in own)
+        while f"{key}={power // 2}" in best and power < size:
+            larger = tuple(f"{key}={power}" if one.startswith(f"{key}=") else one for one in best)
             found = changed(larger)
             if found is None or not found.memory.fits:
                 break

@@ -13,23 +13,27 @@ from reflora_cli.planning.devices import named_gpu, own_device
 from reflora_cli.planning.plan import Request, planned
 from reflora_cli.recipe.files import load_recipe
 
-SAVED = {"a": 30, "b": 20, "c": 20, "d": 10, "e": 5}
+SAVED = {"a": (30, 0), "b": (20, 0), "c": (15, 5), "d": (10, 0), "e": (0, 40)}
+"""What each change saves of a pass, which takes 100 bytes, and of an evaluation, which takes 90."""
 OVERLAP = {("a", "b"): 15}
-"""What two changes save less together than apart."""
+"""What two changes save less of a pass together than apart."""
 
 
 class Made:
-    """Plans by their changes: a run of 100 bytes, from which each change takes some."""
+    """Plans by their changes: a run whose peak is in a pass or in an evaluation."""
 
     def __init__(self, available: int) -> None:
         self.available, self.calls = available, 0
 
     def __call__(self, changes: tuple[str, ...]) -> Any:
         self.calls += 1
-        total = 100 - sum(SAVED[own] for own in changes)
-        total += sum(shared for both, shared in OVERLAP.items() if {*both} <= {*changes})
-        memory = SimpleNamespace(total=total, fixed=0, available=self.available, fits=total <= self.available, host={})
-        recipe = SimpleNamespace(train=SimpleNamespace(micro_batch_size=1))
+        in_pass, scoring = (full - sum(SAVED[own][part] for own in changes) for part, full in enumerate((100, 90)))
+        in_pass += sum(shared for both, shared in OVERLAP.items() if {*both} <= {*changes})
+        total = max(in_pass, scoring)
+        parts = {"resident": 0, "in_pass": in_pass, "in_step": 0, "scoring": scoring, "saving": 0, "loading": 0}
+        memory = SimpleNamespace(total=total, fixed=0, available=self.available, fits=total <= self.available, host={},
+                                 **parts)  # fmt: skip
+        recipe = SimpleNamespace(train=SimpleNamespace(micro_batch_size=1), eval=SimpleNamespace(batch_size=1))
         return SimpleNamespace(memory=memory, recipe=recipe)
 
 
@@ -40,7 +44,7 @@ def test_the_smallest_combination_is_found(available: int) -> None:
     ways = [some for size in range(1, 6) for some in itertools.combinations(SAVED, size) if made(some).memory.fits]
     assert found.together == (ways[0] if ways else ())
     assert found.total == (made(ways[0]).memory.total if ways else None)
-    assert found.alone == {own: 100 - size for own, size in SAVED.items()}
+    assert found.alone == {"a": 90, "b": 90, "c": 85, "d": 90}
 
 
 def test_few_plans_are_made_where_nothing_fits() -> None:
