@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +20,8 @@ from reflora_cli.recipe.sections import Recipe
 
 Changes = tuple[str, ...]
 Peak = Callable[[Changes], "Plan | None"]
+ON_HOST = ("train.offload_activations=true", "model.streaming=host")
+"""The changes that keep something in host memory."""
 
 
 def candidates(plan: Plan) -> list[str]:
@@ -83,26 +85,38 @@ def advise(
 
 
 def searched(changes: Sequence[str], changed: Peak, plan: Plan) -> Advice:
-    """Return what each change gives alone, and the first of the smallest combinations that fits.
-
-    No change makes a run take more. So where all together do not fit, no combination does, and one without which all
-    others do not fit is in every one that fits.
+    """Return what each change gives alone, and the first of the smallest combinations that fits: one without host
+    memory, through which weights and activations come slowly, if there is any.
     """
     single = {change: own.memory for change in changes if (own := changed((change,))) is not None}
     useful = [change for change, own in single.items() if any(saved_parts(plan.memory, own))]
     alone = {change: single[change].total for change in useful if single[change].total < plan.memory.total}
     host = {change: sum(single[change].host.values()) for change in alone if single[change].host}
-    needed = necessary(useful, changed)
+    resident = [own for own in useful if own not in ON_HOST]
+    for usable in (resident, *([*resident, own] for own in useful if own in ON_HOST), useful):
+        some = smallest(usable, single, changed, plan)
+        if some:
+            together = as_large_as_fits(some, changed, plan)
+            return Advice(alone, host, together, total_of(changed(together)))
+    return Advice(alone, host, (), None)
+
+
+def smallest(changes: Sequence[str], single: Mapping[str, Memory], changed: Peak, plan: Plan) -> Changes:
+    """Return the first of the smallest combinations that fits, or nothing. single: what a run takes with each change.
+
+    No change makes a run take more. So where all together do not fit, no combination does, and one without which all
+    others do not fit is in every one that fits.
+    """
+    needed = necessary(changes, changed)
     if needed is None:
-        return Advice(alone, host, (), None)
-    for some in combinations(useful):
+        return ()
+    for some in combinations(changes):
         if not needed <= set(some) or least(plan.memory, [single[own] for own in some]) > plan.memory.available:
             continue
         found = changed(some)
         if found is not None and found.memory.fits:
-            together = as_large_as_fits(some, changed, plan)
-            return Advice(alone, host, together, total_of(changed(together)))
-    return Advice(alone, host, (), None)
+            return some
+    return ()
 
 
 def parts_of(memory: Memory) -> tuple[int, ...]:

@@ -47,10 +47,22 @@ def test_the_smallest_combination_is_found(available: int) -> None:
     assert found.alone == {"a": 90, "b": 90, "c": 85, "d": 90}
 
 
+@pytest.mark.parametrize(("available", "takes_host"), [(45, False), (40, True)])
+def test_host_memory_is_used_where_nothing_else_fits(
+    available: int, takes_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streaming = "model.streaming=host"
+    monkeypatch.setitem(SAVED, streaming, (60, 60))
+    made = Made(available)
+    found = searched([*SAVED], made, made(()))
+    # The others take at least 45 bytes.
+    assert found.together == ((streaming,) if takes_host else ("a", "c", "d", "e"))
+
+
 def test_few_plans_are_made_where_nothing_fits() -> None:
     made = Made(1)
     assert searched([*SAVED], made, made(())).total is None
-    assert made.calls == 1 + len(SAVED) + 1
+    assert made.calls == 1 + len(SAVED) + 2  # the run, each change, and all of them with and without host memory
 
 
 def test_host_memory_is_advised_for_a_gpu_alone(narrow: str) -> None:

@@ -207,7 +207,7 @@ def test_activations_go_to_host_memory_as_in_training(checkpointing: bool, narro
         loss = run(**arguments_for(plan, job))
     moved = [own.host.nbytes for held in real.kept if (own := held()) is not None]
     assert sum(moved) > 2**20
-    assert plan.memory.host == {"activations": pytest.approx(sum(map(pinned, moved)), rel=0.1)}
+    assert plan.memory.host == {"activations": sum(map(pinned, moved))}
     # Two may be held on the device by something else than the backward pass.
     assert resident.memory.kept - sum(moved) <= plan.memory.kept <= resident.memory.kept - sum(moved) + 2 * max(moved)
     # Of two blocks whose inputs alone are kept, both are back at a time.
