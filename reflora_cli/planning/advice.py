@@ -134,7 +134,8 @@ def least(memory: Memory, others: Sequence[Memory]) -> int:
     """Return what changes take at least together: as if all that each saves of a part added up."""
     saved = [sum(own) for own in zip(*(saved_parts(memory, other) for other in others), strict=True)]
     resident, *beside, loading = (own - less for own, less in zip(parts_of(memory), saved, strict=True))
-    return memory.fixed + max(0, resident + max(beside), loading)
+    total: int = memory.fixed + max(0, resident + max(beside), loading)
+    return total
 
 
 def necessary(changes: Sequence[str], changed: Peak) -> set[str] | None:
