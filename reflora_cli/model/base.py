@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import noop_context_fn
 
 from reflora_cli.adapters.quantized import QuantizedWeight
 from reflora_cli.adapters.streamed import StreamedWeight
@@ -63,12 +62,14 @@ class Base:
         """Move the model to a device, in place."""
         nn.Module.to(self.model, device)
 
-    def recompute_activations(self, contexts: Contexts = noop_context_fn) -> None:
+    def recompute_activations(self, contexts: Contexts | None = None) -> None:
         """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again.
 
-        contexts: the function that makes the contexts of a block's first computation and of its second.
+        contexts: the function that makes the contexts of a block's first and second computation, if they need any.
         """
-        how = {"use_reentrant": False, "context_fn": contexts}
+        how: dict[str, Any] = {"use_reentrant": False}
+        if contexts is not None:
+            how["context_fn"] = contexts
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         if enable is None:  # older versions have the other name only
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
