@@ -151,7 +151,7 @@ def skeleton(recipe: Recipe, plain: Plain, left_out: tuple[str, ...], blocks: in
     """Return the adapted base, without weights, under FakeTensorMode. left_out: what `examined` returned. blocks: the
     number of its blocks; None: all.
 
-    Raises InputError for targets that do not fit it.
+    Raises InputError for targets that do not fit it, and for streamed weights that would be trained.
     """
     base = bare_base(recipe, plain, blocks)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
@@ -161,6 +161,7 @@ def skeleton(recipe: Recipe, plain: Plain, left_out: tuple[str, ...], blocks: in
         quantize_shapes(base.model, quantization, recipe.model.double_quant, plain.dtype)
     streamed = streamed_of(base, recipe.model.streaming)
     adapted = inject(base.model, recipe.method, trainable, saved, left_out)
+    streamed.refuse_trained(adapted.parameters)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     if recipe.method.update.holds_a:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from reflora_cli.adapters.block_homes import layout_of
 from reflora_cli.adapters.block_stream import RESIDENT
 from reflora_cli.adapters.streamed import streamed_tensors
+from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Streaming
 from reflora_cli.model.base import Base
 from reflora_cli.model.streaming import streamed_blocks
@@ -32,6 +35,13 @@ class Streamed:
     def kept(self) -> int:
         """The bytes of all blocks at home."""
         return sum(self.blocks)
+
+    def refuse_trained(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raises InputError if one of the trained parameters, by name, is streamed, as training does."""
+        found = [name for name, own in parameters.items() if id(own) in self.tensors]
+        if found:
+            what, remedy = "a module with streamed weights cannot be trained whole", "model.streaming=none"
+            raise InputError(Problem(what, "method.trainable_modules", found[0], remedy=remedy))
 
     def on_device(self, device: str, *, turned: bool) -> dict[str, int]:
         """Return the bytes on a device of this type, by kind. turned: whether weights are not used as their files have

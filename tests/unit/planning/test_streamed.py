@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.settings import Streaming
 from reflora_cli.model.precision import Compute
 from reflora_cli.model.streaming import stream_of
@@ -67,3 +68,9 @@ def test_files_keep_blocks_out_of_host_memory(narrow: str) -> None:
     assert plan.state.streamed.way is Streaming.DISK
     # Two blocks are on their way at most.
     assert plan.memory.host == {"streamed blocks": 2 * (1 << (max(plan.state.streamed.blocks) - 1).bit_length())}
+
+
+def test_streamed_weights_that_would_be_trained_are_refused(narrow: str) -> None:
+    with pytest.raises(InputError, match="streamed weights cannot be trained whole"):
+        made(narrow, GPU, "model.streaming=host", "method.trainable_modules=[model.layers.0.mlp]")
+    made(narrow, GPU, "model.streaming=host", "method.trainable_modules=[model.norm]")
