@@ -72,6 +72,7 @@ class FrozenWeight(nn.Module, ABC):
         """
         return self.moved(change)
 
+    @torch.no_grad()
     def row_square_sums(self) -> Tensor:
         """Return the squared norm of every row of W [out], float32."""
         return torch.cat([rows.square().sum(dim=1) for rows in self.float_rows()])

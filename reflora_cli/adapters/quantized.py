@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import torch
@@ -69,6 +69,10 @@ class QuantizedWeight(FrozenWeight):
 
     def dense(self) -> Tensor:
         return self.dequantized().float()
+
+    def float_rows(self) -> Iterator[Tensor]:
+        """Yield W as a whole, valid until the next product in this thread."""
+        yield lent(self).float()
 
     def thaw(self, weight: Tensor) -> nn.Module:
         return module_of(self.layout, weight, self.bias)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +21,8 @@ from reflora_cli.model.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,14 @@ class Base:
         """Move the model to a device, in place."""
         nn.Module.to(self.model, device)
 
-    def recompute_activations(self) -> None:
-        """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again."""
-        how = {"use_reentrant": False}
+    def recompute_activations(self, contexts: Contexts | None = None) -> None:
+        """Keep only the inputs of the model's blocks for the backward pass, and compute the rest again.
+
+        contexts: the function that makes the contexts of a block's first and second computation, if they need any.
+        """
+        how: dict[str, Any] = {"use_reentrant": False}
+        if contexts is not None:
+            how["context_fn"] = contexts
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         if enable is None:  # older versions have the other name only
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)

@@ -37,11 +37,7 @@ def stream_blocks(model: Any, streaming: Streaming, source: Source, absent: Coll
     """
     if streaming is Streaming.NONE:
         return
-    left_out = {owner_of(name) for names in shared_parameters(model) for name in names} | {*map(owner_of, absent)}
-    blocks = [found for prefix in named_blocks(model) if (found := linear_layers(model, prefix, left_out))]
-    if not blocks:
-        what = f"a {model.config.model_type} model has no list of blocks with linear layers that could be streamed"
-        raise InputError(Problem(what, "model.streaming", streaming.value, remedy="set model.streaming=none"))
+    blocks = streamed_blocks(model, streaming, absent)
     make = in_files(model, source, blocks) if streaming is Streaming.DISK else in_host_memory
     settled = list[Block]()
     for block in blocks:
@@ -52,6 +48,19 @@ def stream_blocks(model: Any, streaming: Streaming, source: Source, absent: Coll
     for number, block in enumerate(blocks):
         for name, weight in block.items():
             model.set_submodule(name, StreamedWeight(weight, stream, number))
+
+
+def streamed_blocks(model: Any, streaming: Streaming, absent: Collection[str]) -> list[dict[str, FrozenWeight]]:
+    """Return the frozen weights that come and go with each block, by name. absent: parameters that are not streamed.
+
+    Raises InputError for a model without blocks.
+    """
+    left_out = {owner_of(name) for names in shared_parameters(model) for name in names} | {*map(owner_of, absent)}
+    blocks = [found for prefix in named_blocks(model) if (found := linear_layers(model, prefix, left_out))]
+    if not blocks:
+        what = f"a {model.config.model_type} model has no list of blocks with linear layers that could be streamed"
+        raise InputError(Problem(what, "model.streaming", streaming.value, remedy="set model.streaming=none"))
+    return blocks
 
 
 def linear_layers(model: nn.Module, block: str, left_out: Collection[str]) -> dict[str, FrozenWeight]:

@@ -68,8 +68,11 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
-        """Return how many bytes logits and their loss take at a time on a device of this type. learned: as above."""
+    def logits_bytes(self, model: Any, learned: int, device: str, memory: int) -> int:
+        """Return how many bytes logits and their loss take at a time on a device of this type.
+
+        learned: as above. memory: the bytes of the device.
+        """
 
     @abstractmethod
     def load_examples(self, recipe: Recipe) -> Examples:

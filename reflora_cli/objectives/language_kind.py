@@ -85,9 +85,9 @@ class LanguageKind(Kind):
         del rows
         return {"supervised": torch.arange(learned), "targets": torch.zeros(learned, dtype=torch.long)}
 
-    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
+    def logits_bytes(self, model: Any, learned: int, device: str, memory: int) -> int:
         """Return the bytes of one chunk: logits, their logarithms and their gradient in float32."""
-        return min(learned, chunk_tokens(model, device)) * vocabulary(model) * LOGIT_BYTES
+        return min(learned, chunk_tokens(model, device, memory)) * vocabulary(model) * LOGIT_BYTES
 
     def load_examples(self, recipe: Recipe) -> Examples:
         return language_examples(recipe, self.task)

@@ -65,7 +65,7 @@ class SequenceKind(Kind):
             return {"labels": torch.zeros(rows, len(self.task.label_names))}
         return {"labels": torch.zeros(rows, dtype=torch.float32 if self.task.is_regression else torch.long)}
 
-    def logits_bytes(self, model: Any, learned: int, device: str) -> int:
+    def logits_bytes(self, model: Any, learned: int, device: str, memory: int) -> int:
         return 0
 
     def load_examples(self, recipe: Recipe) -> Examples:

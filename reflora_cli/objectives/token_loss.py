@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from reflora_cli.model.language import logits_of, trained_head_parameters, vocabulary
@@ -85,8 +86,16 @@ def memory_of(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
+def as_it_is(tensor: Tensor) -> Tensor:
+    """Return what is saved for a backward pass, and what comes back: the tensor itself."""
+    return tensor
+
+
 class ChunkedLoss(torch.autograd.Function):
-    """The summed loss; its gradients are computed in the forward pass, chunk by chunk."""
+    """The summed loss; its gradients are computed in the forward pass, chunk by chunk.
+
+    What a chunk keeps for its gradient, which is taken at once, stays where it is whatever the pass does with all else.
+    """
 
     @staticmethod
     def forward(ctx: Any, model: Any, targets: Tensor, smoothing: float, hidden: Tensor, *parameters: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ class ChunkedLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         trained = [torch.zeros_like(parameter) for parameter in parameters]
         for part in chunks(model, targets):
-            with torch.enable_grad():
+            with torch.enable_grad(), saved_tensors_hooks(as_it_is, as_it_is):
                 states = hidden[part].detach().requires_grad_()
                 loss = summed_loss(logits_of(model, states), targets[part], smoothing)
             gradient[part], *others = torch.autograd.grad(loss, (states, *parameters))

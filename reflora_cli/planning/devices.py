@@ -100,3 +100,8 @@ def shown_gib(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.2f} {unit}" if unit == "GiB" else f"{size / factor:.1f} {unit}"
     return f"{size:.0f} B"
+
+
+def pinned(size: int) -> int:
+    """Return the host memory that torch takes for so many bytes which a GPU reads by itself: a power of two."""
+    return 1 << (size - 1).bit_length() if size else 0

@@ -33,7 +33,7 @@ def once(table: dict[Hashable, T], key: Hashable, find: Callable[[], T]) -> T:
 
 def examined_key(recipe: Recipe) -> Hashable:
     """Return what decides which modules are left out. A base is examined as it is before it is quantized."""
-    model = recipe.model.model_dump_json(exclude={"quantization", "double_quant", "dtype"})
+    model = recipe.model.model_dump_json(exclude={"quantization", "double_quant", "dtype", "streaming"})
     return model, recipe.method.model_dump_json(), recipe.task.model_dump_json()
 
 
@@ -50,5 +50,6 @@ def scoring_key(recipe: Recipe, plain: Plain) -> Hashable:
 
 
 def base_key(recipe: Recipe, plain: Plain) -> tuple[Hashable, ...]:
-    """Return what decides the adapted base and its rows."""
-    return plain.dtype, *(own.model_dump_json() for own in (recipe.model, recipe.method, recipe.task))
+    """Return what decides the adapted base and its rows. A pass takes the same where weights come and go beside it."""
+    model = recipe.model.model_dump_json(exclude={"streaming"})
+    return plain.dtype, model, recipe.method.model_dump_json(), recipe.task.model_dump_json()

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 
 from reflora_cli.console.reporter import SILENT, Reporter
+from reflora_cli.data.batches import cut
 from reflora_cli.ground.interruption import noted_signals
+from reflora_cli.model.base import pad_multiple
 from reflora_cli.objectives.objective import Split
 from reflora_cli.objectives.watched import watched_tally
 from reflora_cli.planning.devices import resident, shown_gib
 from reflora_cli.planning.plan import Plan, complete
+from reflora_cli.planning.rows import computed_shape
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.environment import peak_memory
@@ -119,11 +122,11 @@ def measured_rates(session: Session, parts: Sequence[Mapping[int, int]], each: i
 
 
 def padded(job: Job, step: int) -> int:
-    """Return the tokens of a step, with its padding, in which time is in proportion."""
-    size, lengths = job.recipe.train.micro_batch_size, [len(row.input_ids) for row in job.rows.training]
-    alike = sorted(lengths[row] for row in job.sampler.step_rows(step))
-    chunks = [alike[at : at + size] for at in range(0, len(alike), size)]
-    return sum(sum(own) if job.recipe.train.packing else max(own) * len(own) for own in chunks)
+    """Return the tokens of a step, with the padding that is computed, in which time is in proportion."""
+    alike = sorted(len(job.rows.training[row].input_ids) for row in job.sampler.step_rows(step))
+    multiple = pad_multiple(job.base, job.compute)
+    chunks = cut(alike, job.recipe.train.micro_batch_size)
+    return sum(computed_shape(job.recipe, own, multiple)[2] for own in chunks)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Memory:
     evaluation on. saving: the copy of what the optimizer remembers, from which a checkpoint is written; on a CPU it is
     in the same memory. compiled: the kernels that a CPU compiles. loading: what exists on a CPU
     while weights are read in another form than their files have: the files, which are mapped, the weights made of
-    them, and what making the largest takes.
+    them, and what making the largest takes. host: what lies in host memory for a GPU, by kind.
     """
 
     fixed: int
@@ -49,6 +49,7 @@ class Memory:
     loading: int
     available: int
     way: str
+    host: dict[str, int]
 
     @property
     def resident(self) -> int:
@@ -80,7 +81,7 @@ class Memory:
 def memory_of(recipe: Recipe, device: Device, processes: int, state: State, found: Traced, sizes: Sizes) -> Memory:
     """Return the memory of a run. found: a pass over its largest batch."""
     accumulates = recipe.train.batch_size > recipe.train.micro_batch_size  # as in the traced pass
-    weights = state.weights
+    weights = {**state.weights, **streamed_weights(device.kind, state, sizes)}
     if recipe.model.sharded and processes > 1:
         weights = {kind: -(-size // processes) for kind, size in weights.items()}
         weights["gathered blocks"] = 2 * sizes.block  # the one that runs and the one that is fetched meanwhile
@@ -105,14 +106,28 @@ def memory_of(recipe: Recipe, device: Device, processes: int, state: State, foun
         loading=loading_bytes(state, sizes) if device.kind == "cpu" else 0,
         available=device.memory,
         way=found.way,
+        host=host_memory(device.kind, state, found),
     )
+
+
+def streamed_weights(device: str, state: State, sizes: Sizes) -> dict[str, int]:
+    """Return the bytes that streamed weights take on a device of this type, by kind; nothing where none are."""
+    streamed = state.streamed
+    return streamed.on_device(device, turned=sizes.files > 0) if streamed.blocks else {}
+
+
+def host_memory(device: str, state: State, found: Traced) -> dict[str, int]:
+    """Return the bytes of host memory that a GPU's run needs beside its process, by kind."""
+    sizes = {"streamed blocks": state.streamed.in_host_memory(device), "activations": found.host}
+    return {kind: size for kind, size in sizes.items() if size}
 
 
 def loading_bytes(state: State, sizes: Sizes) -> int:
     """Return what exists on a CPU while weights are made of files in another form; 0 where they are used as they lie
     there.
     """
-    return sizes.files + sum(state.weights.values()) + sizes.quantizing if sizes.files else 0
+    whole = sum(state.weights.values()) + state.streamed.kept
+    return sizes.files + whole + sizes.quantizing if sizes.files else 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,10 @@ from reflora_cli.adapters.workspace import is_writable
 from reflora_cli.ground.errors import RefloraError
 from reflora_cli.model.precision import precision
 from reflora_cli.objectives.token_loss import chunk_tokens
+from reflora_cli.planning.devices import Device
 from reflora_cli.planning.gpu_kernels import GpuKernels
-from reflora_cli.planning.meter import Meter, is_half
+from reflora_cli.planning.meter import Meter, is_half, storage_key
+from reflora_cli.planning.offloaded import OffloadedActivations
 from reflora_cli.planning.skeleton import Plain, Skeleton, skeleton, token_inputs
 from reflora_cli.recipe.sections import Recipe
 
@@ -52,7 +54,8 @@ class Products:
 class Traced:
     """Bytes of one pass. kept: what the forward pass keeps for the backward pass. peak: the most at a time, in which
     `kept` and gradients are counted, as far as they exist then. gaps: what the heap of a CPU takes beside it. way: how
-    it was found. products: those of the first blocks, which the others repeat.
+    it was found. products: those of the first blocks, which the others repeat. host: what of the activations is in
+    host memory.
     """
 
     kept: int
@@ -60,6 +63,7 @@ class Traced:
     gaps: int
     way: str
     products: Products = Products()
+    host: int = 0
 
     @property
     def beside(self) -> int:
@@ -68,28 +72,30 @@ class Traced:
 
     def grown(self, first: Traced, second: Traced, times: float) -> Traced:
         """Return this pass with what the second one takes more than the first added so many times."""
-        kept, peak, gaps = (
+        kept, peak, gaps, host = (
             own + int((larger - smaller) * times)
             for own, smaller, larger in zip(self.sizes(), first.sizes(), second.sizes(), strict=True)
         )
-        return replace(self, kept=kept, peak=peak, gaps=max(0, gaps))
+        return replace(self, kept=kept, peak=peak, gaps=max(0, gaps), host=host)
 
-    def sizes(self) -> tuple[int, int, int]:
-        return self.kept, self.peak, self.gaps
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.kept, self.peak, self.gaps, self.host
 
 
-def traced(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, device: str) -> Traced:
-    """Return what a pass over the batch takes on a device of this type, under FakeTensorMode.
+def traced(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, device: Device) -> Traced:
+    """Return what a pass over the batch takes on a device, under FakeTensorMode.
 
     whole: the whole model, which tells whether its blocks are equal.
     """
     try:
-        return extrapolated(recipe, plain, whole, batch, device)
+        found = extrapolated(recipe, plain, whole, batch, device.kind)
     except RefloraError:
         raise
     except Exception as error:  # whatever an architecture does that has no meaning without values
-        found = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
-        return estimated(recipe, plain, batch, found)
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+        found = estimated(recipe, plain, batch, reason)
+    logits = plain.kind.logits_bytes(whole.model, batch.learned, device.kind, device.memory)
+    return replace(found, peak=max(found.peak, found.kept + logits))
 
 
 def extrapolated(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, device: str) -> Traced:
@@ -109,8 +115,7 @@ def extrapolated(recipe: Recipe, plain: Plain, whole: Skeleton, batch: Batch, de
     if is_long:
         longer = run_pass(recipe, plain, first, replace(batch, learned=MORE * chunk), device)
         total = total.grown(found, longer, (batch.learned - FEW * chunk) / (FEW * chunk))
-    logits = plain.kind.logits_bytes(whole.model, batch.learned, device)
-    return replace(total, peak=max(total.peak, total.kept + logits), way=way)
+    return replace(total, way=way)
 
 
 def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device: str) -> Traced:
@@ -125,17 +130,31 @@ def run_pass(recipe: Recipe, plain: Plain, model: Skeleton, batch: Batch, device
         parameter.grad = torch.empty_like(parameter) if accumulates else None
     model.model.train()
     lent = lend_weights(model.model) if device == "cpu" else 0
-    meter = Meter()
-    kernels = GpuKernels(half=is_half(plain.dtype)) if device == "cuda" else nullcontext()
-    with meter, kernels:
-        with precision(CPU, plain.dtype):
+    meter, away = Meter(), OffloadedActivations(weights_of(model.model))
+    offloads = recipe.train.offload_activations and device == "cuda"
+    if recipe.train.gradient_checkpointing:
+        model.base.recompute_activations(lambda: (nullcontext(), kernels_of(plain, device)))
+    with meter, kernels_of(plain, device):
+        with precision(CPU, plain.dtype), away.keeping() if offloads else nullcontext():
             loss = loss_module(**arguments)
         kept = meter.live
         loss.backward()
     for parameter in parameters:
         parameter.grad = None
     gaps = meter.heap.peak - meter.peak if device == "cpu" else 0
-    return Traced(kept, meter.peak + lent, max(0, gaps), "traced", products_in(meter, batch))
+    return Traced(kept, meter.peak + lent, max(0, gaps), "traced", products_in(meter, batch), away.peak)
+
+
+def kernels_of(plain: Plain, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which a device of this type keeps what it keeps. A backward pass leaves it, and what is
+    computed again there needs one of its own.
+    """
+    return GpuKernels(half=is_half(plain.dtype)) if device == "cuda" else nullcontext()
+
+
+def weights_of(model: nn.Module) -> frozenset[int]:
+    """Return the storages of a model's parameters and buffers."""
+    return frozenset(storage_key(own) for own in (*model.parameters(), *model.buffers()))
 
 
 def lend_weights(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from reflora_cli.adapters.quantized import FourBitWeight, QuantizedWeight
 from reflora_cli.ground.paths import expanded
 from reflora_cli.methods.settings import Dtype, Quantization
+from reflora_cli.model.attention import refuse_attention
 from reflora_cli.model.precision import DTYPES
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.planning.devices import Device
@@ -20,7 +21,7 @@ from reflora_cli.planning.disk import Disk, disk_of
 from reflora_cli.planning.known import Known, examined_key, once, pass_key, scoring_key
 from reflora_cli.planning.libraries import compiled_bytes, with_libraries
 from reflora_cli.planning.memory import Memory, Sizes, memory_of
-from reflora_cli.planning.passes import Batch, block_count, traced
+from reflora_cli.planning.passes import CPU, Batch, block_count, traced
 from reflora_cli.planning.rows import Epoch, Lengths, assumed_batch, epoch_of, lengths_of, read_rows
 from reflora_cli.planning.scoring import Scoring, scoring_of, scoring_peak
 from reflora_cli.planning.skeleton import (
@@ -175,7 +176,10 @@ def planned(recipe: Recipe, request: Request, known: Known | None = None) -> Pla
 def made_ready(recipe: Recipe, request: Request, known: Known) -> Ready:
     """Return the run with its base and rows read. recipe: a complete one."""
     refuse_half(recipe.model.dtype, request.device.kind)
-    plain = read_base(recipe, dtype_for(recipe, request.device))
+    dtype = dtype_for(recipe, request.device)
+    if request.device.kind == "cpu":  # what another machine's GPU has installed beside it is not known
+        refuse_attention(recipe.model.attention, CPU, dtype)
+    plain = read_base(recipe, dtype)
     if plain.tokenizer is not None:
         refuse_prompt_of(recipe, plain.tokenizer)
     shapes = without_values()
@@ -193,13 +197,13 @@ def memory_in(own: Ready, batch: Batch, epoch: Epoch | None, state: State, known
     found = once(
         known.passes,
         pass_key(recipe, plain, batch, device.kind),
-        lambda: traced(recipe, plain, whole, batch, device.kind),
+        lambda: traced(recipe, plain, whole, batch, device),
     )
     scoring = once(
         known.scorings, scoring_key(recipe, plain), lambda: scoring_peak(recipe, plain, whole, own.data.rows)
     )
     sizes = replace(
-        sizes_of(plain, whole, batch, device.kind, scoring),
+        sizes_of(plain, whole, batch, device, scoring),
         compiled=compiled_bytes(found.products, epoch, plain.dtype, device.kind),
         files=turned_bytes(recipe, plain),
     )
@@ -250,13 +254,13 @@ def lengths_in(recipe: Recipe, plain: Plain, whole: Skeleton, data: Data) -> Len
     return None if data.rows is None else lengths_of(recipe, plain, whole.base, data.examples, data.rows)
 
 
-def sizes_of(plain: Plain, whole: Skeleton, batch: Batch, device: str, scoring: int | None) -> Sizes:
+def sizes_of(plain: Plain, whole: Skeleton, batch: Batch, device: Device, scoring: int | None) -> Sizes:
     """Return what `Memory` says beside the parts that stay and those of a pass."""
     packed = [own for own in whole.model.modules() if isinstance(own, QuantizedWeight)]
     largest = max((own.in_features * own.out_features for own in packed), default=0)
     in_four_bits = any(isinstance(own, FourBitWeight) for own in packed)
     return Sizes(
-        logits=plain.kind.logits_bytes(whole.model, batch.learned, device),
+        logits=plain.kind.logits_bytes(whole.model, batch.learned, device.kind, device.memory),
         dequantized=largest * plain.dtype.itemsize,
         block=block_bytes(whole.model, plain.config),
         scoring=scoring,

@@ -107,16 +107,25 @@ def epoch_of(recipe: Recipe, rows: Rows, weight: Callable[[Any], int], processes
         for rank in range(processes):
             for chunk in cut(alike[rank::processes], train.micro_batch_size):
                 own = [lengths[row] for row in chunk]
-                count = len(first_fit(own)) if shared else len(chunk)
-                length = -(-max(own) // multiple) * multiple
-                tokens, sequences = tokens + sum(own), sequences + count
-                padded += sum(own) if train.packing and not shared else count * length
+                count, length, computed = computed_shape(recipe, own, multiple)
+                tokens, sequences, padded = tokens + sum(own), sequences + count, padded + computed
                 learned = sum(weight(rows.training[row]) for row in chunk)
                 shapes.add((count, length))
                 counts.add(learned)
                 if (count * length, length) > (largest.rows * largest.length, largest.length):
                     largest = Batch(count, length, learned, shared, typed)
     return Epoch(tokens, padded, sequences, largest, len(shapes), len(counts))
+
+
+def computed_shape(recipe: Recipe, lengths: Sequence[int], multiple: int) -> tuple[int, int, int]:
+    """Return the sequences of a batch of rows with these lengths, their common length, and the number of tokens that go
+    through most of the model: without padding where a classifier's rows are packed. multiple: lengths are padded to one
+    of it.
+    """
+    shared = shares_sequences(recipe)
+    count = len(first_fit(lengths)) if shared else len(lengths)
+    length = -(-max(lengths) // multiple) * multiple
+    return count, length, sum(lengths) if recipe.train.packing and not shared else count * length
 
 
 def assumed_batch(recipe: Recipe, processes: int) -> Batch:

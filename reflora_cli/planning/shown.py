@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from reflora_cli.methods.settings import Attention
 from reflora_cli.planning.devices import shown_gib
 from reflora_cli.planning.memory import MARGIN, Memory
 from reflora_cli.planning.plan import Plan
+from reflora_cli.planning.rows import shares_sequences
 
 WIDTH = 76
 BAR = 24
@@ -69,7 +71,29 @@ def memory_notes(plan: Plan) -> list[str]:
     found.append(f"before anything is loaded: {plan.device.fixed_reason}")
     if plan.device.kind == "cuda":
         found.append("totals were not checked on a GPU: kernels may take workspaces of their own")
-    return found
+    return [*found, *host_notes(memory), *switch_notes(plan)]
+
+
+def host_notes(memory: Memory) -> list[str]:
+    """Say what a GPU's run keeps in host memory, whose size is not looked at."""
+    parts = [f"{shown_gib(size)} for {kind}" for kind, size in memory.host.items()]
+    return [f"in host memory, of each process: {', '.join(parts)}"] if parts else []
+
+
+def switch_notes(plan: Plan) -> list[str]:
+    """Say which of the run's settings the estimate does not follow, or only from above."""
+    train, attention = plan.recipe.train, plan.recipe.model.attention
+    is_gpu_only = attention not in (Attention.AUTO, Attention.EAGER, Attention.SDPA)
+    found = [
+        ("train.compile: not compiled in this estimate; what a compiler keeps is not known", bool(train.compile)),
+        ("train.trim_last_block: the last block counts whole, a little too much", train.trim_last_block),
+        ("train.packing of a classifier: counted with its padding, which is too much",
+         train.packing and not shares_sequences(plan.recipe)),
+        (f"{attention}: counted as what the model takes by itself", is_gpu_only),
+        ("train.offload_activations saves nothing on a CPU, whose memory is the host's",
+         train.offload_activations and plan.device.kind == "cpu"),
+    ]  # fmt: skip
+    return [note for note, holds in found if holds]
 
 
 def notes(plan: Plan) -> list[str]:

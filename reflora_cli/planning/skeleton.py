@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from reflora_cli.adapters.inject import inject, too_small
 from reflora_cli.adapters.low_rank import hold_first_factors
 from reflora_cli.adapters.quantized import FourBitWeight, Int8Weight, QuantizedWeight
 from reflora_cli.ground.paths import expanded, is_directory, is_file
-from reflora_cli.methods.settings import Quantization
+from reflora_cli.methods.settings import Attention, Quantization
+from reflora_cli.model.attention import attention_argument
 from reflora_cli.model.auto import auto_class, load_config
 from reflora_cli.model.base import Base
 from reflora_cli.model.fit import check_length, check_tokens
@@ -31,6 +33,7 @@ from reflora_cli.model.sources import Source, find_source
 from reflora_cli.objectives.kind import Kind
 from reflora_cli.objectives.pick import kind_of
 from reflora_cli.objectives.reach import unused_parameters
+from reflora_cli.planning.streamed import Streamed, streamed_of
 from reflora_cli.recipe.sections import ModelSection, Recipe
 from reflora_cli.recipe.tasks import task_of
 
@@ -46,7 +49,8 @@ TRIAL = (1, 8)
 class Plain:
     """What is known of a base from its config alone.
 
-    tokenizer: None where its files are not at hand. dtype: that of the frozen base.
+    tokenizer: None where its files are not at hand. dtype: that of the frozen base. attention: the argument by
+    which its model is made.
     """
 
     kind: Kind
@@ -54,6 +58,7 @@ class Plain:
     config: Any
     tokenizer: Any
     dtype: torch.dtype
+    attention: Mapping[str, str]
 
     @property
     def has_weights(self) -> bool | None:
@@ -65,11 +70,14 @@ class Plain:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A base without weights and what is adapted of it. left_out: modules that `all-linear` leaves out."""
+    """A base without weights and what is adapted of it. left_out: modules that `all-linear` leaves out. streamed: its
+    weights that come and go.
+    """
 
     base: Base
     adapted: Adapted
     left_out: tuple[str, ...]
+    streamed: Streamed
 
     @property
     def model(self) -> nn.Module:
@@ -90,7 +98,16 @@ def read_base(recipe: Recipe, dtype: torch.dtype) -> Plain:
             config.pad_token_id = tokenizer.pad_token_id
         elif config.pad_token_id is None:
             config.pad_token_id = 0
-    return Plain(kind, source, config, tokenizer, dtype)
+        attention = attention_argument(traced_attention(section), auto_class(kind.auto_class), config)
+    return Plain(kind, source, config, tokenizer, dtype, attention)
+
+
+def traced_attention(section: ModelSection) -> ModelSection:
+    """Return a base's section for a pass without values: kernels that a GPU alone has keep what `sdpa` keeps, which is
+    what `auto` takes where a model has it.
+    """
+    traced = section.attention in (Attention.SDPA, Attention.EAGER)
+    return section if traced else section.model_copy(update={"attention": Attention.AUTO})
 
 
 def config_source(section: ModelSection) -> Source:
@@ -124,7 +141,7 @@ def bare_base(recipe: Recipe, plain: Plain, blocks: int | None = None) -> Base:
         if checkpoint_quantization(config) is not None:
             del config.quantization_config
         make = auto_class(plain.kind.auto_class).from_config
-        model = make(config, dtype=plain.dtype, trust_remote_code=False)
+        model = make(config, dtype=plain.dtype, trust_remote_code=False, **plain.attention)
     head = plain.kind.head(model)
     base = Base(model, cast(Any, plain.tokenizer), plain.source, None, fresh=head, head=head)
     return replace(base, reserved=recipe.method.layer.reserved)
@@ -134,7 +151,7 @@ def skeleton(recipe: Recipe, plain: Plain, left_out: tuple[str, ...], blocks: in
     """Return the adapted base, without weights, under FakeTensorMode. left_out: what `examined` returned. blocks: the
     number of its blocks; None: all.
 
-    Raises InputError for targets that do not fit it.
+    Raises InputError for targets that do not fit it, and for streamed weights that would be trained.
     """
     base = bare_base(recipe, plain, blocks)
     trainable, saved = base.trainable(recipe.method), base.saved(recipe.method)
@@ -142,12 +159,14 @@ def skeleton(recipe: Recipe, plain: Plain, left_out: tuple[str, ...], blocks: in
     quantization = recipe.model.quantization if was_quantized is None else Quantization(was_quantized)
     if quantization is not Quantization.NONE:
         quantize_shapes(base.model, quantization, recipe.model.double_quant, plain.dtype)
+    streamed = streamed_of(base, recipe.model.streaming)
     adapted = inject(base.model, recipe.method, trainable, saved, left_out)
+    streamed.refuse_trained(adapted.parameters)
     if recipe.train.gradient_checkpointing:
         base.recompute_activations()
     if recipe.method.update.holds_a:
         hold_first_factors(adapted)
-    return Skeleton(base, adapted, left_out)
+    return Skeleton(base, adapted, left_out, streamed)
 
 
 def checked(base: Base, recipe: Recipe, plain: Plain) -> Base:

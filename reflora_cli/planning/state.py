@@ -16,6 +16,7 @@ from reflora_cli.model.base import parameter_count
 from reflora_cli.optim.partition import Partition
 from reflora_cli.planning.meter import unique_bytes
 from reflora_cli.planning.skeleton import Skeleton
+from reflora_cli.planning.streamed import Streamed
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.training.prepare import make_optimizer
 
@@ -30,7 +31,8 @@ class State:
 
     weights: the frozen weights, by kind. adapter: the trained parameters. beside: what adapters hold beside them.
     gradients: those of all trained parameters, float32. optimizer: its moments and what the update rule remembers.
-    step: what a step of the optimizer takes for itself. block: the largest block's frozen weights, of a sharded base.
+    step: what a step of the optimizer takes for itself. streamed: the weights that come and go, which are not among
+    `weights`.
     """
 
     weights: dict[str, int]
@@ -41,6 +43,7 @@ class State:
     step: int
     trained: dict[str, int]
     total_parameters: int
+    streamed: Streamed
 
 
 def state_of(recipe: Recipe, made: Skeleton, remembered: int, device: str) -> State:
@@ -60,15 +63,16 @@ def state_of(recipe: Recipe, made: Skeleton, remembered: int, device: str) -> St
         step=trained if device == "cuda" else 2 * largest,
         trained=trained_by_kind(adapted),
         total_parameters=parameter_count(made.model),
+        streamed=made.streamed,
     )
 
 
 def weight_bytes(made: Skeleton) -> dict[str, int]:
-    """Return the bytes of everything in the model that is neither trained nor an adapter's, by kind."""
+    """Return the bytes of everything in the model that is neither trained nor an adapter's nor streamed, by kind."""
     model, own = made.model, {id(parameter) for parameter in made.adapted.parameters.values()}
     embeddings = {id(own) for own in (made.base.model.get_input_embeddings(), made.base.model.get_output_embeddings())}
     found: dict[str, list[object]] = {}
-    seen: set[int] = set()
+    seen = set(made.streamed.tensors)
     for _, module in model.named_modules():
         quantized = isinstance(module, QuantizedWeight)
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

@@ -135,3 +135,15 @@ def test_weights_are_made_by_torch_where_operations_are_recorded() -> None:
     torch.jit.trace(product, torch.ones(1), check_trace=False)
     assert seen == [False]
     assert is_writable(frozen)
+
+
+@needs_function
+def test_norms_of_rows_are_computed_in_the_same_memory() -> None:
+    frozen, A = quantized("nf4", (64, 128)), torch.randn(4, 128)
+    W = frozen.dequantized()
+    with torch.no_grad():
+        address = lent(frozen).data_ptr()
+        (rows,) = frozen.float_rows()
+        assert rows.data_ptr() == address
+        torch.testing.assert_close(frozen.row_products(A), W @ A.T)
+    torch.testing.assert_close(frozen.row_square_sums(), W.square().sum(dim=1))

@@ -231,3 +231,18 @@ def test_a_small_gpu_has_fewer_logits_at_a_time(
     assert module.chunk_elements(device, memory) == elements
     if memory is not None and elements > 1 << 22:
         assert elements * module.LOGIT_BYTES <= memory / module.MEMORY_SHARE
+
+
+def test_logits_are_not_moved_with_the_activations_of_a_pass() -> None:
+    model: Any = make("llama")
+    adapted(model, "lora")
+    moved: list[tuple[int, ...]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        moved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        ours(model).backward()
+    assert moved
+    assert not [shape for shape in moved if shape[-1:] == (model.config.vocab_size,)]

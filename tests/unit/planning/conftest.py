@@ -25,3 +25,14 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> str:
     (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place)).save_pretrained(place)
     return str(place)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of the same Llama with a large vocabulary, and of nothing but its config."""
+    place, source = tmp_path_factory.mktemp("bases") / "wide", BUILTIN["tiny-llama"]
+    place.mkdir()
+    config = {**json.loads((source / "config.json").read_text(encoding="utf-8")), **NARROW, "vocab_size": 128_000}
+    config["max_position_embeddings"] = 2048
+    (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(place)

@@ -11,6 +11,7 @@ from reflora_cli.model.precision import Compute
 from reflora_cli.objectives.objective import Split
 from reflora_cli.planning import measure
 from reflora_cli.planning.measure import measured_rates, padded, parts_of, scoring_cost
+from reflora_cli.planning.rows import computed_shape
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.training.job import Job
 from reflora_cli.training.prepare import prepare
@@ -55,3 +56,18 @@ def test_scoring_is_in_proportion_to_padded_tokens_of_rows_that_are_alike() -> N
     rows = [SimpleNamespace(input_ids=[0] * length) for length in (9, 1, 2, 8)]
     assert scoring_cost(Split("validation", rows), 2) == 2 * 2 + 2 * 9
     assert scoring_cost(Split("validation", rows), 3) == 3 * 8 + 9
+
+
+def test_packed_rows_are_computed_without_padding_but_where_they_share_sequences() -> None:
+    lengths = [9, 4, 4, 1]
+    labels, answers = ("quickstart", "quickstart-commonsense")
+    shapes = {
+        (name, packing): computed_shape(load_recipe(name, [*FEW, f"train.packing={packing}"]), lengths, 1)
+        for name in (labels, answers)
+        for packing in ("false", "true")
+    }
+    assert shapes[labels, "false"] == shapes[answers, "false"] == (4, 9, 36)
+    assert shapes[labels, "true"] == (4, 9, 18)
+    # Rows of 9, and of 4, 4 and 1, in two sequences.
+    assert shapes[answers, "true"] == (2, 9, 18)
+    assert computed_shape(load_recipe(answers, FEW), lengths, 8) == (4, 16, 64)

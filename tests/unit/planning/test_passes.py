@@ -12,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from reflora_cli.adapters.workspace import is_known
+from reflora_cli.ground.errors import InputError
 from reflora_cli.methods.settings import Quantization
 from reflora_cli.model.precision import Compute, precision
-from reflora_cli.planning.devices import own_device
+from reflora_cli.planning import passes
+from reflora_cli.planning.devices import named_gpu, own_device, pinned
 from reflora_cli.planning.meter import Meter
-from reflora_cli.planning.passes import lend_weights
+from reflora_cli.planning.passes import Traced, lend_weights
 from reflora_cli.planning.plan import Plan, Request, planned
+from reflora_cli.planning.shown import notes
 from reflora_cli.planning.skeleton import quantized_shape, token_inputs, without_values
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.training.job import Job
+from reflora_cli.training.offload import HostActivations, addresses
 from reflora_cli.training.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -67,9 +71,9 @@ def made(recipe: Recipe) -> tuple[Plan, Job]:
     return plan, prepare(recipe, Compute(CPU, dtype), recipe.model)
 
 
-def really_kept(plan: Plan, job: Job) -> int:
-    """The bytes that a pass with values keeps over a batch of the planned shape."""
-    batch, model = plan.batch, job.base.model
+def arguments_for(plan: Plan, job: Job) -> dict[str, Tensor]:
+    """A batch of the planned shape, with values."""
+    batch = plan.batch
     arguments: dict[str, Tensor] = token_inputs(batch.rows, batch.length)
     arguments["attention_mask"][0, -1] = 0  # without padding the mask would not be made
     if isinstance(job.task, SequenceTask):
@@ -77,10 +81,16 @@ def really_kept(plan: Plan, job: Job) -> int:
     else:
         places = torch.arange(batch.learned)
         arguments |= {"supervised": places, "targets": torch.zeros(batch.learned, dtype=torch.long)}
+    return arguments
+
+
+def really_kept(plan: Plan, job: Job) -> int:
+    """The bytes that a pass with values keeps over a batch of the planned shape."""
+    model = job.base.model
     model.train()
     run: Callable[..., Tensor] = job.objective.loss_module
     with keeping(model) as kept, precision(CPU, job.compute.dtype):
-        loss = run(**arguments)
+        loss = run(**arguments_for(plan, job))
     total = kept.total()
     loss.backward()
     return total
@@ -134,6 +144,75 @@ def test_recomputed_activations_are_not_kept(kind: str, narrow: str) -> None:
     assert plan.memory.kept == pytest.approx(real, abs=16 * 2**10)
     # What is computed again exists beside it in the backward pass.
     assert plan.memory.workspace > plan.memory.kept / 5
+
+
+@pytest.mark.parametrize("setting", ["method.dropout=0.1", "model.dtype=bfloat16"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_a_gpu_computes_again_is_traced_as_its_own_kernels_keep_it(kind: str, setting: str, narrow: str) -> None:
+    settings = (f"model.name={narrow}", "method.name=lora", "train.gradient_checkpointing=true")
+    plain, found = (
+        planned(few(kind, *settings, *more), Request(named_gpu("12 GB")))
+        for more in (("model.dtype=float32",), ("model.dtype=float32", setting))
+    )
+    assert found.memory.way == plain.memory.way == "traced"
+    # The inputs of blocks, which half precision halves and dropout within a block leaves alone.
+    assert found.memory.kept <= 1.01 * plain.memory.kept
+
+
+def test_a_pass_that_cannot_be_traced_has_logits_too(narrow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Traced:
+        raise ValueError("no values")
+
+    monkeypatch.setattr(passes, "extrapolated", fails)
+    monkeypatch.setattr(passes, "estimated", lambda *_: Traced(10, 11, 0, "a formula"))
+    memory = planned(few("answers", f"model.name={narrow}"), Request(named_gpu("12 GB"))).memory
+    assert memory.way == "a formula"
+    assert memory.workspace == memory.logits > 0
+
+
+def test_logits_take_a_share_of_the_gpu_s_memory(wide: str) -> None:
+    settings = (f"model.name={wide}", "task.max_length=512", "model.dtype=bfloat16")
+    small, large = (planned(few("answers", *settings), Request(named_gpu(own))).memory for own in ("4 GB", "80 GB"))
+    assert 0 < small.logits <= small.available / 64
+    assert large.logits > 4 * small.logits
+
+
+def test_attention_is_computed_as_the_recipe_says(wide: str) -> None:
+    settings = (f"model.name={wide}", "model.dtype=float32", "task.max_length=256")
+    plans = {
+        own: planned(few("answers", *settings, f"model.attention={own}"), Request(named_gpu("12 GB")))
+        for own in ("auto", "sdpa", "eager", "flash_attention_2")
+    }
+    kept, batch = {own: plan.memory.kept for own, plan in plans.items()}, plans["auto"].batch
+    assert kept["auto"] == kept["sdpa"] == kept["flash_attention_2"]
+    # Both heads keep the probabilities of all pairs of tokens, in two blocks; `sdpa` keeps its output and the mask.
+    assert kept["eager"] > kept["sdpa"] + 0.9 * 2 * batch.rows * batch.length**2 * 4
+    assert any("flash_attention_2: counted as" in line for line in notes(plans["flash_attention_2"]))
+    with pytest.raises(InputError, match="cannot be computed in this way here"):
+        planned(few("answers", *settings, "model.attention=flash_attention_2"), Request(own_device()))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_go_to_host_memory_as_in_training(checkpointing: bool, narrow: str) -> None:
+    large = ("train.batch_size=64", "train.micro_batch_size=64", "task.max_train_rows=64", "model.dtype=float32",
+             f"train.gradient_checkpointing={str(checkpointing).lower()}")  # fmt: skip
+    recipes = [few("answers", f"model.name={narrow}", *large, f"train.offload_activations={own}")
+               for own in ("false", "true")]  # fmt: skip
+    resident, plan = (planned(own, Request(named_gpu("12 GB"))) for own in recipes)
+    job = prepare(recipes[1], Compute(CPU, torch.float32), recipes[1].model)
+    job.base.model.train()
+    real = HostActivations(addresses(job.base.model))
+    run: Callable[..., Tensor] = job.objective.loss_module
+    with real.keeping():
+        loss = run(**arguments_for(plan, job))
+    moved = [own.host.nbytes for held in real.kept if (own := held()) is not None]
+    assert sum(moved) > 2**20
+    assert plan.memory.host == {"activations": sum(map(pinned, moved))}
+    # Two may be held on the device by something else than the backward pass.
+    assert resident.memory.kept - sum(moved) <= plan.memory.kept <= resident.memory.kept - sum(moved) + 2 * max(moved)
+    # Of two blocks whose inputs alone are kept, both are back at a time.
+    assert checkpointing or plan.memory.in_pass < resident.memory.in_pass
+    loss.backward()
 
 
 @pytest.mark.parametrize("name", ["dora", "full", "lora-rite", "lora-pro"])
