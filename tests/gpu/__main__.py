@@ -42,6 +42,7 @@ def parts(device: str) -> dict[str, Part]:
         BILLION: part(f"{layers} {LLAMA}", 90),
         ENCODER: part(f"{layers} {DEBERTA}", 90),
         NF4: part(f"{layers} {LLAMA} --quantization nf4", 90),
+        "streamed, 8B in NF4": part(f"-m tests.gpu.streamed {on}", 120),
         "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 5 {on}", 60),
         "epoch": part(f"{bench}.epochs --rounds 1", 90),
         "kernels": part(f"-m tests.gpu.profile {on} {LLAMA.removesuffix(' --rounds 11')}", 60),
@@ -51,7 +52,7 @@ def parts(device: str) -> dict[str, Part]:
 def tiny_parts(device: str) -> dict[str, Part]:
     """The same parts with sizes for a CPU; of the tests only what collecting them imports."""
     bench, on = "-m tests.benchmarks", f"--device {device}"
-    llama = "--layers 1 --width 256 --batch 1 --length 8"
+    llama, small = "--layers 1 --width 256 --batch 1 --length 8", "--layers 2 --width 256 --vocabulary 500 --length 8"
     layers = f"{bench}.layers --dtype bfloat16 --rounds 2 --threads 1 {on}"
     return {
         "tests": part("-m pytest tests/gpu --collect-only -W ignore -p no:cacheprovider", 60),
@@ -60,6 +61,7 @@ def tiny_parts(device: str) -> dict[str, Part]:
         BILLION: part(f"{layers} {llama}", 60),
         ENCODER: part(f"{layers} --base deberta --layers 1 --batch 1 --length 8", 60),
         NF4: part(f"{layers} {llama} --quantization nf4", 60),
+        "streamed, 8B in NF4": part(f"-m tests.gpu.streamed {on} {small}", 60),
         "optimizer steps": part(f"{bench}.optimizer_step --settings deberta --rounds 1 {on}", 60),
         "epoch": part(f"{bench}.epochs --rounds 1 --train-rows 32", 120),
         "kernels": part(f"-m tests.gpu.profile {on} {llama}", 60),
