@@ -62,7 +62,7 @@ def rehearse(session: Session) -> str:
     job.objective.loss_module.train()
     why = ""
     try:
-        with precision(job.compute.device, job.compute.dtype):
+        with precision(job.compute.device, job.compute.dtype), session.saving():
             loss = job.objective.loss_module(**first_arguments(session))
         # Not `backward`: it would fill gradients, and wake what reduces them over processes.
         torch.autograd.grad(loss, list(session.parameters.values()), allow_unused=True)
