@@ -84,7 +84,7 @@ REFUSED = {
     pair("method.name=pissa", "model.streaming=disk"): "model.streaming",
     pair("train.packing=true", "train.trim_last_block=true"): "train.trim_last_block",
     pair("method.name=prompt", "train.packing=true"): "train.packing",
-    pair("method.name=reflora", "train.optimizer=paged_adamw"): "train.optimizer",
+    pair("method.name=reflora-s", "train.optimizer=paged_adamw"): "train.optimizer",
     pair("eval.cache=static", "model.streaming=host"): "eval.cache",
 }
 """Pairs that are refused, and the setting that the message names."""
@@ -179,12 +179,13 @@ def words(choice: dict[str, str]) -> str:
                     if value not in ("false", "none", "sdpa", "adamw", str(ROWS)))  # fmt: skip
 
 
-PAIRS = {own: where for own, where in REFUSED.items() if all(name in VALUES for name, _ in own)}
+PAIRS = {own: where for own, where in REFUSED.items() if own <= {(n, v) for n in VALUES for v in VALUES[n]}}
 """The refused pairs of settings that runs are made with."""
 PLAIN = {name: own[0] for name, own in VALUES.items()}
 COMPILED = (
     {
-        "method.name": "pissa", "model.quantization": "nf4", "model.attention": "eager", "train.trim_last_block": "true",
+        "method.name": "pissa", "model.quantization": "nf4", "model.attention": "eager",
+        "train.trim_last_block": "true",
         "train.gradient_checkpointing": "true", "train.offload_activations": "true", "train.optimizer": "paged_adamw",
     },
     {"method.name": "dora", "train.packing": "true", "train.offload_activations": "true"},
