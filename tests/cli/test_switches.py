@@ -298,16 +298,13 @@ def test_a_run_with_dropout_is_continued_to_the_bit_and_serves_as_a_resident_one
 def check_alike(command: tuple[object, ...], resident: Path, acted: Counter[str], reflora: Reflora) -> None:
     """Compare what a command says of a streamed run with what it says of its resident copy."""
     name, run, *rest = command
-    if name == "chat":
-        found, expected = chat(run), chat(resident)
-        if "classifier" in str(run):
-            assert found.status == expected.status == 2
-            return
-    else:
-        expected = reflora(name, resident, *rest)
-        acted.clear()
-        found = reflora(name, run, *rest)
-        assert acted["model.streaming"]
+    expected = chat(resident) if name == "chat" else reflora(name, resident, *rest)
+    acted.clear()
+    found = chat(run) if name == "chat" else reflora(name, run, *rest)
+    if name == "chat" and "classifier" in str(run):
+        assert found.status == expected.status == 2
+        return
+    assert acted["model.streaming"]
     assert found.status == 0, found.err
     assert found.out.replace(str(run), "RUN") == expected.out.replace(str(resident), "RUN")
 
