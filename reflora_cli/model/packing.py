@@ -10,15 +10,16 @@ in one of two ways, `Way`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from reflora_cli.model.blocks import first_blocks
 from reflora_cli.model.packed_attention import forget, use_packed_attention
+from reflora_cli.model.packed_layout import UNDER_WAY, Layout
 
 TOKENS = "packed_tokens"
 """The argument of a packed model with the flat places, int64 [tokens], of those places of a batch [n, length] that
@@ -36,31 +37,6 @@ class Way(Enum):
     MODULE = "module"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of a batch stand. tokens: as `TOKENS`. rows, length: the shape of the padded batch."""
-
-    tokens: Tensor
-    rows: int
-    length: int
-
-    def is_padded(self, value: object) -> bool:
-        return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == (self.rows, self.length)
-
-    def is_packed(self, value: object) -> bool:
-        return isinstance(value, Tensor) and value.dim() == 3 and value.shape[:2] == (1, len(self.tokens))
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """Turn [n, length, ...] into [1, tokens, ...]."""
-        return padded.reshape(-1, *padded.shape[2:]).index_select(0, self.tokens)[None]
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Turn [1, tokens, ...] into [n, length, ...], zero at the places of padding."""
-        empty = packed.new_zeros(self.rows * self.length, *packed.shape[2:])
-        # Every place is added to once. Copying by index takes four times as long on a CPU.
-        return empty.index_add(0, self.tokens, packed[0]).view(self.rows, self.length, *packed.shape[2:])
-
-
 class Packing:
     """The packing of a model, in place until it is removed.
 
@@ -73,7 +49,7 @@ class Packing:
         if blocks is None:
             raise ValueError("the model has no blocks")
         self.model, self.way = model, way
-        self.layout: Layout | None = None
+        self.own: Layout | None = None
         self.attention = str(model.config._attn_implementation)
         if way is Way.FUNCTION:
             use_packed_attention(model, self)
@@ -85,6 +61,11 @@ class Packing:
             *(module.register_forward_pre_hook(self.take_places, with_kwargs=True) for module in around),
             *(module.register_forward_hook(self.give_up_places) for module in around),
         ]
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of the batch under way; None if it is not packed."""
+        return UNDER_WAY.layout if torch.compiler.is_compiling() else self.own
 
     def remove(self) -> None:
         """Leave the model as it was."""
@@ -98,7 +79,7 @@ class Packing:
         """Take the places of a batch's tokens, which are meant for no other."""
         rest = dict(kwargs)
         tokens = rest.pop(TOKENS, None)
-        self.layout = None if tokens is None else Layout(tokens, *rest["attention_mask"].shape)
+        self.own = UNDER_WAY.layout = None if tokens is None else Layout(tokens, *rest["attention_mask"].shape)
         return args, rest
 
     def enter(

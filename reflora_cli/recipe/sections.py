@@ -240,6 +240,9 @@ class Recipe(Section):
         if self.train.compile and self.model.streaming is not Streaming.NONE:
             reason = "blocks whose weights come to the device when they are used are not compiled"
             raise refusal("train.compile", reason, "use one of train.compile and model.streaming")
+        if self.eval.cache == "static" and self.model.streaming is not Streaming.NONE:
+            reason = "keys and values of one size are for compiled passes, and streamed blocks are not compiled"
+            raise refusal("eval.cache", reason, "use eval.cache=dynamic, or model.streaming=none")
         return self
 
     @model_validator(mode="after")
