@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "docs" / "study"
@@ -124,6 +125,8 @@ def test_comparisons_are_those_of_scipy_and_of_a_definition(module: Callable[[st
     half = 3.182446 * float(differences.std()) / 2  # the 97.5 % quantile of t with 3 degrees of freedom
     assert found.low == pytest.approx(float(differences.mean()) - half, abs=1e-5)
     assert found.high == pytest.approx(float(differences.mean()) + half, abs=1e-5)
+    assert found.p == pytest.approx(stats.ttest_rel(*numbers).pvalue, rel=1e-9)
+    assert found.error == pytest.approx(stats.sem(differences), rel=1e-6)
     loose = [results.Comparison(-1.0, 0, 0, 0.1, p) for p in (0.01, 0.04, 0.02)]
     assert [one.corrected for one in results.corrected(loose)] == pytest.approx([0.03, 0.04, 0.04])
     assert results.compared(own, own).verdict == "tie"
