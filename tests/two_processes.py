@@ -1,23 +1,20 @@
 """Commands of two processes under gloo, forked from a process that has imported what they need.
 
-torchrun starts two interpreters that import torch, which takes longer than the small runs of tests. It is tested itself
-by `tests/cli/test_processes.py`, `test_language_models.py` and `test_shared_evaluation.py`.
+torchrun starts three interpreters that import torch, which takes longer than the small runs of tests. It is tested
+itself by `tests/cli/test_processes.py` and `test_shared_evaluation.py`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.forked import FORKSERVER
 from tests.robustness.pairs import ended, started
-from tests.robustness.runs import PRELOADED
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(list(PRELOADED))
 LONGEST_SECONDS = 180
 
 

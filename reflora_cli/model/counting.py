@@ -70,8 +70,16 @@ def counts(base: str, methods: Mapping[str, Adaptation]) -> dict[str, int | None
     """Return the number of parameters that each of the methods trains on a base; None where the base has nothing to be
     trained in this way. Raises InputError for a base that cannot be read.
     """
-    config = config_named(base)
-    return {name: counted(config, method) for name, method in methods.items()}
+    config, known = config_named(base), dict[tuple[Any, ...], int | None]()
+    for method in methods.values():
+        if counted_by(method) not in known:
+            known[counted_by(method)] = counted(config, method)
+    return {name: known[counted_by(method)] for name, method in methods.items()}
+
+
+def counted_by(method: Adaptation) -> tuple[Any, ...]:
+    """Return that of a method on which its number of parameters depends: many presets differ in their rules only."""
+    return method.layer, method.targets, method.rank, method.needs_full_rank
 
 
 def counted(config: PretrainedConfig, method: Adaptation) -> int | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,19 @@ def killed(run: Path, part: Path, kept: int) -> Path:
     for place in checkpoints[kept:]:
         shutil.rmtree(place)
     return part
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unrendered() -> Iterator[None]:
+    """Leave out what half of the time of a small run would be spent on: figures are composed, and not rendered.
+
+    The runs of `trained` and `answering` are begun before and have theirs; `tests/unit` looks at figures. Pictures of
+    confusions are rendered: their module, imported here, has got the function already.
+    """
+    importlib.import_module("reflora_cli.training.confusion")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reflora_cli.console.pictures.image", lambda *_: b"not rendered")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import FEW, LANGUAGE_RECIPE, Reflora, step_losses
 from tests.language_models import saved
+from tests.two_processes import run_by_two
 
 METHODS = ("lora", "dora", "reflora", "reflora-s")
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -135,13 +133,9 @@ def test_packing_changes_no_step(recipe: Path, instructions: Path, reflora: Refl
 
 
 def test_two_processes_train_and_score_as_one(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
-    """torchrun with gloo: the same loss, adapter and accuracy as one process."""
+    """With gloo: the same loss, adapter and accuracy as one process."""
     settings = ["eval.at_start=false", "train.log_every=1", "method.name=lora", "task.max_eval_rows=30"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reflora_cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    arguments = ["train", str(recipe), *settings, "--output", str(tmp_path / "two")]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_by_two("train", recipe, *settings, "--output", tmp_path / "two")
     assert reflora("train", recipe, *settings, "--output", tmp_path / "one").status == 0
     one, two = (step_losses(tmp_path / name) for name in ("one", "two"))
     assert one == pytest.approx(two, abs=1e-5)

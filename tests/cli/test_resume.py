@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ from safetensors.torch import load_file
 from reflora_cli.training import step as step_module
 from reflora_cli.training.checkpoint import manifest_of
 from tests.cli.conftest import FEW, Reflora, records, step_losses
+from tests.forked import Forked
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TRAIN = [sys.executable, "-m", "reflora_cli", "train", "quickstart", "train.log_every=1"]
+TRAIN = ("reflora_cli", "train", "quickstart", "train.log_every=1")
 
 
 @pytest.fixture
@@ -223,9 +222,9 @@ def test_settings_of_the_launcher_change_no_run(recipe: Path, reflora: Reflora, 
     assert reflora("train", recipe, *few, "--output", tmp_path / "plain").status == 0
     environment = {**ENVIRONMENT, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16",
                    "ACCELERATE_DYNAMO_BACKEND": "eager"}  # fmt: skip
-    command = [*TRAIN[:4], str(recipe), *few, "--output", str(tmp_path / "launched")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = ("train", recipe, *few, "--output", tmp_path / "launched")
+    status, _, said = Forked("reflora_cli", *arguments, environment=environment).ended()
+    assert status == 0, said
     assert step_losses(tmp_path / "launched") == step_losses(tmp_path / "plain")
 
 
@@ -251,24 +250,20 @@ def test_other_commands_are_one_process_s_work(
 
 def test_a_closed_terminal_stops_a_run_cleanly(tmp_path: Path) -> None:
     """Its standard error is gone, and it gets SIGHUP."""
-    command = ["env", "--default-signal=HUP", *TRAIN, "--output", str(tmp_path / "run")]  # also under nohup
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith(b"step 3/"):
+    process = Forked(*TRAIN, "--output", tmp_path / "run")
+    while not process.stderr.readline().startswith("step 3/"):
         assert process.poll() is None
     process.stderr.close()
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 129
+    assert process.wait(60) == 129
     assert list(tmp_path.glob("run/checkpoints/step-*-stopped"))
 
 
 def test_a_reader_that_ends_stops_no_run(tmp_path: Path) -> None:
     settings = ("train.steps=5", "train.epochs=null", "method.refactor.warmup_steps=1", "task.max_eval_rows=8",
                 "train.warmup_steps=1")  # fmt: skip
-    command = [*TRAIN, *settings, "--output", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
-    assert process.stderr is not None
+    process = Forked(*TRAIN, *settings, "--output", tmp_path / "run")
     process.stderr.readline()
     process.stderr.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(120) == 0
     assert (tmp_path / "run" / "results.json").exists()

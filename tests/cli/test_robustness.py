@@ -16,16 +16,15 @@ import pytest
 from reflora_cli.ground.atomic import locked
 from reflora_cli.runs.directory import is_unused
 from tests.cli.conftest import Reflora
+from tests.forked import Forked
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-REFLORA = [sys.executable, "-m", "reflora_cli"]
 
 
 def robustness(program: str, *arguments: object) -> str:
-    command = [sys.executable, "-m", f"tests.robustness.{program}", *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    status, printed, said = Forked(f"tests.robustness.{program}", *arguments, environment=ENVIRONMENT).ended()
+    assert status == 0, said[-4000:]
+    return printed
 
 
 def test_killed_runs_end_as_uninterrupted_ones() -> None:
@@ -57,14 +56,12 @@ def test_mutated_inputs_are_refused_or_used() -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_a_checkpoint_and_says_where(number: signal.Signals, status: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*REFLORA, "train", "quickstart", "train.log_every=1", "--output", str(run)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    process = Forked("reflora_cli", "train", "quickstart", "train.log_every=1", "--output", run)
     while not process.stderr.readline().startswith("step 3/"):
         assert process.poll() is None
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == status
+    ended, _, said = process.ended(60)
+    assert ended == status
     (checkpoint,) = run.glob("checkpoints/step-*-stopped")
     assert str(checkpoint) in said
     assert f"--resume --output {run}" in said
@@ -73,26 +70,15 @@ def test_a_signal_saves_a_checkpoint_and_says_where(number: signal.Signals, stat
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """The first one waits for a step that takes as long as all rows do."""
-    settings = ("train.batch_size=2896", "task.max_length=96", "train.log_every=1", "eval.at_start=false")
-    command = [
-        *REFLORA,
-        "train",
-        "quickstart",
-        *settings,
-        "method.refactor.warmup_steps=1",
-        "train.warmup_steps=1",
-        "--output",
-        str(tmp_path / "run"),
-    ]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    settings = ("train.batch_size=2896", "task.max_length=96", "train.log_every=1", "eval.at_start=false",
+                "method.refactor.warmup_steps=1", "train.warmup_steps=1")  # fmt: skip
+    process = Forked("reflora_cli", "train", "quickstart", *settings, "--output", tmp_path / "run")
     while "  run " not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     time.sleep(0.7)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=2)
-    assert process.returncode == 130
+    assert process.wait(2) == 130
     assert not list(tmp_path.glob("run/checkpoints/step*"))
 
 
@@ -161,8 +147,8 @@ def test_no_command_opens_a_connection(trained: Path, answering: Path, recipe: P
 def test_no_credential_is_written(recipe: Path, tmp_path: Path) -> None:
     secret = "hf_abcdefghijklmnopqrstuvwxyz123456"
     environment = {**ENVIRONMENT, "HF_TOKEN": secret, "WANDB_API_KEY": secret, "AWS_SECRET_ACCESS_KEY": secret}
-    command = [*REFLORA, "train", str(recipe), "train.epochs=1", "--output", str(tmp_path / "run"), "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0
+    arguments = ("train", recipe, "train.epochs=1", "--output", tmp_path / "run", "--json")
+    status, *told = Forked("reflora_cli", *arguments, environment=environment).ended()
+    assert status == 0
     written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert not [1 for content in (*written, done.stdout, done.stderr) if secret.encode() in content]
+    assert not [1 for content in (*written, *map(str.encode, told)) if secret.encode() in content]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "docs" / "study"
@@ -23,12 +21,11 @@ RESULTS = "matrices.jsonl.xz"
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a quick study, run as a user runs it."""
+    """The directory of a quick study."""
     output = tmp_path_factory.mktemp("study")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(STUDY / "matrices.py"), "--quick", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDY))
+        import_module("matrices").main(["--quick", "--output", str(output)])
     return output
 
 
@@ -128,6 +125,8 @@ def test_comparisons_are_those_of_scipy_and_of_a_definition(module: Callable[[st
     half = 3.182446 * float(differences.std()) / 2  # the 97.5 % quantile of t with 3 degrees of freedom
     assert found.low == pytest.approx(float(differences.mean()) - half, abs=1e-5)
     assert found.high == pytest.approx(float(differences.mean()) + half, abs=1e-5)
+    assert found.p == pytest.approx(stats.ttest_rel(*numbers).pvalue, rel=1e-9)
+    assert found.error == pytest.approx(stats.sem(differences), rel=1e-6)
     loose = [results.Comparison(-1.0, 0, 0, 0.1, p) for p in (0.01, 0.04, 0.02)]
     assert [one.corrected for one in results.corrected(loose)] == pytest.approx([0.03, 0.04, 0.04])
     assert results.compared(own, own).verdict == "tie"

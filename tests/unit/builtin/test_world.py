@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from reflora_cli.builtin.phrases import plural, with_article
 from reflora_cli.builtin.rows import EXAMPLES, rows
 from reflora_cli.builtin.sentences import statements, texts
 from reflora_cli.builtin.world import RELATIONS, SPLITS, THINGS, Fact, all_facts, facts, false_values
+from tests.unit.builtin.digest import EVERY_SPLIT, digest
 
 TINY = pretrain.OUTPUT
 COLUMNS = {
@@ -28,13 +28,6 @@ COLUMNS = {
     "entailment": ["premise", "hypothesis", "label"],
     "questions": ["question", "choices", "answer"],
 }
-EVERY_SPLIT = [(generator, split) for generator in EXAMPLES for split in SPLITS]
-
-
-def digest() -> str:
-    """A fingerprint of all rows and all pretraining texts."""
-    everything = [[rows(generator, split) for generator, split in EVERY_SPLIT], texts()]
-    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
 def test_the_world_is_large_and_every_split_has_every_relation() -> None:
@@ -130,12 +123,9 @@ GOLDEN_QUESTION = {
 
 def test_rows_do_not_depend_on_hash_randomisation() -> None:
     """A process with other string hashes makes the same rows and texts."""
-    script = "import importlib.util as u, sys; s = u.spec_from_file_location('t', sys.argv[1]); "
-    script += "m = u.module_from_spec(s); s.loader.exec_module(m); print(m.digest())"
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(pretrain.__file__).parents[2])}
-    printed = subprocess.run(
-        [sys.executable, "-c", script, __file__], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "tests.unit.builtin.digest"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == digest()
 
 

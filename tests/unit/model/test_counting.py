@@ -55,3 +55,12 @@ def test_a_base_with_nothing_to_train_has_no_number() -> None:
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(InputError):
         config_named("nobody/nothing-of-this-name")
+
+
+def test_methods_that_are_counted_together_have_the_numbers_of_each_alone() -> None:
+    """Also where they differ in rank or targets only."""
+    more = {"rank": Method(name="lora", rank=3), "targets": Method(name="lora", targets=("q_proj",))}
+    methods = {**{name: Method(name=name) for name in PRESETS}, **more}
+    found = counts(TINY, methods)
+    assert found == {name: counts(TINY, {name: method})[name] for name, method in methods.items()}
+    assert len({found["lora"], found["rank"], found["targets"], found["dora"]}) == 4

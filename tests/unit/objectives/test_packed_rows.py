@@ -99,13 +99,13 @@ def test_a_model_without_equal_results_is_refused_and_left_as_it_was(name: str) 
 
 
 def chosen(case: Case) -> bool:
-    """Every layer with AdamW, every update rule on LoRA and DoRA, and two methods on quantized and half bases."""
+    """Every layer with AdamW, every update rule on LoRA, and three methods on quantized and half bases."""
     method = case.method
     if method.layer.is_virtual:
         return False
     if case.base != "float32":
         return case.base in ("nf4", "bfloat16") and method.name in ("lora", "dora", "reflora")
-    return method.start.kind == "default" and (method.update.is_plain or method.layer.kind in ("lora", "dora"))
+    return method.start.kind == "default" and (method.update.is_plain or method.layer.kind == "lora")
 
 
 def losses(case: Case, is_packed: bool) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ WITHOUT_TIMING = {
 RECIPES = sorted(bundled_recipes())
 
 
+@cache
+def loaded(name: str, *overrides: str) -> Recipe:
+    """A recipe, read once."""
+    return load_recipe(name, overrides)
+
+
 def test_every_file_is_bundled_by_its_path_but_those_that_recipes_extend() -> None:
     files = {path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.y*ml")}
     assert set(RECIPES) == {name for name in files if not name.startswith(("base/", "plans/"))}
@@ -69,10 +76,10 @@ def test_recipe_is_valid_and_survives_its_dump(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", PRESETS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_under_every_preset(name: str, method: str) -> None:
-    start, rank = Method(name=method).start, load_recipe(name, []).method.rank
+    start, rank = Method(name=method).start, loaded(name).method.rank
     base = ["model.quantization=nf4"] if start.corrects_quantization else []
     base += [f"method.rank={rank * start.rank_multiple}"] if rank % start.rank_multiple else []
-    default, changed = load_recipe(name, base), load_recipe(name, [f"method.name={method}", *base])
+    default, changed = loaded(name, *base), load_recipe(name, [f"method.name={method}", *base])
     assert changed.method.label == method
     kept = {key: getattr(default.method, key) for key in ("rank", "alpha", "dropout", "targets")}
     layer = changed.method.layer

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:
 STEPS = 20
 FOLLOWED = [
     *(Method(name="lora", layer=layer) for layer in LAYERS if layer not in ("lora", "dora")),
-    *(preset(name) for name in ("lora", "dora", "reflora", "reflora-s", "lora-rite")),
+    *(preset(name) for name in ("lora", "dora", "reflora")),
 ]
-"""Every layer, and a few rules."""
+"""Every layer, and one rule: rules act behind the blocks, on gradients and factors."""
 
 
 @pytest.fixture(autouse=True)
