@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from reflora_cli.adapter_io.files import read_adapter
 from reflora_cli.console.reporter import Reporter
 from reflora_cli.evaluation.answers import evaluate_answers
@@ -13,8 +15,10 @@ from reflora_cli.evaluation.learned import has_learned_rows, refuse_learned_file
 from reflora_cli.evaluation.request import Evaluation, Request
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.ground.paths import exists, expanded, is_file
+from reflora_cli.model.attention import refuse_attention
+from reflora_cli.model.precision import pick_device, resolve_dtype
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import load_recipe
+from reflora_cli.recipe.files import MISSING, load_recipe, parse_overrides, value_at
 from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
@@ -85,6 +89,7 @@ def evaluate_model(
     writes, and all return the evaluation.
     """
     member = join_launch()
+    refuse_named_attention(recipe, request, member.device or pick_device())
     restored = restore(recipe, adapter, member.device, member.rank, member.processes)
     if adapter and (doubt := unchecked(recipe.model, adapter_base(adapter))):
         reporter.note(doubt)
@@ -92,6 +97,14 @@ def evaluate_model(
         is_run = is_file(RunDirectory(Path(request.source)).recipe)
         return evaluate_labels(restored, request, below if is_run else None, reporter)
     return evaluate_answers(restored, restored.objective.scorer, request, below, reporter)
+
+
+def refuse_named_attention(recipe: Recipe, request: Request, device: torch.device) -> None:
+    """Raises InputError where the user names a way to compute attention that the device lacks; where only the recipe of
+    a run does, the one of `auto` is taken.
+    """
+    if value_at(parse_overrides(request.overrides).values, ("model", "attention"), MISSING) is not MISSING:
+        refuse_attention(recipe.model.attention, device, resolve_dtype(recipe.model.dtype, device))
 
 
 def task_overrides(names: Sequence[str]) -> list[list[str]]:

@@ -246,6 +246,13 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _offloaded_tensors_are_activations(self) -> Recipe:
+        if self.train.offload_activations and self.model.sharded:
+            reason = "weights that are gathered from other processes would be moved to the host like activations"
+            raise refusal("train.offload_activations", reason, "use one of train.offload_activations and model.sharded")
+        return self
+
+    @model_validator(mode="after")
     def _rows_have_room_before_them(self) -> Recipe:
         layer, train = self.method.layer, self.train
         if not layer.is_virtual:

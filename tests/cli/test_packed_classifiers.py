@@ -87,3 +87,7 @@ def test_attention_that_is_unknown_or_not_to_be_had_is_refused(recipe: Path, ref
         assert "model.attention" in outcome.err
         assert said in outcome.err
         assert not (tmp_path / "run").exists()
+    run = train(reflora, recipe, tmp_path / "plain", *SETTINGS)
+    outcome = reflora("eval", run, "model.attention=flash_attention_2")
+    assert outcome.status == 2
+    assert "needs a GPU" in outcome.err

@@ -28,7 +28,7 @@ from reflora_cli.cli import app
 from reflora_cli.ground.errors import InputError
 from reflora_cli.model.packed_layout import Layout
 from reflora_cli.objectives import language, trimmed
-from reflora_cli.optim.pair_adamw_8bit import AdamW8bitMember
+from reflora_cli.optim.pair_adamw_8bit import BitsAndBytesMember
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.training import session, step
 from reflora_cli.training.offload import HostActivations
@@ -89,6 +89,7 @@ REFUSED = {
     pair("method.name=prompt", "train.packing=true"): "train.packing",
     pair("method.name=reflora-s", "train.optimizer=paged_adamw"): "train.optimizer",
     pair("eval.cache=static", "model.streaming=host"): "eval.cache",
+    pair("train.offload_activations=true", "model.sharded=true"): "train.offload_activations",
 }
 """Pairs that are refused, and the setting that the message names."""
 
@@ -169,7 +170,7 @@ def acted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     counted(language, "pack_prompts", "train.packing")
     counted(trimmed, "narrow_training", "train.trim_last_block")
     counted(modeling_utils, "checkpoint", "train.gradient_checkpointing")
-    counted(AdamW8bitMember, "__init__", "train.optimizer")
+    counted(BitsAndBytesMember, "__init__", "train.optimizer")
     counted(step, "chunk_loss", "train.micro_batch_size")
     torch.compiler.reset()
     yield counts
