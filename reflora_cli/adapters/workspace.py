@@ -46,7 +46,7 @@ def lent(frozen: Any) -> Tensor:
 
     It is in new memory where autograd could keep it, and where the weight is not a plain one of four bits on the CPU.
     """
-    if torch.is_grad_enabled() or type(frozen.weight) is not Tensor or not is_writable(frozen):
+    if is_recorded() or torch.is_grad_enabled() or type(frozen.weight) is not Tensor or not is_writable(frozen):
         made: Tensor = frozen.dequantized()
         return made
     room = WORKSPACE.matrix(frozen.out_features, frozen.in_features, frozen.dtype)
@@ -56,7 +56,7 @@ def lent(frozen: Any) -> Tensor:
 
 def is_writable(frozen: Any) -> bool:
     """Whether a weight's blocks are such that its dense form can be written to given memory."""
-    if frozen.kind == "int8" or not is_known() or is_recorded():
+    if frozen.kind == "int8" or not is_known():
         return False
     in_whole_blocks = frozen.in_features % frozen.block == 0 and frozen.block <= LARGEST_BLOCK
     return in_whole_blocks and frozen.weight.is_cpu and frozen.weight.is_contiguous() and frozen.dtype in SUFFIXES
@@ -64,8 +64,9 @@ def is_writable(frozen: Any) -> bool:
 
 def is_recorded() -> bool:
     """Whether operations are recorded rather than done: what is written past torch would be missing among them."""
-    is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return is_traced or type(torch.empty(0, device="cpu")) is not Tensor  # under a mode that makes fake tensors
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    return type(torch.empty(0, device="cpu")) is not Tensor  # under a mode that makes fake tensors
 
 
 @cache

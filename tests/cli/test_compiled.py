@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 
 from tests.cli.conftest import FEW, Reflora, step_losses
 from tests.two_processes import run_by_two
@@ -102,13 +103,13 @@ def test_two_processes_compile(compiled: tuple[Path, str], tmp_path: Path) -> No
 def test_without_a_compiler_a_run_is_the_eager_one(
     reflora: Reflora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
     torch.compiler.reset()
     settings = ("method.dropout=0.1",)  # masks too are those of a run that compiles nothing
     outcomes = []
     for name, own in (("failed", COMPILED), ("eager", SETTINGS)):
-        outcome = reflora("train", "quickstart", *own, *settings, "--output", tmp_path / name)
+        with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+            outcome = reflora("train", "quickstart", *own, *settings, "--output", tmp_path / name)
         assert outcome.status == 0, outcome.err
         outcomes.append(outcome.err)
     assert "the model is not compiled, and trains eagerly: no C++ compiler was found: install g++" in outcomes[

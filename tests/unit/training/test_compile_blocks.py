@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -154,15 +155,15 @@ def test_too_many_variants_run_eagerly_and_say_so(monkeypatch: pytest.MonkeyPatc
     assert any("limit" in why for why in record.failures)
 
 
-def test_a_missing_compiler_is_found_before_anything_is_traced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_compiler_is_found_before_anything_is_traced(tmp_path: Path) -> None:
     """A GPU's code needs no C++ compiler; a file that cannot be run is none."""
     (tmp_path / "not-to-run").write_text("")
     for name in ("no-such-compiler", str(tmp_path / "not-to-run")):
-        monkeypatch.setattr("torch._inductor.config.cpp.cxx", (name,))
-        assert "install g++" in missing_compiler(torch.device("cpu"))
-        assert missing_compiler(torch.device("cuda")) == ""
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("true",))  # a program that ends well
-    assert missing_compiler(torch.device("cpu")) == ""
+        with torch._inductor.config.patch({"cpp.cxx": (name,)}):
+            assert "install g++" in missing_compiler(torch.device("cpu"))
+            assert missing_compiler(torch.device("cuda")) == ""
+    with torch._inductor.config.patch({"cpp.cxx": ("true",)}):  # a program that ends well
+        assert missing_compiler(torch.device("cpu")) == ""
 
 
 def test_a_block_gets_back_the_forward_pass_that_others_gave_it_also_when_training_fails() -> None:
