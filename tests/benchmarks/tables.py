@@ -96,5 +96,10 @@ def epochs_table(figures: Mapping[str, Mapping[str, Any]], origin: Origin) -> Ta
     rows: dict[str, Mapping[str, Cell]] = {
         way: {task: statistics.median(own["seconds"][way]) for task, own in figures.items()} for way in ways
     }
-    columns = {task: Column(f"{task}, {own['train_rows']:,} rows", ".1f s") for task, own in figures.items()}
+    columns = {task: Column(f"{task}, {rows_shown(own['train_rows'])}", ".1f s") for task, own in figures.items()}
     return table(origin, columns, rows, figures)
+
+
+def rows_shown(count: int | None) -> str:
+    """How many of a task's rows an epoch had; None for all."""
+    return "all rows" if count is None else f"{count:,} rows"

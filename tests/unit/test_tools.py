@@ -194,12 +194,13 @@ def test_make_bench_writes_the_tables_of_the_parts_that_ended_well(page: Path) -
     found = {
         "layers": Outcome(1, LAYERS, "", 1.0),
         "epoch, CoLA": Outcome(0, {"seconds": {"reflora": [3.0, 1.0, 2.0]}, "train_rows": 640}, "", 1.0),
+        "epoch, MRPC": Outcome(0, {"seconds": {"reflora": [4.0]}, "train_rows": None}, "", 1.0),
     }
     suite.keep(suite.plan(Path("data")), found, "2026-11-30")
     assert [path.stem for path in page.parent.glob("*.json")] == ["epochs"]
     text = page.read_text(encoding="utf-8")
-    assert "| CoLA, 640 rows |" in text
-    assert "| reflora | 2.0 s |" in text
+    assert "| CoLA, 640 rows | MRPC, all rows |" in text
+    assert "| reflora | 2.0 s | 4.0 s |" in text
 
 
 def test_tiny_parts_are_those_of_a_gpu() -> None:
