@@ -64,7 +64,10 @@ class Training:
         return optimizer_for(self.case.method, self.adapted, self.case.rates)
 
     def step(self) -> float:
-        inputs, labels = batch(seed=0, rows=8)
+        return self.learn(*batch(seed=0, rows=8))
+
+    def learn(self, inputs: Mapping[str, Tensor], labels: Tensor) -> float:
+        """The loss of a batch, of which one step has learned."""
         loss = F.cross_entropy(self.outputs(self.model, inputs), labels)
         loss.backward()
         if (penalty := self.optimizer.rule.penalty()) is not None:

@@ -18,7 +18,7 @@ from reflora_cli.ground.paths import exists, expanded, is_file
 from reflora_cli.model.attention import refuse_attention
 from reflora_cli.model.precision import pick_device, resolve_dtype
 from reflora_cli.objectives.pick import kind_of
-from reflora_cli.recipe.files import MISSING, load_recipe, parse_overrides, value_at
+from reflora_cli.recipe.files import is_named, load_recipe
 from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.tasks import task_of
@@ -103,7 +103,7 @@ def refuse_named_attention(recipe: Recipe, request: Request, device: torch.devic
     """Raises InputError where the user names a way to compute attention that the device lacks; where only the recipe of
     a run does, the one of `auto` is taken.
     """
-    if value_at(parse_overrides(request.overrides).values, ("model", "attention"), MISSING) is not MISSING:
+    if is_named(request.overrides, ("model", "attention")):
         refuse_attention(recipe.model.attention, device, resolve_dtype(recipe.model.dtype, device))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,14 @@ class Layout:
     def pack(self, padded: Tensor) -> Tensor:
         """Turn [n, length, ...] into [1, tokens, ...]."""
         return padded.reshape(-1, *padded.shape[2:]).index_select(0, self.tokens)[None]
+
+    def packed(self, value: Any) -> Any:
+        """Return `pack` of padded rows, and anything else as it is."""
+        return self.pack(value) if self.is_padded(value) else value
+
+    def unpacked(self, value: Any) -> Any:
+        """Return `unpack` of packed tokens, and anything else as it is."""
+        return self.unpack(value) if self.is_packed(value) else value
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Turn [1, tokens, ...] into [n, length, ...], zero at the places of padding."""

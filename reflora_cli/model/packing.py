@@ -93,7 +93,7 @@ class Packing:
         if layout is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
-        packed = layout.pack(hidden) if layout.is_padded(hidden) else hidden
+        packed = layout.packed(hidden)
         if not layout.is_packed(packed):
             raise ValueError("a block does not begin with hidden states [n, length, width]")
         changed = packed_positions(layout, kwargs) if self.way is Way.FUNCTION else {}
@@ -104,9 +104,7 @@ class Packing:
         layout = self.layout
         if layout is None:
             return output
-        if isinstance(output, tuple):
-            return tuple(layout.unpack(own) if layout.is_packed(own) else own for own in output)
-        return layout.unpack(output)
+        return tuple(map(layout.unpacked, output)) if isinstance(output, tuple) else layout.unpack(output)
 
     def take_places(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -115,18 +113,14 @@ class Packing:
         layout = self.layout
         if layout is None:
             return None
-        placed = tuple(layout.unpack(own) if layout.is_packed(own) else own for own in args)
-        named = {name: layout.unpack(own) if layout.is_packed(own) else own for name, own in kwargs.items()}
-        return placed, named
+        return tuple(map(layout.unpacked, args)), {name: layout.unpacked(own) for name, own in kwargs.items()}
 
     def give_up_places(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Pack what an attention module returns."""
         layout = self.layout
         if layout is None:
             return output
-        if isinstance(output, tuple):
-            return tuple(layout.pack(own) if layout.is_padded(own) else own for own in output)
-        return layout.pack(output)
+        return tuple(map(layout.packed, output)) if isinstance(output, tuple) else layout.pack(output)
 
 
 def packed_positions(layout: Layout, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reflora_cli.adapter_io.tensor_files import TensorPlace, tensor_places
 from reflora_cli.adapters.block_homes import FileHome, Home, HostHome
@@ -41,7 +41,7 @@ def stream_blocks(model: Any, streaming: Streaming, source: Source, absent: Coll
     make = in_files(model, source, blocks) if streaming is Streaming.DISK else in_host_memory
     settled = list[Block]()
     for block in blocks:
-        made = Block(tuple(own for weight in block.values() for own in streamed_tensors(weight)), make(block))
+        made = Block(tuple(block_tensors(block)), make(block))
         made.hide(torch.device("cpu"))  # before the next block is copied, so that there are not two of each
         settled.append(made)
     stream = BlockStream(settled)
@@ -72,9 +72,14 @@ def linear_layers(model: nn.Module, block: str, left_out: Collection[str]) -> di
     }
 
 
+def block_tensors(block: Mapping[str, FrozenWeight]) -> list[Tensor]:
+    """Return the tensors of a block's frozen weights that come and go with it, weight after weight."""
+    return [own for weight in block.values() for own in streamed_tensors(weight)]
+
+
 def in_host_memory(block: Mapping[str, FrozenWeight]) -> Home:
     """Return the home of a block in host memory."""
-    return HostHome([own for weight in block.values() for own in streamed_tensors(weight)])
+    return HostHome(block_tensors(block))
 
 
 def in_files(model: Any, source: Source, blocks: list[dict[str, FrozenWeight]]) -> MakeHome:

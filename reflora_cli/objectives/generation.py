@@ -26,7 +26,7 @@ from reflora_cli.model.base import Base, positions
 from reflora_cli.model.precision import Compute, precision
 from reflora_cli.objectives.causal import trial_tokens
 from reflora_cli.objectives.invariance import FOREIGN, LONG, Trial, agree, evaluating, pick_padding
-from reflora_cli.objectives.score_batches import WRITTEN, score_batches
+from reflora_cli.objectives.score_batches import WRITTEN, longest_first, score_batches
 from reflora_cli.objectives.scorer import Scorer
 from reflora_cli.tasks.answers import Prediction
 from reflora_cli.tasks.base import PromptTask
@@ -207,7 +207,7 @@ class Generation(Scorer):
         prompts = asked_tokens(self.base.tokenizer, examples)
         lengths = [min(len(own), self.room) + self.max_new_tokens for own in prompts]
         if self.cache is GenerationCache.STATIC:  # short rows take as much of it as long ones
-            return cut(sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)), size)
+            return cut(longest_first(lengths), size)
         return score_batches(lengths, size, WRITTEN)
 
     def texts(self, examples: Sequence[PromptExample]) -> list[Written]:

@@ -28,7 +28,7 @@ def score_batches(lengths: Sequence[int], size: int, accepted: float) -> list[li
     more than `size` times the largest length of padded tokens, or more than four times `size` rows. accepted: the
     padding that a batch may have once it has a quarter of that, as a share of its rows' tokens.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    order = longest_first(lengths)
     most = size * lengths[order[0]] if order else 0
     batches: list[list[int]] = []
     tokens = 0
@@ -45,3 +45,8 @@ def score_batches(lengths: Sequence[int], size: int, accepted: float) -> list[li
             batches.append([index])
             tokens = lengths[index]
     return batches
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Return the indices of rows by their lengths, the longest first; rows of one length in their order."""
+    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))

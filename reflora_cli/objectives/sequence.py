@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reflora_cli.data.batches import collate, cut
 from reflora_cli.data.encode import EncodedRow, encode
-from reflora_cli.data.pad import Padding, pad
+from reflora_cli.data.pad import Padding
 from reflora_cli.data.place import placed
 from reflora_cli.data.token_cache import as_array
 from reflora_cli.model.base import Base, pad_multiple, positions
@@ -110,7 +110,7 @@ class SequenceObjective(Objective[EncodedRow]):
 
     def packed_trial(self, rows: Sequence[EncodedRow], padding: Padding) -> Tensor:
         """Return the logits of rows that are computed without padding, as above."""
-        return self.trial_logits({**self.inputs(rows, padding), TOKENS: self.token_places(rows)})
+        return self.trial_logits(self.packed_inputs(rows, padding))
 
     def trial_logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         with evaluating(self.base.model), precision(self.compute.device, self.compute.dtype):
@@ -118,8 +118,7 @@ class SequenceObjective(Objective[EncodedRow]):
         return logits.float().cpu().flatten()
 
     def arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        labels = targets(labels_of(rows), self.outputs)
-        return {**self.inputs(rows), **placed({"labels": labels}, self.compute.device)}
+        return {**self.inputs(rows), **self.labels(rows)}
 
     def pack(self) -> None:
         with drawn_anew(self.base.model, self.base.head):
@@ -131,28 +130,33 @@ class SequenceObjective(Objective[EncodedRow]):
         return [*super().notes(), *([how[self.packing.way]] if self.packing else [])]
 
     def step_arguments(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
-        found = self.arguments(rows)
-        if self.packing is not None and len({self.length(row) for row in rows}) > 1:
-            found[TOKENS] = self.token_places(rows)
-        return found
+        if self.packing is None or len({self.length(row) for row in rows}) == 1:
+            return self.arguments(rows)
+        return {**self.packed_inputs(rows, self.padding), **self.labels(rows)}
 
-    def token_places(self, rows: Sequence[EncodedRow]) -> Tensor:
-        """Return the flat places of the tokens of a batch of rows, int64 [tokens]: found on the CPU, which so need not
-        wait for the device.
-        """
-        _, mask = pad([row.input_ids for row in rows], 0, self.padding, self.multiple)
-        return mask.flatten().nonzero()[:, 0].to(self.compute.device, non_blocking=True)
+    def labels(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
+        """Return the argument of the loss with the rows' labels."""
+        return placed({"labels": targets(labels_of(rows), self.outputs)}, self.compute.device)
 
     def places(self, arguments: Mapping[str, Tensor]) -> Tensor:
         return arguments["attention_mask"].bool()
 
     def inputs(self, rows: Sequence[EncodedRow], padding: Padding | None = None) -> dict[str, Tensor]:
         """Return keyword arguments of the model. padding: a way to pad other than the one that was found."""
-        tokenizer = self.base.tokenizer
-        batch = collate(
-            rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple, padding or self.padding
-        )
+        return placed(self.collated(rows, padding or self.padding), self.compute.device)
+
+    def packed_inputs(self, rows: Sequence[EncodedRow], padding: Padding) -> dict[str, Tensor]:
+        """Return keyword arguments of a packed model, where tokens stand among them: that is found on the CPU, which so
+        need not wait for the device.
+        """
+        batch = self.collated(rows, padding)
+        batch[TOKENS] = batch["attention_mask"].flatten().nonzero()[:, 0]
         return placed(batch, self.compute.device)
+
+    def collated(self, rows: Sequence[EncodedRow], padding: Padding) -> dict[str, Tensor]:
+        """Return padded rows on the CPU."""
+        tokenizer = self.base.tokenizer
+        return collate(rows, tokenizer.pad_token_id, tokenizer.pad_token_type_id, self.multiple, padding)
 
     @torch.no_grad()
     def tally(self, split: Split, batch_size: int, watch: Watch = unwatched) -> SequenceTally:

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from reflora_cli.planning.devices import pinned
 from reflora_cli.planning.meter import storage_key
-from reflora_cli.training.offload import SMALLEST_BYTES
+from reflora_cli.training.offload import SMALLEST_BYTES, is_small, layout_of
 
 
 class Away:
@@ -43,18 +43,16 @@ class OffloadedActivations:
 
     def pack(self, tensor: Tensor) -> Tensor | Away:
         """Return what is saved in a tensor's place."""
-        size, storage = tensor.numel() * tensor.itemsize, tensor.untyped_storage()
-        if size < SMALLEST_BYTES or size > storage.nbytes() or storage_key(tensor) in self.weights:
+        if is_small(tensor, SMALLEST_BYTES) or storage_key(tensor) in self.weights:
             return tensor
-        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
-        key = (storage_key(tensor), *layout)
+        key, size = (storage_key(tensor), *layout_of(tensor)), tensor.numel() * tensor.itemsize
         found = self.known.get(key)
         known = found[1]() if found is not None and found[0]() is not None else None
         if known is not None:
             return known
         made = Away(tensor, len(self.away))
         self.away.append(weakref.ref(made))
-        self.known[key] = weakref.ref(storage), weakref.ref(made)
+        self.known[key] = weakref.ref(tensor.untyped_storage()), weakref.ref(made)
         self.take(pinned(size))
         weakref.finalize(made, self.take, -pinned(size))
         return made

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from reflora_cli.adapters.block_homes import layout_of
 from reflora_cli.adapters.block_stream import RESIDENT
-from reflora_cli.adapters.streamed import streamed_tensors
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.methods.settings import Streaming
 from reflora_cli.model.base import Base
-from reflora_cli.model.streaming import streamed_blocks
+from reflora_cli.model.streaming import block_tensors, streamed_blocks
 from reflora_cli.planning.devices import pinned
 
 
@@ -74,11 +73,6 @@ def streamed_of(base: Base, way: Streaming) -> Streamed:
         return NOTHING
     model: Any = base.model
     drawn = [f"{name}.{own}" for name in base.fresh for own, _ in model.get_submodule(name).named_parameters()]
-    blocks = [tensors_of(block) for block in streamed_blocks(model, way, drawn)]
+    blocks = [block_tensors(block) for block in streamed_blocks(model, way, drawn)]
     identities = frozenset(id(tensor) for block in blocks for tensor in block)
     return Streamed(way, identities, tuple(layout_of(block).size for block in blocks))
-
-
-def tensors_of(block: Mapping[str, Any]) -> list[Any]:
-    """Return the tensors of a block's frozen weights that come and go with it."""
-    return [tensor for weight in block.values() for tensor in streamed_tensors(weight)]

@@ -240,6 +240,11 @@ def value_at(values: Any, path: KeyPath, default: Any = None) -> Any:
     return values
 
 
+def is_named(overrides: Sequence[str], path: KeyPath) -> bool:
+    """Whether overrides KEY=VALUE say anything of the key at `path`. Raises InputError for what is no override."""
+    return value_at(parse_overrides(overrides).values, path, MISSING) is not MISSING
+
+
 def is_section(settings: Settings, path: KeyPath) -> bool:
     """Whether there is a mapping at `path`."""
     return isinstance(value_at(settings.values, path), dict)

@@ -15,7 +15,7 @@ from typing import Any
 from reflora_cli.data.load import OWN
 from reflora_cli.ground.paths import exists, expanded
 from reflora_cli.model.sources import Source
-from reflora_cli.recipe.files import MISSING, load_recipe, parse_overrides, value_at
+from reflora_cli.recipe.files import is_named, load_recipe
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory, read_environment
 
@@ -57,8 +57,7 @@ def run_recipe(run: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:
     training read them. Raises InputError.
     """
     recipe = load_recipe(str(run.recipe), overrides)
-    named = value_at(parse_overrides(overrides).values, ("task", "data"), MISSING)
-    return recipe if named is not MISSING else with_data_found(recipe, run)
+    return recipe if is_named(overrides, ("task", "data")) else with_data_found(recipe, run)
 
 
 def with_data_found(recipe: Recipe, run: RunDirectory) -> Recipe:

@@ -51,7 +51,7 @@ class HostActivations:
         if self.stays(tensor):
             return tensor
         storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        key = (storage.cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
+        key = (storage.cdata, *layout_of(tensor))
         found = self.known.get(key)
         kept = found[1]() if found is not None and not found[0].expired() else None  # type: ignore[no-untyped-call]
         if kept is None:
@@ -62,8 +62,7 @@ class HostActivations:
 
     def stays(self, tensor: Tensor) -> bool:
         """Whether a tensor is saved itself: a small one, a weight, or one that repeats what lies in smaller memory."""
-        size, storage = tensor.numel() * tensor.itemsize, tensor.untyped_storage()
-        return size < self.smallest or size > storage.nbytes() or storage.data_ptr() in self.weights
+        return is_small(tensor, self.smallest) or tensor.untyped_storage().data_ptr() in self.weights
 
     def unpack(self, saved: Tensor | Kept) -> Tensor:
         """Return the tensor on its device, and let the one that was saved before it follow."""
@@ -110,6 +109,17 @@ class HostActivations:
         if device not in self.lanes:
             self.lanes[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return self.lanes[device]
+
+
+def is_small(tensor: Tensor, smallest: int) -> bool:
+    """Whether a tensor has fewer bytes than `smallest`, or repeats what lies in smaller memory."""
+    size = tensor.numel() * tensor.itemsize
+    return size < smallest or size > tensor.untyped_storage().nbytes()
+
+
+def layout_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others in the same memory, and from itself before it was changed."""
+    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version
 
 
 def addresses(model: nn.Module) -> frozenset[int]:

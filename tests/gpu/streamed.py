@@ -11,6 +11,7 @@ in eight bits.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -68,27 +69,17 @@ def random_base(config: LlamaConfig) -> Any:
                 name, quantize(module.weight.data, None, "nf4", double=True, dtype=torch.bfloat16, layout=nn.Linear)
             )
     for number in range(1, layers):
-        model.model.layers.append(another(block, config, number))
+        model.model.layers.append(another(block, number))
     config.num_hidden_layers = layers
     return model
 
 
-def another(block: nn.Module, config: LlamaConfig, number: int) -> nn.Module:
-    """A block of the model with this number, on the same codes."""
-    with torch.device("meta"):
-        made = type(block)(config, number)
-    for name, module in block.named_modules():
-        if not list(module.children()):
-            made.set_submodule(name, alike(module))
-    return made
-
-
-def alike(module: nn.Module) -> nn.Module:
-    """Another module whose tensors have the same memory, until a block's are sent home."""
-    made = object.__new__(type(module))
-    made.__dict__.update(module.__dict__)
-    made._parameters = {name: as_parameter(own) for name, own in module._parameters.items()}
-    made._buffers = {name: own if own is None else own.detach() for name, own in module._buffers.items()}
+def another(block: Any, number: int) -> Any:
+    """A block of the model with this number, whose tensors have the same memory until a block's are sent home."""
+    same = {id(own): as_parameter(own) for own in block.parameters()}
+    same |= {id(own): own.detach() for own in block.buffers()}
+    made = copy.deepcopy(block, same)
+    made.self_attn.layer_idx = number
     return made
 
 

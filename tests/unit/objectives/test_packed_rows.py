@@ -118,13 +118,7 @@ def losses(case: Case, is_packed: bool) -> list[float]:
         inputs, labels = batch(seed=step, rows=8)
         if is_packed:
             inputs[TOKENS] = inputs["attention_mask"].flatten().nonzero()[:, 0]
-        loss = F.cross_entropy(training.outputs(training.model, inputs), labels)
-        loss.backward()
-        if (penalty := training.optimizer.rule.penalty()) is not None:
-            penalty.backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad()
-        found.append(loss.item())
+        found.append(training.learn(inputs, labels))
     return found
 
 
