@@ -26,7 +26,7 @@ from reflora_cli.training.prepare import prepare
 from tests.models import make
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32)
-STEPS = 6
+STEPS = 20
 MORE: dict[str, dict[str, Any]] = {
     "lora on some": {"name": "lora", "targets": ["q_proj", "v_proj"], "dropout": 0.1},
     "dora with dropout": {"name": "dora", "dropout": 0.1},
