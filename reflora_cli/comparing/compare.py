@@ -27,11 +27,9 @@ from reflora_cli.ground.interruption import Interruption, noted_signals
 from reflora_cli.ground.paths import exists, is_file
 from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.files import load_recipe
-from reflora_cli.runs.comparison import FINAL
+from reflora_cli.runs.comparison import FINAL, SETTLED
 from reflora_cli.runs.directory import is_unused
 
-SETTLED = ("task.labels", "task.separator", "task.class_weights", "task.template")
-"""The keys that a run fills in when it begins."""
 UNSEEN = (
     "the settings are chosen by the rows that the table shows: no rows are left that tuning never saw; "
     "task.validation_rows=N holds training rows out to tune by"

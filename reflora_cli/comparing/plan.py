@@ -56,6 +56,7 @@ class PlanRecipe(Section):
     """One recipe of a plan."""
 
     name: str | None = Field(None, description="what it is called among the settings; null: like its file")
+    title: str | None = Field(None, description="the name of its row in a report; null: told by method and values")
     recipe: str = Field(description="a recipe's file, or the name of a bundled one")
     set: Values = Field(default_factory=dict, description="KEY: VALUE of this recipe alone")
 
@@ -179,7 +180,8 @@ def is_comparison(values: Any) -> bool:
 def plan_of_comparison(values: dict[str, Any]) -> dict[str, Any]:
     """Return the plan that a comparison's `plan.yaml` has carried out: each of its settings is a recipe with a name."""
     settings = ((name, own if isinstance(own, dict) else {}) for name, own in values["settings"].items())
-    recipes = [{"name": name, **{key: own[key] for key in ("recipe", "set") if key in own}} for name, own in settings]
+    kept = ("title", "recipe", "set")
+    recipes = [{"name": name, **{key: own[key] for key in kept if key in own}} for name, own in settings]
     return {"recipes": recipes, **{key: values[key] for key in ("seeds", "baseline", "tune") if key in values}}
 
 

@@ -24,12 +24,15 @@ MOST_SETTINGS = 2_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A point that is compared. source: its recipe. values: what the plan sets of it. places: where."""
+    """A point that is compared. source: its recipe. values: what the plan sets of it. places: where. title: what the
+    plan's author calls it, whatever its recipe; empty if it is told by its method and values.
+    """
 
     name: str
     source: str
     values: Values
     places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    title: str = ""
 
     def recipe(self, tuned: Mapping[str, Any], seed: int | None) -> Recipe:
         """Return the recipe of a run. seed: None for the recipe's own. Raises InputError that names the setting."""
@@ -94,7 +97,7 @@ def settings_of(named: NamedPlan) -> Iterator[Setting]:
         problem = Problem("the plan has too many settings", named.source, f"{count:,}", f"at most {MOST_SETTINGS:,}")
         raise InputError(problem)
     for number, own in enumerate(recipes):
-        for name, where, values in points(plan):
+        for name, title, where, values in points(plan):
             stem = own.recipe.rpartition("/")[2].removesuffix(".yaml")
             named_by = (own.name,) if own.name else (stem, described(own.set)) if len(recipes) > 1 else ()
             label = ", ".join(dict.fromkeys(filter(None, (*named_by, name)))) or stem
@@ -104,7 +107,8 @@ def settings_of(named: NamedPlan) -> Iterator[Setting]:
                 for at, layer in layers.items()
                 for key in layer
             }
-            yield Setting(label, own.recipe, {**plan.set, **own.set, **values}, spoken(places))
+            whole = {**plan.set, **own.set, **values}
+            yield Setting(label, own.recipe, whole, spoken(places), title or own.title or "")
 
 
 def spoken(places: Mapping[str, str]) -> dict[str, str]:
@@ -112,16 +116,18 @@ def spoken(places: Mapping[str, str]) -> dict[str, str]:
     return {key: own if own.startswith(OVERRIDE) else own.rpartition(", ")[0] for key, own in places.items()}
 
 
-def points(plan: Plan) -> Iterator[tuple[str, str, Values]]:
-    """Yield the name, the place in the plan and the values of each point of the grid or the list of settings."""
+def points(plan: Plan) -> Iterator[tuple[str, str, str, Values]]:
+    """Yield the name, the name that its author gave it (or an empty one), the place in the plan and the values of each
+    point of the grid or the list of settings.
+    """
     for number, setting in enumerate(plan.settings):
-        values = without_name(setting)
-        yield str(setting.get("name") or described(values)), f"settings.{number}", values
+        values, title = without_name(setting), str(setting.get("name") or "")
+        yield title or described(values), title, f"settings.{number}", values
     if not plan.settings:
         varied = {key for key, own in plan.grid.items() if len(own) > 1}
         for chosen in product(*plan.grid.values()):
             values = dict(zip(plan.grid, chosen, strict=True))
-            yield described({key: own for key, own in values.items() if key in varied} or values), "grid", values
+            yield described({key: own for key, own in values.items() if key in varied} or values), "", "grid", values
 
 
 def unique_names(settings: Sequence[Setting]) -> list[Setting]:

@@ -28,10 +28,11 @@ REMEDY = "put it back, or begin a new comparison with another --output"
 
 
 class StoredSetting(Section):
-    """A setting of a stored plan. set: what the plan sets. resolved: the whole recipe, whose tuned values and seed are
-    those of the first run.
+    """A setting of a stored plan. title: what the plan's author calls it, whatever its recipe. set: what the plan sets.
+    resolved: the whole recipe, whose tuned values and seed are those of the first run.
     """
 
+    title: str = ""
     recipe: str
     set: Values
     resolved: dict[str, Any]
@@ -50,12 +51,12 @@ class StoredPlan(Section):
 def stored_plan(named: NamedPlan, settings: Sequence[Setting]) -> StoredPlan:
     """Return the form in which a plan is kept."""
     plan = named.plan
-    own = {
-        setting.name: StoredSetting(recipe=setting.source, set=setting.values, resolved=resolved(plan, setting))
-        for setting in settings
+    stored = {
+        own.name: StoredSetting(title=own.title, recipe=own.source, set=own.values, resolved=resolved(plan, own))
+        for own in settings
     }
     tune = plan.tune.model_dump(mode="json") if plan.tune else None
-    return StoredPlan(name=named.name, baseline=plan.baseline, seeds=plan.seeds, tune=tune, settings=own)
+    return StoredPlan(name=named.name, baseline=plan.baseline, seeds=plan.seeds, tune=tune, settings=stored)
 
 
 def resolved(plan: Plan, setting: Setting) -> dict[str, Any]:

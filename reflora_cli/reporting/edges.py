@@ -33,7 +33,8 @@ class Edge:
 def untuned_label(run: RunRecord, group: Group, tuned: Sequence[str]) -> str:
     """Return the name that a run's row has without tuned values."""
     telling = [key for key in group.telling if key not in tuned]
-    return label_of(Setting(run.method, run.preset, run.task, counted_keys(run), (), {run.seed: run}), telling)
+    alone = Setting(run.title, run.method, run.preset, run.task, counted_keys(run), (), {run.seed: run})
+    return label_of(alone, telling)
 
 
 def rate_free_label(run: RunRecord, group: Group) -> str:
@@ -54,7 +55,7 @@ def edges_of(group: Group, found: Found) -> list[Edge]:
                 for other in found.unfinished
                 if other.stage is Stage.TUNING
                 and alike
-                and other.method == run.method
+                and other.title == run.title
                 and other.keys.get("task.name") == run.keys.get("task.name")
                 and all(other.keys.get(name) == run.keys.get(name) for name in group.telling if name not in group.tuned)
             }

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import exists, is_directory, is_file
+from reflora_cli.recipe.dotted import keys_of
 from reflora_cli.recipe.files import load_recipe
-from reflora_cli.recipe.yaml_lines import parse_yaml
-from reflora_cli.reporting.records import RunRecord, Stage, keys_of, read_run
+from reflora_cli.reporting.plans import Plan, read_plan, title_of
+from reflora_cli.reporting.records import RunRecord, Stage, read_run
 from reflora_cli.runs.comparison import ASIDE, PLAN, TUNING
 from reflora_cli.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a comparison's plan says of its report. tuned: the recipe keys that were tuned. baseline_keys: the recipe of
-    the setting that is called like the baseline, by dotted key; empty if there is none.
-    """
-
-    place: Path
-    baseline: str | None
-    tuned: tuple[str, ...]
-    baseline_keys: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Unfinished:
-    """A run without results. method: its label; keys: its resolved recipe. Both are empty if it cannot be read."""
+    """A run without results. title: the name of its row, as in a finished one; keys: its resolved recipe. Both are
+    empty if it cannot be read.
+    """
 
     path: Path
     stage: Stage
-    method: str
+    title: str
     keys: dict[str, Any]
 
 
@@ -96,13 +87,12 @@ def add_run(found: Found, path: Path) -> None:
         found.aside.append(path)
         return
     stage = Stage.TUNING if root is not None and folder == TUNING else Stage.FINAL
-    if root is not None and all(plan.place != root for plan in found.plans):
-        found.plans.append(read_plan(root))
+    plan = None if root is None else plan_at(found, root)
     try:
         if exists(RunDirectory(path).results):
-            found.runs.append(read_run(path, stage, root))
+            found.runs.append(read_run(path, stage, plan))
         else:
-            found.unfinished.append(read_unfinished(path, stage))
+            found.unfinished.append(read_unfinished(path, stage, plan))
     except InputError as error:
         found.damaged[path] = "; ".join(
             ": ".join(filter(None, (problem.what, problem.found))) for problem in error.problems
@@ -115,33 +105,22 @@ def comparison_of(path: Path) -> Path | None:
     return root if is_file(root / PLAN) else None
 
 
-def read_unfinished(path: Path, stage: Stage) -> Unfinished:
+def plan_at(found: Found, root: Path) -> Plan:
+    """Return the plan of the comparison in a directory; it is read once."""
+    known = next((plan for plan in found.plans if plan.place == root), None)
+    if known is None:
+        found.plans.append(known := read_plan(root))
+    return known
+
+
+def read_unfinished(path: Path, stage: Stage, plan: Plan | None) -> Unfinished:
     """Return what is known of a run without results."""
     try:
         recipe = load_recipe(str(RunDirectory(path).recipe))
     except InputError:
         return Unfinished(path, stage, "", {})
-    return Unfinished(path, stage, recipe.method.label, keys_of(recipe.model_dump(mode="json")))
-
-
-def read_plan(root: Path) -> Plan:
-    """Return what the plan of a comparison says; a plan that cannot be read says nothing."""
-    try:
-        values, _ = parse_yaml((root / PLAN).read_text(encoding="utf-8"), str(root / PLAN))
-    except (OSError, ValueError, InputError):
-        values = None
-    if not isinstance(values, dict):
-        return Plan(root, None, ())
-    baseline, tune = values.get("baseline"), values.get("tune")
-    grid = {**tune, **(tune.get("grid") or {})} if isinstance(tune, dict) else {}
-    tuned = tuple(key for key in grid if "." in key)
-    if not isinstance(baseline, str):
-        return Plan(root, None, tuned)
-    try:
-        keys = keys_of(values["settings"][baseline]["resolved"])
-    except (KeyError, TypeError, AttributeError):
-        keys = {}
-    return Plan(root, baseline, tuned, keys)
+    keys = keys_of(recipe.model_dump(mode="json"))
+    return Unfinished(path, stage, title_of(plan, keys, recipe.method.label), keys)
 
 
 def nothing_found(places: Sequence[Path], found: Found) -> InputError:

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reflora_cli.recipe.dotted import keys_of
 from reflora_cli.recipe.files import load_recipe
 from reflora_cli.recipe.library import bundled_recipes
 from reflora_cli.recipe.yaml_lines import parse_yaml
 from reflora_cli.reporting.cells import Cell, Group
-from reflora_cli.reporting.records import keys_of
 from reflora_cli.reporting.settings import Column, Setting, shown, spoken
 
 FILE = Path(__file__).with_name("published.yaml")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.ground.paths import is_file
-from reflora_cli.recipe.dotted import flattened
+from reflora_cli.recipe.dotted import keys_of
 from reflora_cli.recipe.files import load_recipe
+from reflora_cli.reporting.plans import Plan, title_of
 from reflora_cli.runs.comparison import Scores, read_fresh
 from reflora_cli.runs.directory import RunDirectory, read_environment, read_results
 
@@ -65,7 +66,8 @@ class Course:
 class RunRecord:
     """One finished run.
 
-    keys: the resolved recipe, by dotted key. base: what identifies the base. rows: the hash of the rows of each split.
+    title: how its row's name begins: the name that a plan gives its setting, or else its method. keys: the resolved
+    recipe, by dotted key. base: what identifies the base. rows: the hash of the rows of each split.
     metric: the main one, by which `scores` are compared. scores: those of the table, on rows that tuning never saw
     where `is_fresh`; validation: those that training itself found.
     """
@@ -73,6 +75,7 @@ class RunRecord:
     path: Path
     comparison: Path | None
     stage: Stage
+    title: str
     keys: Mapping[str, Any]
     task: str
     base: str
@@ -97,21 +100,21 @@ class RunRecord:
         return all(math.isfinite(own[self.metric]) for own in self.scores.values() if self.metric in own)
 
 
-def read_run(path: Path, stage: Stage, comparison: Path | None) -> RunRecord:
-    """Return the record of a finished run. Raises InputError for one that is damaged."""
+def read_run(path: Path, stage: Stage, plan: Plan | None) -> RunRecord:
+    """Return the record of a finished run. plan: that of the run's comparison. Raises InputError for a damaged run."""
     run = RunDirectory(path)
     keys = keys_of(load_recipe(str(run.recipe)).model_dump(mode="json"))
     results = read_results(run)
     if results is None:
         raise InputError(Problem("the run is not finished", str(path)))
     try:
-        return record_of(run, keys, results, stage, comparison)
+        return record_of(run, keys, results, stage, plan)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(Problem("the results lack what a report needs", str(run.results), repr(error))) from error
 
 
 def record_of(
-    run: RunDirectory, keys: dict[str, Any], results: Mapping[str, Any], stage: Stage, comparison: Path | None
+    run: RunDirectory, keys: dict[str, Any], results: Mapping[str, Any], stage: Stage, plan: Plan | None
 ) -> RunRecord:
     """Return the record of a run whose files were read."""
     environment = read_environment(run) or {}
@@ -122,8 +125,9 @@ def record_of(
     scores = fresh or validation
     return RunRecord(
         path=run.path,
-        comparison=comparison,
+        comparison=plan.place if plan else None,
         stage=stage,
+        title=title_of(plan, keys, str(results["method"])),
         keys={**keys, "model.dtype": results["dtype"], "data.train": (data.get("train") or {}).get("sha256")},
         task=str(results["task"]),
         base=str(base.get("sha256") or base.get("commit") or results["base"]),
@@ -216,13 +220,3 @@ def event_of(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) else None
-
-
-def keys_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's values by dotted key; lists become tuples, which can be compared and counted."""
-    return {key: frozen(value) for key, value in flattened(recipe).items()}
-
-
-def frozen(value: Any) -> Any:
-    """Return a list as a tuple, at every depth."""
-    return tuple(map(frozen, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -40,10 +40,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their seed alone, by seed. keys: what of their recipe counts. repeated: further runs with a
-    seed that is there already, which are not counted.
+    """Runs that differ in their seed alone, by seed. title: what begins their row's name. keys: what of their recipe
+    counts. repeated: further runs with a seed that is there already, which are not counted.
     """
 
+    title: str
     method: str
     preset: str
     task: str
@@ -89,10 +90,15 @@ def settings_of(runs: Iterable[RunRecord]) -> list[Setting]:
         repeated = tuple(run for run in own if by_seed[run.seed] is not run)
         first = own[0]
         keys = counted_keys(first)
-        settings.append(Setting(first.method, first.preset, first.task, keys, columns_of(first), by_seed, repeated))
-    return sorted(
-        settings, key=lambda own: (own.task, own.preset, own.method, sorted(map(key_order, own.keys.items())))
-    )
+        title = next((run.title for run in own if run.title != run.method), first.method)
+        columns = columns_of(first)
+        settings.append(Setting(title, first.method, first.preset, first.task, keys, columns, by_seed, repeated))
+    return sorted(settings, key=setting_order)
+
+
+def setting_order(setting: Setting) -> tuple[object, ...]:
+    """Return what a setting is sorted by: its task and method, its values, and its title."""
+    return setting.task, setting.preset, setting.method, sorted(map(key_order, setting.keys.items())), setting.title
 
 
 def key_order(item: tuple[str, Any]) -> tuple[str, bool, float, str]:
@@ -103,7 +109,7 @@ def key_order(item: tuple[str, Any]) -> tuple[str, bool, float, str]:
 
 
 def telling_keys(settings: Sequence[Setting], tuned: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that, beside the method, tell apart the settings that stand in the same columns. Tuned keys come
+    """Return the keys that, beside the title, tell apart the settings that stand in the same columns. Tuned keys come
     last: if each setting has one value, the value is no part of its name.
     """
     known = dict.fromkeys(key for own in settings for key in own.keys)
@@ -123,7 +129,7 @@ def same_names(settings: Sequence[Setting], telling: Sequence[str]) -> list[list
     """Return the settings that stand in the same columns under the same name, group by group."""
     groups: dict[tuple[object, ...], list[Setting]] = {}
     for own in settings:
-        groups.setdefault((own.columns, own.method, *(own.keys.get(key) for key in telling)), []).append(own)
+        groups.setdefault((own.columns, own.title, *(own.keys.get(key) for key in telling)), []).append(own)
     return list(groups.values())
 
 
@@ -133,9 +139,9 @@ def differs(key: str, settings: Sequence[Setting]) -> bool:
 
 
 def label_of(setting: Setting, telling: Sequence[str]) -> str:
-    """Return the name of a setting: its method, and the values of the keys that tell it from others."""
+    """Return the name of a setting: its title, and the values of the keys that tell it from others."""
     return ", ".join(
-        [setting.method, *(f"{spoken(key)} {shown(setting.keys[key])}" for key in telling if key in setting.keys)]
+        [setting.title, *(f"{spoken(key)} {shown(setting.keys[key])}" for key in telling if key in setting.keys)]
     )
 
 

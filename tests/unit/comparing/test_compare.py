@@ -25,7 +25,7 @@ from reflora_cli.ground.atomic import write_json
 from reflora_cli.ground.errors import InputError
 from reflora_cli.ground.interruption import Interruption
 from reflora_cli.methods.settings import ReportFormat
-from reflora_cli.recipe.files import dump_recipe
+from reflora_cli.recipe.files import dump_recipe, load_recipe
 from reflora_cli.reporting.report import write_report
 from tests.unit.reporting.made_runs import Made, make_run
 
@@ -132,6 +132,49 @@ def test_the_plan_in_a_comparisons_directory_runs_it_again(
     again = compare(named, settings, tmp_path / "first", True, Execution(), SILENT)
     assert [own.state for own in again.results] == [State.DONE] * 33
     assert [own.record() for own in again.choices] == [own.record() for own in first.choices]
+
+
+NAMED: dict[str, Any] = {
+    "grid": {},
+    "settings": [
+        {"name": "as published", "method.name": "lora"},
+        {"name": "small", "method.name": "lora", "method.rank": 2, "method.alpha": 4.0},
+        {"name": "no start", "method.name": "rslora", "method.dropout": 0.1},
+        {"method.name": "dora"},
+    ],
+    "baseline": "as published",
+}
+"""A plan whose author named three of its four settings."""
+
+
+def test_the_report_has_the_names_that_the_plan_gives_its_settings(
+    carry_out: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    carry_out(tmp_path / "first", **NAMED)
+    again = plan_of(str(tmp_path / "first" / "plan.yaml"), [])
+    compare(again, checked_settings(again), tmp_path / "first", True, Execution(), SILENT)
+    moved = (tmp_path / "first").rename(tmp_path / "moved")
+    report = write_report([moved], tmp_path / "report", None, SILENT, formats=[ReportFormat.JSON])
+    (group,) = json.loads((report.output / "report.json").read_text(encoding="utf-8"))["groups"]
+    assert {row["setting"] for row in group["rows"]} == {"as published", "small", "no start", "dora"}
+    assert {row["setting"]: row["method"] for row in group["rows"]}["no start"] == "rslora"
+    assert {own["baseline"] for own in group["differences"]} == {"as published"}
+    assert all(row["cells"][0]["n"] == 4 for row in group["rows"])
+
+
+def test_a_run_of_no_comparison_counts_to_the_named_setting_that_it_equals(
+    carry_out: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    carry_out(tmp_path / "c", **NAMED)
+    one = next(path for path in (tmp_path / "c" / "runs").iterdir() if path.name.startswith("small"))
+    recipe = load_recipe(str(one / "recipe.yaml"), ["train.seed=9"])
+    alone = make_run(tmp_path / "alone", Made(seed=9, score=0.5))
+    (alone / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    write_json(alone / "fresh.json", {"split": "validation", "scores": {"validation": {"accuracy": 0.5}}})
+    report = write_report([tmp_path / "c", alone], tmp_path / "report", None, SILENT, formats=[ReportFormat.JSON])
+    (part,) = report.parts
+    assert {row.label: cell.n for row in part.group.rows for cell in row.cells.values()}["small"] == 5
+    assert len(part.group.rows) == 4
 
 
 def test_a_failed_run_is_told_and_the_rest_is_reported(carry_out: Callable[..., Comparison], tmp_path: Path) -> None:

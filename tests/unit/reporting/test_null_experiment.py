@@ -34,7 +34,7 @@ def only_tests_that_decide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def table(scores: NDArray[np.float64]) -> list[Row]:
     """Return the rows of a table. scores: [methods, columns, seeds]."""
-    setting = Setting("lora", "lora", "one", {}, COLUMNS, {})
+    setting = Setting("lora", "lora", "lora", "one", {}, COLUMNS, {})
     return [
         Row(f"name {number}", "lora", "lora", (), {
             column: Cell(setting, dict(enumerate(map(float, own)))) for column, own in zip(COLUMNS, of, strict=True)
