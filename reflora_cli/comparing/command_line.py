@@ -57,8 +57,8 @@ def plan_of(source: str, arguments: Sequence[str]) -> NamedPlan:
 def refuse_unknown(source: str) -> None:
     """Raises InputError for what is neither a plan nor a recipe."""
     known = [*bundled_plans(), *bundled_recipes()]
-    near = nearest(source, known)
-    if near.startswith("known"):
+    near = nearest(source, known, "reflora list recipes")
+    if not near.startswith("did you mean"):
         find_recipe(source)  # raises its own error for a directory
     expected = "a YAML file with a plan or a recipe, or a bundled one"
     raise InputError(Problem("there is no such plan or recipe", source, expected=expected, remedy=near))

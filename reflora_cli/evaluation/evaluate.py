@@ -78,7 +78,7 @@ def refuse_nothing(source: str) -> None:
     there = source and exists(path)
     what = "this is neither a run nor a recipe" if there else "there is no such run or recipe"
     expected = "a run directory written by `reflora train`, with recipe.yaml; a YAML file; or a bundled recipe"
-    remedy = "" if there else nearest(source, bundled)
+    remedy = "" if there else nearest(source, bundled, "reflora list recipes")
     raise InputError(Problem(what, source, expected=expected, remedy=remedy))
 
 

@@ -88,7 +88,7 @@ def described(name: str) -> Described:
             own = part_of(axis, records[name].model_validate({"kind": name}))
             return composed(name, own.source, {}, (own,), {"name": "lora", axis: name})
     known = {*PRESETS, *(kind for records in CHOICES.values() for kind in records)}
-    remedy = nearest(name, known)
+    remedy = nearest(name, known, "reflora list methods")
     raise InputError(Problem("there is no such method", name, expected="methods, a preset, or a choice", remedy=remedy))
 
 

@@ -87,7 +87,8 @@ def find_recipe(source: str) -> Path:
     if source in bundled:
         return bundled[source]
     what = "a recipe is a file, not a directory" if source and is_directory(path) else "there is no such recipe"
-    raise InputError(Problem(what, source, expected="a YAML file or a bundled recipe", remedy=nearest(source, bundled)))
+    remedy = nearest(source, bundled, "reflora list recipes")
+    raise InputError(Problem(what, source, expected="a YAML file or a bundled recipe", remedy=remedy))
 
 
 def read_layers(path: Path, below: tuple[Path, ...]) -> Settings:
@@ -111,7 +112,7 @@ def extended(parent: str, where: str) -> Path:
     """Return the bundled file to extend. where: the line that names it."""
     bundled = bundled_files()
     if parent not in bundled:
-        remedy = nearest(parent, bundled)
+        remedy = nearest(parent, bundled, "reflora list recipes")
         expected = "a path relative to this file, or a bundled name"
         raise InputError(Problem("the recipe to extend does not exist", where, repr(parent), expected, remedy))
     return bundled[parent]

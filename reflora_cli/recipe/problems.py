@@ -221,7 +221,7 @@ def nearest_key(spot: Spot) -> str:
     slip = next(iter(difflib.get_close_matches(key, leaves, n=1, cutoff=0.8)), None)
     if slip is not None and slip not in section["properties"]:
         return f"did you mean {leaves[slip]!r}?"
-    return nearest(key, section["properties"])
+    return nearest(key, section["properties"], f"reflora show {'.'.join(spot.path[:-1])}")
 
 
 def all_keys(section: Schema, prefix: str = "") -> Iterator[str]:

@@ -92,7 +92,7 @@ def find_model(request: ModelRequest) -> Found:
             raise no_model(path)
         if not exists(path):
             expected = "a run directory, a model directory, a YAML file or a bundled recipe"
-            remedy = nearest(request.source, bundled_recipes())
+            remedy = nearest(request.source, bundled_recipes(), "reflora list recipes")
             raise InputError(Problem("there is no such model", request.source, expected=expected, remedy=remedy))
     return from_recipe(request.source, request, request.adapter)
 

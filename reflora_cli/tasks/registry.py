@@ -41,6 +41,6 @@ def named(name: str) -> Task:
     if name not in TASKS:
         # `cola` alone is nearer to `glue/cola` than its letters are.
         whole = next((known for known, task in TASKS.items() if task.short.lower() == name.lower()), None)
-        remedy = f"did you mean {whole!r}?" if whole else nearest(name, TASKS)
+        remedy = f"did you mean {whole!r}?" if whole else nearest(name, TASKS, "reflora list tasks")
         raise InputError(Problem("there is no such task", where="task.name", found=repr(name), remedy=remedy))
     return TASKS[name]

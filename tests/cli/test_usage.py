@@ -43,6 +43,11 @@ def problem_of(outcome: Outcome) -> dict[str, str]:
         (("train", "quickstart", "--seed", "1", "train.seed=2", "--json"), "give one of the two"),
         (("train", "qickstart", "--json"), "did you mean 'quickstart'"),
         (("show", "pisa", "--json"), "did you mean 'pissa'"),
+        (("train", "nowhere", "--json"), "`reflora list recipes` shows the "),
+        (("eval", "nowhere", "--json"), "`reflora list recipes` shows the "),
+        (("compare", "nowhere", "--json"), "`reflora list recipes` shows the "),
+        (("train", "quickstart", "task.name=zzz", "--json"), "`reflora list tasks` shows the "),
+        (("train", "quickstart", "train.zzzz=1", "--json"), "`reflora show train` shows the "),
         (("merge", "nowhere", "--json"), ""),
     ],
 )
