@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,23 +44,33 @@ def lacking(attention: Attention, device: torch.device) -> str:
     return "" if found else f"the package {package} is not installed"
 
 
+def unfit(attention: Attention, dtype: torch.dtype) -> str:
+    """Say why no machine can train with a way to compute attention in a dtype; empty where one can."""
+    is_unfit = attention.is_flash and dtype is torch.float32
+    return "it computes in bfloat16 or float16, and the base is in float32" if is_unfit else ""
+
+
 def obstacle(attention: Attention, device: torch.device, dtype: torch.dtype) -> str:
     """Say why a machine cannot train with a way to compute attention in a dtype; empty where it can."""
-    reason = lacking(attention, device)
-    if not reason and attention.is_flash and dtype is torch.float32:
-        return "it computes in bfloat16 or float16, and the base is in float32"
-    return reason
+    return lacking(attention, device) or unfit(attention, dtype)
 
 
 def refuse_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InputError for a way to compute attention in which a machine cannot train."""
-    if reason := obstacle(attention, device, dtype):
-        can = [str(own) for own in Attention if not obstacle(own, device, dtype)]
-        problem = Problem(
-            "attention cannot be computed in this way here", WHERE, f"{attention}: {reason}",
-            f"one of {', '.join(can)}", REMEDY,
-        )  # fmt: skip
-        raise InputError(problem)
+    """Raises InputError for a way to compute attention in which this machine cannot train."""
+    refuse_where(attention, "here", lambda own: obstacle(own, device, dtype))
+
+
+def refuse_unfit_attention(attention: Attention, dtype: torch.dtype) -> None:
+    """Raises InputError for a way to compute attention in which no machine can train."""
+    refuse_where(attention, f"in {str(dtype).removeprefix('torch.')}", lambda own: unfit(own, dtype))
+
+
+def refuse_where(attention: Attention, where: str, reason_of: Callable[[Attention], str]) -> None:
+    """Raises InputError for a way to compute attention against which there is a reason, and names those without one."""
+    if reason := reason_of(attention):
+        can = ", ".join(str(own) for own in Attention if not reason_of(own))
+        what = f"attention cannot be computed in this way {where}"
+        raise InputError(Problem(what, WHERE, f"{attention}: {reason}", f"one of {can}", REMEDY))
 
 
 def section_on(section: ModelSection, device: torch.device, dtype: torch.dtype) -> ModelSection:

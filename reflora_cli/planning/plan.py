@@ -13,7 +13,7 @@ from torch import nn
 from reflora_cli.adapters.quantized import FourBitWeight, QuantizedWeight
 from reflora_cli.ground.paths import expanded
 from reflora_cli.methods.settings import Dtype, Quantization
-from reflora_cli.model.attention import refuse_attention
+from reflora_cli.model.attention import refuse_attention, refuse_unfit_attention
 from reflora_cli.model.precision import DTYPES
 from reflora_cli.objectives.rows import Examples, Rows
 from reflora_cli.planning.devices import Device
@@ -177,8 +177,10 @@ def made_ready(recipe: Recipe, request: Request, known: Known) -> Ready:
     """Return the run with its base and rows read. recipe: a complete one."""
     refuse_half(recipe.model.dtype, request.device.kind)
     dtype = dtype_for(recipe, request.device)
-    if request.device.kind == "cpu":  # what another machine's GPU has installed beside it is not known
+    if request.device.kind == "cpu":
         refuse_attention(recipe.model.attention, CPU, dtype)
+    else:  # what another machine's GPU has installed beside it is not known
+        refuse_unfit_attention(recipe.model.attention, dtype)
     plain = read_base(recipe, dtype)
     if plain.tokenizer is not None:
         refuse_prompt_of(recipe, plain.tokenizer)

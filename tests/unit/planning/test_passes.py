@@ -181,15 +181,17 @@ def test_attention_is_computed_as_the_recipe_says(wide: str) -> None:
     settings = (f"model.name={wide}", "model.dtype=float32", "task.max_length=256")
     plans = {
         own: planned(few("answers", *settings, f"model.attention={own}"), Request(named_gpu("12 GB")))
-        for own in ("auto", "sdpa", "eager", "flash_attention_2")
+        for own in ("auto", "sdpa", "eager", "flex_attention")
     }
     kept, batch = {own: plan.memory.kept for own, plan in plans.items()}, plans["auto"].batch
-    assert kept["auto"] == kept["sdpa"] == kept["flash_attention_2"]
+    assert kept["auto"] == kept["sdpa"] == kept["flex_attention"]
     # Both heads keep the probabilities of all pairs of tokens, in two blocks; `sdpa` keeps its output and the mask.
     assert kept["eager"] > kept["sdpa"] + 0.9 * 2 * batch.rows * batch.length**2 * 4
-    assert any("flash_attention_2: counted as" in line for line in notes(plans["flash_attention_2"]))
+    assert any("flex_attention: counted as" in line for line in notes(plans["flex_attention"]))
     with pytest.raises(InputError, match="cannot be computed in this way here"):
         planned(few("answers", *settings, "model.attention=flash_attention_2"), Request(own_device()))
+    with pytest.raises(InputError, match="in this way in float32"):
+        planned(few("answers", *settings, "model.attention=flash_attention_2"), Request(named_gpu("12 GB")))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
