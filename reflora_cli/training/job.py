@@ -10,6 +10,8 @@ from reflora_cli.adapters.adapted import Adapted
 from reflora_cli.adapters.targets import stacked_experts
 from reflora_cli.adapters.ties import is_inside
 from reflora_cli.data.batches import StepSampler
+from reflora_cli.methods.settings import EvalProtocol, GenerationCache
+from reflora_cli.methods.starts import DefaultStart
 from reflora_cli.model.attention import attention_of
 from reflora_cli.model.base import Base, parameter_count
 from reflora_cli.model.precision import Compute, is_emulated
@@ -18,7 +20,7 @@ from reflora_cli.model.streaming import streaming_facts
 from reflora_cli.objectives.objective import Objective
 from reflora_cli.objectives.rows import Rows
 from reflora_cli.optim.partition import Partition
-from reflora_cli.recipe.sections import Recipe
+from reflora_cli.recipe.sections import EvalSection, Recipe
 from reflora_cli.tasks.base import Task
 from reflora_cli.tasks.examples import Example, PromptExample
 from reflora_cli.training.earlier import Earlier
@@ -141,16 +143,23 @@ def cautions(recipe: Recipe) -> list[str]:
             f"layer {method.layer} begins with a random addition to every adapted weight: until it has "
             "trained for a while the model may be worse than its base"
         )
+    if recipe.eval.cache is GenerationCache.STATIC and is_silent(recipe.eval):
+        found.append("eval.cache=static has no effect: eval.protocol=choices compares candidates and writes no text")
     return [*found, *start_cautions(recipe)]
 
 
+def is_silent(section: EvalSection) -> bool:
+    """Whether nothing is written when a model of prompts is scored."""
+    return section.protocol is EvalProtocol.CHOICES and section.samples == 0
+
+
 def start_cautions(recipe: Recipe) -> list[str]:
-    """Say which settings are seldom meant with a start that takes a part out of the base."""
+    """Say which settings are seldom meant with a start of the user's choice."""
     method = recipe.method
-    if not method.start.moves_base:
-        return []
-    if method.after is not None:
+    if method.after is not None and not isinstance(method.start, DefaultStart):
         return [f"start {method.start} is not made: the factors are those of method.after"]
+    if not method.start.moves_base or method.after is not None:
+        return []
     found, part = [], f"what start {method.start} has taken out of the base"
     if method.dropout > 0:
         found.append(f"method.dropout drops inputs of {part}, not of an addition to it")

@@ -49,15 +49,32 @@ def test_a_rule_without_warm_up_is_not_refused_for_one(kind: str) -> None:
         ({"start": "pissa", "dropout": 0.1}, 0.0, ["method.dropout drops inputs of what start pissa has taken"]),
         ({"start": "pissa"}, 0.01, ["train.weight_decay pulls what start pissa has taken"]),
         ({"start": "pissa", "after": "runs/first", "dropout": 0.1}, 0.01, ["start pissa is not made"]),
+        ({"start": "gaussian", "after": "runs/first"}, 0.01, ["start gaussian is not made"]),
         ({"start": "default", "after": "runs/first", "dropout": 0.1}, 0.01, []),
     ],
 )
-def test_what_is_seldom_meant_with_a_moved_base_is_told(
+def test_what_is_seldom_meant_with_a_start_is_told(
     method: dict[str, Any], weight_decay: float, told: list[str]
 ) -> None:
     found = cautions(recipe({"name": "lora", **method}, weight_decay=weight_decay))
     assert [words for words in found if not any(own in words for own in told)] == []
     assert len(found) == len(told)
+
+
+@pytest.mark.parametrize(
+    ("section", "is_told"),
+    [
+        ({"protocol": "choices", "cache": "static"}, True),
+        ({"protocol": "choices", "cache": "static", "samples": 2}, False),
+        ({"protocol": "choices"}, False),
+        ({"cache": "static"}, False),
+    ],
+)
+def test_a_cache_for_texts_that_nobody_writes_is_told(section: dict[str, Any], is_told: bool) -> None:
+    whole = recipe({"name": "lora"}).model_dump(mode="json")
+    found = cautions(Recipe.model_validate({**whole, "eval": section}))
+    assert [own for own in found if "eval.cache=static has no effect" in own] == found
+    assert bool(found) is is_told
 
 
 def test_a_start_off_the_base_is_told() -> None:
