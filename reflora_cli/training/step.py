@@ -56,7 +56,7 @@ def train_step(session: Session, step: int) -> None:
         log_step(session, rate, norm)
         progress.window = Window()
     every = train.log_every if train.health_every == "log_every" else train.health_every
-    if every and is_due(session, every):
+    if every and is_due(session, every) and job.adapted.pairs:
         log_health(session)
 
 
@@ -232,7 +232,7 @@ def report_plain(session: Session) -> None:
 
 
 def log_health(session: Session) -> None:
-    """Log the state of every adapter and which of them stepped plainly."""
+    """Log the state of every pair of factors and which of them stepped plainly."""
     job = session.job
     modules = pair_health(job.adapted.pairs, job.recipe.method.update.damping_share)
     plain = job.optimizer.rule.stepped_plainly()

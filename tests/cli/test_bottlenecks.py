@@ -50,7 +50,7 @@ def test_a_word_makes_any_recipe_train_it(recipe: Path, reflora: Reflora, tmp_pa
     assert outcome.status == 0, outcome.err
     assert "pfeiffer, rank 4\n" in outcome.err
     assert "feed-forward outputs (5)" in outcome.err
-    assert [record["modules"] for record in records(tmp_path / "run", "health")] == [{}]
+    assert records(tmp_path / "run", "health") == []  # there are no A and B
 
 
 def test_every_part_of_every_bottleneck_is_trained_and_written(houlsby: Path) -> None:
