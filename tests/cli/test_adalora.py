@@ -97,8 +97,8 @@ def test_no_run_begins_from_it_and_no_rule_of_pairs_goes_with_it(
 ) -> None:
     for setting, said in (
         (f"method.after={ada_run}", "has given up triplets that no longer exist"),
-        ("method.update=reflora", "is for pairs A, B, and layer adalora trains none"),
-        ("train.steps=4", "too short for layer adalora"),
+        ("method.update=reflora", "is for pairs A, B, and method.layer=adalora trains none"),
+        ("train.steps=4", "too short for method.layer=adalora"),
     ):
         outcome = reflora("train", ada_recipe, setting, "--output", tmp_path / "none")
         assert outcome.status == 2

@@ -135,8 +135,8 @@ def test_a_run_that_looks_at_every_module_is_not_compiled(reflora: Reflora, tmp_
     ("settings", "said"),
     [
         (["train.compile=turbo"], "true or false or one of default, reduce-overhead"),
-        (["train.compile=true", "model.sharded=true"], "gathered from other processes"),
-        (["train.compile=true", "model.streaming=host"], "come to the device when they are used"),
+        (["train.compile=true", "model.sharded=true"], "cannot compile blocks with sharded weights"),
+        (["train.compile=true", "model.streaming=host"], "cannot compile blocks with streamed weights"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(settings: list[str], said: str, reflora: Reflora, tmp_path: Path) -> None:

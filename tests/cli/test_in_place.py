@@ -146,7 +146,7 @@ def test_it_goes_to_other_tools_as_a_merged_model(
 
 @pytest.mark.parametrize(
     ("format", "words"),
-    [("peft", "nothing that PEFT calls an adapter"), ("gguf-adapter", "hold LoRA and nothing else")],
+    [("peft", "PEFT has no type of adapter"), ("gguf-adapter", "hold LoRA and nothing else")],
 )
 def test_it_is_no_adapter(format: str, words: str, answering_full: Path, reflora: Reflora, tmp_path: Path) -> None:
     outcome = reflora("export", answering_full, "--format", format, "--output", tmp_path / "out")

@@ -355,13 +355,13 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     ),
     "list written as text": (changed(label="['red']"), {"kind": "multilabel"}, ("a list written as text", "row 7")),
     "unknown kind": (GOOD, {"kind": "classificaton"}, ("did you mean 'classification'?",)),
-    "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("a named task", "task.label")),
+    "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("known by its name", "task.label")),
     "name of another task": (GOOD, {"name": "glue/cola"}, ("'glue/cola' has columns and labels of its own",)),
     "no data": (GOOD, {"data": "hub"}, ("needs your own data", "task.data")),
     "weights that are all zero": (
         GOOD,
         {"labels": ["red", "blue"], "class_weights": [0, 0]},
-        ("all of class_weights are zero", "task.class_weights"),
+        ("all of task.class_weights are zero", "task.class_weights"),
     ),
     "a number whose square is not finite": (
         [{**row, "label": 1e30} for row in GOOD],

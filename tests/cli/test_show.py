@@ -50,7 +50,9 @@ def test_one_method_with_formula_fields_and_refusals(reflora: Reflora) -> None:
     text = " ".join(outcome.err.split())
     for part in ("Wang et al. 2024", "W + s B A", "moments = factors", "damping = auto", "layer vera"):
         assert part in text
-    assert outcome.json["refusals"]["layer vera"] == "update lora-pro is for pairs A, B, and layer vera trains none"
+    assert outcome.json["refusals"]["layer vera"] == (
+        "method.update=lora-pro is for pairs A, B, and method.layer=vera trains none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_recipe_says_what_keys_mean_and_where_they_were_set(reflora: Reflora) 
         "kind: reflora  # the preset",
     ):
         assert line in lines
-    assert "# the peak, after the warm-up" in lines
+    assert "# the peak learning rate, after the warm-up" in lines
     assert "it is a task too: --as task" in outcome.err
 
 

@@ -128,7 +128,7 @@ def test_an_export_is_read_back_by_peft_and_its_card_is_true(vera_run: Path, ref
     card = (tmp_path / "peft" / "README.md").read_text()
     assert "arXiv 2310.11454" in card
     assert "with vera, rank 48, seed 0" in card
-    assert "vLLM cannot serve the adapter itself: it knows LoRA" in card
+    assert "vLLM cannot serve the adapter itself: it supports LoRA only" in card
 
 
 def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Ref
     assert not torch.equal(first["base_model.vera_A"], adapter(vera_run)["base_model.vera_A"])
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["projection_prng_key"], config["r"], config["vera_dropout"]) == (9, 48, 0.1)
-    for name, said in (("dora", "another layer"), ("reflora", "is for pairs A, B, and layer vera trains none")):
+    for name, said in (("dora", "another layer"), ("reflora", "is for pairs A, B, and method.layer=vera trains none")):
         outcome = reflora("train", open_recipe, f"method.name={name}", "--output", tmp_path / name)
         assert outcome.status == 2
         assert said in outcome.err

@@ -254,6 +254,6 @@ def test_where_peft_is_wrong_this_is_right(way: str, kinds: tuple[str, str], tmp
 def test_virtual_tokens_are_refused_with_the_reason(kind: peft.PeftConfig, made: Made, tmp_path: Path) -> None:
     peft.get_peft_model(base(), kind).save_pretrained(tmp_path / "tokens")
     adapters = (str(made("lora")), str(tmp_path / "tokens"))
-    with pytest.raises(InputError, match="virtual tokens stand before every row, and in no weight"):
+    with pytest.raises(InputError, match="virtual tokens are put before every row and are part of no weight"):
         combine(CombineRequest(adapters, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -267,7 +267,7 @@ def test_parameters_trained_in_place(tmp_path: Path) -> None:
 def test_an_adapter_that_changes_no_weights_is_refused(tmp_path: Path) -> None:
     made = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     peft.get_peft_model(base(), made).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="virtual tokens stand before every row"):
+    with pytest.raises(InputError, match="virtual tokens are put before every row"):
         looked_into(tmp_path)
 
 
