@@ -25,7 +25,7 @@ class LoRALayer(LayerRecord):
 
 
 class DoRALayer(LayerRecord):
-    """The rows of W + s B A rescaled to trained magnitudes."""
+    """The rows of W + s B A, rescaled to trained magnitudes."""
 
     kind: Literal["dora"] = Field("dora", description="the rows of W + s B A rescaled to trained magnitudes")
     source: ClassVar[str] = "Liu et al. 2024, DoRA, arXiv 2402.09353"
@@ -110,7 +110,7 @@ class StellaLayer(LayerRecord):
 
 
 class AdaLoRALayer(LayerRecord):
-    """W + s B diag(E) A, of whose triplets the least important are given up while it trains."""
+    """W + s B diag(E) A, whose least important triplets are removed during training."""
 
     kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets removed")
     target_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -185,7 +185,7 @@ class IA3Layer(LayerRecord):
 
 
 class LoRAXSLayer(LayerRecord):
-    """W + s U X V, U and V of the singular value decomposition of W, and X trained."""
+    """W + s U X V, where U and V come from the singular value decomposition of W, and X is trained."""
 
     kind: Literal["lora-xs"] = Field(
         "lora-xs", description="W + s U X V, U and V from W's singular triplets, X trained"

@@ -69,7 +69,7 @@ class GaussianStart(StartRecord):
 
 
 class PissaStart(PartOfBaseStart):
-    """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
+    """s B A is the part of W with its r largest singular values, and is subtracted from the frozen weight."""
 
     kind: Literal["pissa"] = Field(
         "pissa", description="s B A: the r largest singular triplets of W, subtracted from W"
@@ -80,7 +80,7 @@ class PissaStart(PartOfBaseStart):
 
 
 class EvaStart(StartRecord):
-    """A at the principal directions of each module's inputs, B at zero, and ranks by the variance that they explain."""
+    """A holds principal directions of each module's inputs, B is zero, and ranks follow the variance explained."""
 
     kind: Literal["eva"] = Field("eva", description="A: the principal directions of a module's inputs; B zero")
     rho: float = Field(
@@ -98,7 +98,7 @@ class EvaStart(StartRecord):
 
 
 class MiLoRAStart(PartOfBaseStart):
-    """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
+    """s B A is the part of W with its r smallest singular values, and is subtracted from the frozen weight."""
 
     kind: Literal["milora"] = Field(
         "milora", description="s B A: the r smallest singular triplets of W, subtracted from W"
@@ -108,7 +108,7 @@ class MiLoRAStart(PartOfBaseStart):
 
 
 class OLoRAStart(PartOfBaseStart):
-    """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
+    """B: the first r columns of Q, A: the first r rows of R, of W = Q R; s B A is subtracted from the frozen weight."""
 
     kind: Literal["olora"] = Field("olora", description="B and A from Q and R of W = Q R; s B A is subtracted from W")
 
@@ -116,7 +116,7 @@ class OLoRAStart(PartOfBaseStart):
 
 
 class OrthogonalStart(StartRecord):
-    """A and B random with B A = 0 and neither of them zero, as PEFT's `orthogonal`."""
+    """A and B are random and not zero, with B A = 0, as PEFT's `orthogonal`."""
 
     kind: Literal["orthogonal"] = Field("orthogonal", description="A and B random and not zero, with B A = 0")
 
@@ -126,7 +126,7 @@ class OrthogonalStart(StartRecord):
 
 
 class LoftQStart(CorrectingStart):
-    """s B A the best approximation of W less its codes, and codes those of W less s B A, in turn."""
+    """Alternately, s B A is fitted to W minus the quantized weight, and W minus s B A is quantized again."""
 
     kind: Literal["loftq"] = Field(
         "loftq", description="s B A approximates the error of quantizing W; both are improved in turn"
@@ -143,7 +143,7 @@ class LoftQStart(CorrectingStart):
 
 
 class LQLoRAStart(CorrectingStart):
-    """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
+    """Alternately, s B A is fitted to W and the rest is quantized, until their sum comes no closer to W."""
 
     kind: Literal["lq-lora"] = Field(
         "lq-lora", description="as loftq, but s B A comes first, and rounds end when the error stops falling"
@@ -155,7 +155,7 @@ class LQLoRAStart(CorrectingStart):
 
 
 class NoraStart(StartRecord):
-    """A a random combination of the rows of W, and B at zero."""
+    """A holds random combinations of the rows of W, and B is zero."""
 
     kind: Literal["nora"] = Field("nora", description="A: random combinations of the rows of W; B zero")
     sigma: float = Field(0.1, gt=0, le=1e3, description="A is sigma / s times normal numbers times W")
@@ -164,7 +164,7 @@ class NoraStart(StartRecord):
 
 
 class CorDAStart(PartOfBaseStart):
-    """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
+    """s B A is the part of W that training rows use most, or least, and is subtracted from the frozen weight."""
 
     kind: Literal["corda"] = Field(
         "corda", description="s B A: the part of W that inputs use most, or least, subtracted from W"
@@ -180,7 +180,7 @@ class CorDAStart(PartOfBaseStart):
 
 
 class LoRAGAStart(PartOfBaseStart):
-    """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
+    """A and B hold different singular vectors of the gradient, and s B A is subtracted from the frozen weight."""
 
     kind: Literal["lora-ga"] = Field("lora-ga", description="A, B: singular vectors of W's gradient; s B A subtracted")
     gamma: float = Field(
@@ -194,7 +194,7 @@ class LoRAGAStart(PartOfBaseStart):
 
 
 class LoRAOneStart(StartRecord):
-    """s B A the strongest part of a step of gradient descent on W, which the adapted model begins with."""
+    """s B A is the strongest part of a gradient descent step on W, with which the adapted model begins."""
 
     kind: Literal["lora-one"] = Field("lora-one", description="s B A: a first gradient step on W, reduced to rank r")
     gamma: float = Field(128.0, gt=0, le=1e9, description="the largest singular value of s B A is s / gamma")

@@ -39,7 +39,7 @@ class RefLoRAUpdate(DampedUpdate, TimedUpdate):
 
 
 class RefLoRASUpdate(TimedUpdate):
-    """Factors rescaled to equal norms after the step, AdamW's moments with them: RefLoRA's scalar variant."""
+    """Factors and AdamW's moments are rescaled after the step so that A and B have equal norms: the scalar RefLoRA."""
 
     kind: Literal["reflora-s"] = Field("reflora-s", description="factors rebalanced after the step")
 
@@ -94,7 +94,7 @@ class LoRARITEUpdate(DampedUpdate):
 
 
 class BalancedUpdate(TimedUpdate):
-    """Factors given equal Gram matrices after the step, their product unchanged."""
+    """Factors are given equal Gram matrices after the step, and their product is unchanged."""
 
     kind: Literal["balanced"] = Field("balanced", description="A A^T = B^T B after the step, BA unchanged")
     warmup_steps: WarmupSteps = 0
@@ -116,7 +116,7 @@ class BalancedUpdate(TimedUpdate):
 
 
 class LoRAProUpdate(DampedUpdate):
-    """Gradients made steps that together are closest to the step of the weight."""
+    """Gradients of A and B changed so that both steps together are closest to a step of the full weight."""
 
     kind: Literal["lora-pro"] = Field(
         "lora-pro", description="steps of A and B whose effect is closest to a step of the full weight"
@@ -138,7 +138,7 @@ class LoRAProUpdate(DampedUpdate):
 
 
 class LoRAFAUpdate(UpdateRecord):
-    """A held where it began, and B alone stepped."""
+    """A keeps its initial values, and only B is trained."""
 
     kind: Literal["lora-fa"] = Field("lora-fa", description="A keeps its initial values, only B is trained")
     gradients: Literal["own", "projected"] = Field(
@@ -168,7 +168,7 @@ class PrecLoRAUpdate(TimedUpdate):
 
 
 class NormalizedScaledGDUpdate(TimedUpdate):
-    """PrecLoRA's gradients with its matrices divided by their norms."""
+    """PrecLoRA's preconditioning, with its matrices divided by their norms."""
 
     kind: Literal["normalized-scaled-gd"] = Field(
         "normalized-scaled-gd", description="as preclora, with matrices scaled to Frobenius norm 1"

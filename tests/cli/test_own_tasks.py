@@ -326,9 +326,13 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "label that is not given": (
         changed(label="bule"),
         {"labels": ["red", "blue"]},
-        ("none of the task's labels", "row 7", "did you mean 'blue'?"),
+        ("not one of the task's labels", "row 7", "did you mean 'blue'?"),
     ),
-    "one class": ([{**row, "label": "red"} for row in GOOD], {}, ("nothing to tell apart", "red in all 40 rows")),
+    "one class": (
+        [{**row, "label": "red"} for row in GOOD],
+        {},
+        ("all rows have the same label", "red in all 40 rows"),
+    ),
     "a class for every row": (
         [{**row, "label": f"n{i}"} for i, row in enumerate(GOOD)],
         {},
@@ -338,7 +342,11 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "metric of another kind": (GOOD, {"metric": "acuracy"}, ("task.metric", "did you mean 'accuracy'?")),
     "too many held out": (GOOD, {"validation": 39}, ("too many rows would be held out", "at most 38")),
     "share that is none": (GOOD, {"validation": "ten"}, ("task.validation", "10%")),
-    "one file trained on and scored": (GOOD, {"validation": None}, ("trained on and scored", "task.validation=10%")),
+    "one file trained on and scored": (
+        GOOD,
+        {"validation": None},
+        ("cannot be used for training and scoring", "task.validation=10%"),
+    ),
     "no number": (GOOD, {"kind": "regression"}, ("is not a finite number", "row 1")),
     "labels of a regression": (GOOD, {"kind": "regression", "labels": ["a"]}, ("a regression has no labels",)),
     "weights for other labels": (GOOD, {"class_weights": [1.0]}, ("1 weights for 0 labels",)),

@@ -59,8 +59,8 @@ def test_one_method_with_formula_fields_and_refusals(reflora: Reflora) -> None:
     ("arguments", "expected"),
     [
         (("pisa",), "did you mean 'pissa'"),
-        (("lora", "--rank", 4), "parameters are counted for the table"),
-        (("lora", "--base", "builtin:tiny-llama"), "parameters are counted for the table"),
+        (("lora", "--rank", 4), "are only for the table of all methods"),
+        (("lora", "--base", "builtin:tiny-llama"), "are only for the table of all methods"),
         (("methods", "--base", "nobody/nothing"), "nobody/nothing"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_copy_is_written_once(reflora: Reflora, tmp_path: Path) -> None:
     before = place.read_bytes()
     again = reflora("show", "glue/cola", "--copy", place)
     assert (again.status, place.read_bytes()) == (2, before)
-    assert "there is something already" in again.err
+    assert "the file already exists" in again.err
     assert reflora("show", "lora", "--copy", tmp_path / "lora.yaml").status == 2
     assert not (tmp_path / "lora.yaml").exists()
 

@@ -162,7 +162,7 @@ def test_a_run_may_begin_from_it(name: str, virtual_run: Path, reflora: Reflora,
     assert len(adapter(run)[KEY]) == 6
     outcome = reflora("train", tmp_path / "open.yaml", "method.name=dora", "--output", tmp_path / "other")
     assert outcome.status == 2
-    assert "the recipe's layer differs" in outcome.err
+    assert "the method.layer differs" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_run_may_begin_from_it(name: str, virtual_run: Path, reflora: Reflora,
         ("method.update=reflora", "is for pairs A, B"),
         ("train.packing=true", "packed rows have other rows before them"),
         ("model.sharded=true", "every process must hold whole"),
-        ("method.layer.tokens=5000", "max_length is beyond the model"),
+        ("method.layer.tokens=5000", "task.max_length is larger than the model allows"),
     ],
 )
 def test_settings_without_sense_are_refused(
@@ -254,4 +254,4 @@ def test_a_decoder_that_classifies_is_not_for_peft(name: str, recipe: Path, refl
     assert outcome.json["scores"] == results(run)["scores"]
     outcome = reflora("export", run, "--format", "peft")
     assert outcome.status == 2
-    assert "do not go with a decoder that classifies" in " ".join(outcome.err.split())
+    assert "do not work with a decoder that classifies" in " ".join(outcome.err.split())
