@@ -104,7 +104,8 @@ def refuse_useless(labels: Sequence[str], counts: Counter[str], table: Table, ta
         raise InputError(Problem(what, table.where, found, f"rows of each of {listed(labels)}", remedy))
     if not labels or (len(labels) == 1 and not task.several):
         found = f"{listed(labels) or 'no label'} in all {table.height} rows"
-        raise InputError(Problem("all rows have the same label", f"{table.where}, {task.label}", found, "two labels"))
+        what, where = "the rows have fewer than two different labels", f"{table.where}, {task.label}"
+        raise InputError(Problem(what, where, found, "two labels"))
     if len(labels) > max(FEW, table.height // 2):
         found = f"{len(labels)} labels in {table.height} rows: {listed(labels)}"
         what, remedy = "nearly every row has a label of its own", "name another task.label, or set task.kind=regression"

@@ -286,7 +286,8 @@ def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:
         raise refusal("rank", reason, f"set method.rank to a multiple of {start.rank_multiple}", also="start")
     if start.is_deficient and update.needs_full_rank and update.plain_steps == 0:
         reason = (
-            f"method.start={start} makes factors of less than full rank, and method.update={update} needs full rank"
+            f"method.start={start} makes factors of less than full rank, and method.update={update}, which acts at "
+            "once, needs full rank"
         )
         raise refusal("start", reason, "set method.start=default, or another method.update", also="update")
 

@@ -162,7 +162,7 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _momentum_of_gradient_descent(self) -> TrainSection:
         if self.momentum and self.optimizer is not Optimizer.SGD:
-            reason = f"train.momentum is only for train.optimizer=sgd; {self.optimizer} has moments of its own"
+            reason = f"train.momentum is only for train.optimizer=sgd; {self.optimizer} has momentum of its own"
             raise refusal("momentum", reason, "set train.momentum=0, or train.optimizer=sgd")
         return self
 

@@ -141,7 +141,7 @@ def test_a_run_may_begin_from_it(houlsby: Path, reflora: Reflora, tmp_path: Path
     for name in ("dora", "pfeiffer"):
         outcome = reflora("train", open_recipe, f"method.name={name}", "--output", tmp_path / name)
         assert outcome.status == 2
-        assert "the method.layer differs" in outcome.err
+        assert "method.layer differs" in outcome.err
 
 
 def test_a_rule_for_pairs_is_refused(houlsby_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:

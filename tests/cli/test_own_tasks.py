@@ -331,7 +331,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "one class": (
         [{**row, "label": "red"} for row in GOOD],
         {},
-        ("all rows have the same label", "red in all 40 rows"),
+        ("fewer than two different labels", "red in all 40 rows"),
     ),
     "a class for every row": (
         [{**row, "label": f"n{i}"} for i, row in enumerate(GOOD)],
@@ -348,7 +348,11 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
         ("cannot be used for training and scoring", "task.validation=10%"),
     ),
     "no number": (GOOD, {"kind": "regression"}, ("is not a finite number", "row 1")),
-    "labels of a regression": (GOOD, {"kind": "regression", "labels": ["a"]}, ("a regression has no labels",)),
+    "labels of a regression": (
+        GOOD,
+        {"kind": "regression", "labels": ["a"]},
+        ("task.labels is not for task.kind=regression",),
+    ),
     "weights for other labels": (GOOD, {"class_weights": [1.0]}, ("1 weights for 0 labels",)),
     "several label columns": (GOOD, {"label": ["a", "b"]}, ("one column of labels", "multilabel")),
     "neither 0 nor 1": (

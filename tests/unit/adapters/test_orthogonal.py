@@ -58,7 +58,7 @@ def test_an_odd_rank_and_a_rule_without_a_warm_up_are_refused() -> None:
     assert caught.value.problems[0].expected == "a multiple of 2 for start orthogonal"
     with pytest.raises(ValidationError, match="makes factors of less than full rank"):
         Method(name="orthogonal", update={"kind": "reflora", "warmup_steps": 0})
-    with pytest.raises(ValidationError, match=r"method\.update=lora-rite needs full rank"):
+    with pytest.raises(ValidationError, match=r"method\.update=lora-rite, which acts at once, needs full rank"):
         Method(name="orthogonal", update="lora-rite")
     assert Method(name="orthogonal", update={"kind": "reflora", "warmup_steps": 1}).update.plain_steps == 1
     assert Method(name="orthogonal", rank=5, after="runs/earlier").rank == 5

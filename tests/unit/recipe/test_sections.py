@@ -206,7 +206,7 @@ def test_gradient_descent_goes_with_altlora_whose_rates_are_of_its_kind_and_not_
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
 def test_momentum_is_that_of_gradient_descent(optimizer: str) -> None:
     with pytest.raises(
-        ValidationError, match=r"has moments of its own; set train\.momentum=0, or train\.optimizer=sgd"
+        ValidationError, match=r"has momentum of its own; set train\.momentum=0, or train\.optimizer=sgd"
     ):
         recipe(train={"optimizer": optimizer, "momentum": 0.9})
 
