@@ -74,8 +74,8 @@ class AdaloraFormat(AdapterFormat):
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Raises InputError: what is left of a budget cannot be given out again."""
-        what = "a run begins from an adapter, and this one has given up triplets that no longer exist"
-        remedy = "merge it, and go on with the merged model: reflora merge RUN"
+        what = "method.after cannot continue this adapter: the triplets that its training removed are lost"
+        remedy = "merge it, and train on the merged model: reflora merge RUN"
         raise InputError(Problem(what, f"method.after: {files.directory}", self.peft_type, remedy=remedy))
 
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def read_adapter(directory: Path) -> AdapterFiles:
 def check_place(directory: Path) -> None:
     """Raises InputError where there is no adapter directory, and for weights in a format that is never loaded."""
     if is_file(directory):
-        remedy = f"give the directory that holds it: {directory.parent}"
+        remedy = f"give the adapter's directory: {directory.parent}"
         raise InputError(Problem("the adapter is a file; a directory is expected", str(directory), remedy=remedy))
     if not is_file(directory / WEIGHTS) and is_file(directory / PICKLED):
         what = "the adapter's weights are pickled; pickled weights are never loaded"

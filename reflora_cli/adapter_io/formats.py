@@ -85,9 +85,9 @@ def read_config(path: Path) -> PeftConfig:
     own = FORMATS.get(kind) if isinstance(kind, str) else None
     if own is None:
         known = ", ".join(map(repr, FORMATS))
-        raise InputError(Problem("unsupported kind of adapter", f"{path}, peft_type", repr(kind), known))
+        raise InputError(Problem("the kind of adapter is not supported", f"{path}, peft_type", repr(kind), known))
     if refused := own.unsupported(settings):
-        what = "unsupported adapter setting"
+        what = "a setting of the adapter is not supported"
         raise InputError(*(Problem(what, str(path), found, remedy=remedy) for found, remedy in refused.items()))
     try:
         return own.config.model_validate(settings)

@@ -46,8 +46,8 @@ class InPlaceFormat(AdapterFormat):
 
     def settings(self, files: AdapterFiles) -> dict[str, Any]:
         """Raises InputError: training goes on with the merged model."""
-        what = "a run begins from an adapter, and these are parameters that were trained in place"
-        remedy = "merge it, and go on with the merged model: reflora merge RUN"
+        what = "method.after needs an adapter, and this run trained parameters of the base itself"
+        remedy = "merge it, and train on the merged model: reflora merge RUN"
         raise InputError(Problem(what, str(files.directory), files.config.peft_type, remedy=remedy))
 
     def entries(self, adapted: Adapted, method: Method) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from reflora_cli.ground.errors import InputError, Problem
 KINDS = {
     r".*\.lora_embedding_[AB](\..*)?": "LoRA on an embedding, which is not supported",
     r".*\.lora_[AB]\.bias": "a bias of LoRA's own, which is not supported",
-    r".*\.lora_(A|B|magnitude_vector)\.[^.]+(\.weight)?": "a name with an adapter's name in it: save it by PEFT's "
-    "save_pretrained, which leaves it out",
-    r".*\.(modules_to_save|original_module)\..*": "a name inside of PEFT's wrappers: save it by PEFT's save_pretrained",
-    r".*\.base_layer\..*": "a copy of a base's weight that is no embedding",
-    r".*\.bias": "a bias of the base, which adapters are not supported to change",
+    r".*\.lora_(A|B|magnitude_vector)\.[^.]+(\.weight)?": "a key with an adapter's name in it: save it by PEFT's "
+    "save_pretrained, which leaves the name out",
+    r".*\.(modules_to_save|original_module)\..*": "a key of PEFT's wrappers: save it by PEFT's save_pretrained",
+    r".*\.base_layer\..*": "a copy of a weight of the base that is not an embedding",
+    r".*\.bias": "a bias of the base, and adapters that change biases are not supported",
 }
 """What the names of tensors that are not ours say about them; the first pattern that matches the whole name counts."""
 EMBEDDING_NAMES = ("embed_tokens", "lm_head")

@@ -58,11 +58,11 @@ def check_fresh(files: AdapterFiles, fresh: Sequence[str], saved: Sequence[str])
     absent = [module for module in fresh if not is_inside(module, saved)]
     if absent:
         problem = Problem(
-            "the adapter lacks modules that the base checkpoint lacks too: they would be random",
+            "neither the adapter nor the base checkpoint holds some modules: their weights would be random",
             str(files.directory),
             found=f"modules_to_save: {', '.join(saved) or 'none'}",
             expected=", ".join(absent),
-            remedy="train with these modules in modules_to_save, or evaluate a base that has them",
+            remedy="train with these modules in modules_to_save, or use a base that has them",
         )
         raise InputError(problem)
 
@@ -106,10 +106,10 @@ def check_copies(files: AdapterFiles, module: nn.Module, name: str, copies: Part
             dtype = min((own.dtype, copy.dtype), key=lambda kind: kind.itemsize)
             if torch.equal(own.to(dtype), copy.to(dtype)):
                 continue
-        what = f"the adapter brings another {name}.{key} than the base has: it was resized or trained there"
+        what = f"the adapter's copy of {name}.{key} differs from the base's: it was resized or trained with the adapter"
         found = f"{'other values' if own is not None and own.shape == copy.shape else 'a tensor'} {list(copy.shape)}"
         expected = "no such tensor" if own is None else f"the base's own, {list(own.shape)}"
-        remedy = "use the base that it was trained on, with this weight in it, as model.name"
+        remedy = "set model.name to the base that the adapter was trained on, with this weight in it"
         raise InputError(Problem(what, str(files.weights), found, expected, remedy))
 
 

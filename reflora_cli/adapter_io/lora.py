@@ -51,7 +51,7 @@ UNSUPPORTED = (
 )  # fmt: skip
 BASE_MOVING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 CONVERT = (
-    "let PEFT write it for the base as it is: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), "
+    "let PEFT convert it for the unchanged base: save_pretrained(..., path_initial_model_for_weight_conversion=DIR), "
     "where DIR holds the adapter as it was before the first step"
 )
 """What to do with such an adapter."""
@@ -185,7 +185,7 @@ def lora_config(files: AdapterFiles) -> LoraConfig:
     """Return the config of a LoRA. Raises InputError for another kind of adapter."""
     if not isinstance(files.config, LoraConfig):
         what = "this needs an adapter with low-rank factors, in PEFT's format for LoRA"
-        remedy = "merge it, and go on with the merged model: reflora merge RUN"
+        remedy = "merge the adapter, and use the merged model instead: reflora merge RUN"
         raise InputError(Problem(what, str(files.directory), files.config.peft_type, PEFT_TYPE, remedy))
     return files.config
 
@@ -207,7 +207,7 @@ def recorded_rank(files: AdapterFiles, entry: str, name: str, most: int) -> int:
     ranks = files.record.get(entry, {})
     found = ranks.get(name, 0) if isinstance(ranks, dict) else ranks
     if not isinstance(found, int) or not 0 <= found <= most:
-        what, where = "the record of an adapter names an impossible rank of an offset", f"{files.directory}, {name}"
+        what, where = "the adapter's own record holds an impossible rank of an offset", f"{files.directory}, {name}"
         raise InputError(Problem(what, where, repr(found), f"from 0 to {most}"))
     return found
 

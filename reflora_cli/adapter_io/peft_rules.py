@@ -19,8 +19,8 @@ from reflora_cli.adapters.virtual import VirtualTokens
 EXPERT_NAMES = {"mixtral": ("w1", "w2", "w3"), "qwen2_moe": ("gate_proj", "up_proj", "down_proj")}
 """The names that PEFT takes for those of experts, by family of architectures."""
 OF_DECODERS = (
-    "do not go with a decoder that classifies: it reads a prompt's rows at their last place, padding or not, and hands "
-    "no prefix to classifiers"
+    "do not work with a decoder that classifies: with a prompt, PEFT reads each row at its last position even if it is "
+    "padding, and it gives no prefix to classifiers"
 )
 """What PEFT does there instead of reading them."""
 MAMBA_TYPES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
@@ -50,7 +50,7 @@ def unreadable(model: Any, layers: Mapping[str, Adapter]) -> str:
     is_dora = any(isinstance(layer, DoRALinear) for layer in layers.values())
     if is_dora and (moved := taken_for_experts(model, modules)):
         found = ", ".join(sorted({last_part(name) for name in moved}))
-        return f"PEFT takes {found} of a {kind} model for experts and drops DoRA of other layers of these names"
+        return f"PEFT treats {found} of a {kind} model as experts and drops DoRA of other layers with these names"
     refused = {last_part(name) for name in modules} & set(MAMBA_NAMES) if kind in MAMBA_TYPES else set()
     return f"PEFT refuses adapters on {', '.join(sorted(refused))} of a {kind} model" if refused else ""
 

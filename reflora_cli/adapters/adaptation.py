@@ -43,7 +43,7 @@ class LowRank:
         for key, (usual, what) in NEEDED.items():
             value = getattr(self, key)
             is_meant = self.layer.counts(key) or value == usual or str(value) == usual
-            check_argument(is_meant, key, str(value), f"none: layer {self.layer} has no {what}")
+            check_argument(is_meant, key, str(value), f"the default: layer {self.layer} has no {what}")
         check_argument(self.rank >= 1, "rank", self.rank, "at least 1")
         multiple = self.start.rank_multiple
         check_argument(self.rank % multiple == 0, "rank", self.rank, f"a multiple of {multiple} for start {self.start}")
@@ -118,5 +118,5 @@ def known(name: str, names: Iterable[str], where: str) -> str:
     """Return the name itself. Raises InputError unless it is among the names."""
     names = [str(own) for own in names]
     if name not in names:
-        raise InputError(Problem("there is nothing of this name", where, repr(name), remedy=nearest(name, names)))
+        raise InputError(Problem("there is nothing with this name", where, repr(name), remedy=nearest(name, names)))
     return name

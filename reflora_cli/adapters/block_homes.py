@@ -117,7 +117,9 @@ class FileHome:
             flat.copy_(staged, non_blocking=flat.is_cuda)
 
     def keep(self, number: int, values: Tensor) -> None:
-        what = "weights that are read from the base's files cannot be moved, as this adapter or start asks for"
+        what = (
+            "this adapter or start changes the base's weights, which model.streaming=disk reads from the base's files"
+        )
         raise InputError(Problem(what, "model.streaming", "disk", remedy="set model.streaming=host"))
 
 
@@ -127,6 +129,6 @@ def readable_files() -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        what = "the base's files, from which its weights are read all the time, cannot be read any more"
-        remedy = "put them back, and continue with --resume"
-        raise InputError(Problem(what, "model.streaming: disk", str(error), remedy=remedy)) from error
+        what = "the base's files, which model.streaming=disk reads during the whole run, can no longer be read"
+        remedy = "restore the files, and continue with --resume"
+        raise InputError(Problem(what, "model.streaming", str(error), remedy=remedy)) from error

@@ -61,8 +61,8 @@ def matched_places(model: nn.Module, places: Sequence[Place], saved: Sequence[st
     in_blocks = {tuple(sorted((block, len(own)) for block, own in blocks.items())) for blocks in found.values()}
     if in_blocks != {tuple(sorted((block, 1) for block in found[Place.ATTENTION]))} or in_blocks == {()}:
         counts = ", ".join(f"{len(blocks)} {place}" for place, blocks in found.items())
-        what = f"the outputs of attention and feed-forward are not known in a {type(model).__name__}"
-        remedy = "name the linear layers behind which adapters are to stand in method.targets"
+        what = f"the output layers of attention and feed-forward cannot be found in a {type(model).__name__}"
+        remedy = "set method.targets to the linear layers behind which adapters are to be put"
         raise InputError(Problem(what, "method.targets", f"{counts} in its blocks", "one of each in a block", remedy))
     return {place.value: [own[0] for own in found[place].values()] for place in places}
 

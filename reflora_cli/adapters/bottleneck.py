@@ -97,7 +97,7 @@ class BottleneckLinear(AdapterLayer):
 
     def merged(self) -> Tensor:
         """Raises TypeError: what is between W and the output is not linear."""
-        raise TypeError("no weight computes what a bottleneck does")
+        raise TypeError("no weight computes what a bottleneck computes")
 
     def plain(self, dtype: torch.dtype) -> nn.Module:
         linear = self.frozen.thaw(self.frozen.dense().to(dtype))

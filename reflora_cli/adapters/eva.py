@@ -53,7 +53,9 @@ def explained(layers: Mapping[str, LowRankLayer], choice: EvaStart, sight: Sight
         rows += one.rows
         left, is_over = len(search.unsettled()), rows >= choice.rows
         if not left or is_over or number & (number - 1) == 0:  # after 1, 2, 4, 8 ... passes
-            sight.tell(f"eva: {rows:,} rows, {len(search.found) - left} of {len(search.found)} kinds of inputs settled")
+            sight.tell(
+                f"eva: {rows:,} rows, {len(search.found) - left} of {len(search.found)} kinds of inputs converged"
+            )
         if not left or is_over:
             return search.bases()
     raise nothing_to_see(choice.kind)

@@ -56,7 +56,7 @@ def weight_gradients(layers: Mapping[str, LowRankLayer], kind: str, rows: int, s
             handle.remove()
     bad = [name for name, G in sums.items() if not G.isfinite().all()]
     if bad:
-        what, remedy = "the gradient of the loss is not finite", "model.dtype=bfloat16 or float32"
+        what, remedy = "the gradient of the loss is not finite", "set model.dtype to bfloat16 or float32"
         raise InputError(Problem(what, "method.start", f"at {bad[0]}", remedy=remedy))
     return {name: G for name, G in sums.items() if G.any()}
 

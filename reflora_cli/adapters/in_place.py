@@ -100,7 +100,7 @@ def refuse_quantized(model: nn.Module, modules: set[str]) -> None:
     """Raises InputError for quantized weights in the modules: no gradient changes a code of few bits."""
     quantized = [path for path, own in model.named_modules() if isinstance(own, QuantizedWeight)]
     if found := [path for path in quantized if modules.intersection((path, *above(path)))]:
-        what, remedy = "quantized weights cannot be trained in place", "model.quantization=none, or method.name=lora"
+        what, remedy = "quantized weights cannot be trained", "set model.quantization=none, or method.name=lora"
         raise InputError(Problem(what, "method.layer", f"{len(found)} of them, first {found[0]}", remedy=remedy))
 
 
@@ -111,7 +111,9 @@ def nothing(model: nn.Module, layer: LayerChoice, target: str, modules: set[str]
         remedy = nearest(target, {part for part in parts if part and not part.isdigit()})
         return Problem("a target matches no module of the model", "method.targets", repr(target), remedy=remedy)
     if modules == {""}:
-        what, remedy = f"the model has no {layer.in_place} to train in place", "take another, as method.name=lora"
+        what, remedy = f"the model has no {layer.in_place} to train", "choose another method, such as method.name=lora"
         return Problem(what, "method.layer", f"{layer}, on a {type(model).__name__}", remedy=remedy)
-    what = f"a target matches only modules without {layer.in_place} to train in place"
-    return Problem(what, "method.targets", repr(target), remedy="modules that are trained whole need no target")
+    what = f"a target matches only modules without {layer.in_place} to train"
+    return Problem(
+        what, "method.targets", repr(target), remedy="remove the target: modules that are trained whole need none"
+    )

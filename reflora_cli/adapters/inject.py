@@ -232,7 +232,7 @@ def train_whole(model: nn.Module, trainable: Sequence[str]) -> dict[str, nn.Para
         ]
         if quantized:
             what = "a module with quantized weights cannot be trained whole"
-            found = f"{module_name}, in which {quantized[0] or 'it itself'} is quantized"
+            found = f"{module_name}, in which {quantized[0] or 'the module itself'} is quantized"
             raise InputError(Problem(what, "method.trainable_modules", found, remedy="model.quantization=none"))
         if any(isinstance(own, StreamedWeight) for own in model.get_submodule(module_name).modules()):
             what, remedy = "a module with streamed weights cannot be trained whole", "model.streaming=none"
@@ -259,7 +259,7 @@ def check_rank(method: Adaptation, name: str, shape: tuple[int, int]) -> None:
     """Raises InputError for a method that needs factors of full rank, unless r is at most min(out, in)."""
     if method.needs_full_rank and method.rank > min(shape):
         problem = Problem(
-            "the rank is larger than a matched weight allows: the method needs A and B of full rank",
+            "the rank is larger than an adapted weight allows: the method needs A and B of full rank",
             where=f"method.rank, at module {name}",
             found=str(method.rank),
             expected=f"at most {min(shape)} for a weight of {shape[0]} x {shape[1]}",

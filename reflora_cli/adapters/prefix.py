@@ -129,7 +129,7 @@ def kept_keys(model: nn.Module) -> Any:
     cache = output.cache if "cache" in output else output.get("past_key_values")
     kept = [(getattr(own, "keys", None), getattr(own, "values", None)) for own in getattr(cache, "layers", ())]
     if any(getattr(own, "is_sliding", False) for own in getattr(cache, "layers", ())):
-        raise unfit(model, "windows of attention, which padding behind the prefix would fill")
+        raise unfit(model, "sliding-window attention, whose window padding after the prefix would fill")
     shapes = {tuple(own.shape) for pair in kept for own in pair if isinstance(own, Tensor)}
     if len(shapes) != 1 or not all(isinstance(own, Tensor) for pair in kept for own in pair):
         raise unfit(model, f"keys and values of shapes {sorted(shapes)}" if shapes else "no keys and values are kept")
@@ -138,6 +138,6 @@ def kept_keys(model: nn.Module) -> Any:
 
 def unfit(model: nn.Module, found: str) -> InputError:
     """Return the error for a model before whose keys no prefix can stand."""
-    what, expected = "a prefix cannot stand before the keys of this model", "a decoder with equal heads in all layers"
-    remedy = "take prompt tuning (method.name=prompt), or another method"
+    what, expected = "prefix tuning is not possible with this model", "a decoder with equal heads in all layers"
+    remedy = "use prompt tuning (method.name=prompt), or another method"
     return InputError(Problem(what, "method.layer", f"a {type(model).__name__}: {found}", expected, remedy))

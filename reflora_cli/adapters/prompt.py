@@ -93,8 +93,8 @@ def embeddings_of(model: nn.Module) -> nn.Embedding:
     find = getattr(model, "get_input_embeddings", None)
     own = find() if callable(find) else None
     if not isinstance(own, nn.Embedding):
-        what, found = "the model has no token embedding before which a prompt could stand", type(model).__name__
-        raise InputError(Problem(what, "method.layer", found, remedy="take another method, as method.name=lora"))
+        what, found = "prompt tuning is not possible with this model: it has no token embedding", type(model).__name__
+        raise InputError(Problem(what, "method.layer", found, remedy="choose another method, such as method.name=lora"))
     return own
 
 

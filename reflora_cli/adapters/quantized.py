@@ -95,9 +95,9 @@ class QuantizedWeight(FrozenWeight):
             or W.shape != (self.out_features, self.in_features)
             or not torch.equal(self.quantized_alike(W).weight, self.weight)
         ):
-            what = "the weight that was quantized is needed, and the base's files do not hold it"
-            found = "quantized weights only, or other names" if W is None else "a weight that has other codes"
-            remedy = "give a base with float weights as model.name, and quantize it by model.quantization"
+            what = "the base's weights before their quantization are needed, and the base's files do not hold them"
+            found = "quantized weights only, or other names" if W is None else "a weight that quantizes differently"
+            remedy = "set model.name to a base with float weights, and model.quantization to quantize it"
             raise InputError(Problem(what, "model.name", found, remedy=remedy))
         return W
 

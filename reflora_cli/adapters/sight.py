@@ -21,7 +21,7 @@ from reflora_cli.ground.errors import InputError, Problem
 
 def no_loss() -> AbstractContextManager[Tensor]:
     """Raises InputError: nobody has said what is learned from the rows."""
-    raise InputError(Problem("this start looks at gradients, and the rows have no loss", "start"))
+    raise InputError(Problem("this start needs gradients of a loss, and the given passes compute none", "start"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def first_passes(sight: Sight, kind: str, most: int) -> Iterator[Pass]:
 
 def nothing_to_see(kind: str) -> InputError:
     """Return the error of a start that finds no training rows. kind: the start's."""
-    return InputError(Problem("this start looks at training rows, and there are none", "start", kind))
+    return InputError(Problem("this start needs training rows, and there are none", "start", kind))
 
 
 @final

@@ -165,7 +165,7 @@ def correct_quantization(
 def refuse_floats(layers: Mapping[str, LowRankLayer], choice: StartChoice) -> None:
     """Raises InputError for a start that corrects a quantization where no adapted module is quantized."""
     if not any(isinstance(layer.frozen, QuantizedWeight) for layer in layers.values()):
-        what = f"start {choice} corrects the error of quantized weights, and no adapted module has one"
+        what = f"start {choice} corrects the error of quantized weights, and no adapted module is quantized"
         raise InputError(Problem(what, "start", str(choice), remedy="quantize the base, or choose another start"))
 
 

@@ -57,7 +57,7 @@ def refuse_shared(model: nn.Module, names: set[str]) -> None:
         if names & set(map(owner_of, shared)) and not set(shared) <= embeddings
     ]
     for found in (modules + parameters)[:1]:
-        what = "a target shares its weight with other modules, which is not supported"
+        what = "a target shares its weight with other modules, and such a weight cannot be adapted"
         raise InputError(Problem(what, "method.targets", ", ".join(found[:4]), remedy="leave it out of method.targets"))
 
 
@@ -101,11 +101,13 @@ def unmatched(model: nn.Module, pattern: str, names: Sequence[str]) -> Problem:
     """Why a pattern names no module, with the nearest names that exist. names: of the modules that may be adapted."""
     adaptable = adaptable_names(model)
     if experts := [name for name in stacked_experts(model) if matches(pattern, name)]:
-        what = "a target matches stacked weights of experts, which have no adapter"
-        return Problem(what, "method.targets", f"{pattern!r}: {experts[0]}", "linear layers")
+        what = "a target matches stacked weights of experts, which cannot be adapted"
+        remedy = "remove the target, or name linear layers"
+        return Problem(what, "method.targets", f"{pattern!r}: {experts[0]}", "linear layers", remedy)
     if any(matches(pattern, name) for name in adaptable):
-        what = "a target only matches modules that are trained and saved whole"
-        return Problem(what, "method.targets", repr(pattern), remedy="remove the target: these need no adapter")
+        what = "a target matches only modules that are trained and saved whole"
+        remedy = "remove the target: such modules need no adapter"
+        return Problem(what, "method.targets", repr(pattern), remedy=remedy)
     parts = {".".join(name.split(".")[-count:]) for name in names for count in (1, 2)}
     suffixes = {part for part in parts if not part.replace(".", "").isdigit()}
     remedy = nearest(pattern, suffixes)

@@ -130,9 +130,11 @@ def reads_causally(model: nn.Module) -> bool:
     needed = {"inputs_embeds", "attention_mask", *(("position_ids",) if is_causal else ())}
     cached = not is_causal or bool({"cache", "past_key_values"} & known.keys())
     if is_crossed(model) or not needed <= known.keys() or not cached:
-        what, found = "virtual tokens cannot stand before the rows of this model", f"a {type(model).__name__}"
+        what, found = "virtual tokens cannot be put before the rows of this model", f"a {type(model).__name__}"
         expected = "an encoder, or a decoder that keeps keys and values and takes position_ids"
-        raise InputError(Problem(what, "method.layer", found, expected, "take another method, as method.name=lora"))
+        raise InputError(
+            Problem(what, "method.layer", found, expected, "choose another method, such as method.name=lora")
+        )
     return is_causal
 
 

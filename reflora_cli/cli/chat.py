@@ -19,12 +19,12 @@ def chat_command(
     task: TaskName = None,
     compare: Annotated[bool, typer.Option("--compare", help="Answer with and without the adapter.")] = False,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer [default: 256 where they fit].")
+        int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer [default: 256 if they fit].")
     ] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0, help="0: the likeliest token each time; 1: as the model says.")
+        float, typer.Option("--temperature", min=0, help="Sampling temperature; 0: always the most likely token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of what a temperature draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed of sampling.")] = 0,
 ) -> None:
     """Talk with a trained language model: answers appear as they are written.
 

@@ -24,38 +24,44 @@ def combine_command(
         list[str],
         typer.Argument(
             metavar="ADAPTER...",
-            help="Adapters of one base, ours or PEFT's, or runs.",
+            help="Adapter directories, reflora's or PEFT's, or runs, all of one base.",
             show_default=False,
             autocompletion=complete_run,
         ),
     ],
     output: Annotated[Path, output_option("Where to write the adapter.")],
-    how: Annotated[Combining, typer.Option("--how", help="Exact, truncated, or by a published rule.")] = (
-        Combining.CONCAT
-    ),
+    how: Annotated[
+        Combining, typer.Option("--how", help="concat: exact sum; svd: truncated sum; others: published rules.")
+    ] = (Combining.CONCAT),
     weights: Annotated[
-        str | None, typer.Option("--weights", help="One number for each, as 0.7,0.3 [default: 1 each].")
+        str | None, typer.Option("--weights", help="One number for each adapter, as 0.7,0.3 [default: 1 each].")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", min=1, help="Of what is truncated [default: the adapters' largest].")
+        int | None, typer.Option("--rank", min=1, help="Rank of a truncated sum [default: the adapters' largest].")
     ] = None,
     density: Annotated[
-        float | None, typer.Option("--density", help="ties, dare: the share of entries that stay [default: 0.5].")
+        float | None, typer.Option("--density", help="ties, dare: the share of entries to keep [default: 0.5].")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="dare, search: what is drawn [default: 0].")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="dare, search: random seed [default: 0].")] = None,
     head: Annotated[
         str | None,
-        typer.Option("--head", metavar="ADAPTER", help="Take its modules saved whole [default: the weighted mean]."),
+        typer.Option(
+            "--head", metavar="ADAPTER", help="Take modules saved whole from this one [default: the weighted mean]."
+        ),
     ] = None,
     base: BasePlace = None,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="NAME", help="search: whose rows [default: the first run's].")
+        str | None, typer.Option("--task", metavar="NAME", help="search: task of the rows [default: the first run's].")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="PATH", help="search: where the rows are [default: the task's].")
+        str | None, typer.Option("--data", metavar="PATH", help="search: data of the rows [default: the task's].")
     ] = None,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="search: training rows [default: 64].")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="search: weights to try [default: 40].")] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="search: number of training rows [default: 64].")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="search: number of weights to try [default: 40].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make one LoRA adapter of several adapters of the same base, in PEFT's format.

@@ -25,7 +25,7 @@ def compare_command(
         str | None,
         typer.Argument(
             metavar="PLAN|RECIPE",
-            help="A plan's YAML file, or a bundled plan such as plans/quickstart; or a recipe.",
+            help="A plan (YAML file, or bundled such as plans/quickstart) or a recipe.",
             show_default=False,
             autocompletion=complete_plan,
         ),
@@ -34,19 +34,21 @@ def compare_command(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=V1,V2]...",
-            help="Values to compare, for example method.name=lora,reflora train.seed=0..4; one value is for all runs.",
+            help="Values to compare, for example method.name=lora,reflora train.seed=0..4; one value is for all.",
             show_default=False,
             autocompletion=complete_setting,
         ),
     ] = None,
     output: Annotated[Path | None, output_option("Directory of the comparison [default: compare/...].")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the comparison in --output; the plan may have grown.")
+        bool, typer.Option("--resume", help="Continue the comparison in --output; the plan may have more settings.")
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Runs at one time [default: one for each GPU, or 1].")
+        int | None, typer.Option("--jobs", min=1, help="Number of parallel runs [default: one for each GPU, or 1].")
     ] = None,
-    backend: Annotated[Backend, typer.Option("--backend", help="This machine, or a Ray cluster.")] = Backend.LOCAL,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="Where runs are executed: this machine, or a Ray cluster.")
+    ] = Backend.LOCAL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan and list its runs.")] = False,
     as_json: Json = False,
 ) -> None:

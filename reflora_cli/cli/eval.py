@@ -29,14 +29,17 @@ def eval_command(
         ),
     ],
     overrides: Overrides = None,
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, ours or PEFT's.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="An adapter directory, reflora's or PEFT's.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Score on this task instead; repeatable.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Score this split [default: the task's own].")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score only the first N rows.")] = None,
     protocol: Annotated[
-        EvalProtocol | None, typer.Option("--protocol", help="For language models [default: the recipe's].")
+        EvalProtocol | None,
+        typer.Option("--protocol", help="Language models: how answers are scored [default: the recipe's]."),
     ] = None,
-    output: Annotated[Path | None, output_option("Where predictions go [default: RUN/evaluations/...].")] = None,
+    output: Annotated[Path | None, output_option("Where to write predictions [default: RUN/evaluations/...].")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained adapter, or any model as it is. Under torchrun the processes share the rows.
@@ -60,7 +63,7 @@ def eval_command(
             for name, report in found.reports.items():
                 show_report(name, report)
             if found.directory:
-                reporter.note(f"row by row: {found.directory}")
+                reporter.note(f"predictions, row by row: {found.directory}")
         if as_json and is_first_process():
             print_json(results[0] if len(results) == 1 else {"results": results})
 

@@ -31,10 +31,12 @@ class Format(StrEnum):
 
 def export_command(
     run: Run,
-    format: Annotated[Format, typer.Option("--format", help="What to write.")],
+    format: Annotated[Format, typer.Option("--format", help="The format to write.")],
     places: Places = None,
-    output: Annotated[Path | None, output_option("Where [default: RUN/export-FORMAT].")] = None,
-    gguf_type: Annotated[GgufType, typer.Option("--gguf-type", help="Of a GGUF file's matrices.")] = GgufType.F16,
+    output: Annotated[Path | None, output_option("Where to write [default: RUN/export-FORMAT].")] = None,
+    gguf_type: Annotated[
+        GgufType, typer.Option("--gguf-type", help="Type of the matrices in a GGUF file.")
+    ] = GgufType.F16,
     adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:

@@ -24,7 +24,7 @@ class FormatNote:
     def needs(self) -> str:
         """What must be installed for it."""
         libraries = ", ".join(self.extra.modules.values()) if self.extra else ""
-        return "; ".join(filter(None, (libraries, self.further))) or "nothing more"
+        return "; ".join(filter(None, (libraries, self.further))) or "nothing else"
 
     @property
     def missing(self) -> str:
@@ -34,7 +34,9 @@ class FormatNote:
 
 NOTES: Mapping[Format, FormatNote] = {
     Format.PEFT: FormatNote("the adapter alone", "PEFT, vLLM, transformers"),
-    Format.SAFETENSORS: FormatNote("the model with the adapter merged in", "transformers and all that reads its files"),
+    Format.SAFETENSORS: FormatNote(
+        "the model with the adapter merged in", "transformers, and programs that read its files"
+    ),
     Format.GGUF: FormatNote(
         "the merged language model in one file",
         "llama.cpp, Ollama",

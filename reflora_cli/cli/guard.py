@@ -122,7 +122,7 @@ def say(text: str) -> None:
 def refuse_several_processes(command: str) -> None:
     """Raises InputError under a launcher of several processes, for a command that only one process can run."""
     if number_of_processes() > 1:
-        what = f"{command} is done by one process"
+        what = f"{command} runs in one process only"
         raise InputError(
             Problem(what, found=f"{number_of_processes()} processes", remedy="run it without the launcher")
         )

@@ -41,7 +41,7 @@ def inspect_command(
         str,
         typer.Argument(
             metavar="RUN|ADAPTER",
-            help="A run, or an adapter, ours or PEFT's.",
+            help="A run, or an adapter directory, reflora's or PEFT's.",
             show_default=False,
             autocompletion=complete_run,
         ),
@@ -50,16 +50,16 @@ def inspect_command(
         str | None,
         typer.Argument(
             metavar="OTHER",
-            help="Another one of the same base, to compare with.",
+            help="Another adapter of the same base, to compare with.",
             show_default=False,
             autocompletion=complete_run,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        output_option("Where the files go [default: inspection/ in the first directory]."),
+        output_option("Where to write the files [default: inspection/ in the first directory]."),
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=0, help="The most and least changed modules to list.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=0, help="Number of most and least changed modules to list.")] = 5,
     base: BasePlace = None,
     as_json: Json = False,
 ) -> None:

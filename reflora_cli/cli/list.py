@@ -27,18 +27,20 @@ class Listed(StrEnum):
 
 WHAT = {
     Listed.RECIPES: "bundled recipes, for `reflora train NAME`",
-    Listed.TASKS: "tasks with columns and scores of their own, for task.name",
+    Listed.TASKS: "known tasks with their columns and scores, for task.name",
     Listed.METHODS: "presets, for method.name",
-    Listed.MODELS: "bases: of the recipes, built in, or in the hub's cache",
-    Listed.FORMATS: "what `reflora export --format` writes",
+    Listed.MODELS: "base models: of the recipes, built in, or in the hub's cache",
+    Listed.FORMATS: "formats, for `reflora export --format`",
 }
 
 
 def list_command(
-    kind: Annotated[Listed | None, typer.Argument(help="What to list [default: how many there are of each].")] = None,
+    kind: Annotated[Listed | None, typer.Argument(help="What to list [default: the number of each].")] = None,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD]...", help="Only lines that hold all of these.", show_default=False),
+        typer.Argument(
+            metavar="[WORD]...", help="Show only lines that contain all of these words.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +76,7 @@ def show_counts() -> dict[str, Any]:
     counts = {kind: len(lines()) for kind, lines in LISTS.items()}
     rows = [[kind.value, str(count), WHAT[kind]] for kind, count in counts.items()]
     show_table("what can be listed", ["kind", "count", "what"], rows)
-    make_reporter().note("reflora list KIND [WORD ...] lists one; reflora show NAME tells of one thing in full")
+    make_reporter().note("reflora list KIND [WORD ...] lists one kind; reflora show NAME shows one thing in full")
     return {kind.value: count for kind, count in counts.items()}
 
 

@@ -27,12 +27,17 @@ def merge_command(
     places: Places = None,
     output: Annotated[Path | None, output_option("Where to write [default: RUN/merged].")] = None,
     base_weights: Annotated[
-        BaseWeights, typer.Option("--base-weights", help="Those that training saw, or the checkpoint's own.")
+        BaseWeights,
+        typer.Option(
+            "--base-weights", help="The base's weights as training saw them, or as the checkpoint holds them."
+        ),
     ] = BaseWeights.DEQUANTIZED,
-    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the written weights; auto: the run's.")] = Dtype.AUTO,
+    dtype: Annotated[
+        Dtype, typer.Option("--dtype", help="Dtype of the written weights; auto: the run's.")
+    ] = Dtype.AUTO,
     requantize: Annotated[
         Requantization | None,
-        typer.Option("--requantize", help="Write a bitsandbytes checkpoint; say what it costs."),
+        typer.Option("--requantize", help="Quantize the merged model by bitsandbytes, and report the difference."),
     ] = None,
     adapter: Adapter = None,
     as_json: Json = False,

@@ -65,5 +65,5 @@ def unknown(name: str, known: Mapping[Sort, tuple[str, ...]]) -> Problem:
     remedy = f"did you mean {' or '.join(map(repr, ending[:3]))}?" if ending else found
     if not remedy.startswith("did you mean"):
         remedy = "reflora list shows what there is"
-    expected = "a method, a recipe, a task, a key of recipes, an export format, or a base"
-    return Problem("nothing has this name", "reflora show", name, expected, remedy)
+    expected = "a method, a recipe, a task, a recipe key, an export format, or a base"
+    return Problem("there is nothing with this name", "reflora show", name, expected, remedy)

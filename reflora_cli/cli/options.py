@@ -14,7 +14,7 @@ RecipeName = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
-        help="A YAML file, or a bundled recipe such as glue/cola [default: show those].",
+        help="A YAML file, or a bundled recipe such as glue/cola [default: list the bundled ones].",
         show_default=False,
         autocompletion=complete_recipe,
     ),
@@ -34,7 +34,7 @@ Places = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Where the base or the data is now: model.name=PATH, task.data=PATH.",
+        help="New place of a moved base or data: model.name=PATH, task.data=PATH.",
         show_default=False,
     ),
 ]
@@ -57,16 +57,17 @@ AnyModel = Annotated[
         autocompletion=complete_model,
     ),
 ]
-Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, ours or PEFT's.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter directory, reflora's or PEFT's.")]
 BasePlace = Annotated[
-    str | None, typer.Option("--base", metavar="NAME", help="Where the base model is now [default: where it was].")
+    str | None, typer.Option("--base", metavar="NAME", help="The base model, if it has moved [default: as recorded].")
 ]
 TaskName = Annotated[
-    str | None, typer.Option("--task", metavar="NAME", help="Ask as in this task [default: the recipe's].")
+    str | None,
+    typer.Option("--task", metavar="NAME", help="Use the prompt or columns of this task [default: the recipe's]."),
 ]
 NewTokens = Annotated[
     int | None,
-    typer.Option("--max-new-tokens", min=1, help="Language models: tokens of an answer [default: the recipe's]."),
+    typer.Option("--max-new-tokens", min=1, help="Language models: most tokens of an answer [default: the recipe's]."),
 ]
 
 

@@ -29,11 +29,11 @@ def plan_command(
         str | None,
         typer.Option("--gpu", metavar="NAME", help='A GPU such as H100, or "12 GB" [default: this machine].'),
     ] = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes, each with a device.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Number of processes, each with a device.")] = 1,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Run a few steps here, and say how long all take.")
+        bool, typer.Option("--measure", help="Run a few steps here, and estimate the time of the whole run.")
     ] = False,
-    output: Annotated[Path | None, output_option("The run directory to check.")] = None,
+    output: Annotated[Path | None, output_option("The run directory whose disk space is checked.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would train, read, take and write, from the base's config alone; nothing is trained or written.

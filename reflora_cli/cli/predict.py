@@ -32,15 +32,20 @@ def predict_command(
     base: BasePlace = None,
     task: TaskName = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", help="The file's columns of texts: A or A,B [default: the task's].")
+        str | None,
+        typer.Option("--columns", help="Names of the text columns in the file: A or A,B [default: the task's]."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Language models: no prompt around a text.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Language models: read texts as they are, without a prompt.")
+    ] = False,
     max_new_tokens: NewTokens = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Rows in a forward pass [default: the recipe's].")
+        int | None, typer.Option("--batch-size", min=1, help="Rows per forward pass [default: the recipe's].")
     ] = None,
-    output: Annotated[Path | None, output_option("Write FILE.jsonl or FILE.csv; continues when interrupted.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each row on stdout.")] = False,
+    output: Annotated[
+        Path | None, output_option("Write FILE.jsonl or FILE.csv; an interrupted command can be repeated to continue.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row on stdout.")] = False,
 ) -> None:
     """Ask a trained model: labels with probabilities, values, or written answers.
 

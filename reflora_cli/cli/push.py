@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 def push_command(
     run: Run,
     repository: Annotated[
-        str, typer.Argument(metavar="REPO", help="A repository of the hub: OWNER/NAME, or NAME of your own.")
+        str, typer.Argument(metavar="REPO", help="A repository on the hub: OWNER/NAME, or NAME for one of yours.")
     ],
     what: Annotated[
-        Publication, typer.Option("--what", help="What to publish; merged: RUN/merged.")
+        Publication, typer.Option("--what", help="What to publish: the adapter, or the merged model in RUN/merged.")
     ] = Publication.ADAPTER,
-    private: Annotated[bool, typer.Option("--private", help="Only for you, and refuse a public repository.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go up, without a network.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private; an existing public one is refused.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded, without using the network.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Publish a run's adapter, or its merged model, on the Hugging Face hub.

@@ -23,14 +23,14 @@ def report_command(
         list[Path],
         typer.Argument(
             metavar="DIR|RUN...",
-            help="Runs, directories of runs, or comparisons, mixed at will.",
+            help="Runs, directories of runs, or comparisons, in any mixture.",
             show_default=False,
             autocompletion=complete_run,
         ),
     ],
     output: Annotated[
         Path | None,
-        output_option("Where to write [default: DIR/report, or ./report of several]."),
+        output_option("Where to write [default: DIR/report, or ./report for several]."),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -39,10 +39,11 @@ def report_command(
         ),
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--by", metavar="KEY", help="A table for each value of a recipe key, as method.rank.")
+        str | None,
+        typer.Option("--by", metavar="KEY", help="Make a table for each value of a recipe key, as method.rank."),
     ] = None,
     wanted: Annotated[
-        ReportFormat, typer.Option("--format", help="Write only this format, beside the JSON.")
+        ReportFormat, typer.Option("--format", help="Write only this format, and the JSON.")
     ] = ReportFormat.ALL,
     as_json: Json = False,
 ) -> None:

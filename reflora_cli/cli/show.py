@@ -24,24 +24,33 @@ def show_command(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A recipe, task, method, key of recipes, format or base; methods: a table of all.",
+            help="A recipe, task, method, recipe key, format or base; methods: a table of all methods.",
             show_default=False,
             autocompletion=complete_name,
         ),
     ],
     overrides: Overrides = None,
-    sort: Annotated[Sort | None, typer.Option("--as", help="Which of several things with this name.")] = None,
+    sort: Annotated[Sort | None, typer.Option("--as", help="The sort of thing, if several have this name.")] = None,
     copy: Annotated[
         Path | None,
         typer.Option(
-            "--copy", metavar="FILE", help="Write a recipe in full to a new file.", callback=refuse_option_as_path
+            "--copy",
+            metavar="FILE",
+            help="Write the recipe with all its keys to a new file.",
+            callback=refuse_option_as_path,
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="NAME", help="methods: count on it [default: microsoft/deberta-v3-base]."),
+        typer.Option(
+            "--base",
+            metavar="NAME",
+            help="methods: count parameters on this base [default: microsoft/deberta-v3-base].",
+        ),
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", min=1, help="methods: count at this rank [default: 8].")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=1, help="methods: count parameters at this rank [default: 8].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show one thing in full: a recipe with every key and where it was set, a task, a method, the meaning of a key.
@@ -92,7 +101,7 @@ def refuse_of_recipes(name: str, sort: Sort, overrides: Sequence[str], copy: Pat
 
     given = [*overrides, *(["--copy"] if copy is not None else [])]
     if given:
-        what = "only recipes have overrides and are copied"
+        what = "only recipes can be overridden and copied"
         raise InputError(Problem(what, name, ", ".join(given), f"a recipe; this is a {sort}"))
 
 
@@ -103,7 +112,7 @@ def refuse_idle(name: str, base: str | None, rank: int | None) -> None:
     given = [option for option, value in (("--base", base), ("--rank", rank)) if value is not None]
     if given:
         what, remedy = (
-            "parameters are counted for the table of all methods",
+            "--base and --rank are only for the table of all methods",
             f"reflora show {ALL} {' '.join(given)} ...",
         )
         raise InputError(Problem(what, name, ", ".join(given), remedy=remedy))
@@ -132,5 +141,5 @@ def write_copy(place: Path, text: str) -> None:
     from reflora_cli.ground.paths import exists
 
     if exists(place):
-        raise InputError(Problem("there is something already", "--copy", str(place), remedy="name another file"))
+        raise InputError(Problem("the file already exists", "--copy", str(place), remedy="name another file"))
     write_file(place, text)

@@ -67,7 +67,7 @@ def show_key(name: str) -> Record:
     below = [key for key in recipe_keys() if key.path.startswith(f"{name}.")]
     facts = {
         "meaning": own.meaning,
-        "expected": own.expected if own.is_value else "keys of its own",
+        "expected": own.expected if own.is_value else "its own keys",
         "default": own.default if own.is_value else "",
         "one of": ", ".join(values_of(name)),
         "of the kinds": ", ".join(own.kinds),

@@ -27,7 +27,7 @@ def train_command(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     detect_anomaly: Annotated[
-        bool, typer.Option("--detect-anomaly", help="Find what first gives a value that is not finite; slow.")
+        bool, typer.Option("--detect-anomaly", help="Find the first operation with a result that is not finite; slow.")
     ] = False,
     as_json: Json = False,
 ) -> None:

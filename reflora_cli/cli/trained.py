@@ -29,8 +29,13 @@ def trained_recipe(run: RunDirectory, places: Sequence[str] | None, reporter: Re
 
     for place in places or []:
         if place.partition("=")[0] not in PLACES:
-            what, expected = "a finished run cannot be changed", " or ".join(f"{key}=PATH" for key in PLACES)
-            raise InputError(Problem(what, f"override {place}", expected=f"{expected}, where these are now"))
+            what, expected = (
+                "the settings of a finished run cannot be changed",
+                " or ".join(f"{key}=PATH" for key in PLACES),
+            )
+            raise InputError(
+                Problem(what, f"override {place}", expected=f"{expected}: the new place of the base or data")
+            )
     recipe = run_recipe(run, places or [])
     recipe = recipe if run.other is None else of_adapter(recipe, run.other)
     if doubt := unchecked(recipe.model, adapter_base(run.adapter)):
@@ -54,7 +59,7 @@ def of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
     try:
         method = Method.model_validate({"name": PLAIN, **settings})
     except ValidationError as error:
-        what, found = "the adapter has settings that no method here has", str(error.errors()[0]["msg"])
+        what, found = "the adapter has settings that no method of reflora has", str(error.errors()[0]["msg"])
         raise InputError(Problem(what, str(adapter), found)) from error
     return recipe.model_copy(update={"method": method})
 
@@ -64,8 +69,8 @@ def refuse_no_place(adapter: Path | None, output: Path | None) -> None:
     from reflora_cli.ground.errors import InputError, Problem
 
     if adapter is not None and output is None:
-        what = "the result of another adapter than the run's needs a place of its own"
-        raise InputError(Problem(what, "--adapter", str(adapter), remedy="name it: --output DIR"))
+        what = "with --adapter, the output must not go into the directory of the run"
+        raise InputError(Problem(what, "--adapter", str(adapter), remedy="set the output directory: --output DIR"))
 
 
 def merge_request(recipe: Recipe, run: RunDirectory, output: Path) -> MergeRequest:

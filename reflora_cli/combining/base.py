@@ -28,7 +28,7 @@ def base_section(source: Source, base: str | None) -> ModelSection:
     """
     known = source.base
     if not (base or known.name):
-        what, remedy = "the adapter does not say what its base is", "name it: --base NAME"
+        what, remedy = "the adapter does not name its base model", "name the base: --base NAME"
         raise InputError(Problem(what, str(source.files.directory), remedy=remedy))
     if base:
         return ModelSection(name=base)

@@ -89,8 +89,8 @@ def quantized_notes(sources: Sequence[Source]) -> list[str]:
     moved = [own.named for own in sources if own.files.record.get(OFFSET_RANKS) and is_quantized(own)]
     if not moved:
         return []
-    what = "training moved a quantized base and quantized it again, which a combination does not do"
-    return [f"{', '.join(moved)}: {what}; the result is a little different on that base"]
+    what = "training changed its quantized base and quantized it again, which a combination does not do"
+    return [f"{', '.join(moved)}: {what}; on a quantized base the combined adapter is slightly off"]
 
 
 def is_quantized(source: Source) -> bool:

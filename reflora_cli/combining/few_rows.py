@@ -91,7 +91,7 @@ def recipe_of(request: CombineRequest, sources: Sequence[Source]) -> Recipe:
         section = section.model_copy(update={"dtype": found.model.dtype, "quantization": found.model.quantization})
     else:
         expected = "--task NAME, or a run among the adapters"
-        raise InputError(Problem("it is not said by which task weights are searched", "--task", expected=expected))
+        raise InputError(Problem("--how search needs a task whose rows it searches with", "--task", expected=expected))
     few = {"max_train_rows": search.rows, "validation": None, "validation_rows": None}
     never = EvalSection(every="never", select="last")
     return Recipe(model=section, task=task.model_copy(update=few), train=TrainSection(steps=1), eval=never)

@@ -15,7 +15,7 @@ from reflora_cli.combining.source import Source
 from reflora_cli.export.public import last_part
 from reflora_cli.ground.errors import InputError, Problem
 
-REMEDY = "take the modules of one of them: --head ADAPTER"
+REMEDY = "choose the adapter whose modules are taken: --head ADAPTER"
 
 
 def whole_tensors(sources: Sequence[Source], weights: Sequence[float], head: str | None) -> dict[str, Tensor]:
@@ -31,7 +31,8 @@ def whole_tensors(sources: Sequence[Source], weights: Sequence[float], head: str
         return as_they_are(first)
     total = sum(weights)
     if abs(total) <= 1e-6 * sum(map(abs, weights)):
-        what, found = "the weights sum to 0, so the modules saved whole have no mean", ", ".join(modules_of(first))
+        what = "--weights sum to 0, so the modules saved whole have no weighted mean"
+        found = ", ".join(modules_of(first))
         raise InputError(Problem(what, "--weights", found, remedy=REMEDY))
     return {key: mean_of(key, sources, [own / total for own in weights]) for key in first.whole}
 

@@ -96,8 +96,8 @@ def rank_of(reader: Reader, change: Change, name: str) -> int:
         return change.rank
     key = reader.source.layers[name].get(FILE_A)
     if key is None:
-        what = "the adapter has no factors that would say to which rank to truncate"
-        raise InputError(Problem(what, reader.source.named, remedy="give --rank"))
+        what = "the adapter has no low-rank factors whose rank could be used for truncation"
+        raise InputError(Problem(what, reader.source.named, remedy="set the rank: --rank N"))
     return reader.source.files.tensors[key].shape[0]
 
 

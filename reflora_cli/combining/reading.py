@@ -45,7 +45,8 @@ class Reader:
             return pair_change(self.source.files, config, module, parts)
         layer = self.make(module, read(self.source.files, parts))
         if layer.changes_bias:
-            what, remedy = "the adapter changes a bias, which a LoRA adapter does not hold", "merge it instead"
+            what = "the adapter changes a bias, which a LoRA adapter cannot hold"
+            remedy = "merge it instead: reflora merge RUN"
             raise InputError(Problem(what, f"{self.source.named}, module {module}", config.peft_type, remedy=remedy))
         return of_layer(layer)
 

@@ -67,15 +67,19 @@ class CombineRequest:
         shown = ",".join(f"{own:g}" for own in self.weights)
         if self.how is Combining.SEARCH:
             remedy = "leave it out, or choose another --how"
-            return [Problem("the search finds the weights by itself", "--weights", shown, remedy=remedy)]
+            return [
+                Problem(
+                    "--weights has no effect with --how search, which finds them", "--weights", shown, remedy=remedy
+                )
+            ]
         if len(self.weights) != len(self.adapters):
-            expected = f"{len(self.adapters)}: one for each adapter"
-            return [Problem("there is not one weight for each adapter", "--weights", shown, expected)]
+            expected = f"{len(self.adapters)} weights"
+            return [Problem("--weights must have one weight for each adapter", "--weights", shown, expected)]
         if not all(map(math.isfinite, self.weights)):
             return [Problem("a weight is not finite", "--weights", shown, "finite numbers")]
         if not any(self.weights):
             return [
-                Problem("all weights are 0: nothing would be left", "--weights", shown, "at least one other number")
+                Problem("all weights are 0: nothing would be left", "--weights", shown, "at least one that is not 0")
             ]
         return []
 
@@ -92,7 +96,7 @@ class CombineRequest:
             "--task, --data, --rows or --steps": (self.search, self.how is not Combining.SEARCH, "no rows are read"),
         }
         return [
-            Problem(f"the option has no effect with {how}: {why}", option, str(value), remedy="leave it out")
+            Problem(f"{option} has no effect with {how}: {why}", option, str(value), remedy="leave it out")
             for option, (value, has_none, why) in idle.items()
             if value is not None and has_none
         ]
@@ -100,10 +104,10 @@ class CombineRequest:
     def range_problems(self) -> list[Problem]:
         problems = []
         if self.density is not None and not 0 < self.density <= 1:
-            problems.append(Problem("the share of entries that stay is out of range", "--density", str(self.density),
+            problems.append(Problem("the share of entries to keep is out of range", "--density", str(self.density),
                                     "above 0, at most 1"))  # fmt: skip
         if self.head is not None and self.head not in self.adapters:
-            problems.append(Problem("the head is to come from an adapter that is not combined", "--head", self.head,
+            problems.append(Problem("--head names an adapter that is not combined", "--head", self.head,
                                     f"one of {', '.join(self.adapters)}"))  # fmt: skip
         return problems
 

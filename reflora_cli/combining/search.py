@@ -60,8 +60,9 @@ def search_weights(request: CombineRequest, readers: Sequence[Reader], reporter:
                 best, least = weights, value
             tell(step + 1, partial("{:.4f}".format, least))
     if least >= alone:
-        what, found = "no weights are better than the base without adapters", f"{least:.4f} after {search.steps} steps"
-        raise InputError(Problem(what, "--how search", found, f"less than {alone:.4f}", "more --rows or --steps"))
+        what = "no weights were found whose loss is less than that of the base without adapters"
+        found, remedy = f"{least:.4f} after {search.steps} steps", "try more --rows or more --steps"
+        raise InputError(Problem(what, "--how search", found, f"less than {alone:.4f}", remedy))
     return Searched(best, {"rows": len(rows.rows), "steps": search.steps, "before": alone, "after": least})
 
 

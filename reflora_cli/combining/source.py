@@ -53,10 +53,10 @@ def read_source(named: str) -> Source:
     source = find_adapter(named)
     files = source.files
     if files.config.in_place:
-        what = "this trained parameters of the base itself, which are no adapter that could be combined"
-        raise InputError(Problem(what, named, files.config.peft_type, remedy="merge it: reflora merge RUN"))
+        what = "this run trained parameters of the base itself, and only adapters can be combined"
+        raise InputError(Problem(what, named, files.config.peft_type, remedy="merge it instead: reflora merge RUN"))
     if reason := not_merged(files):
-        what, remedy = "what this adapter does is no change of weights that could be combined", "use the run itself"
+        what, remedy = "this adapter does not change weights, so it cannot be combined", "use the run itself"
         raise InputError(Problem(what, named, reason, remedy=remedy))
     return with_keys(source)
 
@@ -116,7 +116,7 @@ def check_same_base(sources: Sequence[Source]) -> None:
         ):
             if found and known and found != known:
                 what = "the adapters were not trained on the same base"
-                where, remedy = f"{one.named} and {other.named}", "take adapters of one base only"
+                where, remedy = f"{one.named} and {other.named}", "combine adapters of one base only"
                 raise InputError(Problem(what, where, f"{kind} {found}", f"{kind} {known}", remedy))
 
 
@@ -127,5 +127,6 @@ def unchecked_base(sources: Sequence[Source]) -> list[str]:
         return []
     names = sorted({own.base.name for own in sources})
     return [
-        f"{', '.join(vague)}: the adapter names its base, and not which weights; not checked: {' and '.join(names)}"
+        f"not checked that the adapters have the same base ({' and '.join(names)}), because only its name is recorded "
+        f"in {', '.join(vague)}"
     ]

@@ -44,8 +44,8 @@ def factors_of(changes: Sequence[Change]) -> list[LowRank]:
     """Return the changes, all of which have factors. Raises InputError for one that has none."""
     factors = [own for own in changes if isinstance(own, LowRank)]
     if len(factors) < len(changes):
-        what = "an adapter changes weights by no product of two factors, so factors side by side are not the sum"
-        remedy = "--how svd, with a --rank that loses little: the error is said"
+        what = "an adapter's change of weights is not a product of two factors, so its factors cannot be concatenated"
+        remedy = "use --how svd, with a --rank at which the reported loss is small"
         raise InputError(Problem(what, "--how", remedy=remedy))
     return factors
 

@@ -55,7 +55,7 @@ class Choice:
     def warnings(self) -> list[str]:
         """Return what the user should know of the choice."""
         if self.chosen is None:
-            return [f"{self.setting}: every tried setting diverged, so that none is chosen"]
+            return [f"{self.setting}: all values that were tried diverged, so none is chosen"]
         beyond = "is at the edge of what was tried: try values beyond it"
         return [f"{self.setting}: the best {key}, {self.chosen[key]:g}, {beyond}" for key in self.at_edge]
 
@@ -88,8 +88,8 @@ def score_of(result: Result, metric: str) -> float | None:
     score = result.score(metric)
     if score is None:
         known = next(iter((result.scores or {}).values()), {})
-        what = "the runs have no score to tune by" if not known else "the runs have no such score"
-        remedy = nearest(metric, known) if known else "score while training: eval.every=epoch"
+        what = "the runs have no scores to tune by" if not known else "the runs have no score of this name"
+        remedy = nearest(metric, known) if known else "evaluate during training: set eval.every=epoch"
         raise InputError(Problem(what, "tune.by", metric, remedy=remedy))
     return score
 

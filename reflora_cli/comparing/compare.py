@@ -31,8 +31,8 @@ from reflora_cli.runs.comparison import FINAL, SETTLED
 from reflora_cli.runs.directory import is_unused
 
 UNSEEN = (
-    "the settings are chosen by the rows that the table shows: no rows are left that tuning never saw; "
-    "task.validation_rows=N holds training rows out to tune by"
+    "tuning chooses settings by the same rows that the table shows, so scores may be too good; "
+    "task.validation_rows=N holds out N training rows for tuning"
 )
 
 
@@ -112,7 +112,7 @@ def check_place(directory: ComparisonDirectory, resume: bool) -> None:
     """Raises InputError for a new comparison whose directory is used, and for one to continue that is not there."""
     place = str(directory.path)
     if resume and not is_file(directory.plan):
-        expected, remedy = "a directory with plan.yaml and runs, given by --output", "begin it without --resume"
+        expected, remedy = "a directory with plan.yaml and runs, given by --output", "start it without --resume"
         raise InputError(Problem("there is no comparison to resume", place, expected=expected, remedy=remedy))
     if not resume and exists(directory.path) and not is_unused(directory.path):
         remedy = "choose another --output, or continue the comparison in it with --resume"
@@ -148,7 +148,7 @@ def carried_out(session: Session) -> Comparison:
     chosen = {own.setting: own.chosen for own in choices if own.chosen is not None}
     final = final_runs(plan, settings, chosen if plan.tune else {own.name: {} for own in settings})
     if not plan.tune or len(choices) == len(settings):  # runs of a setting that could not be tuned again stay
-        moved = [f"{own}: set aside, since tuning now chooses another setting" for own in set_aside(directory, final)]
+        moved = [f"{own}: set aside, because tuning now chooses other values" for own in set_aside(directory, final)]
         session.progress.warn(moved)
         warnings += moved
     results += carry_out(session, final)
@@ -192,8 +192,8 @@ def check_finished(directory: ComparisonDirectory, run: PlannedRun) -> None:
     changed = [key for key in now if known.get(key) != now[key] and key not in SETTLED]
     if changed:
         found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:5]) for own in (known, now))
-        remedy = "move the run's directory away, and it is run again"
-        raise InputError(Problem("a finished run is not the plan's", str(place), found, expected, remedy))
+        remedy = "move the run's directory away, so that it is run again"
+        raise InputError(Problem("a finished run differs from the plan", str(place), found, expected, remedy))
 
 
 def assignment(session: Session, run: PlannedRun) -> Assignment:
@@ -214,6 +214,6 @@ def taken(directory: ComparisonDirectory, run: PlannedRun, ended: Ended) -> Resu
     """Return what a run has come to whose process has ended; one that could not say why it ended is written down."""
     if ended.status and not is_file(directory.failure(run)):
         how = f"by {signal.Signals(-ended.status).name}" if ended.status < 0 else f"with status {ended.status}"
-        message = f"its process ended {how}; what it told is in {directory.log(run)}"
+        message = f"its process ended {how}; its output is in {directory.log(run)}"
         write_json(directory.failure(run), {"exit_status": 1, "message": message})
     return directory.result(run)

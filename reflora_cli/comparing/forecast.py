@@ -39,8 +39,10 @@ class Forecast:
         if self.seconds is not None:
             rest = max(0, total - self.done)
             left = duration(rest * self.seconds)
-            found.append(f"{self.done} are done, {self.seconds:.1f} s of steps each: {rest} more take about {left}")
-        return [*found, "nothing was run or written"]
+            found.append(
+                f"{self.done} runs are done, {self.seconds:.1f} s of steps each: the other {rest} take about {left}"
+            )
+        return [*found, "nothing was run or written (--dry-run)"]
 
     def final_titles(self) -> list[str]:
         """Return the final runs by name; what tuning will choose is not known yet."""

@@ -55,17 +55,17 @@ SEEDS_WORDS = "whole numbers [0, 1, 2], or a range 0..2"
 class PlanRecipe(Section):
     """One recipe of a plan."""
 
-    name: str | None = Field(None, description="what it is called among the settings; null: like its file")
-    title: str | None = Field(None, description="the name of its row in a report; null: told by method and values")
+    name: str | None = Field(None, description="its name among the settings; null: the name of its file")
+    title: str | None = Field(None, description="the name of its row in a report; null: made of method and values")
     recipe: str = Field(description="a recipe's file, or the name of a bundled one")
-    set: Values = Field(default_factory=dict, description="KEY: VALUE of this recipe alone")
+    set: Values = Field(default_factory=dict, description="{KEY: VALUE} for this recipe only")
 
 
 class Tuning(Section):
     """What is tried for every method before it is compared: the same number of runs for each."""
 
-    grid: dict[str, list[Any]] = Field(description="KEY: [values] of the recipe")
-    budget: int | None = Field(None, ge=1, description="settings tried for each method; null: the whole grid")
+    grid: dict[str, list[Any]] = Field(description="{KEY: [values]} of recipe keys to tune")
+    budget: int | None = Field(None, ge=1, description="how many settings to try for each method; null: the whole grid")
     seeds: Seeds = Field(description=SEEDS_WORDS)
     by: str = Field("validation", description="validation (the task's main score), or the name of a score")
 
@@ -94,9 +94,11 @@ class Plan(Section):
 
     recipe: str | None = Field(None, description="a recipe's file, or the name of a bundled one")
     recipes: list[PlanRecipe] | None = Field(None, min_length=1, description="several recipes, by name")
-    set: Values = Field(default_factory=dict, description="KEY: VALUE of all runs")
-    grid: dict[str, list[Any]] = Field(default_factory=dict, description="KEY: [values]; all combinations")
-    settings: list[Values] = Field(default_factory=list, description="a list of {KEY: VALUE}, each with a name or not")
+    set: Values = Field(default_factory=dict, description="{KEY: VALUE} for all runs")
+    grid: dict[str, list[Any]] = Field(default_factory=dict, description="{KEY: [values]}, in all combinations")
+    settings: list[Values] = Field(
+        default_factory=list, description="a list of {KEY: VALUE}, each with an optional name"
+    )
     seeds: Seeds | None = Field(None, description=SEEDS_WORDS)
     baseline: str | None = Field(None, description="the name of a setting or method")
     tune: Tuning | None = Field(None, description="{KEY: [values], budget: N, seeds: [...], by: validation}")
@@ -112,9 +114,9 @@ class Plan(Section):
     @model_validator(mode="after")
     def _some_recipe(self) -> Plan:
         if (self.recipe is None) == (self.recipes is None):
-            raise refusal("recipe", "a plan has either recipe or recipes", "give one of them")
+            raise refusal("recipe", "a plan needs either recipe or recipes", "set one of them")
         if self.grid and self.settings:
-            raise refusal("settings", "a plan has either grid or settings", "give one of them", also="grid")
+            raise refusal("settings", "a plan has either grid or settings, not both", "set one of them", also="grid")
         return self
 
     @model_validator(mode="after")
@@ -122,9 +124,11 @@ class Plan(Section):
         for place_, values in self.layers().items():
             for key, own in values.items():
                 if key == SEED:
-                    raise refusal(f"{place_}.{key}", "the seeds of a plan have a key of their own", "set seeds: 0..4")
+                    raise refusal(f"{place_}.{key}", "a plan sets seeds by the key `seeds`", "set seeds: 0..4")
                 if not DOTTED_KEY.fullmatch(key) or "." not in key:
-                    raise refusal(f"{place_}.{key}", f"{key!r} is no key of a recipe", "write it as method.rank")
+                    raise refusal(
+                        f"{place_}.{key}", f"{key!r} is not a key of a recipe", "write section and key, as method.rank"
+                    )
                 if place_ in ("grid", "tune") and not own:
                     raise refusal(f"{place_}.{key}", "a list of values is empty", "give at least one value")
         return self
@@ -142,8 +146,10 @@ class Plan(Section):
             reason = f"the budget is {tune.tries} settings for each method, and the grid has {tune.size}"
             raise refusal("tune.budget", reason, f"set it to at most {tune.size}, or give more values")
         if common := sorted({*tune.seeds} & {*(self.seeds or ())}):
-            reason = f"seed {common[0]} would be tuned and compared by: the chosen rate would look better than it is"
-            raise refusal("tune.seeds", reason, "give other seeds to one of them", also="seeds")
+            reason = (
+                f"seed {common[0]} is in both tune.seeds and seeds: the chosen values would look better than they are"
+            )
+            raise refusal("tune.seeds", reason, "use other seeds in one of them", also="seeds")
         return self
 
     def layers(self) -> dict[str, Mapping[str, Any]]:

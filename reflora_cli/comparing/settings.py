@@ -85,8 +85,8 @@ def seed_problems(plan: Plan, setting: Setting, recipe: Recipe) -> list[Problem]
     """Return the problem of a setting whose own seed is also tuned by."""
     if plan.tune is None or plan.seeds or recipe.train.seed not in plan.tune.seeds:
         return []
-    what = f"{setting.name}: seed {recipe.train.seed} would be tuned and compared by"
-    return [Problem(what, "tune.seeds", remedy="set seeds: to other ones than tune.seeds")]
+    what = f"{setting.name}: seed {recipe.train.seed} would be used for both tuning and comparing"
+    return [Problem(what, "tune.seeds", remedy="set seeds to other ones than tune.seeds")]
 
 
 def settings_of(named: NamedPlan) -> Iterator[Setting]:

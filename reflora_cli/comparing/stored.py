@@ -24,7 +24,7 @@ from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.yaml_lines import parse_yaml, write_yaml
 from reflora_cli.training.resume import MOST_SHOWN
 
-REMEDY = "put it back, or begin a new comparison with another --output"
+REMEDY = "undo the change, or start a new comparison with another --output"
 
 
 class StoredSetting(Section):
@@ -76,7 +76,7 @@ def read_plan(directory: ComparisonDirectory) -> StoredPlan:
         values, _ = parse_yaml(directory.plan.read_text(encoding="utf-8"), str(directory.plan))
         return StoredPlan.model_validate(values)
     except (OSError, ValueError, ValidationError) as error:
-        remedy = "begin anew, with another --output"
+        remedy = "start a new comparison with another --output"
         found, what = str(error).partition("\n")[0], "the comparison's plan is damaged"
         raise InputError(Problem(what, str(directory.plan), found, remedy=remedy)) from error
 
@@ -86,7 +86,7 @@ def continued(known: StoredPlan, named: NamedPlan, settings: Sequence[Setting]) 
     continue it, with the keys that have changed.
     """
     plan, problems = named.plan, list[Problem]()
-    where = f"{named.source}, against the comparison's plan.yaml"
+    where = f"{named.source}, compared with plan.yaml of the comparison"
     problems += changed_seeds("seeds", known.seeds, plan.seeds, where)
     problems += changed_tuning(known.tune, plan.tune, where)
     ignored = {"train.seed", *(plan.tune.grid if plan.tune else ())}
@@ -126,7 +126,7 @@ def changed_setting(name: str, before: dict[str, Any], now: dict[str, dict[str, 
     after = now[name]
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)][:MOST_SHOWN]
     found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed) for own in (after, before))
-    return Problem(f"the setting {name!r} is another one than the comparison's", where, found, expected, REMEDY)
+    return Problem(f"the setting {name!r} differs from that of the comparison", where, found, expected, REMEDY)
 
 
 def changed_seeds(key: str, before: list[int] | None, after: list[int] | None, where: str) -> list[Problem]:
@@ -136,7 +136,7 @@ def changed_seeds(key: str, before: list[int] | None, after: list[int] | None, w
     if before is not None and after is not None and {*before} <= {*after}:
         return []
     found, expected = (("those of the recipes" if own is None else str(own)) for own in (after, before))
-    return [Problem(f"{key} may only become more", where, found, f"at least {expected}", REMEDY)]
+    return [Problem(f"{key} leaves out seeds of the comparison", where, found, f"at least {expected}", REMEDY)]
 
 
 def changed_tuning(before: dict[str, Any] | None, after: Tuning | None, where: str) -> list[Problem]:
@@ -145,18 +145,19 @@ def changed_tuning(before: dict[str, Any] | None, after: Tuning | None, where: s
         return []
     if before is None or after is None:
         found, expected = ("null" if own is None else "a section" for own in (after, before))
-        return [Problem("tune is another one than the comparison's", where, found, expected, REMEDY)]
+        return [Problem("tune differs from that of the comparison", where, found, expected, REMEDY)]
     known = Tuning.model_validate(before)
     if known.by != after.by:
-        what = "tune.by is another score than the comparison's: its runs were chosen by that"
+        what = "tune.by differs from the score by which the comparison chose its settings"
         return [Problem(what, where, after.by, known.by, REMEDY)]
     if {*known.grid} != {*after.grid}:
         found, expected = (", ".join(own.grid) for own in (after, known))
-        return [Problem("other keys are tuned than the comparison's", where, found, expected, REMEDY)]
+        return [Problem("tune has other keys than that of the comparison", where, found, expected, REMEDY)]
     tried = tries_of(after)
     lost = [own for own in tries_of(known) if own not in tried]
     problems = changed_seeds("tune.seeds", known.seeds, after.seeds, where)
     if lost:
-        remedy = "give more values, a larger budget, or both"
-        problems.append(Problem("tune leaves out what was tried already", where, expected=str(lost[0]), remedy=remedy))
+        remedy = "set more values, a larger budget, or both"
+        what = "tune leaves out values that the comparison has tried"
+        problems.append(Problem(what, where, expected=str(lost[0]), remedy=remedy))
     return problems

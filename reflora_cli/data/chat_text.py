@@ -58,10 +58,12 @@ class ChatTemplate:
         messages, tools = values["messages"], values["tools"]
         text = self.put(messages, tools, ask=False)
         if tools and text == self.put(messages, [], ask=False):
-            raise ValueError("the chat template leaves the tools out")
+            raise ValueError("the chat template leaves out the tools")
         for number, message in enumerate(messages, start=1):
             if message["role"] in READ and not is_in(message, text):
-                raise ValueError(f"the chat template leaves out what message {number} of the {message['role']} says")
+                raise ValueError(
+                    f"the chat template leaves out the content of message {number}, of the {message['role']}"
+                )
         turns = self.marked(messages, tools) if self.is_marked(tools) else self.found(messages, tools, text)
         return ChatText(text, tuple(turns))
 
@@ -82,7 +84,7 @@ class ChatTemplate:
                     list(messages), tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
                 )
         except ValueError as error:
-            raise ValueError(f"the chat template does not take the conversation: {error}") from error
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
         return str(text)
 
     def is_marked(self, tools: Sequence[Any]) -> bool:
@@ -118,8 +120,8 @@ class ChatTemplate:
                 continue
             asked = self.put(messages[:index], tools, ask=True)
             if not text.startswith(asked):
-                reason = "the beginning of the conversation, with the prompt for an answer, is not that of the whole"
-                raise ValueError(f"message {index + 1} cannot be found in what the chat template writes: {reason}")
+                reason = "it writes the messages before that one differently when others follow"
+                raise ValueError(f"message {index + 1} cannot be found in the output of the chat template: {reason}")
             is_last = index + 1 == len(messages)
             begin, answered = len(asked), text if is_last else self.put(messages[: index + 1], tools, ask=False)
             if text.startswith(answered) and len(answered) > begin:
@@ -127,7 +129,9 @@ class ChatTemplate:
             else:
                 end = self.first_end(text, begin, message, answered)
             if not is_in(message, text[begin:end]) or (turns and begin < turns[-1][1]):
-                raise ValueError(f"message {index + 1} is not where the chat template asks for it")
+                raise ValueError(
+                    f"message {index + 1} is not at the place where the chat template prompts for an answer"
+                )
             turns.append((begin, end))
         return turns
 
@@ -143,12 +147,12 @@ class ChatTemplate:
         endings = [own for own in self.ends if answered.rstrip().endswith(own)]
         if not endings or any(own in spoken for own in self.ends for spoken in words(message)):
             raise ValueError(
-                "the chat template writes an answer differently where more follows, and its end is unclear"
+                "the chat template writes an answer differently when messages follow, so its end cannot be found"
             )
         end = max(endings, key=len)
         place = text.find(end, begin)
         if place < 0:
-            raise ValueError("the chat template ends an answer differently where more follows")
+            raise ValueError("the chat template ends an answer differently when messages follow")
         return place + len(end)
 
     def end(self) -> str:

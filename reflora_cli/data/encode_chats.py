@@ -157,10 +157,10 @@ def texts_of(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExampl
 
 def refused(problems: Sequence[Problem]) -> InputError:
     """Return the error with the first problems, and the number of the others."""
-    remedy = "task.template=chatml, plain or a file is another template; or mend the conversations"
+    remedy = "correct the conversations, or set task.template to chatml, plain or a file"
     first = [Problem(own.what, own.where, own.found, remedy=remedy) for own in problems[:SHOWN]]
     more = len(problems) - len(first)
-    return InputError(*first, *([Problem(f"{more:,} more conversations cannot be put either")] if more else []))
+    return InputError(*first, *([Problem(f"{more:,} more conversations have such problems")] if more else []))
 
 
 def spans_of(offsets: Sequence[tuple[int, int]], turns: Sequence[tuple[int, int]]) -> Spans:
@@ -189,15 +189,15 @@ def refuse_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises InputError for a tokenizer without a chat template, with one whose tokens it lacks, or without offsets."""
     where = "task.template"
     if not tokenizer.chat_template:
-        remedy = "task.template=chatml, llama3 or plain, or a file; plain works with every tokenizer"
+        remedy = "set task.template to chatml, llama3, plain or a file; plain works with every tokenizer"
         raise InputError(Problem("the tokenizer has no chat template", where, "null", EXPECTED, remedy))
     absent = [own for own in markers(str(tokenizer.chat_template)) if not is_token(tokenizer, own)]
     if absent:
-        what = "the tokenizer lacks tokens of the chat template: they would be read as several, and no answer would end"
-        remedy = "task.template=plain ends answers with the tokenizer's own end token"
+        what = "the chat template uses special tokens that the tokenizer lacks, so answers would have no end token"
+        remedy = "set task.template=plain, which ends answers with the tokenizer's own end token"
         raise InputError(Problem(what, where, f"absent: {', '.join(absent)}", "one token each", remedy))
     if not tokenizer.is_fast:
-        what = "the tokenizer does not say which characters its tokens hold, so no answer can be found"
+        what = "the tokenizer gives no character offsets of its tokens, which are needed to find the answers"
         raise InputError(Problem(what, "model.name", type(tokenizer).__name__, "a tokenizer with tokenizer.json"))
 
 

@@ -99,7 +99,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[PromptExampl
 def refuse_cut_answers(dropped: int, rows: int, max_length: int) -> None:
     if dropped > MOST_DROPPED * rows:
         problem = Problem(
-            "too many rows have a prompt that leaves no room for any of the answer",
+            "too many rows have a prompt that leaves no room for an answer",
             where="task.max_length",
             found=f"{dropped:,} of {rows:,} rows with a prompt of {max_length} tokens or more",
             expected=f"at most {MOST_DROPPED:.0%} of them",

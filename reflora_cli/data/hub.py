@@ -37,8 +37,8 @@ def named_source(data: str) -> HubSource:
     """Return the data set that `hub:...` names. Raises InputError for what is no name."""
     parts = data.removeprefix(PREFIX).split("/")
     if len(parts) > 3 or not all(PART.fullmatch(part) for part in parts):
-        what, expected = "this names no data set on the hub", "hub:OWNER/NAME, hub:OWNER/NAME/CONFIG or hub:NAME"
-        remedy = "leave the address of the site out" if "://" in data else ""
+        what, expected = "this is no name of a hub data set", "hub:OWNER/NAME, hub:OWNER/NAME/CONFIG or hub:NAME"
+        remedy = "leave out the address of the site" if "://" in data else ""
         raise InputError(Problem(what, "task.data", repr(data), expected, remedy))
     return HubSource("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)
 
@@ -85,7 +85,7 @@ def converted(table: Table, source: HubSource, convert: Callable[[Row], Row], ta
         except (ValueError, TypeError, KeyError) as error:
             where = f"{table.where}, row {number}"
             raise InputError(
-                Problem("the row does not have the fields that this data set's rows had", where, str(error))
+                Problem("the row does not have the expected fields of this data set", where, str(error))
             ) from error
     return table_of(rows, table.where, task.columns)
 

@@ -18,10 +18,10 @@ def layout_of(table: Table, task: PromptTask) -> Layout:
     columns = ", ".join(table.names)
     expected = " | ".join(", ".join(layout.fields) for layout in task.layouts)
     if found:
-        what = f"the columns are those of several layouts: {' | '.join(', '.join(own.fields) for own in found)}"
-        remedy = "keep the columns of one of them, in every row"
+        what = f"the columns match several layouts: {' | '.join(', '.join(own.fields) for own in found)}"
+        remedy = "keep the columns of one layout, in every row"
         raise InputError(Problem(what, table.where, columns, f"one of {expected}", remedy))
     wanted = list(dict.fromkeys(name for layout in task.layouts for name in layout.fields))
     meant = similar([name for name in wanted if name not in table.names], list(table.names))
     remedy = "; ".join(f"is {own!r} meant to be {name!r}?" for name, own in meant.items())
-    raise InputError(Problem("the columns are those of no known layout", table.where, columns, expected, remedy))
+    raise InputError(Problem("the columns match no known layout", table.where, columns, expected, remedy))

@@ -100,9 +100,7 @@ def joint_file(task: LanguageTask, path: Path) -> Path | None:
 def refuse_undivided(task: LanguageTask, data: str) -> None:
     """Raises InputError where one file or data set would be taken for each part's own file."""
     if len(task.parts) > 1 and data not in OWN and (is_hub_name(data) or is_undivided(expanded(data))):
-        what = (
-            f"one {'file' if is_file(expanded(data)) else 'data set'} cannot be divided among the tasks of {task.name}"
-        )
+        what = f"{task.name} has several tasks, not one {'file' if is_file(expanded(data)) else 'data set'} for all"
         raise InputError(Problem(what, "task.data", data, "a directory with a folder for each task"))
 
 
@@ -121,7 +119,7 @@ def load_table(task: DataTask, data: str, split: str, limit: int | None) -> Tabl
         expected = "a directory or file: jsonl, json, csv, tsv, parquet; or hub:OWNER/NAME"
         raise InputError(Problem(f"task {task.name} needs your own data", "task.data", repr(data), expected))
     if data == "builtin":
-        remedy = "task.data=hub, or a directory or file"
+        remedy = "set task.data to hub, or to a directory or file"
         raise InputError(Problem(f"{task.name} has no built-in rows", "task.data", repr(data), remedy=remedy))
     return read_hub(task, task.source, split, limit)
 
@@ -144,12 +142,12 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
     if is_file(path):
         if not format_of(path):
             remedy = "save the sheet as CSV" if path.suffix.lower() in SHEETS else ""
-            problem = Problem("the file is of no known kind", f"task.data: {path}", path.suffix, kinds(), remedy)
+            problem = Problem("the file type is not supported", f"task.data: {path}", path.suffix, kinds(), remedy)
             raise InputError(problem)
         return path
     if not is_directory(path):
         expected = "hub, builtin, or a directory or file that exists"
-        remedy = "say where it is: task.data=PATH"
+        remedy = "set the place of the data: task.data=PATH"
         raise InputError(Problem("there is no such directory or file", "task.data", str(path), expected, remedy))
     folders = (path, path / task.short, path / TASKS_FOLDER / task.short)
     there = [file for folder in folders for file in data_files(folder)]

@@ -88,7 +88,7 @@ def label_in(
     if isinstance(names, Problem):
         return names
     if unknown := [name for name in names if name not in task.label_names]:
-        what, expected = f"{task.label!r} is none of the task's labels", listed(task.label_names)
+        what, expected = f"{task.label!r} is not one of the task's labels", listed(task.label_names)
         return Problem(what, where, SHORT.repr(unknown[0]), expected, near(unknown[0], task.label_names))
     if task.several:
         return tuple(float(name in names) for name in task.label_names)
@@ -117,13 +117,15 @@ def names_in(cells: tuple[Any, ...], task: SequenceTask, own: OwnLabels, where: 
     cell = cells[0]
     if isinstance(cell, str):
         if cell.strip().startswith("[") and cell.strip().endswith("]"):
-            remedy = "write the labels with a separator between them, or the file as JSON lines"
+            remedy = "separate the labels by a separator (task.separator), or write the file as JSON lines"
             return Problem(f"{task.label!r} is a list written as text", where, SHORT.repr(cell), remedy=remedy)
         parts = cell.split(own.separator) if own.separator else [cell]
         return tuple(part.strip() for part in parts if part.strip())
     if not isinstance(cell, list | tuple):
         found = "nothing" if is_empty(cell) else SHORT.repr(cell)
-        return Problem(f"{task.label!r} is no list of labels", where, found, "a list, or a text; empty for no label")
+        return Problem(
+            f"{task.label!r} is not a list of labels", where, found, "a list or a text, empty if there is no label"
+        )
     found_names = [name_in(part, task.label, where) for part in cell]
     problem = next((replace(name, remedy="") for name in found_names if isinstance(name, Problem)), None)
     return problem or tuple(name for names in found_names if not isinstance(names, Problem) for name in names)

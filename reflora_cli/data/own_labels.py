@@ -100,11 +100,12 @@ def refuse_useless(labels: Sequence[str], counts: Counter[str], table: Table, ta
     """Raises InputError for labels without rows, one class only, and labels that are as many as rows."""
     if never := [name for name in labels if not counts[name]]:
         what, found = "no training row has the label", listed(never)
-        remedy = "take it out of the recipe, or add rows that have it"
+        remedy = "remove it from task.labels or task.label, or add rows that have it"
         raise InputError(Problem(what, table.where, found, f"rows of each of {listed(labels)}", remedy))
     if not labels or (len(labels) == 1 and not task.several):
         found = f"{listed(labels) or 'no label'} in all {table.height} rows"
-        raise InputError(Problem("there is nothing to tell apart", f"{table.where}, {task.label}", found, "two labels"))
+        what, where = "the rows have fewer than two different labels", f"{table.where}, {task.label}"
+        raise InputError(Problem(what, where, found, "two labels"))
     if len(labels) > max(FEW, table.height // 2):
         found = f"{len(labels)} labels in {table.height} rows: {listed(labels)}"
         what, remedy = "nearly every row has a label of its own", "name another task.label, or set task.kind=regression"

@@ -23,8 +23,8 @@ def versions() -> Iterator[Finding]:
         own = metadata.metadata(DISTRIBUTION)
         stated = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        found = "not installed as a package, so that versions cannot be compared"
-        yield Finding("installation", found, State.WARNING, "pip install . where its source is")
+        found = "reflora is not installed as a package, so versions cannot be checked"
+        yield Finding("installation", found, State.WARNING, "pip install . in the directory of its source")
         return
     yield python(own["Requires-Python"] or "")
     yield from (package(requirement) for requirement in required(stated))

@@ -49,7 +49,7 @@ def evaluate(request: Request, reporter: Reporter) -> Iterator[Evaluation]:
         if is_run:
             recipe = beside_run(recipe, run, request, reporter)
         if request.protocol and not kind_of(task_of(recipe.task)).protocols:
-            raise InputError(Problem("only language models' answers are found by protocols", "--protocol"))
+            raise InputError(Problem("--protocol is for language models, and this task has labels", "--protocol"))
         yield evaluate_model(recipe, adapter, request, below, reporter)
 
 
@@ -123,8 +123,8 @@ def refuse_other_task(recipe: Recipe, request: Request) -> None:
     """Raises InputError where a named task would be scored with the columns of a task of the user's own."""
     if recipe.task.kind is not None:
         learned = "conversations" if recipe.task.kind == "chat" else "a task of your own"
-        what = f"the model is trained for {learned}"
-        remedy = "leave --task out; task.data=PATH scores other rows"
+        what = f"--task cannot be used: the model is trained for {learned}"
+        remedy = "leave --task out; to score other rows, set task.data=PATH"
         raise InputError(Problem(what, "--task", ", ".join(request.tasks), remedy=remedy))
 
 

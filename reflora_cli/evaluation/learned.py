@@ -25,8 +25,8 @@ def refuse_learned_file(recipe: Recipe, trained: Recipe, task: Task, split: str 
         return
     if kind_of(task).scores_held_out(recipe, split):
         return
-    what = "the run was trained on these rows: their score would say nothing of new ones"
-    remedy = f"task.data=another file, or --split {task.train} to score what was learned"
+    what = "the run was trained on these rows, so their score would say nothing about new rows"
+    remedy = f"set task.data to another file, or use --split {task.train} to score the training rows"
     raise InputError(Problem(what, "task.data", recipe.task.data, "rows that were not trained on", remedy))
 
 

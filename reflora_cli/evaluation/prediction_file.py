@@ -54,7 +54,7 @@ class PredictionFile:
         rows.
         """
         if self.path.is_symlink() or (exists(self.path) and not is_file(self.path)):
-            what = "predictions are written to a file, and this is none"
+            what = "predictions cannot be written here: this is not an ordinary file"
             raise InputError(Problem(what, str(self.path), remedy="remove it, or choose another --output"))
         for line in whole_lines(self.path) if is_file(self.path) else ():
             self.take(line)
@@ -65,7 +65,7 @@ class PredictionFile:
         try:
             record = Line.model_validate_json(line)
         except ValidationError as error:
-            what, remedy = "this is no line of predictions", "remove the file, or choose another --output"
+            what, remedy = "a line of the file is not a prediction", "remove the file, or choose another --output"
             first = error.errors()[0]
             found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise InputError(Problem(what, str(self.path), found, remedy=remedy)) from error
@@ -75,7 +75,7 @@ class PredictionFile:
         own = (prompt_id(example), example.label, example.references)
         if (record.prompt, record.label, record.references) != own:
             remedy = "choose another --output, or remove the directory"
-            what = "the predictions there are of other rows: the data has changed since"
+            what = "the existing predictions are of other rows: the data has changed since"
             raise InputError(Problem(what, f"{self.path}, id {record.id}", remedy=remedy))
         self.count([record.id], [Prediction(**{name: getattr(record, name) for name in FIELDS})])
 

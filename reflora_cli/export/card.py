@@ -147,7 +147,7 @@ def rule_lines(recipe: Recipe) -> list[str]:
     if not update.proven_for_descent:
         return [f"{update.acts}."]
     means = "gradient descent" if optimizer is Optimizer.SGD else f"AdamW{update.under_adamw}"
-    return [f"{update.acts}. What its paper proves holds for gradient descent. This run used {means}."]
+    return [f"{update.acts}. Its paper's proofs are for gradient descent. This run used {means}."]
 
 
 def subject_of(recipe: Recipe, run: RunDirectory) -> Subject:
@@ -168,7 +168,7 @@ def made_words(run: RunDirectory, record: Mapping[str, Any]) -> str:
         of = " and ".join(f"{own['weight']:g} times {own['adapter']}" for own in combined["of"])
         return f"Combined by reflora {__version__} with `--how {combined['how']}`: {of}."
     except (KeyError, TypeError, ValueError):  # an adapter of another origin
-        return f"The adapter {last_part(str(run.other))}, on the base and task of a run."
+        return f"The adapter {last_part(str(run.other))}, with the base and task of a run."
 
 
 def make_subject(recipe: Recipe, source: Source, results: dict[str, Any] | None, labels: Sequence[str]) -> Subject:
@@ -204,8 +204,8 @@ def moved_lines(recipe: Recipe) -> list[str]:
     """Say that PEFT computes otherwise where training has moved a quantized base; an export measures how far."""
     if not (recipe.method.start.moves_base and recipe.model.quantization is not Quantization.NONE):
         return []
-    what = "In training a part of the quantized base was taken out and the rest quantized again, which PEFT does not do"
-    return ["", f"{what}: `reflora export RUN --format peft` measures the difference, a merge has none."]
+    what = "Training moved a part of the quantized base into the adapter and quantized the rest again; PEFT does not"
+    return ["", f"{what}: `reflora export RUN --format peft` measures the difference; a merge has none."]
 
 
 def merged_card(recipe: Recipe, run: RunDirectory, directory: Path) -> str:

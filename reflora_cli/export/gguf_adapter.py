@@ -26,13 +26,13 @@ def refuse_unrepresentable(files: AdapterFiles) -> None:
     """Raises InputError for what llama.cpp's adapters cannot hold."""
     where = str(files.directory)
     if not isinstance(files.config, LoraConfig):
-        what = "llama.cpp's adapters hold LoRA and nothing else"
+        what = "llama.cpp supports LoRA adapters only"
         raise InputError(Problem(what, where, files.config.peft_type, remedy=REMEDY))
     if lora_config(files).use_dora:
-        raise InputError(Problem("llama.cpp's adapters have no place for DoRA's magnitudes", where, remedy=REMEDY))
+        raise InputError(Problem("llama.cpp's adapters cannot hold DoRA's magnitudes", where, remedy=REMEDY))
     if files.config.modules_to_save:
         found = ", ".join(files.config.modules_to_save)
-        what = "llama.cpp's adapters have no place for modules trained whole"
+        what = "llama.cpp's adapters cannot hold modules that were trained whole"
         raise InputError(Problem(what, where, found, remedy=REMEDY))
 
 
@@ -76,7 +76,7 @@ def adapted_modules(files: AdapterFiles, base: Any, layout: Layout) -> list[str]
     pairs = {f"{module}.lora_{factor}.weight" for module in modules for factor in "AB"}
     embedding: Any = base.get_input_embeddings()
     for key in (*sorted(set(files.tensors) - pairs), *sorted(pairs - set(files.tensors))):
-        what = "llama.cpp's adapters have no place for this tensor"
+        what = "llama.cpp's adapters cannot hold this tensor"
         raise InputError(Problem(what, str(files.directory), key, "lora_A and lora_B of linear layers", REMEDY))
     for module in modules:
         layer = base.get_submodule(module)

@@ -81,7 +81,7 @@ def refuse_other_activation(config: Any, architecture: Architecture) -> None:
         found = getattr(config, name, None)
         if found is not None and found not in expected:
             shown = {"silu": "SiLU", "gelu": "GELU by tanh"}[architecture.activation]
-            raise unlike(f"its activation is always {shown}", name, found, expected[0])
+            raise unlike(f"it always uses the activation {shown}", name, found, expected[0])
 
 
 def refuse_other_heads(config: Any, architecture: Architecture) -> None:
@@ -89,10 +89,14 @@ def refuse_other_heads(config: Any, architecture: Architecture) -> None:
     head, heads, keys = head_width(config), config.num_attention_heads, key_heads(config)
     if head % 2 or heads % keys:
         found = f"{heads} heads of {head} on {keys}"
-        raise unlike("heads rotate in pairs and share keys evenly", "num_key_value_heads", found, "an even share")
+        raise unlike(
+            "it needs heads of even width that share keys evenly", "num_key_value_heads", found, "an even share"
+        )
     if architecture.heads_fill_width and head * heads != config.hidden_size:
         found = f"{heads} heads of {head}"
-        raise unlike("its heads are as wide as the model", "head_dim", found, f"{config.hidden_size} in all")
+        raise unlike(
+            "it needs heads that together are as wide as the model", "head_dim", found, f"{config.hidden_size} in all"
+        )
     shares = config.num_hidden_layers == architecture.shared_scale
     scalar = config.hidden_size // heads if shares else head
     if (own := getattr(config, "query_pre_attn_scalar", scalar)) != scalar:
@@ -108,12 +112,12 @@ def refuse_other_layers(config: Any, architecture: Architecture) -> None:
     if architecture.window == "layers":
         expected = ["sliding_attention" if architecture.has_window(block) else "full_attention" for block in blocks]
         if list(config.layer_types) != expected or not config.sliding_window:
-            alternate = f"every layer but each {architecture.window_period}th has a window"
+            alternate = f"it has a window in every layer but each {architecture.window_period}th"
             raise unlike(alternate, "layer_types", ", ".join(config.layer_types), ", ".join(expected))
     if architecture.unrotated_period:
         rotated = [int(architecture.rotates(block)) for block in blocks]
         if list(config.no_rope_layers)[: len(rotated)] != rotated:
-            what = f"each {architecture.unrotated_period}th layer has no positions"
+            what = f"it has no positions in each {architecture.unrotated_period}th layer"
             raise unlike(what, "no_rope_layers", config.no_rope_layers, str(rotated))
 
 
@@ -123,12 +127,12 @@ def refuse_unknown(config: Any, architecture: Architecture) -> None:
     Fields that the class does not declare are not read by it, but for `per_layer_config`.
     """
     if getattr(config, "is_heterogeneous", False):
-        raise unlike("its layers are all alike", "per_layer_config", "layers of several kinds", "none")
+        raise unlike("it makes all layers alike", "per_layer_config", "layers of several kinds", "none")
     for name, parameter in inspect.signature(type(config)).parameters.items():
         value, default = getattr(config, name, parameter.default), parameter.default
         known = WRITTEN | CHECKED | IDLE | architecture.fields
         if name not in known and default is not inspect.Parameter.empty and value != default:
-            raise unlike("a setting that is not known here", name, value, f"{default}")
+            raise unlike("reflora does not know this setting", name, value, f"{default}")
 
 
 def refuse_windows(config: Any, architecture: Architecture) -> None:
@@ -138,12 +142,14 @@ def refuse_windows(config: Any, architecture: Architecture) -> None:
     window, length = getattr(config, "sliding_window", None), config.max_position_embeddings
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
-        raise unlike("its layers attend to everything", "layer_types", ", ".join(sorted(kinds)), "full_attention")
+        raise unlike(
+            "all of its layers attend to everything", "layer_types", ", ".join(sorted(kinds)), "full_attention"
+        )
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     if slides and window is not None and window < length:
         alike = f"on texts of up to {window:,} tokens llama.cpp computes that alike, by its own convert_hf_to_gguf.py"
         remedy = f"{REMEDY}; {alike}"
-        raise unlike("its attention has no window", "sliding_window", window, f"null, or {length:,} or more", remedy)
+        raise unlike("it has no window of attention", "sliding_window", window, f"null, or {length:,} or more", remedy)
 
 
 def write_shape(writer: Any, config: Any, architecture: Architecture) -> None:

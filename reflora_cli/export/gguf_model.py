@@ -40,9 +40,7 @@ from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.restore import kept_rows, with_adapter
 from reflora_cli.tasks.base import PromptTask
 
-UNCOMPARED = (
-    "whether llama.cpp cuts texts as the base's tokenizer does is not known here: compare the token ids of some prompts"
-)
+UNCOMPARED = "llama.cpp may tokenize texts unlike the base's tokenizer, which is not checked: compare some prompts' ids"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Layout:
         """Return llama.cpp's name of a tensor: `blk.0.attn_q.weight` for `model.layers.0.self_attn.q_proj.weight`."""
         found = self.names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         if found is None:
-            raise InputError(Problem("llama.cpp has no place for a tensor of the model", found=tensor))
+            raise InputError(Problem("llama.cpp's format cannot hold a tensor of the model", found=tensor))
         return str(found)
 
     @cached_property
@@ -93,8 +93,8 @@ def layout_of(config: Any, class_name: str) -> Layout:
     here.
     """
     if class_name not in ARCHITECTURES:
-        what = "this architecture is not converted to GGUF here"
-        remedy = "merge, and use llama.cpp's own converter on the merged directory"
+        what = "reflora cannot convert this architecture to GGUF"
+        remedy = "merge, and use llama.cpp's converter on the merged model: reflora merge RUN"
         raise InputError(Problem(what, found=class_name, expected=", ".join(ARCHITECTURES), remedy=remedy))
     architecture = ARCHITECTURES[class_name]
     refuse_other_graphs(config, architecture)

@@ -56,7 +56,7 @@ def quantize(program: Path, source: Path, output: Path, kind: GgufType, tell: Ca
                 shown = time.monotonic()
         status = process.wait()
     if status or not output.is_file():
-        found = " / ".join(last) or "nothing was said"
+        found = " / ".join(last) or "no message"
         raise InputError(Problem(f"{PROGRAM} failed with status {status}", str(program), found, remedy=HOW_TO_GET))
     refuse_other_metadata(source, output, kind)
 

@@ -79,7 +79,7 @@ def rope_of(config: Any) -> Rope:
         refuse_other_local(settings["sliding_attention"])
         settings = settings["full_attention"]
     if any(isinstance(value, dict) for value in settings.values()):
-        raise unlike("its layers rotate alike", "rope_parameters", settings, "one set of them")
+        raise unlike("it rotates all layers alike", "rope_parameters", settings, "one set of them")
     kind, theta = settings.get("rope_type", "default"), float(settings.get("rope_theta", 10000.0))
     width = int(head_width(config) * (settings.get("partial_rotary_factor") or 1.0))
     original = settings.get("original_max_position_embeddings") or config.max_position_embeddings
@@ -97,7 +97,9 @@ def rope_of(config: Any) -> Rope:
             return Rope("yarn", theta, width, factor, original)
         case "longrope":
             return longrope(settings, theta, width, config.max_position_embeddings / original)
-    raise unlike("this scaling of rotary positions", "rope_parameters", kind, "default, linear, llama3 or yarn")
+    raise unlike(
+        "it does not know this scaling of rotary positions", "rope_parameters", kind, "default, linear, llama3 or yarn"
+    )
 
 
 def refuse_other_local(settings: dict[str, Any]) -> None:
@@ -105,7 +107,7 @@ def refuse_other_local(settings: dict[str, Any]) -> None:
     theta = settings.get("rope_theta", 10000.0)
     if settings.get("rope_type", "default") != "default" or theta != 10000.0:
         where = "rope_parameters.sliding_attention"
-        raise unlike("its layers with a window have one base of frequencies", where, settings, "default, 10000")
+        raise unlike("it has one base of frequencies in layers with a window", where, settings, "default, 10000")
 
 
 def longrope(settings: dict[str, Any], theta: float, width: int, stretch: float) -> Rope:
@@ -124,12 +126,14 @@ def refuse_other_yarn(settings: dict[str, Any], factor: float) -> None:
     usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     attention, scale, all_scale = (settings.get(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
     if attention is not None and not math.isclose(attention, usual, rel_tol=1e-6):
-        raise unlike("YaRN's own attention factor", "rope_parameters.attention_factor", attention, f"{usual:.4f}")
+        raise unlike(
+            "it always uses YaRN's own attention factor", "rope_parameters.attention_factor", attention, f"{usual:.4f}"
+        )
     if attention is None and scale and all_scale:
-        raise unlike("YaRN's own attention factor", "rope_parameters.mscale", scale, "none")
+        raise unlike("it always uses YaRN's own attention factor", "rope_parameters.mscale", scale, "none")
     for name, expected in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True)):
         if settings.get(name) not in (None, expected):
-            raise unlike("YaRN's own borders", f"rope_parameters.{name}", settings[name], str(expected))
+            raise unlike("it always uses YaRN's own borders", f"rope_parameters.{name}", settings[name], str(expected))
 
 
 def write_rope(writer: Any, rope: Rope) -> None:

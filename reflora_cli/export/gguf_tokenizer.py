@@ -56,7 +56,7 @@ def convert_tokenizer(tokenizer: Any, size: int) -> Converted:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise unlike("it is not of the tokenizers library", type(tokenizer).__name__)
+        raise unlike("it is not from the tokenizers library", type(tokenizer).__name__)
     parts = json.loads(backend.to_str())
     model = parts["model"]
     if model["type"] != "BPE":
@@ -91,7 +91,7 @@ def pre_steps(parts: dict[str, Any]) -> tuple[str, ...] | None:
     except UnknownStepError as error:
         if parts["model"].get("byte_fallback"):
             return None
-        raise unlike("a step by which it cuts a text into words", str(error)[:300]) from error
+        raise unlike("a step that splits texts into words", str(error)[:300]) from error
 
 
 def byte_level(tokenizer: Any, parts: dict[str, Any], steps: tuple[str, ...], size: int) -> Converted:
@@ -140,7 +140,7 @@ def with_scores(tokenizer: Any, parts: dict[str, Any], size: int) -> Converted:
         raise unlike("byte fallback without a token for every byte", f"no <0x{lacking[0]:02X}>")
     merges = [pair(merge) for merge in model["merges"]]
     if not is_joined_by_score(pieces, merges):
-        raise unlike("merges that follow from no order of its pieces", f"{len(merges):,} merges")
+        raise unlike("merges that do not follow from an order of its pieces", f"{len(merges):,} merges")
     built = assemble(tokenizer, parts, size, model="llama", pre="default", merges=tuple(merges))
     if pre and scheme != "never":
         notes += [LEADING] if scheme == "always" else [LEADING, AFTER_SPECIAL]

@@ -63,8 +63,8 @@ def unmoved_lines(apart: Difference | None) -> list[str]:
         return []
     return [
         "",
-        "In training a part of the quantized base was taken out and the rest quantized again. On the base quantized as "
-        "it is, this adapter is off from what was trained and scored by the rounding of one quantization: logits by up "
+        "Training moved a part of the quantized base into the adapter and quantized the rest again. On the base "
+        "quantized as it is, this adapter differs from what was trained and scored by one rounding: logits by up "
         f"to {apart.largest:.3g}, {apart.mean:.3g} in the mean, and {apart.changed_predictions} of {apart.rows} "
         "outputs on rows of the task have another largest logit. The merged model is exactly what was trained "
         "(`reflora merge RUN`).",

@@ -92,7 +92,7 @@ def make_graph(objective: SequenceObjective, rows: Sequence[Any], max_length: in
             reasons.append(f"{'free length' if length is None else f'length {length}'}: {reason}")
             path.unlink(missing_ok=True)
     kind = objective.base.model.config.model_type
-    what = f"no ONNX graph computes what this {kind} model does"
+    what = f"no correct ONNX graph could be made of this {kind} model"
     raise InputError(Problem(what, "--format onnx", "; ".join(reasons), remedy="use --format safetensors"))
 
 

@@ -105,17 +105,17 @@ def wording_lines(parts: Sequence[PromptTask], lead: str = "") -> list[str]:
     """Return the card's lines that show the prompt of training."""
     of_columns = {part.wording.text for part in parts if part.wording and not part.wording.is_instruction}
     if len(of_columns) == 1:
-        told = "It was trained on this prompt, and is to be asked with it, texts in the places of the braces:"
+        told = "It was trained on this prompt and must be asked with it, with texts in the places of the braces:"
         return [told, "", *block(lead + of_columns.pop())]
     wording = shared_wording(parts)
     lines = [
-        "It was trained on this prompt, and is to be asked with it, the question in the place of the braces, without a "
-        "system message:",
+        "It was trained on this prompt and must be asked with it, with the question in the place of the braces and "
+        "without a system message:",
         "",
         *block(lead + wording.alone),
     ]
     if wording.with_input != wording.alone:
-        lines += ["", "A question with further input was asked so:", "", *block(lead + wording.with_input)]
+        lines += ["", "A question with further input was written like this:", "", *block(lead + wording.with_input)]
     return lines
 
 
@@ -125,15 +125,15 @@ def template_lines(tokenizer: PreTrainedTokenizerBase, end: Ending | None) -> li
     messages = [*(system if reads(tokenizer, system) else []), said("user", QUESTION)]
     ends = f" An answer ends with `{end.text}`." if end else ""
     is_one = end is None or end.token is not None
-    several = " A search that does not end there by itself is to be told (`eos_token_id` of `generate`)." if end else ""
-    several = several if is_one else " That is several tokens: a program must be told to stop at this text."
+    several = " If generation does not stop there by itself, pass it as `eos_token_id` of `generate`." if end else ""
+    several = several if is_one else " That is several tokens: set it as a stop string of the program that generates."
     return [
-        "It was trained on conversations by the tokenizer's chat template, and is to be asked by it. A question is "
-        f"written so, special tokens included:{'' if len(messages) > 1 else ' (a system message is not read)'}",
+        "It was trained on conversations in the tokenizer's chat template and must be asked with it. A question is "
+        f"written like this, with special tokens:{'' if len(messages) > 1 else ' (a system message is not read)'}",
         "",
         *block(prompt_of(tokenizer, messages)),
         "",
-        f"What follows is the answer.{ends}{several}",
+        f"The answer follows.{ends}{several}",
     ]
 
 

@@ -83,7 +83,7 @@ def plan_push(run: RunDirectory, repository: str, what: Publication) -> Plan:
 def check_repository(name: str) -> None:
     """Raises InputError for a name that no repository can have."""
     if not REPOSITORY.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
-        raise InputError(Problem("no repository of the hub has such a name", "REPO", repr(name), REPOSITORY_RULE))
+        raise InputError(Problem("this is not a valid name of a hub repository", "REPO", repr(name), REPOSITORY_RULE))
 
 
 def published_directory(run: RunDirectory, what: Publication) -> Path:
@@ -133,9 +133,9 @@ def unnamed(base: str | None, what: Publication) -> Iterator[str]:
     """Warn of a card that names no base."""
     if base is None:
         need = (
-            "others need it to load the adapter"
+            "others need the base to load the adapter"
             if what is Publication.ADAPTER
-            else "others will not know where it comes from"
+            else "others will not know the model's origin"
         )
         yield f"the card names no base_model, since the base is not known to be one of the hub: {need}"
 
@@ -149,7 +149,7 @@ def private_places(run: RunDirectory, directory: Path, files: list[str], changed
         if name in changed or (path.suffix in TEXTS and path.stat().st_size <= LARGEST_TEXT):
             text = changed.get(name) or path.read_text(encoding="utf-8", errors="replace")
             if found := next((place for place in places if place in text), None):
-                yield f"{name} tells a private path: {found}"
+                yield f"{name} contains a private path: {found}"
 
 
 @contextmanager

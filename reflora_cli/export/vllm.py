@@ -13,7 +13,7 @@ from reflora_cli.methods.layers import LayerChoice
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values of `--max-lora-rank` that all versions take."""
-MERGE = "give it the merged model (`reflora merge RUN`)"
+MERGE = "use the merged model (`reflora merge RUN`)"
 
 
 def not_served(layer: LayerChoice, config: PeftConfig) -> str:

@@ -66,14 +66,14 @@ def locked(path: Path) -> Iterator[None]:
 def hold(descriptor: int, path: Path) -> None:
     """Lock an open file. Raises InputError when another process has it."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise InputError(Problem("this is no lock file", str(path / LOCK), remedy="remove it"))
+        raise InputError(Problem("this is not a lock file", str(path / LOCK), remedy="remove it"))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = is_there(descriptor, path)  # or its holder removed it, and another process may have made a new one
     except OSError as error:
         held = error.errno in UNLOCKABLE
     if not held:
-        holder = os.pread(descriptor, 100, 0).decode(errors="replace") or "a process that does not say which"
+        holder = os.pread(descriptor, 100, 0).decode(errors="replace") or "a process of unknown id"
         what = "another process is writing to the directory"
         raise InputError(Problem(what, str(path), found=holder, remedy="wait for it, or stop it"))
     os.ftruncate(descriptor, 0)

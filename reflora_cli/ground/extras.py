@@ -50,7 +50,7 @@ class Extra:
 
     def problem(self, where: str, found: str) -> Problem:
         """Return the problem of a part that is needed and cannot be used, with the commands that install it."""
-        remedy = f"{self.command}, or pip install '.[{self.name}]' where reflora's source is"
+        remedy = f"{self.command}, or pip install '.[{self.name}]' in the directory of reflora's source"
         return Problem(f"a library is missing for {self.purpose}", where, found, remedy=remedy)
 
 
@@ -58,14 +58,14 @@ EXTRAS = {
     extra.name: extra
     for extra in (
         Extra("gguf", {"gguf": "gguf"}, "export to llama.cpp and Ollama"),
-        Extra("nlg", {"rouge_score": "rouge-score", "sacrebleu": "sacrebleu"}, "scores of written texts"),
+        Extra("nlg", {"rouge_score": "rouge-score", "sacrebleu": "sacrebleu"}, "scores of generated texts"),
         Extra("onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime"}, "export to onnxruntime"),
         Extra("ray", {"ray": "ray"}, "comparisons on a cluster"),
         Extra("search", {"nevergrad": "nevergrad"}, "combine --how search"),
         Extra(
             "trackers",
             {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"},
-            "following runs in a browser",
+            "experiment trackers",
         ),
     )
 }

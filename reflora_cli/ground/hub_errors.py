@@ -29,10 +29,10 @@ def hub_reason(error: BaseException, page: str, instead: str) -> Reason | None:
     offline = "HF_HUB_OFFLINE is set, and the local cache does not hold it"
     rules: list[tuple[tuple[type[BaseException], ...], Reason]] = [
         ((errors.GatedRepoError,),
-         Reason("it is gated: downloads are for those who have accepted its licence",
+         Reason("the repository is gated: only users who have accepted its licence may download it",
                 f"accept the licence at {url} and log in by `hf auth login` (or set HF_TOKEN)")),
         ((errors.RevisionNotFoundError,),
-         Reason("the repository has no such branch, tag or commit", f"see {url}/tree/main for those that there are")),
+         Reason("the repository has no such branch, tag or commit", f"see {url}/tree/main for the existing ones")),
         ((errors.RepositoryNotFoundError,),
          Reason("there is no such repository, or it is private",
                 f"check the name at {url}; for a private one log in by `hf auth login` (or set HF_TOKEN)")),
@@ -40,7 +40,7 @@ def hub_reason(error: BaseException, page: str, instead: str) -> Reason | None:
         ((OSError,) if constants.is_offline_mode() else (), Reason(offline, offline_remedy(instead))),
         ((errors.LocalEntryNotFoundError, ConnectionError),
          Reason(f"{constants.ENDPOINT} cannot be reached, and the local cache does not hold it",
-                f"go online once (proxy? HF_ENDPOINT?), or give {instead}")),
+                f"go online once (check proxy and HF_ENDPOINT), or give {instead}")),
     ]  # fmt: skip
     unreachable = rules[-1][1]
     chain = list(causes(error))
@@ -67,10 +67,10 @@ def upload_reason(error: BaseException, repository: str) -> Reason | None:
 
     chain = list(causes(error))
     login = "log in by `hf auth login`, or set HF_TOKEN, with a token that may write"
-    unknown = Reason("nobody is logged in, or the token is not valid any more", login)
+    unknown = Reason("you are not logged in, or the token is no longer valid", login)
     statuses = {
         401: unknown,
-        403: Reason("whoever is logged in may not write there", f"name a repository that is yours, or {login}"),
+        403: Reason("the logged-in user may not write there", f"name a repository that is yours, or {login}"),
         404: Reason(
             f"the hub knows no such owner for this token: {repository}", f"check OWNER in OWNER/NAME, or {login}"
         ),
@@ -83,5 +83,5 @@ def upload_reason(error: BaseException, repository: str) -> Reason | None:
         words = str(refused).strip().partition("\n")[0] or type(refused).__name__
         found = statuses.get(refused.response.status_code, Reason(words, ""))
     if found is None and any(isinstance(one, ConnectionError) or type(one).__name__ in UNREACHABLE for one in chain):
-        found = Reason(f"{constants.ENDPOINT} cannot be reached", "check the network (proxy? HF_ENDPOINT?)")
+        found = Reason(f"{constants.ENDPOINT} cannot be reached", "check the network, the proxy and HF_ENDPOINT")
     return found

@@ -21,7 +21,7 @@ def matches_whole(pattern: str, text: str, where: str) -> bool:
         return regex.fullmatch(pattern, text, timeout=SECONDS) is not None
     except TimeoutError as error:
         what, found = "a regular expression takes too long", f"{pattern!r} on {text!r}"
-        raise InputError(Problem(what, where, found, "one without repeated repetitions")) from error
+        raise InputError(Problem(what, where, found, "a pattern without nested repetitions")) from error
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         what = "a target is not a valid regular expression"
         raise InputError(Problem(what, where, f"{pattern!r}: {error}", "a name or a regular expression")) from error

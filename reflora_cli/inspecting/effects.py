@@ -117,8 +117,8 @@ class Part:
             case Added():
                 return ""
             case Rescaled():
-                return "rescaled rows are no change of low rank: singular values and subspaces are those of s B A"
+                return "rescaled rows are not a change of low rank: singular values and subspaces are those of s B A"
             case Replaced():
-                return "a weight trained in place has no change of low rank: no singular values"
+                return "a weight of the base was trained, which is not a change of low rank: no singular values"
             case _:
-                return "a weight with scaled rows or columns has no change of low rank: no singular values"
+                return "scaled rows or columns are not a change of low rank: no singular values"

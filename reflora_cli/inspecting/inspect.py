@@ -71,7 +71,8 @@ def inspect(request: InspectRequest, reporter: Reporter = SILENT) -> Inspection:
     base, absent = base_at_hand(both, request.base, reporter)
     modules, pairs = every_module(readers_of(both, base), base, reporter)
     if other is not None and not pairs:
-        what, expected = "the adapters have no module in common", "two with a change of low rank of one module"
+        what = "the adapters have no module in common"
+        expected = "two adapters that both have a low-rank change of the same module"
         raise InputError(Problem(what, f"{source.named} and {other.named}", expected=expected))
     found = {own.module: own for own in pairs}
     return Inspection(
@@ -100,8 +101,8 @@ def base_at_hand(
             raise
         what = error.problems[0]
         reason = f"{what.what} ({what.found})" if what.found else what.what
-        missing = "nothing is told relative to W, of rescaled rows, or of layers whose shape only the base tells"
-        return None, (f"without the base's weights: {reason}; {missing}; --base NAME says where it is",)
+        missing = "values relative to W, of rescaled rows, and of layers whose shape only the base tells are left out"
+        return None, (f"the base's weights are missing: {reason}; {missing}; set the base by --base NAME",)
     for source in sources:
         check_modules(source, base)
     reporter.note(f"reading the weights of {base.name}, one at a time")
@@ -156,16 +157,16 @@ def notes_on(sources: Sequence[Source], modules: Sequence[Module], base: BaseWei
     source = sources[0]
     left = [name for name in source.layers if name not in {own.module for own in modules}]
     if left:
-        notes.append(f"nothing is told without the base of {len(left)} modules, first {left[0]}")
+        notes.append(f"{len(left)} modules cannot be inspected without the base, first {left[0]}")
     if source.whole:
         saved = sorted({key.rpartition(".")[0] for key in source.whole})
         notes.append(f"not inspected: modules saved whole ({', '.join(saved[:3])})")
     if source.files.record.get(OFFSET_RANKS):
         notes.append(
-            "training moved the base: dW is the change of the checkpoint's W, and `trained` that of s B A alone"
+            "training moved the base: dW is the change of the checkpoint's W, and `trained` is that of s B A alone"
         )
     if is_quantized(source) or source.files.record.get(EARLY_RANKS):
-        notes.append("it was trained on a base of few bits: dW is compared with W as the checkpoint holds it")
+        notes.append("the adapter was trained on a quantized base: dW is compared with W as the checkpoint holds it")
     if base is not None and (unread := [own.module for own in modules if own.rows is None]):
         notes.append(f"the base's files do not hold the weights of {len(unread)} modules as numbers, first {unread[0]}")
     if any(own.weight and not own.weight.whole for own in modules):

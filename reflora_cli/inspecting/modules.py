@@ -95,11 +95,11 @@ def reasons(part: Part, W: Tensor | None, found: Triplets | None) -> tuple[str, 
     """Say why something is not told of a module."""
     said = [part.without_low_rank]
     if W is None:
-        said.append("the base's weight is not at hand: nothing relative to it")
+        said.append("the base's weight is missing: no values relative to it")
     if found is not None and not found.rank:
-        said.append("the change of low rank is zero: it has no effective rank, no condition and no subspaces")
+        said.append("the change of low rank is zero: no effective rank, condition or subspaces")
     if part.change is not None and part.pair is None:
-        said.append("the layer has no pair of trained factors: no balance")
+        said.append("the layer has no pair of trained factors A, B: no balance")
     return tuple(reason for reason in said if reason)
 
 

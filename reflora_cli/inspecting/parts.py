@@ -40,7 +40,10 @@ def read_inspected(named: str) -> Source:
     """
     source = find_adapter(named)
     if reason := not_merged(source.files):
-        what, remedy = "this adapter changes no weights: there is nothing to inspect", "inspect one that does, as LoRA"
+        what, remedy = (
+            "this adapter changes no weights: there is nothing to inspect",
+            "inspect one that does, such as LoRA",
+        )
         raise InputError(Problem(what, named, reason, remedy=remedy))
     names = source.files.config.in_place
     if not names:

@@ -131,7 +131,7 @@ def refuse_unmerged(recipe: Recipe) -> None:
     """Raises InputError for a layer that no plain weights replace."""
     layer = recipe.method.layer
     if layer.not_merged:
-        what, remedy = f"a run of layer {layer} cannot be merged", layer.way_out
+        what, remedy = f"a run with method.layer={layer} cannot be merged", layer.way_out
         raise InputError(Problem(what, "method.layer", layer.not_merged, remedy=remedy))
 
 

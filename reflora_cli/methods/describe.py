@@ -21,15 +21,15 @@ CHOICES: Mapping[str, Mapping[str, type[Choice]]] = {"layer": LAYERS, "start": S
 """The records that a method is made of, by axis and kind."""
 NEEDS = {
     "needs_full_rank": "the rank is at most min(out, in) on every adapted weight",
-    "moves_base": "the frozen weight changes, and files hold the offset",
+    "moves_base": "it changes the frozen weight, and the adapter's files hold the change",
     "sees_data": "it looks at the run's first training rows",
-    "chooses_ranks": "modules get ranks of their own",
-    "needs_warmup_at_zero": "it begins after plain steps, where B starts at 0",
+    "chooses_ranks": "each module gets a rank of its own",
+    "needs_warmup_at_zero": "where B starts at 0, it acts only after a warm-up of plain steps",
     "transports_moments": "optimizers with 8-bit moments are refused",
-    "is_optimizer": "it steps A and B itself, in the optimizer's place",
-    "is_virtual": "rows are not packed, and the base is not shared out",
-    "keeps_cache": "decoders only, and activations are not recomputed",
-    "trains_weights": "the base is neither quantized nor shared out",
+    "is_optimizer": "it steps A and B itself, instead of train.optimizer",
+    "is_virtual": "train.packing and model.sharded are refused",
+    "keeps_cache": "decoders only, and train.gradient_checkpointing is refused",
+    "trains_weights": "model.quantization and model.sharded are refused",
 }
 """What properties of records mean for a run."""
 SAID = {
@@ -89,7 +89,9 @@ def described(name: str) -> Described:
             return composed(name, own.source, {}, (own,), {"name": "lora", axis: name})
     known = {*PRESETS, *(kind for records in CHOICES.values() for kind in records)}
     remedy = nearest(name, known, "reflora list methods")
-    raise InputError(Problem("there is no such method", name, expected="methods, a preset, or a choice", remedy=remedy))
+    raise InputError(
+        Problem("there is no such method", name, expected="a preset, or a layer, start or update", remedy=remedy)
+    )
 
 
 def composed(

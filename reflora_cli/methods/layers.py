@@ -13,7 +13,7 @@ from reflora_cli.methods.unmerged_layers import HoulsbyLayer, PfeifferLayer, Pre
 
 IN_PLACE = "REFLORA_IN_PLACE"
 """The type of adapter under which our files hold parameters of the base that were trained where they are."""
-NO_ADAPTER = "the base's own parameters were trained, which is nothing that PEFT calls an adapter"
+NO_ADAPTER = "the run trained the base's own parameters, for which PEFT has no type of adapter"
 
 
 class LoRALayer(LayerRecord):
@@ -25,19 +25,19 @@ class LoRALayer(LayerRecord):
 
 
 class DoRALayer(LayerRecord):
-    """The rows of W + s B A rescaled to trained magnitudes."""
+    """The rows of W + s B A, rescaled to trained magnitudes."""
 
     kind: Literal["dora"] = Field("dora", description="the rows of W + s B A rescaled to trained magnitudes")
     source: ClassVar[str] = "Liu et al. 2024, DoRA, arXiv 2402.09353"
     peft_flags: ClassVar[Mapping[str, bool]] = {"use_dora": True}
-    not_for_vllm: ClassVar[str] = "it has no place for DoRA's magnitudes"
+    not_for_vllm: ClassVar[str] = "it does not support DoRA's magnitudes"
 
 
 class VeRALayer(LayerRecord):
     """W + diag(b) B diag(d) A with random A, B that all layers share, and trained vectors d and b."""
 
     kind: Literal["vera"] = Field("vera", description="W + diag(b) B diag(d) A: A, B random and shared; d, b trained")
-    d_initial: float = Field(0.1, ge=-1e3, le=1e3, description="where every entry of d starts")
+    d_initial: float = Field(0.1, ge=-1e3, le=1e3, description="initial value of every entry of d")
     projection_seed: int = Field(0, ge=0, lt=2**63, description="the seed of A and B, as PEFT's projection_prng_key")
 
     source: ClassVar[str] = "Kopiczko, Blankevoort, Asano 2023, VeRA, arXiv 2310.11454"
@@ -46,7 +46,7 @@ class VeRALayer(LayerRecord):
     unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = "VERA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is VeRA"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and this is VeRA"
 
 
 class InPlaceLayer(LayerRecord):
@@ -62,7 +62,7 @@ class InPlaceLayer(LayerRecord):
 class BiasLayer(InPlaceLayer):
     """The base's own biases b, in y = W x + b and in norms."""
 
-    kind: Literal["bias"] = Field("bias", description="the base's biases, trained where they are")
+    kind: Literal["bias"] = Field("bias", description="the base's own biases are trained, without an adapter")
     source: ClassVar[str] = "Ben-Zaken et al. 2021, BitFit, arXiv 2106.10199"
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": True}
     in_place: ClassVar[str] = "biases"
@@ -76,7 +76,7 @@ class BiasLayer(InPlaceLayer):
 class FullLayer(InPlaceLayer):
     """All parameters of the base."""
 
-    kind: Literal["full"] = Field("full", description="all parameters of the base, trained where they are")
+    kind: Literal["full"] = Field("full", description="all parameters of the base are trained, without an adapter")
     source: ClassVar[str] = "Devlin et al. 2018, fine-tuning of every parameter (BERT), arXiv 1810.04805"
     peft_flags: ClassVar[Mapping[str, bool]] = {"biases_only": False}
     in_place: ClassVar[str] = "parameters"
@@ -91,7 +91,7 @@ class StellaLayer(LayerRecord):
     """W + s U S V^T, where U and V have orthonormal columns."""
 
     kind: Literal["stella"] = Field("stella", description="W + s U S V^T, U and V with orthonormal columns")
-    diagonal: bool = Field(False, description="S has r numbers, its diagonal; else it is a matrix [r, r]")
+    diagonal: bool = Field(False, description="true: S is diagonal, r numbers; false: S is a matrix [r, r]")
     s_initial: float = Field(
         1.0, ge=-1e3, le=1e3, description="S begins as this multiple of the identity; 0: the model begins as its base"
     )
@@ -110,29 +110,31 @@ class StellaLayer(LayerRecord):
 
 
 class AdaLoRALayer(LayerRecord):
-    """W + s B diag(E) A, of whose triplets the least important are given up while it trains."""
+    """W + s B diag(E) A, whose least important triplets are removed during training."""
 
-    kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets given up")
+    kind: Literal["adalora"] = Field("adalora", description="W + s B diag(E) A, unimportant triplets removed")
     target_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="triplets that are left in the end, on average of all modules; auto: two thirds of the rank"
+        "auto", description="triplets left at the end, on average over modules; auto: two thirds of the rank"
     )
     initial_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="steps before the first triplet is given up; auto: a tenth of the run"
+        "auto", description="steps before the first triplet is removed; auto: a tenth of the run"
     )
     final_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="last steps, with the triplets that are left; auto: half of the run"
+        "auto", description="steps at the end that remove no more triplets; auto: half of the run"
     )
-    interval: int = Field(10, ge=1, description="steps between two choices of triplets")
-    penalty: float = Field(0.1, ge=0, le=1e6, description="weight of the distance of A and B from orthonormal ones")
-    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of sensitivities")
-    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of their uncertainties")
+    interval: int = Field(10, ge=1, description="steps between two removals of triplets")
+    penalty: float = Field(
+        0.1, ge=0, le=1e6, description="weight of the penalty that keeps A and B close to orthonormal"
+    )
+    beta1: float = Field(0.85, gt=0, lt=1, description="decay of the running mean of sensitivities")
+    beta2: float = Field(0.85, gt=0, lt=1, description="decay of the running mean of their uncertainties")
 
     source: ClassVar[str] = "Zhang et al. 2023, AdaLoRA, arXiv 2303.10512"
     has_pairs: ClassVar[bool] = False
     meaningless: ClassVar[tuple[str, ...]] = WITHOUT_PAIRS
     peft_type: ClassVar[str] = "ADALORA"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is AdaLoRA"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and this is AdaLoRA"
 
     def target(self, rank: int) -> int:
         """Return the triplets that are left in the end on average, for those of each module at the start."""
@@ -145,14 +147,18 @@ class AdaLoRALayer(LayerRecord):
 
     def check_rank(self, rank: int) -> None:
         if self.target(rank) > rank:
-            reason = f"target_rank {self.target_rank} is more than the rank {rank}, with which it begins"
+            reason = (
+                f"method.layer.target_rank={self.target_rank} is more than the rank at the start, method.rank={rank}"
+            )
             raise refusal("layer.target_rank", reason, "raise method.rank, or lower method.layer.target_rank", "rank")
 
     def too_short(self, steps: int) -> str:
         initial, final = self.phases(steps)
         if initial + final < steps:
             return ""
-        return f"initial_steps {initial} and final_steps {final} leave no step of {steps} to give up triplets in"
+        return (
+            f"initial_steps {initial} and final_steps {final} leave none of {steps} steps in which to remove triplets"
+        )
 
 
 class IA3Layer(LayerRecord):
@@ -166,7 +172,7 @@ class IA3Layer(LayerRecord):
             "down_proj", "mlp.c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2",
             r".*(?<!attention\.)output\.dense",
         ),
-        description="those of the targets whose inputs are scaled, as names or regular expressions",
+        description="the targets whose inputs are scaled instead of outputs: names or regular expressions",
     )  # fmt: skip
 
     source: ClassVar[str] = "Liu et al. 2022, (IA)^3, arXiv 2205.05638"
@@ -175,16 +181,18 @@ class IA3Layer(LayerRecord):
     unused: ClassVar[tuple[str, ...]] = ("rank", "alpha")
     peft_type: ClassVar[str] = "IA3"
     peft_flags: ClassVar[Mapping[str, bool]] = {}
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is (IA)^3"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and this is (IA)^3"
 
 
 class LoRAXSLayer(LayerRecord):
-    """W + s U X V, U and V of the singular value decomposition of W, and X trained."""
+    """W + s U X V, where U and V come from the singular value decomposition of W, and X is trained."""
 
     kind: Literal["lora-xs"] = Field(
         "lora-xs", description="W + s U X V, U and V from W's singular triplets, X trained"
     )
-    deviation: float = Field(1e-5, ge=0, le=1.0, description="that of X's normal entries at the start")
+    deviation: float = Field(
+        1e-5, ge=0, le=1.0, description="standard deviation of the initial entries of X, which are normal"
+    )
 
     source: ClassVar[str] = "Banaei et al. 2024, LoRA-XS, arXiv 2405.17604"
     has_pairs: ClassVar[bool] = False
@@ -240,14 +248,17 @@ def check_settings(layer: LayerChoice, chosen: Mapping[str, object], usual: Mapp
         if value == usual[key]:
             continue
         if layer.in_place:
-            reason = f"{key} {value} is for adapters, and layer {layer} trains the base's own {layer.in_place}"
+            reason = (
+                f"method.{key}={value} is for adapters, and method.layer={layer} trains the base's own {layer.in_place}"
+            )
             raise refusal(key, reason, f"leave method.{key} out, or choose another method.layer")
         if key in layer.meaningless and key not in OF_PAIRS:
-            reason = f"{key} {value} has no meaning with layer {layer}"
+            reason = f"method.{key}={value} has no meaning with method.layer={layer}"
             raise refusal(key, reason, f"leave method.{key} out", also="layer")
         if key in layer.meaningless:
-            reason = f"{key} {value} is for pairs A, B, and layer {layer} trains none"
-            raise refusal(key, reason, f"set method.{key}={usual[key]}, or name the preset of this layer", also="layer")
+            reason = f"method.{key}={value} is for pairs A, B, and method.layer={layer} trains none"
+            remedy = f"set method.{key}={usual[key]}, or method.name to the preset of this layer"
+            raise refusal(key, reason, remedy, also="layer")
 
 
 def layer_of(peft_type: str, flags: Mapping[str, bool]) -> LayerChoice:

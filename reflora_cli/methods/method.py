@@ -56,11 +56,15 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field(DEFAULT, description="a preset", json_schema_extra={"enum": [*PRESETS]})
+    name: str = Field(
+        DEFAULT,
+        description="a preset; it sets layer, start, update, scaling and lr_ratio",
+        json_schema_extra={"enum": [*PRESETS]},
+    )
     after: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="a run or adapter directory, ours or PEFT's, to begin from; it decides rank, alpha, scaling, "
-        "layer and targets; null: new factors",
+        description="a run or adapter directory, reflora's or PEFT's, to continue from; it decides rank, alpha, "
+        "scaling, layer and targets; null: new factors",
     )
     rank: int = Field(8, ge=1, le=2**16, description="r: rows of A, columns of B")
     alpha: float = Field(8.0, gt=0, le=1e9, description="the update is scaled by alpha / r, or alpha / sqrt(r)")
@@ -73,12 +77,14 @@ class Method(BaseModel):
         description="modules trained and saved whole; auto: the task's head and everything the base checkpoint lacks",
     )
     layer: LayerChoice = Field(LoRALayer(), description="how the adapted weight is computed")
-    start: StartChoice = Field(DefaultStart(), description="where A and B start")
-    update: UpdateChoice = Field(PlainUpdate(), description="what surrounds the step of A and B")
-    scaling: Annotated[Scaling, Named] = Field(Scaling.STANDARD, description="alpha / r, or rslora: alpha / sqrt(r)")
-    lr_ratio: float = Field(1.0, gt=0, le=1e9, description="learning rate of B over that of A (LoRA+)")
+    start: StartChoice = Field(DefaultStart(), description="how A and B are initialized")
+    update: UpdateChoice = Field(PlainUpdate(), description="how the optimizer's steps of A and B are changed")
+    scaling: Annotated[Scaling, Named] = Field(
+        Scaling.STANDARD, description="standard: alpha / r; rslora: alpha / sqrt(r)"
+    )
+    lr_ratio: float = Field(1.0, gt=0, le=1e9, description="learning rate of B divided by that of A (LoRA+)")
     refactor: Annotated[Refactor, AfterValidator(read)] = Field(
-        Refactor(), exclude=True, repr=False, description="values for whichever update rule is chosen"
+        Refactor(), exclude=True, repr=False, description="settings of the update rule, whichever method.update is"
     )
 
     @field_validator("name")
@@ -102,16 +108,18 @@ class Method(BaseModel):
     def _refuse_what_makes_no_sense(self) -> Method:
         if not self.targets:
             raise refusal(
-                "targets", "targets is empty, so nothing would be adapted", "name modules, or write all-linear"
+                "targets",
+                "method.targets is empty, so nothing would be adapted",
+                "name modules, or set method.targets=all-linear",
             )
         if self.layer.is_virtual and self.targets != "all-linear":
-            reason = f"layer {self.layer} puts virtual tokens before rows and adapts no module"
+            reason = f"method.layer={self.layer} puts virtual tokens before rows and adapts no module"
             raise refusal("targets", reason, "leave method.targets out")
         usual = {key: type(self).model_fields[key].default for key in (*OF_PAIRS, *OF_ADAPTERS)}
         check_settings(self.layer, {key: getattr(self, key) for key in usual}, usual)
         check_layer(self.update, str(self.layer), self.layer.has_pairs, self.layer.has_frames)
         if self.after is not None and self.start.sees_data:
-            reason = f"start {self.start} has nothing to do where the factors begin as those of method.after"
+            reason = f"method.start={self.start} would have no effect: A and B continue from method.after"
             raise refusal("start", reason, "set method.start=default", also="after")
         if self.after is None:
             check_factors(self.update, self.start, self.rank)

@@ -11,8 +11,8 @@ from reflora_cli.methods.choice import Choice, by_kind
 Iterations = Annotated[
     Annotated[int, Field(ge=0, le=1000)] | None,
     Field(
-        description="iterations of a randomized decomposition, far faster on large weights (4 to 16 are enough); null: "
-        "the exact one"
+        description="iterations of a randomized SVD, far faster on large weights (4 to 16 are enough); "
+        "null: the exact SVD"
     ),
 ]
 
@@ -59,32 +59,38 @@ class CorrectingStart(StartRecord):
 class DefaultStart(StartRecord):
     """A uniform between -1/sqrt(in) and 1/sqrt(in), and B at zero, as in PEFT and loralib."""
 
-    kind: Literal["default"] = Field("default", description="A uniform up to 1/sqrt(in), B at zero, as in PEFT")
+    kind: Literal["default"] = Field("default", description="A uniform within ±1/sqrt(in), B zero, as in PEFT")
 
 
 class GaussianStart(StartRecord):
     """A normal with deviation 1/r, and B at zero, as PEFT's `gaussian`."""
 
-    kind: Literal["gaussian"] = Field("gaussian", description="A normal with deviation 1/r, B at zero")
+    kind: Literal["gaussian"] = Field("gaussian", description="A normal with standard deviation 1/r, B zero")
 
 
 class PissaStart(PartOfBaseStart):
-    """s B A the part of W of its r largest singular values, which is taken out of the frozen weight."""
+    """s B A is the part of W with its r largest singular values, and is subtracted from the frozen weight."""
 
-    kind: Literal["pissa"] = Field("pissa", description="s B A the r largest singular triplets of W, taken out of it")
+    kind: Literal["pissa"] = Field(
+        "pissa", description="s B A: the r largest singular triplets of W, subtracted from W"
+    )
     iterations: Iterations = None
 
     source: ClassVar[str] = "Meng et al. 2024, PiSSA, arXiv 2404.02948"
 
 
 class EvaStart(StartRecord):
-    """A at the principal directions of each module's inputs, B at zero, and ranks by the variance that they explain."""
+    """A holds principal directions of each module's inputs, B is zero, and ranks follow the variance explained."""
 
-    kind: Literal["eva"] = Field("eva", description="A at the principal directions of a module's inputs, B at zero")
-    rho: float = Field(2.0, ge=1, le=1e3, description="a module has at most rho times the rank; 1: all the same")
-    tau: float = Field(0.99, gt=0, le=1, description="a direction has settled if its cosine to the one before is this")
-    rows: int = Field(4096, ge=1, description="training rows to look at, at most; fewer if all directions settle")
-    whiten: bool = Field(False, description="rows of A are divided by the roots of their singular values")
+    kind: Literal["eva"] = Field("eva", description="A: the principal directions of a module's inputs; B zero")
+    rho: float = Field(
+        2.0, ge=1, le=1e3, description="a module's rank is at most rho times method.rank; 1: all ranks are equal"
+    )
+    tau: float = Field(
+        0.99, gt=0, le=1, description="a direction has converged once its cosine to the previous one is at least this"
+    )
+    rows: int = Field(4096, ge=1, description="the most training rows to look at; fewer if all directions converge")
+    whiten: bool = Field(False, description="divide the rows of A by the square roots of their singular values")
 
     source: ClassVar[str] = "Paischer et al. 2024, EVA, arXiv 2410.07170"
     sees_data: ClassVar[bool] = True
@@ -92,27 +98,27 @@ class EvaStart(StartRecord):
 
 
 class MiLoRAStart(PartOfBaseStart):
-    """s B A the part of W of its r smallest singular values, which is taken out of the frozen weight."""
+    """s B A is the part of W with its r smallest singular values, and is subtracted from the frozen weight."""
 
     kind: Literal["milora"] = Field(
-        "milora", description="s B A the r smallest singular triplets of W, taken out of it"
+        "milora", description="s B A: the r smallest singular triplets of W, subtracted from W"
     )
 
     source: ClassVar[str] = "Wang et al. 2024, MiLoRA, arXiv 2406.09044"
 
 
 class OLoRAStart(PartOfBaseStart):
-    """B the first r columns of Q and A the first r rows of R in W = Q R, and s B A taken out of the frozen weight."""
+    """B: the first r columns of Q, A: the first r rows of R, of W = Q R; s B A is subtracted from the frozen weight."""
 
-    kind: Literal["olora"] = Field("olora", description="B, A of Q, R in W = Q R; s B A is taken out of W")
+    kind: Literal["olora"] = Field("olora", description="B and A from Q and R of W = Q R; s B A is subtracted from W")
 
     source: ClassVar[str] = "Buyukakyuz 2024, OLoRA, arXiv 2406.01775"
 
 
 class OrthogonalStart(StartRecord):
-    """A and B random with B A = 0 and neither of them zero, as PEFT's `orthogonal`."""
+    """A and B are random and not zero, with B A = 0, as PEFT's `orthogonal`."""
 
-    kind: Literal["orthogonal"] = Field("orthogonal", description="A, B random, neither of them zero, B A = 0")
+    kind: Literal["orthogonal"] = Field("orthogonal", description="A and B random and not zero, with B A = 0")
 
     source: ClassVar[str] = "datta0.github.io/posts/rethink-lora-init, 2024, orthogonal start in PEFT"
     rank_multiple: ClassVar[int] = 2
@@ -120,40 +126,52 @@ class OrthogonalStart(StartRecord):
 
 
 class LoftQStart(CorrectingStart):
-    """s B A the best approximation of W less its codes, and codes those of W less s B A, in turn."""
+    """Alternately, s B A is fitted to W minus the quantized weight, and W minus s B A is quantized again."""
 
-    kind: Literal["loftq"] = Field("loftq", description="s B A makes up for the error of quantizing W, in turn")
-    rounds: int = Field(5, ge=1, le=1000, description="T; 1: the codes of the base stay as they are")
+    kind: Literal["loftq"] = Field(
+        "loftq", description="s B A approximates the error of quantizing W; both are improved in turn"
+    )
+    rounds: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="alternating rounds, T in the paper; 1: the base's quantized codes stay as they are",
+    )
     iterations: Iterations = None
 
     source: ClassVar[str] = "Li et al. 2023, LoftQ, arXiv 2310.08659"
 
 
 class LQLoRAStart(CorrectingStart):
-    """s B A the strongest part of W, and codes those of the rest, in turn until their sum comes no closer to W."""
+    """Alternately, s B A is fitted to W and the rest is quantized, until their sum comes no closer to W."""
 
-    kind: Literal["lq-lora"] = Field("lq-lora", description="as loftq, but s B A first, and as long as the error falls")
-    rounds: int = Field(100, ge=1, le=1000, description="at most so many; fewer if the error stops falling")
+    kind: Literal["lq-lora"] = Field(
+        "lq-lora", description="as loftq, but s B A comes first, and rounds end when the error stops falling"
+    )
+    rounds: int = Field(100, ge=1, le=1000, description="the most alternating rounds; fewer if the error stops falling")
     iterations: Iterations = None
 
     source: ClassVar[str] = "Guo et al. 2023, LQ-LoRA, arXiv 2311.12023"
 
 
 class NoraStart(StartRecord):
-    """A a random combination of the rows of W, and B at zero."""
+    """A holds random combinations of the rows of W, and B is zero."""
 
-    kind: Literal["nora"] = Field("nora", description="A random combinations of the rows of W, B at zero")
+    kind: Literal["nora"] = Field("nora", description="A: random combinations of the rows of W; B zero")
     sigma: float = Field(0.1, gt=0, le=1e3, description="A is sigma / s times normal numbers times W")
 
     source: ClassVar[str] = "Li et al. 2024, NoRA, arXiv 2410.18965"
 
 
 class CorDAStart(PartOfBaseStart):
-    """s B A the part of W that training rows use most, or least, which is taken out of the frozen weight."""
+    """s B A is the part of W that training rows use most, or least, and is subtracted from the frozen weight."""
 
-    kind: Literal["corda"] = Field("corda", description="s B A what inputs use most of W, or least, taken out of it")
+    kind: Literal["corda"] = Field(
+        "corda", description="s B A: the part of W that inputs use most, or least, subtracted from W"
+    )
     mode: Literal["ipm", "kpm"] = Field(
-        "ipm", description="ipm: what the rows use most is trained; kpm: what they use least, their knowledge preserved"
+        "ipm",
+        description="ipm: train the part that the rows use most; kpm: train what they use least, to preserve knowledge",
     )
     rows: int = Field(256, ge=1, description="training rows to look at")
 
@@ -162,10 +180,12 @@ class CorDAStart(PartOfBaseStart):
 
 
 class LoRAGAStart(PartOfBaseStart):
-    """A and B at different singular vectors of the gradient, and s B A taken out of the frozen weight."""
+    """A and B hold different singular vectors of the gradient, and s B A is subtracted from the frozen weight."""
 
-    kind: Literal["lora-ga"] = Field("lora-ga", description="A, B at singular vectors of W's gradient; s B A taken out")
-    gamma: float = Field(64.0, gt=0, le=1e9, description="A and B have the size out^1/4 / gamma^1/2; smaller: larger")
+    kind: Literal["lora-ga"] = Field("lora-ga", description="A, B: singular vectors of W's gradient; s B A subtracted")
+    gamma: float = Field(
+        64.0, gt=0, le=1e9, description="A and B are scaled by out^1/4 / gamma^1/2; a smaller gamma makes them larger"
+    )
     rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
     iterations: Iterations = None
 
@@ -174,10 +194,10 @@ class LoRAGAStart(PartOfBaseStart):
 
 
 class LoRAOneStart(StartRecord):
-    """s B A the strongest part of a step of gradient descent on W, which the adapted model begins with."""
+    """s B A is the strongest part of a gradient descent step on W, with which the adapted model begins."""
 
-    kind: Literal["lora-one"] = Field("lora-one", description="s B A a first step of W against its gradient, of rank r")
-    gamma: float = Field(128.0, gt=0, le=1e9, description="s B A has the largest singular value s / gamma")
+    kind: Literal["lora-one"] = Field("lora-one", description="s B A: a first gradient step on W, reduced to rank r")
+    gamma: float = Field(128.0, gt=0, le=1e9, description="the largest singular value of s B A is s / gamma")
     rows: int = Field(64, ge=1, description="training rows whose gradient is looked at")
     iterations: Iterations = None
 

@@ -14,8 +14,8 @@ BOTTLENECK = "REFLORA_BOTTLENECK"
 """The type of adapter under which our files hold bottlenecks."""
 Activation = Literal["gelu", "relu", "silu", "tanh"]
 NO_BOTTLENECKS = "PEFT has no bottleneck adapters"
-NOT_LINEAR = "what stands between the matrices of a bottleneck is not linear, so that no weight computes the same"
-NO_WEIGHTS = "virtual tokens stand before every row, and in no weight"
+NOT_LINEAR = "the function between the matrices of a bottleneck is not linear, so that no weight computes the same"
+NO_WEIGHTS = "virtual tokens are put before every row and are part of no weight"
 
 
 class BottleneckLayer(LayerRecord):
@@ -26,7 +26,7 @@ class BottleneckLayer(LayerRecord):
     unused: ClassVar[tuple[str, ...]] = ("alpha",)
     peft_type: ClassVar[str] = BOTTLENECK
     not_for_peft: ClassVar[str] = NO_BOTTLENECKS
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and these are bottlenecks"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and these are bottlenecks"
     not_merged: ClassVar[str] = NOT_LINEAR
 
 
@@ -34,7 +34,7 @@ class HoulsbyLayer(BottleneckLayer):
     """Bottlenecks behind the outputs of attention and feed-forward in every block."""
 
     kind: Literal["houlsby"] = Field("houlsby", description="h + W_u f(W_d h), behind attention and feed-forward")
-    activation: Activation = Field("gelu", description="f; the paper's code has gelu")
+    activation: Activation = Field("gelu", description="the function f; the paper's code uses gelu")
 
     source: ClassVar[str] = "Houlsby et al. 2019, bottleneck adapters, arXiv 1902.00751"
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": True}
@@ -45,7 +45,7 @@ class PfeifferLayer(BottleneckLayer):
     """Bottlenecks behind the output of the feed-forward in every block."""
 
     kind: Literal["pfeiffer"] = Field("pfeiffer", description="h + W_u f(W_d h), behind the feed-forward")
-    activation: Activation = Field("relu", description="f; the paper's code has relu")
+    activation: Activation = Field("relu", description="the function f; the paper's code uses relu")
 
     source: ClassVar[str] = "Pfeiffer et al. 2020, AdapterFusion, arXiv 2005.00247"
     peft_flags: ClassVar[Mapping[str, bool]] = {"after_attention": False}
@@ -79,12 +79,12 @@ class PromptLayer(VirtualLayer):
 
     kind: Literal["prompt"] = Field("prompt", description="embeddings of virtual tokens before every row")
     init: Literal["vocabulary", "normal"] = Field(
-        "vocabulary", description="where they start: embeddings of drawn tokens, or normal with deviation 1"
+        "vocabulary", description="initial values: embeddings of random tokens, or normal with standard deviation 1"
     )
 
     source: ClassVar[str] = "Lester, Al-Rfou, Constant 2021, prompt tuning, arXiv 2104.08691"
     peft_type: ClassVar[str] = "PROMPT_TUNING"
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prompt"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and this is a prompt"
 
 
 class PrefixLayer(VirtualLayer):
@@ -92,10 +92,10 @@ class PrefixLayer(VirtualLayer):
 
     kind: Literal["prefix"] = Field("prefix", description="keys and values of virtual tokens in every layer")
     projection: Annotated[int, Field(ge=1, le=2**16)] | None = Field(
-        None, description="the width of an MLP that makes keys and values of one vector a token; null: none"
+        None, description="width of an MLP that computes keys and values from one vector for each token; null: no MLP"
     )
 
     source: ClassVar[str] = "Li, Liang 2021, prefix tuning, arXiv 2101.00190"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
-    not_for_vllm: ClassVar[str] = "it knows LoRA, and this is a prefix"
+    not_for_vllm: ClassVar[str] = "it supports LoRA only, and this is a prefix"
     keeps_cache: ClassVar[bool] = True

@@ -18,20 +18,21 @@ Interval = Annotated[
     int,
     Field(
         ge=1,
-        description="steps between two computations of a rule's matrices, in between the last ones are applied; "
-        "for reflora-s and balanced, steps between two refactorings",
+        description="steps between two computations of the rule's matrices, which are reused in between; "
+        "reflora-s and balanced: steps between two refactorings",
     ),
 ]
 RelativeDamping = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
     Field(
-        description="singular values of BA are smoothed by this share of the largest; auto: 1e-3; below 1e-5, pairs "
-        "whose BA is nearly of lower rank step plainly"
+        description="singular values of BA are damped by this share of the largest; auto: 1e-3; below 1e-5, pairs "
+        "whose BA is nearly of lower rank take plain steps"
     ),
 ]
 """What fields called `damping` mean, in every rule that has one: a share, which does not see how BA is factored."""
 AbsoluteDamping = Annotated[
-    float, Field(ge=1e-12, le=1e6, description="d, which is added to the diagonals of A A^T and B^T B as it is")
+    float,
+    Field(ge=1e-12, le=1e6, description="d, the absolute number that is added to the diagonals of A A^T and B^T B"),
 ]
 """What fields called `absolute_damping` mean: a number in the units of the Gram matrices, which depend on how BA is
 factored."""

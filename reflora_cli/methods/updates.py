@@ -30,7 +30,7 @@ class RefLoRAUpdate(DampedUpdate, TimedUpdate):
     kind: Literal["reflora"] = Field("reflora", description="gradients preconditioned by S before the step")
 
     source: ClassVar[str] = "Zhang, Li, Giannakis 2025, RefLoRA, arXiv 2505.18877"
-    acts: ClassVar[str] = "RefLoRA acts on the steps of training: the factors are used as LoRA's"
+    acts: ClassVar[str] = "RefLoRA changes only the steps of training: the trained factors are used as LoRA's"
     proven_for_descent: ClassVar[bool] = True
     under_adamw: ClassVar[str] = ", under which LoRA mostly does as well"
     needs_full_rank: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class RefLoRAUpdate(DampedUpdate, TimedUpdate):
 
 
 class RefLoRASUpdate(TimedUpdate):
-    """Factors rescaled to equal norms after the step, AdamW's moments with them: RefLoRA's scalar variant."""
+    """Factors and AdamW's moments are rescaled after the step so that A and B have equal norms: the scalar RefLoRA."""
 
     kind: Literal["reflora-s"] = Field("reflora-s", description="factors rebalanced after the step")
 
@@ -57,12 +57,12 @@ class RefLoRASUpdate(TimedUpdate):
 class ScaledGDUpdate(DampedUpdate, TimedUpdate):
     """Gradients multiplied by the inverse Gram matrix of the other factor before the step."""
 
-    kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Grams")
+    kind: Literal["scaled-gd"] = Field("scaled-gd", description="gradients preconditioned by inverse Gram matrices")
 
     source: ClassVar[str] = (
         "Tong, Ma, Chi 2020, ScaledGD, arXiv 2005.08898; Zhang, Pilanci 2024, for LoRA, arXiv 2402.02347"
     )
-    acts: ClassVar[str] = "ScaledGD acts on the steps of training: the factors are used as LoRA's"
+    acts: ClassVar[str] = "ScaledGD changes only the steps of training: the trained factors are used as LoRA's"
     proven_for_descent: ClassVar[bool] = True
     needs_full_rank: ClassVar[bool] = True
     stuck_at_zero: ClassVar[str] = "the Gram matrix B^T B has no inverse"
@@ -72,12 +72,14 @@ class ScaledGDUpdate(DampedUpdate, TimedUpdate):
 class LoRARITEUpdate(DampedUpdate):
     """An optimizer of pairs with moments in frames of BA, whose steps do not depend on how BA is factored."""
 
-    kind: Literal["lora-rite"] = Field("lora-rite", description="A and B stepped by LoRA-RITE, all else by AdamW")
+    kind: Literal["lora-rite"] = Field(
+        "lora-rite", description="A and B stepped by LoRA-RITE, all other parameters by AdamW"
+    )
     damping: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
         Field(
-            description="steps of A in directions in which BA is weaker than this share of its largest singular value "
-            "are shortened, and second moments are smoothed by it; auto: 1e-3"
+            description="a share of the largest singular value of BA: in directions in which BA is weaker, steps of A "
+            "are shortened; it also smooths second moments; auto: 1e-3"
         ),
     ] = "auto"
 
@@ -92,14 +94,14 @@ class LoRARITEUpdate(DampedUpdate):
 
 
 class BalancedUpdate(TimedUpdate):
-    """Factors given equal Gram matrices after the step, their product unchanged."""
+    """Factors are given equal Gram matrices after the step, and their product is unchanged."""
 
     kind: Literal["balanced"] = Field("balanced", description="A A^T = B^T B after the step, BA unchanged")
     warmup_steps: WarmupSteps = 0
     moments: Literal["keep", "transport"] = Field(
         "keep",
-        description="what becomes of AdamW's moments when factors are balanced; keep: nothing, as published; "
-        "transport: they follow, an experiment",
+        description="AdamW's moments when factors are balanced; keep: unchanged, as published; transport: transformed "
+        "with the factors (experimental)",
     )
 
     source: ClassVar[str] = "Castin et al. 2026, BaLoRA, arXiv 2605.31484"
@@ -114,17 +116,19 @@ class BalancedUpdate(TimedUpdate):
 
 
 class LoRAProUpdate(DampedUpdate):
-    """Gradients made steps that together are closest to the step of the weight."""
+    """Gradients of A and B changed so that both steps together are closest to a step of the full weight."""
 
-    kind: Literal["lora-pro"] = Field("lora-pro", description="steps of A and B that are closest to that of the weight")
+    kind: Literal["lora-pro"] = Field(
+        "lora-pro", description="steps of A and B whose effect is closest to a step of the full weight"
+    )
     moments: Literal["factors", "dense"] = Field(
         "factors",
-        description="of what AdamW keeps moments; factors: of the steps of A and B; dense: of the weight's, as "
-        "published, two matrices as large as every adapted weight, in float32, in memory and in checkpoints",
+        description="what AdamW's moments are of; factors: the steps of A and B; dense: the step of the full weight, "
+        "as published, which takes two float32 matrices of its size in memory and in checkpoints",
     )
 
     source: ClassVar[str] = "Wang et al. 2024, LoRA-Pro, arXiv 2407.18242"
-    acts: ClassVar[str] = "LoRA-Pro acts on the steps of training: the factors are used as LoRA's"
+    acts: ClassVar[str] = "LoRA-Pro changes only the steps of training: the trained factors are used as LoRA's"
     needs_full_rank: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
 
@@ -134,12 +138,12 @@ class LoRAProUpdate(DampedUpdate):
 
 
 class LoRAFAUpdate(UpdateRecord):
-    """A held where it began, and B alone stepped."""
+    """A keeps its initial values, and only B is trained."""
 
-    kind: Literal["lora-fa"] = Field("lora-fa", description="A stays where it began, B alone is trained")
+    kind: Literal["lora-fa"] = Field("lora-fa", description="A keeps its initial values, only B is trained")
     gradients: Literal["own", "projected"] = Field(
         "own",
-        description="those of B; own: as they are; projected: those with which W's step is the projection of its own "
+        description="gradients of B; own: unchanged; projected: those with which W's step is the projection of W's "
         "gradient on the rows of A",
     )
 
@@ -151,36 +155,40 @@ class LoRAFAUpdate(UpdateRecord):
 class PrecLoRAUpdate(TimedUpdate):
     """Gradients multiplied by the inverse of the other factor's Gram matrix plus a multiple of the identity."""
 
-    kind: Literal["preclora"] = Field("preclora", description="gradients preconditioned by inverses of Grams plus d I")
+    kind: Literal["preclora"] = Field(
+        "preclora", description="gradients preconditioned by inverses of Gram matrices plus d I"
+    )
     warmup_steps: WarmupSteps = 0
     absolute_damping: AbsoluteDamping = 1e-6
 
     source: ClassVar[str] = "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347"
-    acts: ClassVar[str] = "PrecLoRA acts on the steps of training: the factors are used as LoRA's"
+    acts: ClassVar[str] = "PrecLoRA changes only the steps of training: the trained factors are used as LoRA's"
     proven_for_descent: ClassVar[bool] = True
     corrects_balance: ClassVar[bool] = True
 
 
 class NormalizedScaledGDUpdate(TimedUpdate):
-    """PrecLoRA's gradients with its matrices divided by their norms."""
+    """PrecLoRA's preconditioning, with its matrices divided by their norms."""
 
     kind: Literal["normalized-scaled-gd"] = Field(
-        "normalized-scaled-gd", description="the same as preclora, by matrices of Frobenius norm 1"
+        "normalized-scaled-gd", description="as preclora, with matrices scaled to Frobenius norm 1"
     )
     warmup_steps: WarmupSteps = 0
     absolute_damping: AbsoluteDamping = 1e-6
 
     source: ClassVar[str] = "Li et al. 2024, NoRA+, arXiv 2410.18965"
-    acts: ClassVar[str] = "NoRA+ acts on the steps of training: the factors are used as LoRA's"
+    acts: ClassVar[str] = "NoRA+ changes only the steps of training: the trained factors are used as LoRA's"
 
 
 class AltLoRAUpdate(DampedUpdate):
     """An optimizer of pairs that steps one factor at a time, as closely to the weight's gradient as it can."""
 
-    kind: Literal["altlora"] = Field("altlora", description="B and A stepped in turn by AltLoRA, all else by train's")
+    kind: Literal["altlora"] = Field(
+        "altlora", description="A and B stepped in turn by AltLoRA, all else by train.optimizer"
+    )
     moments: Literal["first", "both"] = Field(
         "first",
-        description="first: AltLoRA, at rates of gradient descent on the weight; both: AltLoRA+, at rates like AdamW's",
+        description="first: AltLoRA, with learning rates of gradient descent; both: AltLoRA+, with rates like AdamW's",
     )
 
     source: ClassVar[str] = "Yu et al. 2025, AltLoRA, arXiv 2505.12455"
@@ -202,12 +210,13 @@ class StiefelUpdate(UpdateRecord):
 
     kind: Literal["stiefel"] = Field("stiefel", description="orthonormal frames stepped along their manifold")
     retraction: Literal["polar", "exp_map"] = Field(
-        "polar", description="back to the manifold by the nearest frame, or along a geodesic"
+        "polar",
+        description="how a step returns to the manifold: polar, to the nearest frame; exp_map, along a geodesic",
     )
     width: Annotated[int, Field(ge=1)] | Literal["hidden", "none"] = Field(
         "hidden",
-        description="frames of another height m step sqrt(width / m) times as far; hidden: the model's hidden size, or "
-        "the commonest height where that is not known; none: all step alike",
+        description="steps of frames of height m are scaled by sqrt(width / m); hidden: the model's hidden size, or "
+        "the most common height if that is not known; none: no scaling",
     )
 
     source: ClassVar[str] = "Li et al. 2025, StelLA, arXiv 2510.01938"
@@ -256,7 +265,7 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
     if begins_at_zero and update.needs_warmup_at_zero and update.plain_steps == 0:
         raise refusal(
             "update.warmup_steps",
-            f"update {update} with warmup_steps 0 cannot start: at B = 0 {update.stuck_at_zero}",
+            f"method.update={update} cannot act with warmup_steps 0: at B = 0 {update.stuck_at_zero}",
             "raise warmup_steps to at least 1",
         )
 
@@ -264,18 +273,23 @@ def check_start(update: UpdateChoice, begins_at_zero: bool) -> None:
 def check_ratio(update: UpdateChoice, lr_ratio: float) -> None:
     """Raises a refusal for a ratio of the rates of B and A where only B is trained."""
     if update.holds_a and lr_ratio != 1:
-        reason = f"lr_ratio {lr_ratio:g} is the rate of B over that of A, and update {update} trains no A"
+        reason = f"method.lr_ratio={lr_ratio:g} is for A and B, and method.update={update} trains B alone"
         raise refusal("lr_ratio", reason, "set method.lr_ratio=1, and train.learning_rate to the rate of B", "update")
 
 
 def check_factors(update: UpdateChoice, start: StartRecord, rank: int) -> None:
     """Raises a refusal for factors that the start cannot make at this rank, or the rule cannot step."""
     if rank % start.rank_multiple:
-        reason = f"start {start} needs a rank that is a multiple of {start.rank_multiple}, and rank is {rank}"
-        raise refusal("rank", reason, "set method.rank to one", also="start")
+        reason = (
+            f"method.start={start} needs a rank that is a multiple of {start.rank_multiple}, and method.rank is {rank}"
+        )
+        raise refusal("rank", reason, f"set method.rank to a multiple of {start.rank_multiple}", also="start")
     if start.is_deficient and update.needs_full_rank and update.plain_steps == 0:
-        reason = f"start {start} makes factors of less than full rank, and update {update} acts at once and needs it"
-        raise refusal("start", reason, "set method.start=default, or another update rule", also="update")
+        reason = (
+            f"method.start={start} makes factors of less than full rank, and method.update={update}, which acts at "
+            "once, needs full rank"
+        )
+        raise refusal("start", reason, "set method.start=default, or another method.update", also="update")
 
 
 def check_layer(update: UpdateChoice, layer: str, has_pairs: bool, has_frames: bool) -> None:
@@ -283,5 +297,6 @@ def check_layer(update: UpdateChoice, layer: str, has_pairs: bool, has_frames: b
     if update.is_plain or (has_frames if update.of_frames else has_pairs):
         return
     what, trained = ("orthonormal frames", "has") if update.of_frames else ("pairs A, B", "trains")
-    reason = f"update {update} is for {what}, and layer {layer} {trained} none"
-    raise refusal("update", reason, "set method.update=plain, or name the preset of this layer", also="layer")
+    reason = f"method.update={update} is for {what}, and method.layer={layer} {trained} none"
+    remedy = "set method.update=plain, or method.name to the preset of this layer"
+    raise refusal("update", reason, remedy, also="layer")

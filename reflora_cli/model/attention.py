@@ -33,7 +33,7 @@ def lacking(attention: Attention, device: torch.device) -> str:
             return ""
         case Attention.FLEX_ATTENTION:
             if device.type == "cpu":
-                return "it has no backward pass on a CPU"
+                return "it cannot train on a CPU"
             return "" if is_torch_flex_attn_available() else "this version of torch does not have it"
         case Attention.FLASH_ATTENTION_2:
             found, package = is_flash_attn_2_available(), "flash-attn"
@@ -57,7 +57,7 @@ def obstacle(attention: Attention, device: torch.device, dtype: torch.dtype) -> 
 
 def refuse_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
     """Raises InputError for a way to compute attention in which this machine cannot train."""
-    refuse_where(attention, "here", lambda own: obstacle(own, device, dtype))
+    refuse_where(attention, "on this machine", lambda own: obstacle(own, device, dtype))
 
 
 def refuse_unfit_attention(attention: Attention, dtype: torch.dtype) -> None:
@@ -69,7 +69,7 @@ def refuse_where(attention: Attention, where: str, reason_of: Callable[[Attentio
     """Raises InputError for a way to compute attention against which there is a reason, and names those without one."""
     if reason := reason_of(attention):
         can = ", ".join(str(own) for own in Attention if not reason_of(own))
-        what = f"attention cannot be computed in this way {where}"
+        what = f"this attention cannot be computed {where}"
         raise InputError(Problem(what, WHERE, f"{attention}: {reason}", f"one of {can}", REMEDY))
 
 
@@ -94,12 +94,12 @@ def attention_argument(section: ModelSection, auto_class: Any, config: Any) -> M
     except (ImportError, ValueError) as error:
         refuse(config, str(error).strip().partition("\n")[0].partition(". ")[0], section, error)
     if found != section.attention:
-        refuse(config, f"transformers would take {found}", section, None)
+        refuse(config, f"transformers would use {found}", section, None)
     return wanted
 
 
 def refuse(config: Any, reason: str, section: ModelSection, cause: Exception | None) -> None:
     """Raises InputError for a model that cannot compute attention as its section says."""
-    what = f"a {config.model_type} model cannot compute attention in this way"
-    expected = "auto: what transformers takes for the model"
+    what = f"a {config.model_type} model does not support this attention"
+    expected = "auto: the one that transformers chooses for the model"
     raise InputError(Problem(what, WHERE, f"{section.attention}: {reason}", expected, REMEDY)) from cause

@@ -65,7 +65,11 @@ def head_config(source: Source, dropout: float | None) -> PretrainedConfig:
         field = listed or UNLISTED_DROPOUT.get(config.model_type)
         if field is None:
             what = f"a {config.model_type} model has no dropout before its head"
-            raise InputError(Problem(what, "model.classifier_dropout", str(dropout), remedy="leave it out (null)"))
+            raise InputError(
+                Problem(
+                    what, "model.classifier_dropout", str(dropout), remedy="leave out model.classifier_dropout (null)"
+                )
+            )
         setattr(config, field, dropout)
     return config
 

@@ -39,7 +39,7 @@ def check_tokens(config: Any, tokenizer: PreTrainedTokenizerBase, source: Source
             "the tokenizer has more tokens than the model has embeddings",
             where=f"model.name: {source.name}",
             found=f"{tokens} tokens, {embedded} embeddings",
-            remedy="take the tokens that were added out of the tokenizer's files, or resize the model's embeddings "
+            remedy="remove the added tokens from the tokenizer's files, or resize the model's embeddings "
             "(model.resize_token_embeddings) and save both",
         )
         raise InputError(problem)
@@ -63,10 +63,12 @@ def check_length(base: Base, max_length: int) -> None:
         limit = longest_read(base, max_length)
         if limit < 1:
             where, found = f"model.name: {base.source.name}", f"{type(error).__name__}: {error}"
-            raise InputError(Problem("the model cannot read its tokenizer's rows", where, found)) from error
+            raise InputError(Problem("the model cannot process rows of its tokenizer", where, found)) from error
     if max_length > limit:
         expected = f"at most {limit}, the positions of {base.source.name}"
-        raise InputError(Problem("max_length is beyond the model", "task.max_length", str(max_length), expected))
+        raise InputError(
+            Problem("task.max_length is larger than the model allows", "task.max_length", str(max_length), expected)
+        )
 
 
 def longest_read(base: Base, too_long: int) -> int:

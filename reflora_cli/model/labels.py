@@ -74,7 +74,9 @@ def as_recorded(base: Base, task: Task, recorded: Sequence[str], where: str) -> 
 def refuse_foreign_head(base: Base, task: Task) -> None:
     """Raises InputError for a trained head whose outputs mean something other than the task's labels."""
     if base.foreign_labels:
-        what = "the base model brings a head whose outputs are not the task's labels"
+        what = "the base model has a trained head for other labels than the task's"
         found, expected = (", ".join(own) for own in (base.foreign_labels, task.label_names))
-        remedy = "take a base without a head, or correct id2label in its config.json if its outputs do mean these"
+        remedy = (
+            "use a base without a head, or correct id2label in its config.json if its outputs do mean the task's labels"
+        )
         raise InputError(Problem(what, f"model.name: {base.source.name}, id2label", found, expected, remedy))

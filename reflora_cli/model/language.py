@@ -51,7 +51,7 @@ def check_complete(source: Source, report: dict[str, Any]) -> None:
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
     if absent or mismatched:
         problem = Problem(
-            "the base model is not a whole causal language model: these weights would be random",
+            "the base model's checkpoint lacks weights of a causal language model: they would be random",
             where=f"model.name: {source.name}",
             found=", ".join((absent + mismatched)[:3]),
             expected="a checkpoint with every weight of its architecture, head included",
@@ -63,7 +63,7 @@ def check_end(base: Base) -> None:
     """Raises InputError for a tokenizer without an end token."""
     if base.tokenizer.eos_token_id is None:
         problem = Problem(
-            "the tokenizer has no end-of-sequence token: no answer could ever end",
+            "the tokenizer has no end-of-sequence token, so no answer could end",
             where=f"model.name: {base.source.name}",
             expected="a tokenizer with eos_token",
             remedy="set eos_token in its tokenizer_config.json",
@@ -134,17 +134,17 @@ def check_parts(base: Base, compute: Compute) -> None:
             whole = model(input_ids=ids, use_cache=False).logits.float()
             parts = logits_of(model, hidden_states(model, input_ids=ids, use_cache=False).last_hidden_state)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        what = f"a {model.config.model_type} model cannot be taken apart into a body and a head on its output"
+        what = f"a {model.config.model_type} model is not supported: it is not a body with an output head"
         raise InputError(Problem(what, where, f"{type(error).__name__}: {error}")) from error
     model.train(was_training)
     if not whole.isfinite().all():
-        what, found = "the model's logits are not finite", f"{compute.dtype_name}, with the adapter where there is one"
-        expected = "weights, and an adapter's values, with which this dtype does not overflow"
+        what, found = "the model's logits are not finite", f"{compute.dtype_name}, with the adapter if there is one"
+        expected = "weights and adapter values that do not overflow in this dtype; or another model.dtype"
         raise InputError(Problem(what, f"model.name: {base.source.name}", found, expected))
     difference, size = float((whole - parts).abs().max()), float(whole.abs().max())
     if not difference <= PARTS_TOLERANCE * max(size, 1e-6):
         problem = Problem(
-            f"a {model.config.model_type} model changes its logits in a way that is not known here",
+            f"a {model.config.model_type} model is not supported: it changes its logits in an unknown way",
             where=where,
             found=f"logits of up to {size:.3g} that differ by {difference:.3g} from its head's on its body's output",
         )

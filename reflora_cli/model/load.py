@@ -103,7 +103,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             problem = Problem(
                 "the tokenizer has neither a pad nor an end-of-sequence token",
                 where=f"model.name: {source.name}",
-                expected="one of the two to pad with",
+                expected="one of the two, for padding",
                 remedy="set pad_token in its tokenizer_config.json",
             )
             raise InputError(problem)

@@ -34,10 +34,10 @@ def refuse_quantized(section: ModelSection, config: Any) -> None:
     if kind not in tuple(Quantization):
         what = f"the base model is quantized by {kind}"
         expected = "float32, bfloat16 or float16 weights, or nf4, fp4 or int8 by bitsandbytes"
-        remedy = "take the model that it was made from, with model.quantization=nf4 to save memory"
+        remedy = "use the unquantized original model, with model.quantization=nf4 to save memory"
         raise InputError(Problem(what, where, kind, expected, remedy))
     if section.quantization not in (Quantization.NONE, kind):
-        what, remedy = f"the base model is quantized already, as {kind}", "model.quantization=none"
+        what, remedy = f"the base model is already quantized, as {kind}", f"set model.quantization to none or {kind}"
         raise InputError(Problem(what, "model.quantization", section.quantization, kind, remedy))
 
 

@@ -27,7 +27,7 @@ def shard_blocks(model: Any, loss_module: nn.Module, device: torch.device, proce
     names = set(getattr(model, "_no_split_modules", None) or ())
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
-        what = f"a {model.config.model_type} model does not say what its blocks are: it cannot be sharded"
+        what = f"a {model.config.model_type} model does not declare its blocks, so it cannot be sharded"
         raise InputError(Problem(what, "model.sharded", "true", remedy="model.sharded=false"))
     mesh = init_device_mesh(device.type, (processes,))
     for block in blocks:

@@ -110,9 +110,7 @@ def local(name: str, path: Path) -> Source:
         raise InputError(problem("the base model is not a directory", f"{name} ({path})", expected))
     if not is_file(path / "config.json"):
         adapter = is_file(path / "adapter_config.json")
-        remedy = (
-            "adapter_config.json is an adapter's: name its base here, and the adapter by --adapter" if adapter else ""
-        )
+        remedy = "this is an adapter: set model.name to its base, and name the adapter by --adapter" if adapter else ""
         raise InputError(problem("the base model has no config.json", f"{name} ({path})", expected, remedy))
     if not any(path.glob("*.safetensors")):
         pickled = sorted(file.name for file in (*path.glob("*.bin"), *path.glob("*.pt")))

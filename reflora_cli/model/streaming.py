@@ -58,7 +58,7 @@ def streamed_blocks(model: Any, streaming: Streaming, absent: Collection[str]) -
     left_out = {owner_of(name) for names in shared_parameters(model) for name in names} | {*map(owner_of, absent)}
     blocks = [found for prefix in named_blocks(model) if (found := linear_layers(model, prefix, left_out))]
     if not blocks:
-        what = f"a {model.config.model_type} model has no list of blocks with linear layers that could be streamed"
+        what = f"a {model.config.model_type} model has no list of blocks whose linear layers could be streamed"
         raise InputError(Problem(what, "model.streaming", streaming.value, remedy="set model.streaming=none"))
     return blocks
 
@@ -92,8 +92,8 @@ def in_files(model: Any, source: Source, blocks: list[dict[str, FrozenWeight]]) 
     places = {name: own for name, own in keys if name is not None}
     other = [name for name, own in weights.items() if not is_read_from(own, places.get(name))]
     if other:
-        what = "the base's files hold its weights under other names, or in another form, than the model"
-        where = f"model.streaming: {Streaming.DISK}"
+        what = "the base's files hold weights under other names, or in another form, than the model needs"
+        where = f"model.streaming={Streaming.DISK}"
         raise InputError(Problem(what, where, ", ".join(other[:3]), remedy="set model.streaming=host"))
 
     def make(block: Mapping[str, FrozenWeight]) -> Home:

@@ -52,7 +52,7 @@ def causal_padding(base: Base, compute: Compute) -> Padding:
         whole, alone = (read([row], Padding.ALONE) for row in (rows[0], beginning))
     if not agree(whole[: len(alone)], alone, compute.dtype):
         problem = Problem(
-            "the model sees the tokens that it is to predict: it is no causal language model",
+            "the model is not a causal language model: it sees the tokens that it should predict",
             where=f"model.name: {base.source.name}",
             found=f"a {base.model.config.model_type} model",
             remedy="choose a decoder; some encoders become one by is_decoder: true in their config.json",
@@ -92,4 +92,4 @@ def check_packing(base: Base, compute: Compute) -> None:
     apart = torch.cat([states(base, compute, [row], collate_prompts) for row in rows])
     if not agree(states(base, compute, rows, pack_prompts), apart, compute.dtype):
         what = f"packed rows would see each other in a {base.model.config.model_type} model"
-        raise InputError(Problem(what, "train.packing", "true", remedy="train.packing=false"))
+        raise InputError(Problem(what, "train.packing", "true", remedy="set train.packing=false"))

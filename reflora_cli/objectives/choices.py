@@ -106,8 +106,10 @@ class Choices(Scorer):
         if self.way is after_common_beginning:
             return []
         if self.way is stems_then_tails:
-            return ["prompts share no common beginning: the model counts the padding behind it"]
-        return ["every candidate with its whole prompt: the model's cache cannot be shared among candidates"]
+            return ["prompts are computed whole, without a shared beginning: the model counts the padding after it"]
+        return [
+            "every candidate is computed with its whole prompt: the model's cache cannot be shared among candidates"
+        ]
 
     def predict(self, task: PromptTask, examples: Sequence[PromptExample]) -> list[Prediction]:
         rows = self.branches(examples)

@@ -147,7 +147,7 @@ class Generation(Scorer):
                 if agree(found, expected, self.compute.dtype):
                     return
         problem = Problem(
-            f"a {self.base.model.config.model_type} model cannot keep keys and values in a cache of one size",
+            f"a {self.base.model.config.model_type} model cannot keep keys and values in a cache of fixed size",
             where="eval.cache",
             found="static, with virtual tokens" if self.base.reserved else "static",
             remedy="eval.cache=dynamic",

@@ -80,7 +80,7 @@ def pick_padding(
             found = read([trial.rows[index] for index in own], way)
             if agree(found, torch.cat([expected[index] for index in own]), compute.dtype):
                 return way
-    what = "the outcome for a row depends on the other rows of its batch"
+    what = "this model is not supported: its result for a row depends on the other rows of the batch"
     raise InputError(Problem(what, f"model.name: {base.source.name}", f"a {base.model.config.model_type} model"))
 
 
@@ -90,7 +90,7 @@ def readable(base: Base) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        what, where = "the model cannot read a row of its tokenizer", f"model.name: {base.source.name}"
+        what, where = "the model cannot process a row of its tokenizer", f"model.name: {base.source.name}"
         found = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(Problem(what, where, found)) from error
 

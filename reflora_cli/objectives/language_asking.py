@@ -33,7 +33,10 @@ def part_asked(task: LanguageTask) -> PromptTask:
     """
     first = task.joint or task.parts[0]
     if any((part.template, tuple(part.fields)) != (first.template, tuple(first.fields)) for part in task.parts):
-        what, found = "the model was trained on tasks that ask in several ways", ", ".join(p.name for p in task.parts)
+        what, found = (
+            "the model was trained on several tasks with different prompts",
+            ", ".join(p.name for p in task.parts),
+        )
         raise InputError(Problem(what, "task.name", found, "one of them", f"--task {task.parts[0].name}"))
     return first
 

@@ -66,9 +66,11 @@ class LanguageKind(Kind):
     def refuse_classifier(self, section: ModelSection) -> None:
         """Raises InputError for a setting of classifiers."""
         if section.classifier_dropout is not None:
-            what = f"task {self.task.name} has no classifier to put dropout before"
+            what = (
+                f"task {self.task.name} trains a language model, which has no classifier and so no classifier dropout"
+            )
             where, found = "model.classifier_dropout", str(section.classifier_dropout)
-            raise InputError(Problem(what, where, found, remedy="leave it out (null)"))
+            raise InputError(Problem(what, where, found, remedy="leave out model.classifier_dropout (null)"))
 
     def configure(self, section: ModelSection, source: Source) -> Any:
         self.refuse_classifier(section)
@@ -115,12 +117,12 @@ class LanguageKind(Kind):
         """Return what finds the answers of the task. Raises InputError if no one way finds those of all parts."""
         ways = {part.answers for part in self.task.parts} - {Answers.LOSS}
         if len(ways) > 1:
-            what = "no protocol scores both answers with candidates and free texts"
-            remedy = "train on them one after the other (method.after), or score each by itself"
+            what = "these tasks cannot be scored together: some have candidate answers, others free texts"
+            remedy = "train on one after the other (method.after), or score each by itself (--task)"
             raise InputError(Problem(what, "task.name", self.task.name, remedy=remedy))
         if ways == {Answers.COMPARED}:
             if section.protocol is EvalProtocol.CHOICES:
-                what, remedy = f"{self.task.name} has no candidates to choose from", "leave eval.protocol out"
+                what, remedy = f"{self.task.name} has no candidate answers to compare", "leave eval.protocol out"
                 raise InputError(Problem(what, "eval.protocol", section.protocol.value, remedy=remedy))
             return References(written_by(section, base, compute))
         return protocol(section, base, compute, padding)

@@ -94,7 +94,7 @@ def hold_out(examples: list[PromptExample], count: int) -> tuple[list[PromptExam
     """
     if count >= len(examples):
         where, found = "task.validation_rows", f"{count} of {len(examples)} training rows"
-        raise InputError(Problem("nothing is left to train on", where, found, f"fewer than {len(examples)}"))
+        raise InputError(Problem("no training rows would be left", where, found, f"fewer than {len(examples)}"))
     chosen = set(random.Random(0).sample(range(len(examples)), count))
     kept = [example for index, example in enumerate(examples) if index not in chosen]
     return kept, [examples[index] for index in sorted(chosen)]
@@ -166,11 +166,11 @@ def chat_facts(recipe: Recipe, task: LanguageTask, base: Base) -> dict[str, str]
     if not part.by_chat_template:
         return {}
     section, end = recipe.task, ChatTemplate(base.tokenizer).end()
-    own = "that of the tokenizer"
+    own = "the tokenizer's"
     if section.template is not None:
         own = section.template if section.template in TEMPLATES else "the recipe's"
-        own += ", in the place of the tokenizer's own" if base.lost_template else ""
-    unended = "; it ends no answer with a token of its own, so answers do not end by themselves"
+        own += ", instead of the tokenizer's own" if base.lost_template else ""
+    unended = "; it ends answers with no special token, so generated answers do not end by themselves"
     layout = layout_in(section.data, part, part.train)
     return {**({"rows": layout} if layout else {}), "chat template": own + ("" if end else unended)}
 

@@ -74,7 +74,7 @@ def refuse_infinite(losses: Mapping[str, float]) -> None:
     """Raises InputError for losses, by the name of what was scored, that are not finite: such a model says nothing."""
     bad = [f"{name}: {value}" for name, value in losses.items() if not math.isfinite(value)]
     if bad:
-        expected = "finite weights, and a dtype in which the model computes"
+        expected = "finite weights, and a model.dtype in which the model does not overflow"
         raise InputError(Problem("the model's loss is not finite", found=", ".join(bad), expected=expected))
 
 
@@ -140,9 +140,9 @@ class Objective(ABC, Generic[RowT]):
         """Say what a user should know of how rows are batched; nothing where they are padded on the right."""
         match self.padding:
             case Padding.LEFT:
-                return ["padded on the left: the model reads the last place of a row"]
+                return ["padded on the left, because the model reads the last position of a row"]
             case Padding.NONE:
-                return ["of equally long rows only: the model reads padding"]
+                return ["of rows of equal length only, because padding changes the model's results"]
             case _:
                 return []
 

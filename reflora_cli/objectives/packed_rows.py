@@ -21,7 +21,7 @@ def begin_packing(base: Base, compute: Compute, trial: Trial[RowT], padding: Pad
     InputError for a model in which no way has these results.
     """
     if padding is Padding.NONE:
-        raise refused(base, "its batches hold rows of one length only, which have no padding")
+        raise refused(base, "its batches already hold rows of one length only, without padding")
     together = [trial.rows[index] for index in (LONG, MIDDLE, SHORT)]
     expected = torch.cat([trial.alone(row) for row in together])
     for way in Way:
@@ -31,7 +31,7 @@ def begin_packing(base: Base, compute: Compute, trial: Trial[RowT], padding: Pad
                 if agree(read(together, padding), expected, compute.dtype):
                     return packing
             packing.remove()
-    raise refused(base, "without their padding, rows together have other results than rows alone")
+    raise refused(base, "packed rows give other results than the same rows alone")
 
 
 def refused(base: Base, why: str) -> InputError:

@@ -71,8 +71,8 @@ def refuse_one_file(recipe: Recipe) -> None:
     """Raises InputError if one file would be both trained on and scored."""
     if data_file(recipe) is not None:
         held_out = "task.validation=10%" if recipe.task.kind else "task.validation_rows=100"
-        remedy = f"hold rows out with {held_out}, or score nothing with eval.every=never eval.select=last"
-        what = "one file cannot be trained on and scored too: the score would be of rows that were learned"
+        remedy = f"hold out rows with {held_out}, or score nothing with eval.every=never eval.select=last"
+        what = "the same file cannot be used for training and scoring: scores would be of rows that were learned"
         expected = "a directory with a file for each split"
         raise InputError(Problem(what, "task.data", recipe.task.data, expected, remedy))
 

@@ -61,7 +61,7 @@ class SequenceAnswerer(Answerer):
         rows = encode(self.objective.base.tokenizer, examples, self.max_length)
         logits = self.objective.predict(rows, len(rows))
         if not logits.isfinite().all():
-            expected = "finite weights, and a dtype in which the model computes"
+            expected = "finite weights, and a model.dtype in which the model does not overflow"
             raise InputError(Problem("the model's outputs are not finite", expected=expected))
         values = self.numbers(logits) if self.objective.task.is_regression else self.labels(logits)
         return [Answer(own, cut) for own, cut in zip(values, self.truncated(examples, rows), strict=True)]

@@ -98,8 +98,8 @@ class SequenceKind(Kind):
 
     def asking(self, wording: Template | None) -> SequenceAsking:
         if wording is not None:
-            what = f"{self.task.name} has labels, no prompts: its texts are read as they are"
-            raise InputError(Problem(what, "--raw", remedy="leave it out"))
+            what = f"--raw has no effect: {self.task.name} has labels and no prompts, so its texts are read as they are"
+            raise InputError(Problem(what, "--raw", remedy="leave out --raw"))
         return SequenceAsking(self.task)
 
     def refuse_idle(self, recipe: Recipe) -> None:
@@ -111,7 +111,9 @@ class SequenceKind(Kind):
             ("train.label_smoothing", recipe.train.label_smoothing),
             ("eval.cache", recipe.eval.cache if recipe.eval.cache != "dynamic" else ""),
         ]
-        what = f"{self.task.name} has labels, no prompts: the setting would do nothing"
-        problems = [Problem(what, key, str(value)) for key, value in idle if value]
+        what = f"has no effect: {self.task.name} has labels, and this setting is for language models"
+        problems = [
+            Problem(f"{key} {what}", key, str(value), remedy=f"leave out {key}") for key, value in idle if value
+        ]
         if problems:
             raise InputError(*problems)

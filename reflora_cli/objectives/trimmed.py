@@ -27,5 +27,5 @@ def trim_last_block(objective: Objective[Any]) -> None:
                 narrow_training(end)
                 return
     kind = objective.base.model.config.model_type
-    what = f"a {kind} model needs all places of its last block, or cannot leave them out"
+    what = f"train.trim_last_block is not possible for a {kind} model: its last block must compute all positions"
     raise InputError(Problem(what, "train.trim_last_block", "true", remedy="set train.trim_last_block=false"))

@@ -141,7 +141,7 @@ def found(model: nn.Module | Roles) -> Roles:
         return roles_of(model)
     raise InputError(
         Problem(
-            "parameters alone do not say which of them are the A and B of one pair",
+            "plain parameters do not tell which of them are the A and B of one pair",
             where="the optimizer's first argument",
             found=type(model).__name__,
             expected="the model, or Roles",
@@ -187,7 +187,10 @@ def check_pairs(roles: Roles, update: UpdateChoice, stacklevel: int) -> None:
         raise InputError(Problem(what, "update", found, remedy="update='stiefel' is the one for layer stella"))
     if not update.is_plain and (single := single_factors(roles)):
         shown = ", ".join([*single[:2], "..."] if len(single) > 2 else single)
-        warnings.warn(f"{len(single)} factors are no pair of matrices and step plainly: {shown}", stacklevel=stacklevel)
+        warnings.warn(
+            f"{len(single)} factors have no partner to form a pair A, B and take plain steps: {shown}",
+            stacklevel=stacklevel,
+        )
     for pair in roles.pairs:
         if update.needs_full_rank and pair.rank > (most := min(pair.A.shape[1], pair.B.shape[0])):
             what = f"the rank is larger than the adapted weight allows: {update} needs A and B of full rank"

@@ -80,7 +80,7 @@ def advise(
         reporter.note(f"the smallest change that fits, {shown_gib(found.total)} and its margin:")
         reporter.note(f"  {' '.join(found.together)}")
     else:
-        reporter.note("no combination of these fits: take a smaller base, or a larger GPU")
+        reporter.note("no combination of these changes fits: use a smaller base, or a larger GPU")
     return found.record()
 
 

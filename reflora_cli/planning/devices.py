@@ -46,7 +46,7 @@ def named_gpu(text: str) -> Device:
     if size := SIZE.fullmatch(text):
         memory = float(size[1]) * USABLE
         if memory * GIB <= CONTEXT:
-            what = "no program of torch fits into so little memory"
+            what = "the GPU has too little memory for any program that uses torch"
             raise InputError(Problem(what, "--gpu", repr(text), f"more than {shown_gib(CONTEXT)}"))
         return gpu(f"a GPU of {text}", memory, has_bfloat16=True)
     bare = {plain(name): name for name in GPUS}
@@ -54,7 +54,9 @@ def named_gpu(text: str) -> Device:
     if found is None:
         alike = [name for name in GPUS if plain(text) and plain(name).startswith(plain(text))]
         remedy = f"did you mean {' or '.join(alike)}?" if alike else nearest(text, GPUS)
-        raise InputError(Problem("no GPU of this name is known", "--gpu", repr(text), 'a name, or "12 GB"', remedy))
+        raise InputError(
+            Problem("there is no known GPU with this name", "--gpu", repr(text), 'a name, or "12 GB"', remedy)
+        )
     return gpu(found, GPUS[found], has_bfloat16=found not in WITHOUT_BFLOAT16)
 
 

@@ -60,11 +60,11 @@ def writable_parent(place: Path) -> Path:
     parent = next(own for own in (place, *place.absolute().parents) if exists(own))
     system = os.statvfs(parent)
     if not is_directory(parent):
-        found = f"{parent} is no directory"
+        found = f"{parent} is not a directory"
     elif not os.access(parent, os.W_OK | os.X_OK):
-        found = f"{parent} may not be written"
+        found = f"{parent} is not writable"
     elif system.f_blocks == 0:
-        found = f"{parent} belongs to the system, which keeps no files there"
+        found = f"{parent} is part of a system file system, which holds no files"
     else:
         return parent
     what = "the output directory cannot be written"

@@ -231,4 +231,4 @@ def estimated(recipe: Recipe, plain: Plain, batch: Batch, reason: str) -> Traced
     block = int(tokens * width * (34 + 5 * heads * batch.length / width)) * wide
     count = block_count(plain.config) or 12
     kept = count * tokens * width * plain.dtype.itemsize if recipe.train.gradient_checkpointing else count * block
-    return Traced(kept, kept + block, 0, f"estimated by a formula: it cannot be traced ({reason})")
+    return Traced(kept, kept + block, 0, f"estimated by a formula, because the model cannot be traced ({reason})")

@@ -58,12 +58,12 @@ def read_rows(recipe: Recipe, plain: Plain, base: Any) -> tuple[Examples, Rows] 
     base: the base, of which only the tokenizer is used. Raises InputError for data of the user's that are wrong.
     """
     if plain.tokenizer is None:
-        return "the tokenizer is not at hand"
+        return "the tokenizer is not available"
     try:
         examples = plain.kind.load_examples(recipe)
     except InputError as error:
         if recipe.task.data.partition(":")[0] == "hub":
-            return f"the data are not at hand: {error.problems[0].what}"
+            return f"the data are not available: {error.problems[0].what}"
         raise
     return examples, plain.kind.encode(recipe, base, examples)
 

@@ -20,7 +20,7 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 def facts(plan: Plan) -> dict[str, str]:
     """Return what the run trains and where."""
-    weights = {True: "", False: ", weights not at hand", None: ""}[plan.has_weights]
+    weights = {True: "", False: ", weights not available", None: ""}[plan.has_weights]
     share = plan.trained / plan.state.total_parameters
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in plan.state.trained.items())
     targets = ", ".join(f"{pattern} ({count})" for pattern, count in plan.targets.items())
@@ -67,10 +67,10 @@ def memory_notes(plan: Plan) -> list[str]:
     found = [f"the peak is in {at}; of a pass, the step, an evaluation and a checkpoint only the largest counts",
              f"activations: {memory.way}; a batch of {batch.rows} x {batch.length} tokens"]  # fmt: skip
     if memory.scoring is None:
-        found.append("what an evaluation takes could not be found for this architecture")
+        found.append("the memory of an evaluation could not be estimated for this architecture")
     found.append(f"before anything is loaded: {plan.device.fixed_reason}")
     if plan.device.kind == "cuda":
-        found.append("totals were not checked on a GPU: kernels may take workspaces of their own")
+        found.append("the estimate was not checked on a GPU: kernels may need additional workspaces")
     return [*found, *host_notes(memory), *switch_notes(plan)]
 
 
@@ -85,12 +85,12 @@ def switch_notes(plan: Plan) -> list[str]:
     train, attention = plan.recipe.train, plan.recipe.model.attention
     is_gpu_only = attention not in (Attention.AUTO, Attention.EAGER, Attention.SDPA)
     found = [
-        ("train.compile: not compiled in this estimate; what a compiler keeps is not known", bool(train.compile)),
-        ("train.trim_last_block: the last block counts whole, a little too much", train.trim_last_block),
-        ("train.packing of a classifier: counted with its padding, which is too much",
+        ("train.compile: the estimate is without it; what the compiler adds is not known", bool(train.compile)),
+        ("train.trim_last_block: the last block is counted whole, which is a little too much", train.trim_last_block),
+        ("train.packing of a classifier: rows are counted with padding, which is too much",
          train.packing and not shares_sequences(plan.recipe)),
-        (f"{attention}: counted as what the model takes by itself", is_gpu_only),
-        ("train.offload_activations saves nothing on a CPU, whose memory is the host's",
+        (f"model.attention={attention}: counted as the model's default attention", is_gpu_only),
+        ("train.offload_activations saves nothing on a CPU, whose memory is host memory",
          train.offload_activations and plan.device.kind == "cpu"),
     ]  # fmt: skip
     return [note for note, holds in found if holds]
@@ -110,7 +110,7 @@ def data_facts(plan: Plan) -> dict[str, str]:
     train, epoch, lengths = plan.recipe.train, plan.epoch, plan.lengths
     found = {}
     if lengths is None:
-        found["rows"] = f"not known ({plan.missing}): every row is taken to have {plan.batch.length} tokens"
+        found["rows"] = f"not known ({plan.missing}): every row is assumed to have {plan.batch.length} tokens"
     else:
         dropped = f", {lengths.dropped:,} dropped" if lengths.dropped else ""
         found["rows"] = f"{lengths.rows:,}, {lengths.cut:,} cut by max_length{dropped}"
@@ -135,7 +135,9 @@ def evaluation_facts(plan: Plan) -> dict[str, str]:
         + (f", at most {own.generated:,} tokens generated" if own.generated else "")
         for own in splits
     )
-    return {"evaluations": f"{'not known how many' if times is None else times}{', each ' + each if each else ''}"}
+    return {
+        "evaluations": f"{'their number is not known' if times is None else times}{', each ' + each if each else ''}"
+    }
 
 
 def disk_facts(plan: Plan) -> dict[str, str]:

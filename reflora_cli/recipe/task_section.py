@@ -35,44 +35,47 @@ class TaskSection(Section):
         description="family/task, for example glue/cola; or a list of tasks for a language model"
     )
     data: str = Field(
-        "hub", description="hub, hub:OWNER/NAME[/CONFIG], or a directory or file of jsonl, json, csv, tsv, parquet"
+        "hub",
+        description="the rows: hub, hub:OWNER/NAME[/CONFIG], or a directory or file of jsonl, json, csv, tsv, parquet",
     )
     kind: Literal["classification", "regression", "multilabel", "generation", "chat"] | None = Field(
         None,
-        description="of a task of your own: labels, numbers or texts, which text and label describe, or conversations; "
-        "null: the task is known by its name",
+        description="what a task of your own learns: labels, numbers, texts (see task.text, task.label) or "
+        "conversations; null: task.name is a known task",
     )
     template: str | None = Field(
-        None, description="chat: chatml, llama3, plain or a Jinja file; null: the tokenizer's own chat template"
+        None, description="kind=chat: chatml, llama3, plain or a Jinja file; null: the tokenizer's own chat template"
     )
     train_on: Literal["answers", "all"] | None = Field(
-        None, description="chat: learn what the assistant says, or everything; null: answers"
+        None, description="kind=chat: learn what the assistant says, or everything; null: answers"
     )
-    text: str | list[str] | None = Field(None, description="kind: the column of the text, or two for a pair of texts")
+    text: str | list[str] | None = Field(
+        None, description="own tasks: the column of the text, or two columns for a pair of texts"
+    )
     wording: str | None = Field(
-        None, description="generation: the prompt with names of columns in braces; null: the text and ` ||`"
+        None, description="kind=generation: the prompt, with names of columns in braces; null: the text and ` ||`"
     )
     label: str | list[str] | None = Field(
         None,
-        description="kind: the column of the label; multilabel: or a list of columns that hold 0 or 1; generation: of "
-        "the right text, or of a list of right texts",
+        description="own tasks: the column of the label; kind=multilabel: or a list of columns that hold 0 or 1; "
+        "kind=generation: the column of the right text, or of a list of right texts",
     )
     labels: list[str] | None = Field(
-        None, description="kind: the labels in the order of the outputs; null: those of the training rows"
+        None, description="own tasks: the labels in the order of the model's outputs; null: those of the training rows"
     )
     separator: str | None = Field(
-        None, min_length=1, description="multilabel: what stands between the labels of a cell; null: , ; or |"
+        None, min_length=1, description="kind=multilabel: what separates the labels in a cell; null: , ; or |"
     )
     validation: Annotated[int, Field(ge=1)] | str | None = Field(
-        None, description="kind: rows held out of the training rows, a number or a share such as 10%"
+        None, description="own tasks: training rows to hold out for evaluation, a number or a share such as 10%"
     )
-    metric: str | None = Field(None, description="kind: the score by which the best adapter is kept")
+    metric: str | None = Field(None, description="own tasks: the score that selects the best adapter")
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0, le=1e9)]] | None = Field(
-        None, description="kind: the weight of each label in the loss; balanced: rare labels count more"
+        None, description="own tasks: the weight of each label in the loss; balanced: rare labels count more"
     )
     prompt: Literal["template", "alpaca"] | None = Field(
         None,
-        description="instruct: put rows by the tokenizer's chat template, or by Alpaca's wording; "
+        description="instruction tasks: write rows by the tokenizer's chat template, or by Alpaca's prompt; "
         "null: alpaca, for a tokenizer without a chat template",
     )
     max_length: int = Field(128, ge=1, description="tokens per row; longer rows are cut")
@@ -98,18 +101,22 @@ class TaskSection(Section):
         chosen = ("template",) if self.prompt == "template" else ()
         given = [key for key in OWN_KEYS if getattr(self, key) is not None and key not in chosen]
         if self.kind is None and given:
-            reason = f"a named task has its own columns and labels, and {given[0]} is for a task of your own"
-            remedy = f"set task.kind to one of {', '.join(IDLE_KEYS)}, or leave {given[0]} out"
+            reason = (
+                f"a task known by its name has its own columns and labels: task.{given[0]} is for a task of your own"
+            )
+            remedy = f"set task.kind to one of {', '.join(IDLE_KEYS)}, or leave task.{given[0]} out"
             if given[0] in CHAT_KEYS:
-                reason, remedy = f"only conversations have a {given[0]}", "set task.kind=chat, or leave it out"
+                reason = f"task.{given[0]} is only for conversations (task.kind=chat)"
+                remedy = f"set task.kind=chat, or leave task.{given[0]} out"
             raise refusal(given[0], reason, remedy)
         if self.kind is not None and not isinstance(self.name, str):
-            raise refusal("name", "a task of your own has one name", "give one name, or none", also="kind")
+            reason = "task.name is a list, and a task of your own (task.kind) has one name"
+            raise refusal("name", reason, "set task.name to one name, or leave it out", also="kind")
         idle = IDLE_KEYS.get(self.kind or "", ())
         if found := [key for key in idle if getattr(self, key) is not None]:
-            what = "conversations have" if self.kind == "chat" else f"a {self.kind} has"
-            remedy = "set task.validation" if found[0] == "validation_rows" else "leave it out"
-            raise refusal(found[0], f"{what} no {found[0]}", remedy, also="kind")
+            is_renamed = found[0] == "validation_rows"
+            remedy = "set task.validation instead" if is_renamed else f"leave task.{found[0]} out"
+            raise refusal(found[0], f"task.{found[0]} is not for task.kind={self.kind}", remedy, also="kind")
         return self
 
     @model_validator(mode="after")
@@ -117,16 +124,19 @@ class TaskSection(Section):
         if self.kind is None:
             return self
         if self.prompt is not None:
-            raise refusal("prompt", f"a task of kind {self.kind} has no prompt to choose", "leave it out", also="kind")
+            reason = f"task.prompt is not for task.kind={self.kind}, but for instruction tasks known by their name"
+            raise refusal("prompt", reason, "leave task.prompt out", also="kind")
         if self.kind != "chat":
             if given := [key for key in CHAT_KEYS if getattr(self, key) is not None]:
-                raise refusal(given[0], f"only conversations have a {given[0]}", "leave it out", also="kind")
+                reason = f"task.{given[0]} is only for conversations (task.kind=chat)"
+                raise refusal(given[0], reason, f"leave task.{given[0]} out", also="kind")
             return self
         if self.train_on_prompt:
-            raise refusal("train_on_prompt", "conversations have task.train_on instead", "set task.train_on=all")
+            reason = "task.train_on_prompt is not for conversations (task.kind=chat), which have task.train_on"
+            raise refusal("train_on_prompt", reason, "set task.train_on=all instead")
         if self.validation is not None and self.validation_rows is not None:
             reason = "task.validation and task.validation_rows both hold rows out"
-            raise refusal("validation", reason, "give one of them", also="validation_rows")
+            raise refusal("validation", reason, "set one of them", also="validation_rows")
         return self
 
     @property
@@ -137,14 +147,16 @@ class TaskSection(Section):
     @model_validator(mode="after")
     def _columns_of_a_kind(self) -> TaskSection:
         if self.kind != "generation" and not 1 <= len(self.text_columns) <= 2:
-            reason = f"a row has one text or a pair of texts, and text names {len(self.text_columns)} columns"
+            reason = f"a row has one text or a pair of texts, and task.text names {len(self.text_columns)} columns"
             raise refusal("text", reason, "name one or two columns, or join texts in the file")
         if isinstance(self.label, list) and (self.kind != "multilabel" or not self.label):
-            reason = f"a {self.kind} has one column of labels" if self.label else "label names no column"
+            reason = f"task.kind={self.kind} has one column of labels, and task.label is a list of columns"
+            reason = reason if self.label else "task.label names no column"
             raise refusal("label", reason, "name one column, or set task.kind=multilabel", also="kind")
         columns = (*self.text_columns, *self.label_columns)
         if repeated := [name for name in columns if columns.count(name) > 1]:
-            raise refusal("label", f"column {repeated[0]!r} is named twice in text and label", "name each column once")
+            reason = f"column {repeated[0]!r} is named twice in task.text and task.label"
+            raise refusal("label", reason, "name each column once")
         return self
 
     @model_validator(mode="after")
@@ -153,38 +165,40 @@ class TaskSection(Section):
             return self
         if self.wording is None:
             if len(self.text_columns) != 1:
-                reason = f"text names {len(self.text_columns)} columns, and a prompt must say where each of them stands"
+                reason = f"task.text names {len(self.text_columns)} columns, and no task.wording says where each stands"
                 remedy = 'name one column, or set task.wording, for example to "{first} {second} ||"'
                 raise refusal("text", reason, remedy, also="wording")
             return self
         wording = Wording(self.wording)
         if wording.stray is not None:
-            reason = f"wording has a brace that belongs to no column, at {wording.stray[:20]!r}"
+            reason = f"task.wording has a brace that belongs to no column, at {wording.stray[:20]!r}"
             raise refusal("wording", reason, "close it, or write {{ and }} for braces in the prompt")
         if not wording.columns:
-            raise refusal("wording", "wording names no column", "write the name of a column in braces: {text}")
+            raise refusal("wording", "task.wording names no column", "write the name of a column in braces: {text}")
         if self.text is not None and {*self.text_columns} != {*wording.columns}:
             found = ", ".join(wording.columns)
-            reason = f"text names {', '.join(self.text_columns)}, and wording has {found} in braces"
-            raise refusal("text", reason, "leave task.text out: wording says which columns are read", also="wording")
+            reason = f"task.text names {', '.join(self.text_columns)}, and task.wording has {found} in braces"
+            remedy = "leave task.text out: task.wording says which columns are read"
+            raise refusal("text", reason, remedy, also="wording")
         return self
 
     @model_validator(mode="after")
     def _labels_of_a_kind(self) -> TaskSection:
         labels = self.labels or []
         if repeated := [name for name in labels if labels.count(name) > 1]:
-            raise refusal("labels", f"label {repeated[0]!r} is named twice", "name each label once")
+            raise refusal("labels", f"task.labels names {repeated[0]!r} twice", "name each label once")
         if any(not name or name != name.strip() for name in labels):
-            raise refusal("labels", "a label is empty, or has blanks around it", "give labels without them")
+            reason = "a label in task.labels is empty, or begins or ends with a space"
+            raise refusal("labels", reason, "remove empty labels, and the spaces around labels")
         if isinstance(self.class_weights, list) and len(self.class_weights) != len(labels):
-            reason = f"class_weights has {len(self.class_weights)} weights for {len(labels)} labels"
-            raise refusal("class_weights", reason, "give one for each of task.labels, or `balanced`")
+            reason = f"task.class_weights has {len(self.class_weights)} weights for {len(labels)} labels"
+            raise refusal("class_weights", reason, "give one weight for each of task.labels, or `balanced`")
         if isinstance(self.class_weights, list) and labels and not any(self.class_weights):
-            reason = "all of class_weights are zero, so that no row is learned from"
-            raise refusal("class_weights", reason, "give a weight above zero, or leave it out")
+            reason = "all of task.class_weights are zero, so no row would be learned from"
+            raise refusal("class_weights", reason, "give a weight above zero, or leave task.class_weights out")
         if isinstance(self.validation, str) and not SHARE.fullmatch(self.validation):
-            reason = f"validation is a number of rows or a share, not {self.validation!r}"
-            raise refusal("validation", reason, "give for example 500, or 10%")
+            reason = f"task.validation is a number of rows or a share, not {self.validation!r}"
+            raise refusal("validation", reason, "set for example task.validation=500, or task.validation=10%")
         return self
 
     @property

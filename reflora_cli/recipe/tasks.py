@@ -24,7 +24,9 @@ def task_of(section: TaskSection) -> Task:
         return described_generation(section)
     if section.labels is None and section.kind != "regression":
         expected, remedy = "task.labels, or a run directory", "name the labels in the order of the model's outputs"
-        raise InputError(Problem("it is not said what the outputs mean", "task.labels", "null", expected, remedy))
+        raise InputError(
+            Problem("the recipe does not name the labels of the task", "task.labels", "null", expected, remedy)
+        )
     return described_task(section)
 
 
@@ -36,8 +38,8 @@ def named_task(section: TaskSection) -> Task:
     if section.prompt is None:
         return task
     if not any(part.example_by_template for part in task.parts):
-        what = f"task {task.name} has a prompt of its own, and none to choose"
-        raise InputError(Problem(what, "task.prompt", section.prompt, remedy="leave it out"))
+        what = f"task {task.name} has a fixed prompt, so task.prompt cannot be chosen"
+        raise InputError(Problem(what, "task.prompt", section.prompt, remedy="leave task.prompt out"))
     return task.templated(given_template(section)) if section.prompt == "template" else task
 
 

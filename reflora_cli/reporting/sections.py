@@ -24,9 +24,9 @@ HOW = (
     "baseline are one family of tests: their p values are corrected by Holm's method for all rows and columns of the "
     "table. The tests of each column's best row against every other row are a second family, corrected likewise; "
     "a score is bold only if all tests of its column are below 0.05 and the mean over the common seeds is better.",
-    "Beside the t-test's p stands that of the sign-flip permutation test of the same differences, not corrected, which "
+    "The p of the sign-flip permutation test of the same differences is shown as well, not corrected; this test "
     f"assumes no normal distribution: exact up to {MOST_FLIPPED} pairs, and never below 2 / 2^n for n pairs. Where "
-    "all differences are equal there is no t, and this test decides.",
+    "all differences are equal, t is not defined, and this test decides.",
     "Intervals of a mean difference are Student's, and the bootstrap's (9,999 draws of seeds; the percentile "
     f"interval below {FEWEST_BCA} pairs, BCa otherwise). Below {ENOUGH} pairs the bootstrap is too narrow: rely on "
     "Student's. One seed has no interval.",

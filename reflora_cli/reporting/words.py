@@ -92,7 +92,7 @@ def compared_words(group: Group, column: Column) -> list[str]:
         sentences.append(f"Not distinguishable from {baseline}: {said}.")
     for baseline, some in by_baseline([one for one in own if one.p is None]):
         said = "; ".join(one.row for one in some)
-        sentences.append(f"Not tested against {baseline}, for want of {FEWEST} common seeds: {said}.")
+        sentences.append(f"Not tested against {baseline}, because fewer than {FEWEST} seeds are common: {said}.")
     return sentences
 
 

@@ -57,7 +57,8 @@ def refuse_foreign_engines() -> None:
     """Raises InputError for an engine that the environment asks for."""
     for name in FOREIGN_ENGINES:
         if os.environ.get(name, "false").lower() not in ("", "0", "false"):
-            what, remedy = "reflora uses DDP, and model.sharded=true", "launch without this engine"
+            what = "this engine is not supported: reflora uses DDP, or shards the base by model.sharded=true"
+            remedy = "launch without this engine"
             raise InputError(Problem(what, f"environment variable {name}", os.environ[name], remedy=remedy))
 
 
@@ -93,7 +94,7 @@ def refuse_other_count(rank: int, processes: int) -> None:
     if seen != launched:
         raise InputError(
             Problem(
-                "the processes of this launcher do not find each other",
+                "the processes of this launcher do not see each other",
                 found=f"process {launched[0]} of {launched[1]} is number {seen[0]} of {seen[1]} to accelerate",
                 expected="LOCAL_RANK, RANK and WORLD_SIZE for each process",
                 remedy="launch with torchrun or accelerate launch",

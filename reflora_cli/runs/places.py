@@ -77,7 +77,7 @@ def moved_data(recipe: Recipe, run: RunDirectory) -> str:
     before = data_record(run).get(ABSOLUTE)
     if not isinstance(before, str) or recipe.task.data in OWN or recipe.task.data == before:
         return ""
-    return f"the data are read from {recipe.task.data}; training read them from {before}"
+    return f"the data are read from {recipe.task.data}, but training read them from {before}"
 
 
 def data_record(run: RunDirectory) -> Mapping[str, Any]:

@@ -105,7 +105,7 @@ def refuse_random_head(base: Base) -> None:
         problem = Problem(
             "the base model has no trained head for this task: its scores would be random",
             where=f"model.name: {base.source.name}",
-            found=f"absent from the checkpoint: {', '.join(base.fresh)}",
+            found=f"missing in the checkpoint: {', '.join(base.fresh)}",
             expected="a run directory, a recipe with --adapter, or a model with the task's head",
         )
         raise InputError(problem)

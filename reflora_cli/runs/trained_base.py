@@ -20,7 +20,7 @@ from reflora_cli.model.sources import HUB, Source, find_source, local_directory,
 from reflora_cli.recipe.sections import ModelSection
 from reflora_cli.runs.places import moved_with
 
-REMEDY = "say where it is: model.name=PATH (predict and chat: --base PATH)"
+REMEDY = "give the place of the base: model.name=PATH (predict and chat: --base PATH)"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def found_again(section: ModelSection, base: TrainedOn) -> ModelSection:
         if found == base.sha256:
             return section.model_copy(update={"name": place})
         seen.append(f"sha256 {found} in {source.location}")
-    what = "the base model is not the one that the adapter was trained on" if seen else "the base model is gone"
+    what = "the base model is not the one that the adapter was trained on" if seen else "the base model cannot be found"
     lost = f"nothing at {' or '.join(places[1:])}" if places[1:] else "no such directory here"
     expected = f"the local directory {base.path or base.name}, sha256 {base.sha256}"
     where = f"model.name: {section.name}"
@@ -133,8 +133,8 @@ def unchecked(section: ModelSection, base: TrainedOn) -> str:
     """
     place = found_again(section, base).name
     if base.on_hub and find_local(place):
-        return f"the adapter was trained on {base.name} of the hub: that {place} holds the same is not checked"
+        return f"the adapter was trained on {base.name} of the hub: it is not checked that {place} holds the same model"
     if not base.is_local and base.commit is None:
-        named = f", only its name, {base.name}" if base.name else ""
-        return f"the adapter does not tell which weights it was trained on{named}: {place} is not checked"
+        named = f", but only the name {base.name}" if base.name else ""
+        return f"the adapter does not record the weights of its base{named}: {place} is not checked"
     return ""

@@ -18,11 +18,11 @@ from reflora_cli.serving.prompting import Prompting, prompting_of
 from reflora_cli.serving.writing import Show, Writer, WritingSettings, most_new_tokens
 
 COMMANDS = {
-    "/reset": "forget what was said",
-    "/system TEXT": "give the model a system message",
+    "/reset": "forget the conversation",
+    "/system TEXT": "set the system message",
     "/save FILE": "write the conversation as JSON",
-    "/help": "show this",
-    "/exit": "end, as Ctrl-D does; Ctrl-C ends an answer",
+    "/help": "show these commands",
+    "/exit": "end, like Ctrl-D; Ctrl-C ends an answer",
 }
 
 
@@ -78,8 +78,8 @@ def begin(request: ChatRequest, reporter: Reporter) -> Conversation:
     """Load the model, twice for a comparison: modules that were trained whole cannot be taken off."""
     found = find_model(request.model)
     if not kind_of(found.task).protocols:
-        what = f"a model for {found.task.name} answers with labels or numbers"
-        remedy = f"reflora predict {request.model.source}"
+        what = f"chat needs a language model, and a model for {found.task.name} answers with labels or numbers"
+        remedy = f"use reflora predict {request.model.source}"
         raise InputError(Problem(what, request.model.source, expected="a language model", remedy=remedy))
     asking = kind_of(found.task).asking(None)
     assert isinstance(asking, LanguageAsking)

@@ -68,7 +68,9 @@ class Conversation:
             prompt = self.prompting.tokens([*self.beginning(), *kept, {"role": "user", "content": question}])
             if len(prompt) <= room:
                 if first:
-                    self.reporter.note(f"the conversation is too long for the model: {first} of its questions left out")
+                    self.reporter.note(
+                        f"the conversation is too long for the model: its first {first} questions are left out"
+                    )
                 return prompt
         expected = f"at most {room}, with the prompt around it"
         raise InputError(Problem("the message is too long for the model", "", f"{len(prompt)} tokens", expected))
@@ -83,7 +85,7 @@ class Conversation:
     def instruct(self, text: str) -> None:
         """Take a system message; none for an empty text. Raises InputError where none would be read."""
         if not self.prompting.reads_system:
-            what, remedy = "there is no place for a system message", "say it in the message itself"
+            what, remedy = "this model's prompt has no place for a system message", "write it into the message itself"
             raise InputError(Problem(what, "/system", self.prompting.note, "a chat template that reads one", remedy))
         before, self.system = self.system, text
         try:
@@ -95,7 +97,7 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Write the conversation as JSON. Raises InputError for a file that this conversation has not written."""
         if exists(path) and path not in self.saved:
-            raise InputError(Problem("the file already exists", str(path), remedy="choose another one"))
+            raise InputError(Problem("the file already exists", str(path), remedy="choose another name"))
         write_json(path, {"model": self.name, "messages": [*self.beginning(), *self.spoken()]})
         self.saved.add(path)
 

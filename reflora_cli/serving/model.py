@@ -114,7 +114,7 @@ def from_directory(path: Path, request: ModelRequest) -> Found:
     """
     options = (("--adapter", request.adapter), ("--base", request.base))
     problems = [
-        Problem("a model directory is used as it is", option, str(value), "a run or a recipe with this option")
+        Problem(f"{option} cannot be used with a model directory", option, str(value), "a run or a recipe")
         for option, value in options
         if value
     ]
@@ -152,7 +152,7 @@ def told_task(path: Path, columns: tuple[str, ...]) -> SequenceTask | PromptTask
         task = plain_prompts(path.name, (columns or (COLUMN,))[0])
         return replace(task, by_chat_template=bool(tokenizer_of(path).chat_template))
     if not architecture.endswith(CLASSIFIER):
-        what, found = "this is no model that labels texts or writes answers", architecture or "no architecture"
+        what, found = "this model neither labels texts nor writes answers", architecture or "no architecture"
         expected = f"an architecture that ends in {CLASSIFIER} or {' or '.join(LANGUAGE)}"
         raise InputError(Problem(what, f"{path / 'config.json'}, architectures", found, expected))
     return SequenceTask(path.name, BuiltinSource(""), columns or (COLUMN,), UNSCORED, outputs_of(config, path))
@@ -182,7 +182,7 @@ def outputs_of(config: Any, path: Path) -> tuple[str, ...]:
         return ()
     names = said_labels(config)
     if not names:
-        what, found = "the model does not say what its outputs mean", ", ".join(map(str, config.id2label.values()))
+        what, found = "the model does not name its labels", ", ".join(map(str, config.id2label.values()))
         where, remedy = f"{path / 'config.json'}, id2label", "write the labels there, or name the task: --task NAME"
         raise InputError(Problem(what, where, found, "the name of each label", remedy))
     return names

@@ -54,9 +54,11 @@ def check_output(path: Path) -> None:
     """Raises InputError for a file that cannot be written in any known form."""
     if path.suffix.lower() not in WRITERS:
         expected = " or ".join(f"a file named *{suffix}" for suffix in WRITERS)
-        raise InputError(Problem("predictions cannot be written in this form", "--output", str(path), expected))
+        raise InputError(Problem("predictions cannot be written in this file format", "--output", str(path), expected))
     if path.is_symlink() or (exists(path) and not is_file(path)):
-        raise InputError(Problem("predictions are written to a file, and this is none", str(path), remedy=REMEDY))
+        raise InputError(
+            Problem("predictions cannot be written here: this is not an ordinary file", str(path), remedy=REMEDY)
+        )
 
 
 @contextmanager
@@ -95,9 +97,9 @@ class OutputFile:
         try:
             table = read_file(self.path, (DIGEST,), None)
         except InputError as error:
-            raise self.refusal("the file there holds no predictions") from error
+            raise self.refusal("the existing file does not hold predictions") from error
         if table.columns.get(DIGEST) != [self.digest] * len(self.questions):
-            raise self.refusal("the file there holds something else than predictions of this model for these rows")
+            raise self.refusal("the existing file does not hold the predictions of this model for these rows")
         self.remove_part()
 
     def refusal(self, what: str) -> InputError:
@@ -115,12 +117,12 @@ class OutputFile:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise InputError(
-                Problem("this is no line of predictions", str(self.part), reason, remedy=remedy)
+                Problem("a line of the file is not a prediction", str(self.part), reason, remedy=remedy)
             ) from error
         if isinstance(found, Line):
             self.answers[found.id] = Answer(found.values, found.truncated)
         elif found.digest != self.digest:
-            what = "the predictions begun there are of other rows or of another model"
+            what = "the unfinished predictions in this directory are of other rows or of another model"
             raise InputError(Problem(what, str(self.part.parent), remedy=remedy))
 
     def add(self, indices: Sequence[int], answers: Sequence[Answer]) -> None:

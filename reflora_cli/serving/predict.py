@@ -58,7 +58,7 @@ def predict(request: PredictRequest, reporter: Reporter) -> Predictions:
     refuse_idle(found, request)
     asking = kind_of(found.task).asking(request.wording)
     if not request.inputs and sys.stdin and sys.stdin.isatty():
-        reporter.note("reading texts from the terminal, one in each line; Ctrl-D ends them")
+        reporter.note("reading texts from the terminal, one in each line; Ctrl-D ends the input")
     questions = asking.questions(read_rows(request.inputs, asking, request.columns))
     restored = load_model(found, reporter)
     answerer = asking.answerer(restored.recipe, restored.objective)
@@ -85,15 +85,15 @@ def refuse_idle(found: Found, request: PredictRequest) -> None:
     """Raises InputError for a length of answers where nothing is written."""
     most = request.model.max_new_tokens
     if most is not None and not kind_of(found.task).protocols:
-        what = f"a model for {found.task.name} answers with labels or numbers, and writes nothing"
-        raise InputError(Problem(what, "--max-new-tokens", str(most), remedy="leave it out"))
+        what = f"--max-new-tokens has no effect: a model for {found.task.name} answers with labels or numbers"
+        raise InputError(Problem(what, "--max-new-tokens", str(most), remedy="leave out --max-new-tokens"))
 
 
 def finished(records: list[Record], made: int, reporter: Reporter) -> Predictions:
     """Return the predictions, and tell of rows that were too long."""
     truncated = sum(bool(own.get("truncated")) for own in records)
     if truncated:
-        reporter.note(f"{truncated:,} of {len(records):,} rows were too long, and only a part of them was read")
+        reporter.note(f"{truncated:,} of {len(records):,} rows were too long, and only a part of each was read")
     return Predictions(len(records), made, truncated, records)
 
 
@@ -102,9 +102,9 @@ def say_wording(found: Found, request: PredictRequest, reporter: Reporter) -> No
     if request.wording is not None:
         return
     if found.directory is not None and by_chat_template(found.task.parts):
-        reporter.note("asked by the tokenizer's chat template (--raw: texts are read as they are)")
+        reporter.note("texts are put into the tokenizer's chat template (with --raw they are read as they are)")
     elif not found.has_prompt:
-        reporter.note("the directory does not tell the prompt of training: texts are read as they are (see --task)")
+        reporter.note("the directory does not record the prompt of training: texts are read as they are (see --task)")
 
 
 def kept(

@@ -50,8 +50,8 @@ class ChatTemplate(Prompting):
         self.ends = () if end is None or end.token is None else (end.token,)
         self.reads_history = reads(tokenizer, [said("user", "a"), said("assistant", "b")])
         self.reads_system = reads(tokenizer, [said("system", "c")])
-        others = "earlier messages are read too" if self.reads_history else "every message is asked alone"
-        self.note = f"asked by the tokenizer's chat template; {others}"
+        others = "earlier messages are read too" if self.reads_history else "every message is read alone"
+        self.note = f"messages are put into the tokenizer's chat template; {others}"
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         with template_errors():
@@ -64,7 +64,7 @@ def template_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        what, remedy = "the chat template does not take these messages", "/reset, or /system without a text"
+        what, remedy = "the chat template refuses these messages", "enter /reset, or /system without a text"
         raise InputError(Problem(what, "the tokenizer's chat template", str(error), remedy=remedy)) from error
 
 
@@ -85,11 +85,11 @@ def prompting_of(tokenizer: PreTrainedTokenizerBase, task: PromptTask, *, has_pr
     has_template = bool(tokenizer.chat_template)
     if has_template and (task.by_chat_template or not has_prompt):
         return ChatTemplate(tokenizer)
-    alone = "every message is asked alone, by"
+    alone = "every message is read alone, in"
     if not has_prompt:
-        note = f"the tokenizer has no chat template: {alone} its text as it is (see --task)"
+        note = "the tokenizer has no chat template: every message is read alone and as it is (see --task)"
     elif has_template:
-        note = f"the tokenizer's chat template was not trained: {alone} the prompt of {task.name}"
+        note = f"training did not use the tokenizer's chat template: {alone} the prompt of {task.name}"
     else:
         note = f"the tokenizer has no chat template: {alone} the prompt of {task.name}"
     return TaskPrompt(tokenizer, task, note)

@@ -46,7 +46,11 @@ def check_names(columns: Sequence[str], asking: Asking) -> None:
     named = (*asking.columns, *asking.optional)
     if not len(asking.columns) <= len(columns) <= len(named) or len(set(columns)) < len(columns):
         expected = f"names for {', '.join(named)}, each once"
-        raise InputError(Problem("these are not the columns of a row", "--columns", ", ".join(columns), expected))
+        raise InputError(
+            Problem(
+                "--columns does not name the columns that the task needs", "--columns", ", ".join(columns), expected
+            )
+        )
 
 
 def file_among(inputs: Sequence[str]) -> Path | None:
@@ -56,13 +60,13 @@ def file_among(inputs: Sequence[str]) -> Path | None:
         return None
     path = expanded(str(files[0]))
     if len(inputs) > 1:
-        raise InputError(Problem("one file is read at a time", COMMAND_LINE, ", ".join(inputs), "texts, or one file"))
+        raise InputError(Problem("only one file can be read", COMMAND_LINE, ", ".join(inputs), "texts, or one file"))
     if not exists(path):
         raise InputError(Problem("there is no such file", str(path), expected="a text, or a file that exists"))
     if not is_file(path) or not format_of(path):
         remedy = "save the sheet as CSV" if path.suffix.lower() in SHEETS else "pass lines of text on standard input"
         found = path.suffix if is_file(path) else "no file"
-        raise InputError(Problem("the file is of no known kind", str(path), found, kinds(), remedy))
+        raise InputError(Problem("the file type is not supported", str(path), found, kinds(), remedy))
     return path
 
 

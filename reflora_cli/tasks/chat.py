@@ -62,7 +62,7 @@ def in_order(row: Row, messages: list[Message]) -> list[Message]:
     if not system:
         return messages
     if messages[0]["role"] == "system":
-        raise ValueError("the row has a 'system' column and a message of the system too")
+        raise ValueError("the row has both a 'system' column and a system message")
     return [{"role": "system", "content": system}, *messages]
 
 

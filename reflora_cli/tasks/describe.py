@@ -80,12 +80,14 @@ def described_prompt(task: PromptTask) -> DescribedTask:
     return DescribedTask(
         name=task.name,
         asks={
-            Answers.CHOSEN: "one of a row's candidates, after a prompt",
-            Answers.COMPARED: "a text after a prompt, compared with references",
-            Answers.LOSS: "a text after a prompt, known by its loss",
+            Answers.CHOSEN: "the right one of several candidate answers to a prompt",
+            Answers.COMPARED: "a generated answer to a prompt, compared with references",
+            Answers.LOSS: "a text that follows a prompt, scored by its loss",
         }[task.answers],
         columns=task.columns,
-        labels=tuple(task.pattern.split("|")) if task.pattern else example.labels and ("the row's candidates",),
+        labels=tuple(task.pattern.split("|"))
+        if task.pattern
+        else example.labels and ("the candidate answers of each row",),
         metrics=metrics_of(task),
         source=source_of(task),
         trained_on=task.train,
@@ -101,7 +103,7 @@ def described_mixture(task: Mixture) -> DescribedTask:
     first = parts[0]
     return DescribedTask(
         name=task.name,
-        asks=f"{len(parts)} tasks trained as one and scored one by one: {first.asks}",
+        asks=f"{len(parts)} tasks, trained together and scored separately: {first.asks}",
         columns=first.columns,
         labels=("those of each task",),
         metrics=first.metrics,

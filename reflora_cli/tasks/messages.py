@@ -32,7 +32,9 @@ def messages_of(values: object) -> list[Message]:
     """
     messages = said_so_far(values)
     if messages[-1]["role"] != "assistant":
-        raise ValueError(f"the conversation ends with the {messages[-1]['role']}, so its end has no answer to learn")
+        raise ValueError(
+            f"the conversation ends with a message of the {messages[-1]['role']}, not with an answer to learn"
+        )
     return messages
 
 

@@ -60,7 +60,7 @@ class Trackers:
 
 def failed(name: str, error: Exception) -> str:
     """Return what is told of a tracker that failed."""
-    return f"tracker {name} failed, and the run goes on without it: {error!r}"
+    return f"tracker {name} failed; the run continues without it: {error!r}"
 
 
 UNTRACKED = Trackers({}, lambda _: None)

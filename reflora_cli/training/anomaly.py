@@ -60,4 +60,6 @@ def look_at_gradient(called: str, gradient: Tensor, when: When) -> None:
     """Check the gradient of a module's output, which the module after it in the forward pass has made."""
     if not gradient.isfinite().all():
         what = "a gradient is no longer finite in the backward pass"
-        raise DivergedError(Problem(what, when(), f"that of the output of {called}: what follows it made it so"))
+        raise DivergedError(
+            Problem(what, when(), f"the gradient of the output of {called}: an operation after it made it non-finite")
+        )

@@ -63,7 +63,7 @@ class Fitting:
         kind = "drawn anew" if set(self.base.head) & set(self.base.fresh) else "the base's own"
         return {
             "after": f"{earlier.named} ({self.adapted}){whole}",
-            **({"left behind": f"{', '.join(self.lost)}: the model has none"} if self.lost else {}),
+            **({"left out": f"{', '.join(self.lost)}: the model has no such module"} if self.lost else {}),
             **({"head": f"{kind}: {self.refused}"} if self.refused else {}),
             **({"not checked": doubt} if doubt else {}),
         }
@@ -83,8 +83,8 @@ def fitting(earlier: Earlier, base: Base, task: Task, method: Method) -> Fitting
     whole = tuple(name for name in saved if not (refused and name in head))
     travelling = base.saved(method)
     if strangers := [name for name in whole if not is_inside(name, travelling)]:
-        what = "the adapter brings modules that the run would neither train nor save"
-        remedy = f"method.trainable_modules=[{', '.join(sorted({*base.trainable(method), *strangers}))}]"
+        what = "the adapter has modules saved whole that the run would neither train nor save"
+        remedy = f"set method.trainable_modules=[{', '.join(sorted({*base.trainable(method), *strangers}))}]"
         raise InputError(Problem(what, f"method.after: {earlier.named}", ", ".join(strangers), remedy=remedy))
     named = with_its_outputs(files, base, task) if head and not refused else base
     return Fitting(files, named, keys, tuple(expected), whole, lost, refused)
@@ -164,7 +164,7 @@ def check_targets(fit: Fitting, method: Method, wanted: set[str]) -> None:
         said = method.targets if isinstance(method.targets, str) else ", ".join(method.targets)
         own = fit.files.config.target_modules
         problem = Problem(
-            "the recipe has other targets than the adapter from which it begins",
+            "method.targets differs from the targets of the adapter in method.after",
             "method.targets",
             f"{said} ({len(wanted)} modules) in the recipe",
             f"{own if isinstance(own, str) else ', '.join(own)} ({len(fit.adapters)} modules), as in the adapter; "
@@ -182,6 +182,6 @@ def check_factors(method: Method, layers: Mapping[str, LowRankLayer]) -> None:
     zero = [name for name, layer in layers.items() if not layer.B.any()]
     update = method.update
     if zero and update.needs_warmup_at_zero and update.plain_steps == 0:
-        what = f"{update} cannot start without a warm-up: the adapter's B is 0, and there {update.stuck_at_zero}"
+        what = f"method.update={update} needs a warm-up: the adapter's B is 0, where {update.stuck_at_zero}"
         remedy = "set method.update.warmup_steps to at least 1"
         raise InputError(Problem(what, "method.update.warmup_steps", listed(zero), remedy=remedy))

@@ -154,7 +154,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             (directory / "state.json").write_text(text, encoding="utf-8")
             (directory / MANIFEST).write_text(manifest_of(directory), encoding="utf-8")
     if found := damage(path):
-        raise InputError(Problem("the checkpoint did not reach the disk as it was written", str(path), found))
+        raise InputError(Problem("the checkpoint on the disk differs from what was written", str(path), found))
 
 
 def discard(path: Path) -> None:
@@ -213,7 +213,7 @@ def newest_whole(run: RunDirectory) -> tuple[Path | None, list[str]]:
             return path, damaged
         damaged.append(f"{path}: {found}")
     if damaged:
-        remedy = "restore one of them, or begin anew with another --output"
+        remedy = "restore one of the checkpoints, or start a new run with another --output"
         what = "every checkpoint of the run is damaged"
         raise InputError(Problem(what, str(run.path), "; ".join(damaged[:3]), remedy=remedy))
     return None, []
@@ -249,7 +249,7 @@ def restore_parameters(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        what = "the checkpoint does not belong to this recipe: trained tensors differ"
+        what = "the checkpoint is not of this recipe: its trained tensors are others"
         raise InputError(Problem(what, str(where), found=", ".join(differing[:3])))
     with torch.no_grad():
         for name, parameter in parameters.items():

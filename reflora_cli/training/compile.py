@@ -37,14 +37,14 @@ def compiling(session: Session, watched: bool) -> Iterator[None]:
         if why := first_reason(session, hindrance(session, watched)) or begin(session, stack):
             stack.close()
             session.not_compiled = why
-            session.reporter.note(f"the model is not compiled, and trains eagerly: {why}")
+            session.reporter.note(f"the model is not compiled and runs eagerly: {why}")
         yield
 
 
 def hindrance(session: Session, watched: bool) -> str:
     """Return why it is not even tried to compile; nothing where it is. watched: as in `compiling`."""
     if watched:
-        return "--detect-anomaly looks at every module"
+        return "--detect-anomaly needs every module uncompiled"
     if not named_blocks(session.job.base.model):
         return "the model has no repeated blocks"
     return missing_compiler(session.job.compute.device)

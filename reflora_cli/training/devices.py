@@ -58,7 +58,7 @@ def dropout_note(model: nn.Module, processes: int, packing: bool) -> str:
     reasons = ["the number of processes"] * (processes > 1) + ["train.packing"] * packing
     if not reasons or not draws_dropout(model):
         return ""
-    return f"dropout is on, and drawn for each batch as it is computed: results depend on {' and '.join(reasons)}"
+    return f"dropout is on and is drawn anew in every forward pass: results depend on {' and '.join(reasons)}"
 
 
 def idle_notes(recipe: Recipe, device: str) -> list[str]:
@@ -69,9 +69,9 @@ def idle_notes(recipe: Recipe, device: str) -> list[str]:
         return []
     found = []
     if recipe.train.offload_activations:
-        found.append("train.offload_activations saves nothing on a CPU, whose memory is the host's")
+        found.append("train.offload_activations saves nothing on a CPU, whose memory is host memory")
     if recipe.model.streaming is Streaming.HOST:
-        found.append("model.streaming=host saves nothing on a CPU, whose memory is the host's")
+        found.append("model.streaming=host saves nothing on a CPU, whose memory is host memory")
     return found
 
 

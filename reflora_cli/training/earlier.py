@@ -28,7 +28,7 @@ from reflora_cli.recipe.sections import Recipe
 from reflora_cli.runs.directory import RunDirectory
 from reflora_cli.runs.trained_base import TrainedOn, base_of
 
-LAYER_REMEDY = "merge the adapter, and train on the merged model: another layer has no place for its parameters"
+LAYER_REMEDY = "to change the layer, merge the adapter and train on the merged model: reflora merge RUN"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def find_earlier(recipe: Recipe, kept: Path | None = None) -> Earlier | None:
     run = RunDirectory(expanded(named))
     place, remedy = (run.adapter if is_file(run.recipe) else run.path), ""
     if kept is not None and is_directory(kept):
-        place, remedy = kept, f"restore {kept}, or remove it: then {named} is read"
+        place, remedy = kept, f"restore {kept}, or remove it, so that {named} is read instead"
     try:
         return Earlier(named, read_adapter(place))
     except InputError as error:
@@ -131,6 +131,6 @@ def targets_of(files: AdapterFiles) -> tuple[str, ...]:
 
 def disagreement(earlier: Earlier, key: str, said: object, own: object) -> Problem:
     """Return what a recipe that contradicts the adapter is told."""
-    what = f"the recipe's {key} differs from that of the adapter from which it begins"
+    what = f"method.{key} differs from the {key} of the adapter in method.after"
     remedy = LAYER_REMEDY if key == "layer" else f"leave method.{key} out, or set it to the adapter's"
     return Problem(what, f"method.{key}", f"{said} in the recipe", f"{own}, as in {earlier.named}", remedy)

@@ -133,15 +133,17 @@ def cautions(recipe: Recipe) -> list[str]:
     found = []
     if method.lr_ratio > 1:
         found.append(
-            f"B learns at {rate * method.lr_ratio:g}: with method.lr_ratio={method.lr_ratio:g} (LoRA+) the best "
-            "train.learning_rate was 2 to 57 times below LoRA's"
+            f"the learning rate of B is {rate * method.lr_ratio:g}: with method.lr_ratio={method.lr_ratio:g} (LoRA+) "
+            "the best train.learning_rate was 2 to 57 times below LoRA's"
         )
     if method.lr_ratio != 1 and method.update.corrects_balance:
-        found.append(f"method.lr_ratio and {method.update} both correct the balance of A and B: use one of them")
+        found.append(
+            f"method.lr_ratio and method.update={method.update} both correct the balance of A and B: use one of them"
+        )
     if not method.layer.begins_as_base and method.after is None:
         found.append(
-            f"layer {method.layer} begins with a random addition to every adapted weight: until it has "
-            "trained for a while the model may be worse than its base"
+            f"method.layer={method.layer} begins with a random change of every adapted weight: the model may be worse "
+            "than its base until it has trained for a while"
         )
     if recipe.eval.cache is GenerationCache.STATIC and is_silent(recipe.eval):
         found.append("eval.cache=static has no effect: eval.protocol=choices compares candidates and writes no text")
@@ -157,12 +159,12 @@ def start_cautions(recipe: Recipe) -> list[str]:
     """Say which settings are seldom meant with a start of the user's choice."""
     method = recipe.method
     if method.after is not None and not isinstance(method.start, DefaultStart):
-        return [f"start {method.start} is not made: the factors are those of method.after"]
+        return [f"method.start={method.start} has no effect: A and B continue from method.after"]
     if not method.start.moves_base or method.after is not None:
         return []
-    found, part = [], f"what start {method.start} has taken out of the base"
+    found, part = [], f"the part of the base's weights that method.start={method.start} moves into A and B"
     if method.dropout > 0:
-        found.append(f"method.dropout drops inputs of {part}, not of an addition to it")
+        found.append(f"method.dropout also applies to {part}, not only to what is trained")
     if recipe.train.weight_decay > 0:
-        found.append(f"train.weight_decay pulls {part} to zero")
+        found.append(f"train.weight_decay pulls {part} towards zero")
     return found

@@ -47,7 +47,7 @@ def leaves_prompt_open(recipe: Recipe) -> bool:
 def refuse_prompt_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises InputError for a recipe that leaves open what its tokenizer, which has a chat template, makes a choice."""
     if leaves_prompt_open(recipe) and tokenizer.chat_template:
-        what = "the model has a chat template, and the recipe does not say whether instructions are put by it"
+        what = "the model has a chat template, and task.prompt does not say whether to use it"
         remedy = (
             "task.prompt=template puts them as turns of a user and an assistant, as a chat model expects them; "
             "task.prompt=alpaca puts Alpaca's wording around them, without the template"

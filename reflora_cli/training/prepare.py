@@ -199,7 +199,7 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
         raise InputError(problem)
     if method.update.plain_steps >= total:
         problem = Problem(
-            f"the run ends before {method.update} begins: it would be plain training under another name",
+            f"the run ends before method.update={method.update} first acts: all of its steps would be plain",
             where="method.update.warmup_steps",
             found=f"{method.update.plain_steps} warm-up steps in a run of {total}",
             expected=f"fewer than {total}",
@@ -207,8 +207,8 @@ def total_steps(recipe: Recipe, sampler: StepSampler) -> int:
         )
         raise InputError(problem)
     if reason := method.layer.too_short(total):
-        problem = Problem(f"the run is too short for layer {method.layer}", "method.layer", reason,
-                          remedy="lower them or train longer")  # fmt: skip
+        problem = Problem(f"the run is too short for method.layer={method.layer}", "method.layer", reason,
+                          remedy="lower these settings, or train longer")  # fmt: skip
         raise InputError(problem)
     return total
 

@@ -39,7 +39,9 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
     try:
         str(run.path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(Problem("the output's name is no valid text", "--output", repr(str(run.path)))) from error
+        raise InputError(
+            Problem("the name of the output directory is not valid text", "--output", repr(str(run.path)))
+        ) from error
     if not resume:
         if exists(run.path) and not is_unused(run.path):
             remedy = "choose another --output, or continue the run in it with --resume"
@@ -47,14 +49,15 @@ def check_output(run: RunDirectory, recipe: Recipe, resume: bool) -> None:
         return
     if not is_file(run.recipe):
         if run.checkpoints():
-            what, remedy = "the run has lost its recipe", f"put its recipe there again, as {run.recipe}"
+            what, remedy = "the recipe of the run is missing", f"restore it as {run.recipe}"
             raise InputError(Problem(what, str(run.path), expected="recipe.yaml", remedy=remedy))
         raise InputError(Problem("there is no run to resume", str(run.path), expected="a directory with recipe.yaml"))
     known, now = (flattened(own.model_dump(mode="json")) for own in (load_recipe(str(run.recipe), []), recipe))
     changed = [key for key in {**known, **now} if known.get(key) != now.get(key)]
     if changed:
         found, expected = ("; ".join(f"{key}: {own.get(key)}" for key in changed[:MOST_SHOWN]) for own in (now, known))
-        what, remedy = "the recipe differs from the run's", "continue with the run's own recipe, or begin anew"
+        what = "the recipe differs from the recipe of the run"
+        remedy = "continue with the run's own recipe, or start a new run with another --output"
         raise InputError(Problem(what, str(run.recipe), found, expected, remedy))
 
 
@@ -94,7 +97,7 @@ def chosen_checkpoint(run: RunDirectory, compute: Compute, reporter: Reporter) -
     """
     place, damaged = of_first(compute, lambda: newest_whole(run))
     for one in damaged:
-        reporter.note(f"not continued from: {one}")
+        reporter.note(f"skipped a damaged checkpoint: {one}")
     return place
 
 
@@ -103,7 +106,9 @@ def known_environment(session: Session, place: Path | None) -> dict[str, Any] | 
     found = read_environment(session.run)
     if found is None and place:  # without one, it was killed before it had written any of its own
         path = session.run.environment
-        session.reporter.note(f"{path} is missing or damaged: whether base and data are still the same is not known")
+        session.reporter.note(
+            f"{path} is missing or damaged: it cannot be checked that base and data are still the same"
+        )
     return found
 
 
@@ -114,7 +119,8 @@ def base_of(recipe: Recipe, run: RunDirectory, resume: bool) -> ModelSection:
     try:
         return found_again(recipe.model, trained_on(read_environment(run) or {}, run=run.path))
     except InputError as error:
-        what, remedy = "the base model changed since the run began", "put it there again, or begin anew"
+        what = "the base model changed since the run began"
+        remedy = "restore the base, or start a new run with another --output"
         raise InputError(*(replace(problem, what=what, remedy=remedy) for problem in error.problems)) from error
 
 
@@ -123,7 +129,7 @@ def check_environment(session: Session, known: Mapping[str, Any]) -> None:
     job = session.job
     now = json.loads(json.dumps(job.environment))
     if known.get("packages") != now["packages"]:
-        session.reporter.note("continuing with other versions of libraries: the rest may differ in its last bits")
+        session.reporter.note("continuing with other versions of libraries: results may differ in their last bits")
     start = ("after", "the adapter from which it began")
     for key, what in (("base", "the base model"), ("data", "the data"), start):
         before = known.get(key)
@@ -149,7 +155,7 @@ def restore(session: Session, place: Path) -> None:
         job.optimizer.load_tensors(session.parameters, checkpoint.optimizer)
         restore_random_state(checkpoint.random, job.compute.rank)
     except (ValueError, RuntimeError) as error:
-        raise InputError(Problem("the checkpoint does not belong to this recipe", str(place), str(error))) from error
+        raise InputError(Problem("the checkpoint is not of this recipe", str(place), str(error))) from error
     session.progress, session.best = checkpoint.progress, with_ties(job.base.model, job.saved, checkpoint.best)
     if session.accelerator.scaler is not None and checkpoint.progress.scaler:
         session.accelerator.scaler.load_state_dict(checkpoint.progress.scaler)
@@ -164,7 +170,7 @@ def kept_metrics(session: Session) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
-        session.reporter.note(f"the log begins anew, it cannot be read: {error}")
+        session.reporter.note(f"{path} cannot be read and is started again: {error}")
         return []
     return [line for line in lines[: progress.lines] if is_before(line, progress.step)]
 

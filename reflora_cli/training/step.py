@@ -50,7 +50,7 @@ def train_step(session: Session, step: int) -> None:
     progress.seconds += seconds
     progress.times.add(seconds)
     for why in session.compiling.untold():
-        session.reporter.note(f"step {step + 1}: a block cannot be compiled, and runs eagerly from now on: {why}")
+        session.reporter.note(f"step {step + 1}: a block cannot be compiled and runs eagerly from now on: {why}")
     train = job.recipe.train
     if is_due(session, train.log_every):
         log_step(session, rate, norm)
@@ -225,10 +225,10 @@ def report_plain(session: Session) -> None:
     plain = job.optimizer.rule.stepped_plainly()
     if len(plain) != session.plain:
         session.plain = len(plain)
-        without = "their BA is zero, nearly of lower rank, or has factors of sizes too far apart"
+        without = "their BA is zero or nearly of lower rank, or their A and B have too different norms"
         first = f"; first {plain[0]}" if plain else ""
         session.reporter.note(f"step {step}: {len(plain)} of {len(job.adapted.pairs)} adapters cannot be "
-                              f"preconditioned and step plainly: {without}{first}")  # fmt: skip
+                              f"preconditioned and take plain steps: {without}{first}")  # fmt: skip
 
 
 def log_health(session: Session) -> None:

@@ -62,8 +62,8 @@ def refuse_unused(names: Sequence[str], total: int) -> None:
             f"no gradient reaches {len(names)} of {total} adapters: they would never be trained",
             where="method.targets",
             found=listed(names),
-            remedy="leave modules that the task does not use out: all-linear does it by itself, "
-            f"a regular expression can, for example '{example}'",
+            remedy="leave out modules that the task does not use: method.targets=all-linear does so by itself, "
+            f"and a regular expression can, for example '{example}'",
         )
         raise InputError(problem)
 

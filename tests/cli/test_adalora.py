@@ -96,9 +96,9 @@ def test_no_run_begins_from_it_and_no_rule_of_pairs_goes_with_it(
     ada_run: Path, ada_recipe: Path, reflora: Reflora, tmp_path: Path
 ) -> None:
     for setting, said in (
-        (f"method.after={ada_run}", "has given up triplets that no longer exist"),
-        ("method.update=reflora", "is for pairs A, B, and layer adalora trains none"),
-        ("train.steps=4", "too short for layer adalora"),
+        (f"method.after={ada_run}", "triplets that its training removed are lost"),
+        ("method.update=reflora", "is for pairs A, B, and method.layer=adalora trains none"),
+        ("train.steps=4", "too short for method.layer=adalora"),
     ):
         outcome = reflora("train", ada_recipe, setting, "--output", tmp_path / "none")
         assert outcome.status == 2

@@ -172,7 +172,7 @@ def test_it_resumes_to_the_last_bit_when_the_source_is_gone(
     ("change", "expected"),
     [
         ("task.name=builtin/acceptability", "drawn anew: the adapter's head is for other labels (entailment,"),
-        ("task.name=builtin/questions", "score: the model has none"),
+        ("task.name=builtin/questions", "score: the model has no such module"),
         ("method.targets=all-linear", "all-linear (35)"),
     ],
 )
@@ -188,11 +188,11 @@ WRONG = {
     "no directory": ("method.after=nowhere", ["the adapter directory does not exist", "method.after: nowhere"]),
     "no adapter": ("method.after={tmp}", ["this directory holds no adapter"]),
     "a file": ("method.after={run}/adapter/adapter_config.json", ["is a file; a directory is expected"]),
-    "rank": ("method.rank=8", ["recipe's rank differs", "8 in the recipe", "4, as in"]),
-    "alpha": ("method.alpha=2", ["recipe's alpha differs", "2.0 in the recipe", "8.0, as in"]),
-    "scaling": ("method.name=rslora", ["recipe's scaling differs", "rslora in the recipe", "standard, as in"]),
-    "layer": ("method.name=dora", ["recipe's layer differs", "dora in the recipe", "lora, as in", "merge the adapter"]),
-    "targets": ("method.targets=[q_proj]", ["other targets", "q_proj (5 modules)", "v_proj (35 modules)"]),
+    "rank": ("method.rank=8", ["method.rank differs", "8 in the recipe", "4, as in"]),
+    "alpha": ("method.alpha=2", ["method.alpha differs", "2.0 in the recipe", "8.0, as in"]),
+    "scaling": ("method.name=rslora", ["method.scaling differs", "rslora in the recipe", "standard, as in"]),
+    "layer": ("method.name=dora", ["method.layer differs", "dora in the recipe", "lora, as in", "merge the adapter"]),
+    "targets": ("method.targets=[q_proj]", ["method.targets differs", "q_proj (5 modules)", "v_proj (35 modules)"]),
     "other base": ("model.name={tmp}/other", ["the base model is not the one that the adapter was trained on"]),
 }
 

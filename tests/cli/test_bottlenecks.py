@@ -141,10 +141,10 @@ def test_a_run_may_begin_from_it(houlsby: Path, reflora: Reflora, tmp_path: Path
     for name in ("dora", "pfeiffer"):
         outcome = reflora("train", open_recipe, f"method.name={name}", "--output", tmp_path / name)
         assert outcome.status == 2
-        assert "the recipe's layer differs" in outcome.err
+        assert "method.layer differs" in outcome.err
 
 
 def test_a_rule_for_pairs_is_refused(houlsby_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     outcome = reflora("train", houlsby_recipe, "method.update=reflora", "--output", tmp_path / "run")
     assert outcome.status == 2
-    assert "is for pairs A, B, and layer houlsby trains none" in outcome.err
+    assert "is for pairs A, B, and method.layer=houlsby trains none" in outcome.err

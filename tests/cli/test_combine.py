@@ -137,25 +137,31 @@ def test_a_run_goes_on_from_a_combination(trained: Path, second: Path, reflora: 
 
 WRONG = {
     "nothing there": (["{run}", "nowhere"], ["the adapter directory does not exist", "nowhere"]),
-    "too few weights": (["{run}", "{second}", "--weights", "1"], ["not one weight for each", "2: one for each"]),
+    "too few weights": (
+        ["{run}", "{second}", "--weights", "1"],
+        ["--weights must have one weight for each", "2 weights"],
+    ),
     "no numbers": (["{run}", "--weights", "much"], ["these are no weights", "much"]),
     "not finite": (["{run}", "--weights", "nan"], ["a weight is not finite"]),
     "all zero": (["{run}", "--weights", "0"], ["all weights are 0"]),
-    "no mean of heads": (["{run}", "{second}", "--weights=1,-1"], ["the weights sum to 0", "--head ADAPTER"]),
+    "no mean of heads": (["{run}", "{second}", "--weights=1,-1"], ["--weights sum to 0", "--head ADAPTER"]),
     "density": (["{run}", "--how", "ties", "--density", "1.5"], ["share of entries", "above 0, at most 1"]),
     "idle rank": (["{run}", "--rank", "4"], ["no effect with --how concat", "leave it out"]),
     "idle density": (["{run}", "--how", "svd", "--density", "0.5"], ["no effect with --how svd"]),
     "idle rows": (["{run}", "--rows", "8"], ["no effect with --how concat: no rows are read"]),
     "foreign head": (["{run}", "--head", "{second}"], ["an adapter that is not combined"]),
     "output": (["{run}", "--output", "{run}"], ["the output already exists"]),
-    "no factors": (["{run}", "{dora}"], ["no product of two factors", "--how svd"]),
+    "no factors": (["{run}", "{dora}"], ["not a product of two factors", "--how svd"]),
     "the base itself": (["{full}", "{run}"], ["parameters of the base itself", "reflora merge"]),
     "other base": (["{run}", "{other}"], ["not trained on the same base", "sha256 feed"]),
     "other labels": (["{run}", "{labels}"], ["different labels", "entailment", "yes, no", "--head ADAPTER"]),
     "no head": (["{run}", "{headless}"], ["save different modules whole", "score and none"]),
     "a stranger": (["{run}", "{stranger}"], ["unexpected tensors", "odd.weight"]),
     "other shapes": (["{run}", "{narrow}"], ["different shapes", "module model.layers.0.mlp.down_proj"]),
-    "weights of a search": (["{run}", "--how", "search", "--weights", "1"], ["finds the weights by itself"]),
+    "weights of a search": (
+        ["{run}", "--how", "search", "--weights", "1"],
+        ["--weights has no effect with --how search"],
+    ),
 }
 
 

@@ -152,11 +152,14 @@ def test_a_finished_comparison_is_left_alone(tuned: Outcome, place: Path, reflor
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"seeds": [0]}, ("seeds may only become more", "[0, 1]")),
-        ({"set": {"task.validation_rows": 24, "train.steps": 6}}, ("'lora' is another", "train.steps: 6", "steps: 4")),
+        ({"seeds": [0]}, ("seeds leaves out seeds of the comparison", "[0, 1]")),
+        ({"set": {"task.validation_rows": 24, "train.steps": 6}}, ("'lora' differs", "train.steps: 6", "steps: 4")),
         ({"grid": {"method.name": ["rslora"]}, "baseline": None}, ("lacks the setting 'lora'",)),
-        ({"tune": {**PLAN["tune"], "train.learning_rate": RATES[:2]}}, ("leaves out what was tried",)),
-        ({"tune": None}, ("tune is another",)),
+        (
+            {"tune": {**PLAN["tune"], "train.learning_rate": RATES[:2]}},
+            ("leaves out values that the comparison has tried",),
+        ),
+        ({"tune": None}, ("tune differs",)),
     ],
 )
 def test_a_changed_plan_is_refused_with_what_has_changed(

@@ -112,11 +112,11 @@ def test_without_a_compiler_a_run_is_the_eager_one(
             outcome = reflora("train", "quickstart", *own, *settings, "--output", tmp_path / name)
         assert outcome.status == 0, outcome.err
         outcomes.append(outcome.err)
-    assert "the model is not compiled, and trains eagerly: no C++ compiler was found: install g++" in outcomes[
-        0
-    ].replace("\n", " ")
+    assert "the model is not compiled and runs eagerly: no C++ compiler was found: install g++" in outcomes[0].replace(
+        "\n", " "
+    )
     assert "compiling 5 blocks" not in outcomes[0], "it is found out at once"
-    assert "cannot be compiled, and runs eagerly" not in outcomes[0], "it is said twice"
+    assert "cannot be compiled and runs eagerly" not in outcomes[0], "it is said twice"
     found = results_of(tmp_path / "failed")
     assert found["compile"] is False
     assert found["not_compiled"]
@@ -135,8 +135,8 @@ def test_a_run_that_looks_at_every_module_is_not_compiled(reflora: Reflora, tmp_
     ("settings", "said"),
     [
         (["train.compile=turbo"], "true or false or one of default, reduce-overhead"),
-        (["train.compile=true", "model.sharded=true"], "gathered from other processes"),
-        (["train.compile=true", "model.streaming=host"], "come to the device when they are used"),
+        (["train.compile=true", "model.sharded=true"], "cannot compile blocks with sharded weights"),
+        (["train.compile=true", "model.streaming=host"], "cannot compile blocks with streamed weights"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(settings: list[str], said: str, reflora: Reflora, tmp_path: Path) -> None:

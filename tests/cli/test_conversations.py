@@ -120,9 +120,9 @@ def test_a_template_in_the_place_of_the_tokenizers_is_said(reflora: Reflora, tmp
     source = recipe(tmp_path, put(tmp_path, rows_of()))
     name = f"model.name={model}"
     other = reflora("train", source, name, "--dry-run")
-    assert (other.status, "plain, in the place of the tokenizer's own" in other.err) == (0, True), other.err
+    assert (other.status, "plain, instead of the tokenizer's own" in other.err) == (0, True), other.err
     own = reflora("train", source, name, "task.template=null", "--dry-run")
-    assert (own.status, "that of the tokenizer" in own.err) == (0, True), own.err
+    assert (own.status, "the tokenizer's" in own.err) == (0, True), own.err
 
 
 def test_a_dry_run_shows_what_is_learned(reflora: Reflora, tmp_path: Path) -> None:
@@ -212,7 +212,10 @@ def with_file(text: str) -> Case:
 CASES: dict[str, tuple[Case, tuple[str, ...]]] = {
     "no role": (with_rows({"messages": [{"content": "a"}, ANSWER]}), ("row 9", "message 1 has no role")),
     "unknown role": (with_rows({"messages": [{"role": "usr", "content": "a"}, ANSWER]}), ("row 9", "did you mean")),
-    "ends with the user": (with_rows({"messages": [USER, ANSWER, USER]}), ("row 9", "ends with the user")),
+    "ends with a message of the user": (
+        with_rows({"messages": [USER, ANSWER, USER]}),
+        ("row 9", "ends with a message of the user"),
+    ),
     "no messages": (with_rows({"messages": []}), ("row 9", "has no messages")),
     "mixed layouts": (with_rows({"instruction": "a", "output": "b"}), ("several layouts", "train.jsonl")),
     "no layout": (with_task(data=[{"question": "a"}]), ("no known layout", "question")),
@@ -223,23 +226,23 @@ CASES: dict[str, tuple[Case, tuple[str, ...]]] = {
     "a file without a template": (with_file("hello"), ("own.jinja", "no chat template")),
     "a broken template": (with_file("{% for m in messages %}"), ("own.jinja", "not valid Jinja")),
     "a template that refuses": (with_file("{{ raise_exception('never so') }}"), ("never so", "conversation 1 of 6")),
-    "a template that divides by zero": (with_file("{{ 1 / 0 }}"), ("does not take", "division by zero")),
+    "a template that divides by zero": (with_file("{{ 1 / 0 }}"), ("refuses the conversation", "division by zero")),
     "a template that counts too far": (with_file("{% for i in range(10 ** 9) %}{% endfor %}"), ("Range too big",)),
     "a template without an end": (
         with_file("{% macro own() %}{{ own() }}{% endmacro %}{{ own() }}"),
-        ("does not take", "recursion"),
+        ("refuses the conversation", "recursion"),
     ),
     "a template that leaves texts out": (with_file("{{ messages[1].content }}"), ("leaves out", "message 1")),
     "a template of a task that is no conversation": (
         with_task("task.name=builtin/questions", kind=None, validation=None),
         ("template", "task.kind=chat"),
     ),
-    "a template of labels": (with_task(kind="classification"), ("template", "only conversations")),
-    "a label of conversations": (with_task(label="a"), ("label", "conversations have no label")),
+    "a template of labels": (with_task(kind="classification"), ("template", "only for conversations")),
+    "a label of conversations": (with_task(label="a"), ("label", "task.label is not for task.kind=chat")),
     "train_on_prompt": (with_task(train_on_prompt=True), ("task.train_on=all",)),
     "rows held out twice": (with_task(validation_rows=3), ("validation", "validation_rows")),
     "an unknown train_on": (with_task(train_on="answer"), ("task.train_on", "answers")),
-    "a prompt of conversations": (with_task(prompt="alpaca"), ("prompt", "kind chat")),
+    "a prompt of conversations": (with_task(prompt="alpaca"), ("prompt", "task.kind=chat")),
     "a prompt of questions": (
         with_task("task.name=builtin/questions", kind=None, validation=None, template=None, prompt="alpaca"),
         ("task.prompt", "builtin/questions"),

@@ -86,7 +86,7 @@ def test_another_run_begins_from_it(reflora: Reflora, recipe: Path, eva_run: Pat
     assert ranks[0] == ranks[1]
     refused = reflora("train", open_recipe, *more, "method.name=eva", "--output", tmp_path / "other")
     assert refused.status == 2
-    assert "start eva has nothing to do" in refused.err
+    assert "method.start=eva would have no effect" in refused.err
 
 
 def test_two_processes_start_as_one(recipe: Path, tmp_path: Path, eva_run: Path) -> None:

@@ -77,7 +77,7 @@ def test_merged_model_has_a_card(trained: Path, reflora: Reflora, tmp_path: Path
     assert outcome.status == 0, outcome.err
     card = (tmp_path / "model" / "README.md").read_text()
     assert "RefLoRA, arXiv 2505.18877" in card
-    assert "holds for gradient descent. This run used AdamW" in card
+    assert "proofs are for gradient descent. This run used AdamW" in card
     assert "| validation | accuracy |" in card
     assert "AutoModelForSequenceClassification" in card
 

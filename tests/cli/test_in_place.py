@@ -146,7 +146,7 @@ def test_it_goes_to_other_tools_as_a_merged_model(
 
 @pytest.mark.parametrize(
     ("format", "words"),
-    [("peft", "nothing that PEFT calls an adapter"), ("gguf-adapter", "hold LoRA and nothing else")],
+    [("peft", "PEFT has no type of adapter"), ("gguf-adapter", "supports LoRA adapters only")],
 )
 def test_it_is_no_adapter(format: str, words: str, answering_full: Path, reflora: Reflora, tmp_path: Path) -> None:
     outcome = reflora("export", answering_full, "--format", format, "--output", tmp_path / "out")
@@ -163,14 +163,14 @@ def test_no_run_begins_from_it_but_on_the_merged_model(
     after = (f"method.name={method}", f"method.after={full}")
     outcome = reflora("train", recipe, *SMALL, *after, "--output", tmp_path / "run")
     assert outcome.status == 2
-    assert "go on with the merged model" in outcome.err
+    assert "train on the merged model" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_without_biases_is_refused(recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
     outcome = reflora("train", recipe, *SMALL, "method.name=bitfit", "--output", tmp_path / "run")
     assert outcome.status == 2
-    assert "the model has no biases to train in place" in outcome.err
+    assert "the model has no biases to train" in outcome.err
     assert "LlamaForSequenceClassification" in outcome.err
 
 

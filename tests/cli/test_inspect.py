@@ -71,7 +71,7 @@ def test_without_its_base_a_run_tells_the_rest(run: Path, reflora: Reflora, tmp_
     (place / "reflora.json").write_text(json.dumps(record))
     outcome = reflora("inspect", place, "--json")
     assert outcome.status == 0, outcome.err
-    assert "without the base's weights" in outcome.err
+    assert "the base's weights are missing" in outcome.err
     assert outcome.json["base"] is None
     assert outcome.json["total"]["relative"] is None
     assert outcome.json["total"]["effective_rank"] > 0

@@ -45,6 +45,6 @@ def test_a_run_is_continued_without_a_second_decomposition_and_its_file_is_a_lor
     assert json.loads((tmp_path / "more" / "results.json").read_text())["before"] == results["scores"]
     refused = reflora("train", recipe, *more, f"method.after={run}", "--output", tmp_path / "none")
     assert refused.status == 2
-    assert "another layer has no place for its parameters" in refused.err
+    assert "to change the layer, merge the adapter" in refused.err
     own, other = load_file(run / WEIGHTS), load_file(tmp_path / "more" / WEIGHTS)
     assert all(not torch.equal(own[key], other[key]) for key in own)

@@ -326,9 +326,13 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "label that is not given": (
         changed(label="bule"),
         {"labels": ["red", "blue"]},
-        ("none of the task's labels", "row 7", "did you mean 'blue'?"),
+        ("not one of the task's labels", "row 7", "did you mean 'blue'?"),
     ),
-    "one class": ([{**row, "label": "red"} for row in GOOD], {}, ("nothing to tell apart", "red in all 40 rows")),
+    "one class": (
+        [{**row, "label": "red"} for row in GOOD],
+        {},
+        ("fewer than two different labels", "red in all 40 rows"),
+    ),
     "a class for every row": (
         [{**row, "label": f"n{i}"} for i, row in enumerate(GOOD)],
         {},
@@ -338,9 +342,17 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "metric of another kind": (GOOD, {"metric": "acuracy"}, ("task.metric", "did you mean 'accuracy'?")),
     "too many held out": (GOOD, {"validation": 39}, ("too many rows would be held out", "at most 38")),
     "share that is none": (GOOD, {"validation": "ten"}, ("task.validation", "10%")),
-    "one file trained on and scored": (GOOD, {"validation": None}, ("trained on and scored", "task.validation=10%")),
+    "one file trained on and scored": (
+        GOOD,
+        {"validation": None},
+        ("cannot be used for training and scoring", "task.validation=10%"),
+    ),
     "no number": (GOOD, {"kind": "regression"}, ("is not a finite number", "row 1")),
-    "labels of a regression": (GOOD, {"kind": "regression", "labels": ["a"]}, ("a regression has no labels",)),
+    "labels of a regression": (
+        GOOD,
+        {"kind": "regression", "labels": ["a"]},
+        ("task.labels is not for task.kind=regression",),
+    ),
     "weights for other labels": (GOOD, {"class_weights": [1.0]}, ("1 weights for 0 labels",)),
     "several label columns": (GOOD, {"label": ["a", "b"]}, ("one column of labels", "multilabel")),
     "neither 0 nor 1": (
@@ -355,13 +367,13 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     ),
     "list written as text": (changed(label="['red']"), {"kind": "multilabel"}, ("a list written as text", "row 7")),
     "unknown kind": (GOOD, {"kind": "classificaton"}, ("did you mean 'classification'?",)),
-    "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("a named task", "task.label")),
+    "keys of no kind": (GOOD, {"kind": None, "name": "glue/cola", "label": "x"}, ("known by its name", "task.label")),
     "name of another task": (GOOD, {"name": "glue/cola"}, ("'glue/cola' has columns and labels of its own",)),
     "no data": (GOOD, {"data": "hub"}, ("needs your own data", "task.data")),
     "weights that are all zero": (
         GOOD,
         {"labels": ["red", "blue"], "class_weights": [0, 0]},
-        ("all of class_weights are zero", "task.class_weights"),
+        ("all of task.class_weights are zero", "task.class_weights"),
     ),
     "a number whose square is not finite": (
         [{**row, "label": 1e30} for row in GOOD],

@@ -174,13 +174,29 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     ),
     "column of the text that is not there": (GOOD, {"text": "tex"}, ("'tex' is missing", "Set task.text")),
     "column of the label that is not there": (GOOD, {"label": "lable"}, ("'lable' is missing", "Set task.label")),
-    "text and wording that differ": (GOOD, {"text": "a", "wording": "{text}"}, ("text names a, and wording has text",)),
+    "text and wording that differ": (
+        GOOD,
+        {"text": "a", "wording": "{text}"},
+        ("task.text names a, and task.wording has text",),
+    ),
     "two texts without a wording": (GOOD, {"text": ["text", "b"]}, ("names 2 columns", "set task.wording")),
-    "wording of another kind": (GOOD, {"kind": "regression", "wording": "{text}"}, ("a regression has no wording",)),
-    "labels": (GOOD, {"labels": ["a"]}, ("a generation has no labels",)),
-    "two ways to hold out": (GOOD, {"validation_rows": 4}, ("a generation has no validation_rows", "task.validation")),
+    "wording of another kind": (
+        GOOD,
+        {"kind": "regression", "wording": "{text}"},
+        ("task.wording is not for task.kind=regression",),
+    ),
+    "labels": (GOOD, {"labels": ["a"]}, ("task.labels is not for task.kind=generation",)),
+    "two ways to hold out": (
+        GOOD,
+        {"validation_rows": 4},
+        ("task.validation_rows is not for task.kind=generation", "set task.validation instead"),
+    ),
     "metric of labels": (GOOD, {"metric": "blue"}, ("task.metric", "did you mean 'bleu'?")),
-    "one file trained on and scored": (GOOD, {"validation": None}, ("trained on and scored", "task.validation=10%")),
+    "one file trained on and scored": (
+        GOOD,
+        {"validation": None},
+        ("cannot be used for training and scoring", "task.validation=10%"),
+    ),
     "too many held out": (GOOD, {"validation": 20}, ("too many rows would be held out", "at most 19: a row stays")),
     "missing text": (changed(text=None), {}, ("'text' is missing", "row 7")),
     "missing answer": (changed(label=""), {}, ("'label' is missing", "row 7")),
@@ -188,10 +204,10 @@ WRONG: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] =
     "number among answers": (changed(label=["a", 3]), {}, ("'label' holds something that is not a text", "row 7")),
     "number for an answer": (changed(label=3), {}, ("'label' is not a text", "row 7")),
     "column in two places": (GOOD, {"wording": "{label}: {text}"}, ("column 'label' is named twice",)),
-    "no name of the hub": (GOOD, {"data": "hub:a/b/c/d"}, ("names no data set on the hub", "hub:OWNER/NAME/CONFIG")),
+    "no name of the hub": (GOOD, {"data": "hub:a/b/c/d"}, ("no name of a hub data set", "hub:OWNER/NAME/CONFIG")),
     "data set out of reach": (GOOD, {"data": "hub:nobody/no-rows"}, ("cannot be loaded from the hub", "no-rows")),
     "no data": (GOOD, {"data": "hub"}, ("needs your own data", "hub:OWNER/NAME")),
-    "no protocol of choices": (GOOD, {"eval": "choices"}, ("has no candidates to choose from", "eval.protocol")),
+    "no protocol of choices": (GOOD, {"eval": "choices"}, ("has no candidate answers to compare", "eval.protocol")),
 }
 
 

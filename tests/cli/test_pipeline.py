@@ -178,8 +178,8 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("method.name=lora+",), ("B learns at 0.048", "2 to 57 times below")),
-        (("method.lr_ratio=0.5",), ("method.lr_ratio and reflora both",)),
+        (("method.name=lora+",), ("the learning rate of B is 0.048", "2 to 57 times below")),
+        (("method.lr_ratio=0.5",), ("method.lr_ratio and method.update=reflora both",)),
         (("method.name=lora",), ()),
     ],
 )

@@ -93,7 +93,7 @@ def test_peft_computes_the_same_on_the_original_base(base: str, runs: Runs, refl
     assert exported.json["checked_by"].startswith("PEFT")
     cost, card = exported.json["quantization_difference"], (tmp_path / "peft" / "README.md").read_text()
     quantized = base in ("nf4", "int8, dora")
-    assert ("off from what was trained" in card) is quantized
+    assert ("differs from what was trained" in card) is quantized
     assert (cost is not None) is quantized
     if quantized:
         assert 0 < cost["mean"] < cost["largest"] < {"nf4": 3.0, "int8, dora": 0.2}[base]

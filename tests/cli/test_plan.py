@@ -47,7 +47,7 @@ def test_a_config_alone_is_planned(reflora: Reflora, language_recipe: Path, bare
     assert found["base"]["weights_at_hand"] is False
     linear = 2 * (2 * width * width + 2 * width * kv + 3 * width * inner)
     assert found["memory"]["weights"]["adapted linear layers"] == 4 * linear
-    assert "tokenizer is not at hand" in outcome.err
+    assert "tokenizer is not available" in outcome.err
     assert found["largest_batch"]["length"] == 48
 
 
@@ -103,7 +103,7 @@ def test_lines_fit_into_eighty_columns(planned: Outcome) -> None:
         (("--gpu", "H10"), "H100"),
         (("model.name=/nowhere/at/all",), "directory does not exist"),
         (("method.targets=[q_prj]",), "q_proj"),
-        (("task.max_length=100000",), "max_length is beyond the model"),
+        (("task.max_length=100000",), "task.max_length is larger than the model allows"),
         (("train.warmup_steps=1000",), "before the learning rate reaches its peak"),
         (("model.dtype=float16",), "float16 needs a GPU"),
     ],

@@ -137,13 +137,13 @@ def test_a_merged_language_model_is_asked_as_it_was_trained(
     question = "What is the shelf used for?"
     (own,) = lines(reflora("predict", answering, question, "--max-new-tokens", 8))
     carried = reflora("predict", merged_language, question, "--max-new-tokens", 8)
-    assert "asked by the tokenizer's chat template" in carried.err
+    assert "put into the tokenizer's chat template" in carried.err
     older = shutil.copytree(merged_language, tmp_path / "model")
     (older / "chat_template.jinja").unlink()
     outcome = reflora("predict", older, f"Question: {question} Answer:", "--max-new-tokens", 8)
-    assert "does not tell the prompt" in outcome.err
+    assert "does not record the prompt" in outcome.err
     tasked = reflora("predict", older, question, "--task", "builtin/questions", "--max-new-tokens", 8)
-    assert "does not tell the prompt" not in tasked.err
+    assert "does not record the prompt" not in tasked.err
     found = [lines(each)[0]["answer"] for each in (carried, outcome, tasked)]
     assert found == [own["answer"]] * 3
 
@@ -281,14 +281,14 @@ def test_wrong_rows_are_refused(reflora: Reflora, trained: Path, tmp_path: Path)
         "not valid JSON": (broken,),
         "'hypothesis' is not a text": (numbers,),
         "there is no such file": (tmp_path / "absent.csv",),
-        "of no known kind": (tmp_path,),
-        "one file is read at a time": (lacking, empty),
+        "file type is not supported": (tmp_path,),
+        "only one file can be read": (lacking, empty),
         "has 2 texts": ("a cup",),
-        "not the columns of a row": (lacking, "--columns", "premise"),
+        "--columns does not name the columns": (lacking, "--columns", "premise"),
         "column 'hypothesis' is missing": (lacking, "--columns", "premise,hypothesis"),
-        "labels, no prompts": (lacking, "--raw"),
-        "writes nothing": (lacking, "--max-new-tokens", 8),
-        "cannot be written in this form": (lacking, "--output", tmp_path / "found.xlsx"),
+        "labels and no prompts": (lacking, "--raw"),
+        "--max-new-tokens has no effect": (lacking, "--max-new-tokens", 8),
+        "cannot be written in this file format": (lacking, "--output", tmp_path / "found.xlsx"),
     }
     for expected, arguments in cases.items():
         outcome = reflora("predict", trained, *arguments)
@@ -312,14 +312,14 @@ def test_wrong_models_are_refused(reflora: Reflora, trained: Path, merged: Path,
     odd = shutil.copytree(merged, tmp_path / "odd")
     (odd / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaModel"]}))
     cases: dict[str, tuple[object, ...]] = {
-        "does not say what its outputs mean": (nameless, "a cup"),
-        "labels texts or writes answers": (odd, "a cup"),
+        "does not name its labels": (nameless, "a cup"),
+        "neither labels texts nor writes answers": (odd, "a cup"),
         "an adapter without its base": (trained / "adapter", "a cup"),
         "neither a run nor a model": (tmp_path, "a cup"),
         "there is no such model": (tmp_path / "nowhere", "a cup"),
         "no trained head": ("quickstart", pairs),
-        "a model directory is used as it is": (merged, "a cup", "--adapter", trained / "adapter"),
-        "outputs are not the task's labels": (merged, "a cup", "--task", "builtin/acceptability"),
+        "cannot be used with a model directory": (merged, "a cup", "--adapter", trained / "adapter"),
+        "for other labels than the task's": (merged, "a cup", "--task", "builtin/acceptability"),
     }
     for expected, arguments in cases.items():
         outcome = reflora("predict", *arguments)
@@ -342,4 +342,4 @@ def test_several_processes_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     outcome = reflora("predict", trained, pairs)
-    assert (outcome.status, "done by one process" in outcome.err) == (2, True)
+    assert (outcome.status, "runs in one process only" in outcome.err) == (2, True)

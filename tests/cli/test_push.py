@@ -78,7 +78,7 @@ def test_a_dry_run_shows_everything_and_asks_nobody(
     for word in ("me/model", "library_name: peft", "model-index:", "nothing was uploaded", "warning: "):
         assert word in outcome.err
     assert any("base_model" in warning for warning in found["warnings"])
-    assert any(warning.startswith("adapter_config.json tells a private path") for warning in found["warnings"])
+    assert any(warning.startswith("adapter_config.json contains a private path") for warning in found["warnings"])
 
 
 @pytest.mark.parametrize(("name", "private"), [("me/model", False), ("model", True)])

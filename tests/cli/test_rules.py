@@ -38,7 +38,7 @@ RULES = {
         "method.update={absolute_damping: 0.01, interval: 2}",
         "Zhang, Pilanci 2024, Riemannian preconditioned LoRA, arXiv 2402.02347",
     ),
-    "nora+": ("method.name=nora+", "method.update.interval=2", "NoRA+ acts on the steps of training"),
+    "nora+": ("method.name=nora+", "method.update.interval=2", "NoRA+ changes only the steps of training"),
     "nora on nf4": ("method.name=nora", "model.quantization=nf4", "Li et al. 2024, NoRA, arXiv 2410.18965"),
     "altlora dora on nf4": (
         "method.name=altlora",

@@ -135,7 +135,7 @@ def test_a_merged_model_carries_the_trained_template(run: Path, reflora: Reflora
     for place in (run, tmp_path / "merged"):
         outcome = chat(f"/system {SYSTEM}\nWhat is a cup?\nAnd a box?\n", place)
         assert outcome.out.splitlines() == [ASKED["What is a cup?"], ASKED["And a box?"]], outcome.err
-        assert "asked by the tokenizer's chat template; earlier messages are read too" in outcome.err
+        assert "put into the tokenizer's chat template; earlier messages are read too" in outcome.err
 
 
 def test_a_run_on_its_own_prompt_is_not_asked_by_the_base_s_template(
@@ -148,7 +148,9 @@ def test_a_run_on_its_own_prompt_is_not_asked_by_the_base_s_template(
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
     assert ids == tokenizer("Question: Who are you? Answer:")["input_ids"]
     own, other = (chat("Who are you?\n", place) for place in (prompted, tmp_path / "merged"))
-    assert "the tokenizer's chat template was not trained: every message is asked alone, by the prompt of" in own.err
+    assert (
+        "training did not use the tokenizer's chat template: every message is read alone, in the prompt of" in own.err
+    )
     expected = tokenizer.decode(written(tmp_path / "merged", question), skip_special_tokens=True).strip()
     assert own.out.strip() == other.out.strip() == expected != ""
     card = (tmp_path / "merged" / "README.md").read_text()

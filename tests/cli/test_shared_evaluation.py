@@ -122,7 +122,7 @@ def test_what_only_the_first_process_sees_ends_all_with_one_message(answering: P
     (tmp_path / "predictions-questions.jsonl").write_text("no line\n", encoding="utf-8")
     done = launched(answering, "--output", tmp_path)
     assert done.returncode == 1, "torchrun's own status"
-    assert len(re.findall("this is no line of predictions", done.stderr)) == 1, done.stderr
+    assert len(re.findall("a line of the file is not a prediction", done.stderr)) == 1, done.stderr
     assert "exitcode  : 2" in done.stderr
     assert "fault of reflora" not in done.stderr
     assert done.stdout == ""

@@ -50,15 +50,17 @@ def test_one_method_with_formula_fields_and_refusals(reflora: Reflora) -> None:
     text = " ".join(outcome.err.split())
     for part in ("Wang et al. 2024", "W + s B A", "moments = factors", "damping = auto", "layer vera"):
         assert part in text
-    assert outcome.json["refusals"]["layer vera"] == "update lora-pro is for pairs A, B, and layer vera trains none"
+    assert outcome.json["refusals"]["layer vera"] == (
+        "method.update=lora-pro is for pairs A, B, and method.layer=vera trains none"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("pisa",), "did you mean 'pissa'"),
-        (("lora", "--rank", 4), "parameters are counted for the table"),
-        (("lora", "--base", "builtin:tiny-llama"), "parameters are counted for the table"),
+        (("lora", "--rank", 4), "are only for the table of all methods"),
+        (("lora", "--base", "builtin:tiny-llama"), "are only for the table of all methods"),
         (("methods", "--base", "nobody/nothing"), "nobody/nothing"),
     ],
 )
@@ -90,7 +92,7 @@ def test_a_recipe_says_what_keys_mean_and_where_they_were_set(reflora: Reflora) 
         "kind: reflora  # the preset",
     ):
         assert line in lines
-    assert "# the peak, after the warm-up" in lines
+    assert "# the peak learning rate, after the warm-up" in lines
     assert "it is a task too: --as task" in outcome.err
 
 
@@ -102,7 +104,7 @@ def test_a_copy_is_written_once(reflora: Reflora, tmp_path: Path) -> None:
     before = place.read_bytes()
     again = reflora("show", "glue/cola", "--copy", place)
     assert (again.status, place.read_bytes()) == (2, before)
-    assert "there is something already" in again.err
+    assert "the file already exists" in again.err
     assert reflora("show", "lora", "--copy", tmp_path / "lora.yaml").status == 2
     assert not (tmp_path / "lora.yaml").exists()
 

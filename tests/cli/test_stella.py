@@ -127,18 +127,18 @@ def test_a_lora_goes_on_from_it_and_its_own_layer_does_not(
     assert results[1]["before"] == results[0]["scores"]
     outcome = reflora("train", recipe, f"method.after={runs['full']}", "--output", tmp_path / "third")
     assert outcome.status == 2
-    for words in ("stella in the recipe", "lora, as in", "merge the adapter, and train on the merged model"):
+    for words in ("stella in the recipe", "lora, as in", "merge the adapter and train on the merged model"):
         assert words in " ".join(outcome.err.split())
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("method.start=pissa", "start pissa is for pairs A, B, and layer stella trains none"),
-        ("method.lr_ratio=4", "lr_ratio 4.0 is for pairs A, B, and layer stella trains none"),
-        ("method.update=reflora", "update reflora is for pairs A, B, and layer stella trains none"),
-        ("method.layer=dora", "update stiefel is for orthonormal frames, and layer dora has none"),
-        ("method.rank=500", "the rank is larger than a matched weight allows"),
+        ("method.start=pissa", "method.start=pissa is for pairs A, B, and method.layer=stella trains none"),
+        ("method.lr_ratio=4", "method.lr_ratio=4.0 is for pairs A, B, and method.layer=stella trains none"),
+        ("method.update=reflora", "method.update=reflora is for pairs A, B, and method.layer=stella trains none"),
+        ("method.layer=dora", "method.update=stiefel is for orthonormal frames, and method.layer=dora has none"),
+        ("method.rank=500", "the rank is larger than an adapted weight allows"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -44,7 +44,7 @@ def test_a_run_with_dropout_is_scored_and_continued_as_any(recipe: Path, reflora
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [((), ("train.trim_last_block", "llama")), (("train.packing=true",), ("train.packing", "first place"))],
+    [((), ("train.trim_last_block", "llama")), (("train.packing=true",), ("train.packing", "first position"))],
     ids=["a decoder", "packed rows"],
 )
 def test_what_cannot_be_trimmed_is_refused(

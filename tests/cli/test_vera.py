@@ -128,7 +128,7 @@ def test_an_export_is_read_back_by_peft_and_its_card_is_true(vera_run: Path, ref
     card = (tmp_path / "peft" / "README.md").read_text()
     assert "arXiv 2310.11454" in card
     assert "with vera, rank 48, seed 0" in card
-    assert "vLLM cannot serve the adapter itself: it knows LoRA" in card
+    assert "vLLM cannot serve the adapter itself: it supports LoRA only" in card
 
 
 def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Reflora, tmp_path: Path) -> None:
@@ -145,7 +145,10 @@ def test_a_run_may_begin_from_it(vera_run: Path, vera_recipe: Path, reflora: Ref
     assert not torch.equal(first["base_model.vera_A"], adapter(vera_run)["base_model.vera_A"])
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["projection_prng_key"], config["r"], config["vera_dropout"]) == (9, 48, 0.1)
-    for name, said in (("dora", "another layer"), ("reflora", "is for pairs A, B, and layer vera trains none")):
+    for name, said in (
+        ("dora", "to change the layer"),
+        ("reflora", "is for pairs A, B, and method.layer=vera trains none"),
+    ):
         outcome = reflora("train", open_recipe, f"method.name={name}", "--output", tmp_path / name)
         assert outcome.status == 2
         assert said in outcome.err
@@ -170,7 +173,7 @@ def test_a_language_model_becomes_gguf_and_its_adapter_does_not(reflora: Reflora
     run = train(reflora, recipe, tmp_path / "run", "task.max_train_rows=64", "task.max_eval_rows=16")
     outcome = reflora("export", run, "--format", "gguf-adapter")
     assert outcome.status == 2
-    assert "llama.cpp's adapters hold LoRA and nothing else" in outcome.err
+    assert "llama.cpp supports LoRA adapters only" in outcome.err
     assert "merge it instead: reflora export RUN --format gguf" in outcome.err
     outcome = reflora("export", run, "--format", "gguf", "--gguf-type", "f32", "--output", tmp_path / "gguf", "--json")
     assert outcome.status == 0, outcome.err

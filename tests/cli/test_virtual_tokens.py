@@ -149,7 +149,7 @@ def test_it_is_not_merged(form: str, virtual_run: Path, reflora: Reflora) -> Non
     outcome = reflora(*(["merge", virtual_run] if form == "merge" else ["export", virtual_run, "--format", form]))
     assert outcome.status == 2
     said = " ".join(outcome.err.split())
-    assert "virtual tokens stand before every row, and in no weight" in said
+    assert "virtual tokens are put before every row and are part of no weight" in said
     assert "use the run itself: reflora eval, predict or chat RUN" in said
 
 
@@ -162,19 +162,19 @@ def test_a_run_may_begin_from_it(name: str, virtual_run: Path, reflora: Reflora,
     assert len(adapter(run)[KEY]) == 6
     outcome = reflora("train", tmp_path / "open.yaml", "method.name=dora", "--output", tmp_path / "other")
     assert outcome.status == 2
-    assert "the recipe's layer differs" in outcome.err
+    assert "method.layer differs" in outcome.err
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("method.rank=4", "rank 4 has no meaning with layer"),
-        ("method.dropout=0.1", "dropout 0.1 has no meaning with layer"),
+        ("method.rank=4", "method.rank=4 has no meaning with method.layer="),
+        ("method.dropout=0.1", "method.dropout=0.1 has no meaning with method.layer="),
         ("method.targets=[q_proj]", "adapts no module"),
         ("method.update=reflora", "is for pairs A, B"),
-        ("train.packing=true", "packed rows have rows before them"),
+        ("train.packing=true", "packed rows have other rows before them"),
         ("model.sharded=true", "every process must hold whole"),
-        ("method.layer.tokens=5000", "max_length is beyond the model"),
+        ("method.layer.tokens=5000", "task.max_length is larger than the model allows"),
     ],
 )
 def test_settings_without_sense_are_refused(
@@ -191,7 +191,7 @@ def test_recomputed_activations_go_with_a_prompt_only(
     outcome = reflora("train", virtual_recipe, "train.gradient_checkpointing=true", "--output", tmp_path / "run")
     if name == "prefix":
         assert outcome.status == 2
-        assert "which is empty where activations are recomputed" in " ".join(outcome.err.split())
+        assert "which is empty when activations are recomputed" in " ".join(outcome.err.split())
         return
     assert outcome.status == 0, outcome.err
     torch.testing.assert_close(adapter(tmp_path / "run")[KEY], adapter(virtual_run)[KEY], atol=1e-5, rtol=0)
@@ -254,4 +254,4 @@ def test_a_decoder_that_classifies_is_not_for_peft(name: str, recipe: Path, refl
     assert outcome.json["scores"] == results(run)["scores"]
     outcome = reflora("export", run, "--format", "peft")
     assert outcome.status == 2
-    assert "do not go with a decoder that classifies" in " ".join(outcome.err.split())
+    assert "do not work with a decoder that classifies" in " ".join(outcome.err.split())

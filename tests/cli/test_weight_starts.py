@@ -148,10 +148,10 @@ def test_a_base_whose_error_cannot_be_corrected_is_refused(
     packed = tmp_path / "packed"
     assert reflora("merge", runs["loftq"], "--requantize", "nf4", "--output", packed).status == 0
     refused = {
-        (): "corrects the error of a quantized base, and this one is not quantized",
+        (): "corrects the error of a quantized base, and model.quantization is none",
         ("model.quantization=nf2",): "wrong value for model.quantization",
-        ("model.quantization=nf4", "method.targets=[lm_head]"): "no adapted module has one",
-        (f"model.name={packed}", "model.quantization=nf4"): "the base's files do not hold it",
+        ("model.quantization=nf4", "method.targets=[lm_head]"): "no adapted module is quantized",
+        (f"model.name={packed}", "model.quantization=nf4"): "the base's files do not hold them",
     }
     for settings, reason in refused.items():
         outcome = reflora("train", recipe, f"method.name={preset}", *settings, "--output", tmp_path / "run")

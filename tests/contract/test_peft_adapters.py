@@ -115,7 +115,7 @@ def test_tied_modules_saved_whole_are_what_peft_makes_of_them(
         base, tmp_path, target_modules=targets, modules_to_save=saved, ensure_weight_tying=ensured, fan_in_fan_out=True
     )
     if ensured and name == "gpt2" and 1 in chosen:
-        with pytest.raises(InputError, match=r"brings another lm_head\.weight"):
+        with pytest.raises(InputError, match=r"copy of lm_head\.weight differs"):
             read_by_us(base, tmp_path)
         return
     torch.testing.assert_close(read_by_us(base, tmp_path), theirs, atol=2e-5, rtol=1e-5)
@@ -220,8 +220,8 @@ def break_value(tensors: dict[str, Tensor]) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], None], str]] = {
-    "trained head": (change_copy, r"brings another lm_head\.weight than the base has"),
-    "resized embedding": (resize_copy, r"brings another model\.embed_tokens\.weight.*\n.*\n.*\[1510, 32\]"),
+    "trained head": (change_copy, r"adapter's copy of lm_head\.weight differs"),
+    "resized embedding": (resize_copy, r"adapter's copy of model\.embed_tokens\.weight differs.*\n.*\n.*\[1510, 32\]"),
     "one name twice": (repeat_without_prefix, "same name"),
     "adapter's name": (rename("lora_A.weight", "lora_A.default.weight"), "an adapter's name in it"),
     "embedding": (rename("lora_A.weight", "lora_embedding_A"), "LoRA on an embedding"),
@@ -278,11 +278,14 @@ def test_more_names_than_any_model_has_are_not_even_read(on_head: Path, tmp_path
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "another kind": ({"peft_type": "LOHA", "target_modules": None, "r": None}, "unsupported kind of adapter"),
-    "no kind": ({"peft_type": None}, "unsupported kind of adapter"),
+    "another kind": ({"peft_type": "LOHA", "target_modules": None, "r": None}, "kind of adapter is not supported"),
+    "no kind": ({"peft_type": None}, "kind of adapter is not supported"),
     "unsupported before broken": ({"bias": "all", "target_modules": None}, "bias = 'all'"),
     "experts": ({"target_parameters": ["mlp.experts.gate_up_proj"], "target_modules": None}, "target_parameters"),
-    "a moved base": ({"init_lora_weights": "pissa"}, "remedy: let PEFT write it .*path_initial_model_for_weight_conv"),
+    "a moved base": (
+        {"init_lora_weights": "pissa"},
+        "remedy: let PEFT convert it .*path_initial_model_for_weight_conv",
+    ),
     "no targets": ({"target_modules": None}, "target_modules is not what PEFT writes"),
     "no rank": ({"r": None}, "a whole number, at least 1"),
     "ranks": ({"rank_pattern": {"q_proj": 0, "k_proj": 0}}, "rank_pattern is not what PEFT writes"),

@@ -25,7 +25,7 @@ def test_files_bring_their_tensors_until_they_are_gone(tmp_path: Path) -> None:
     for own, expected in zip(home.layout.views(flat), weights.values(), strict=True):
         assert torch.equal(own, expected.float())
     file.unlink()
-    with pytest.raises(InputError, match="cannot be read any more") as caught:
+    with pytest.raises(InputError, match="can no longer be read") as caught:
         home.bring(flat)
     (problem,) = caught.value.problems
     assert "model.safetensors" in problem.found

@@ -49,6 +49,6 @@ def test_every_block_has_both_places_once(name: str) -> None:
 @pytest.mark.parametrize("name", ["mixtral", "deepseek-v3", "t5", "mamba", "albert"])
 def test_blocks_of_another_kind_are_refused_with_the_way_out(name: str) -> None:
     """Experts have no linear layer of their own, and an encoder-decoder's blocks have two attentions."""
-    with pytest.raises(InputError, match="are not known in a") as caught:
+    with pytest.raises(InputError, match="cannot be found in a") as caught:
         matched_places(made(name), (Place.FEED_FORWARD,), [])
     assert "method.targets" in caught.value.problems[0].remedy

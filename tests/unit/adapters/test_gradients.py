@@ -97,6 +97,6 @@ def test_layers_without_a_gradient_have_none_and_infinite_ones_are_refused() -> 
     assert weight_gradients(layers, "own", 2, sight(torch.ones(2, 4))).keys() == {"used"}
     with pytest.raises(InputError, match="not finite"):
         weight_gradients(layers, "own", 2, sight(torch.full((2, 4), torch.inf)))
-    with pytest.raises(InputError, match="no loss"):
+    with pytest.raises(InputError, match="needs gradients of a loss"):
         weight_gradients(layers, "own", 2, Sight([Pass(lambda: None, torch.ones(2, 1), 2)], lambda _: None))
     assert not any(layer._forward_hooks for layer in layers.values())

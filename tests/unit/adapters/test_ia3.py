@@ -122,7 +122,9 @@ def test_second_matrices_of_feed_forward_layers_are_known_by_their_usual_names(n
 
 
 def test_dropout_is_refused_and_a_preset_takes_it_back() -> None:
-    with pytest.raises(ValidationError, match=r"dropout 0\.1 has no meaning with layer ia3; leave method\.dropout out"):
+    with pytest.raises(
+        ValidationError, match=r"dropout=0\.1 has no meaning with method.layer=ia3; leave method\.dropout out"
+    ):
         Method(name="ia3", dropout=0.1)
     with pytest.raises(InputError, match="dropout"):
         adapt(make("bert"), layer="ia3", dropout=0.1)

@@ -184,9 +184,9 @@ def test_weights_that_are_not_there_or_not_quantized_are_refused() -> None:
     W = weight()
     lost, other = frozen(W), frozen(W)
     lost.read_original, other.read_original = lambda: None, weight(1).clone
-    for own, found in ((lost, "quantized weights only"), (other, "a weight that has other codes")):
+    for own, found in ((lost, "quantized weights only"), (other, "a weight that quantizes differently")):
         with pytest.raises(InputError) as caught:
             copy.deepcopy(own).original()
         assert found in str(caught.value.problems[0].found)
-    with pytest.raises(InputError, match="no adapted module has one"):
+    with pytest.raises(InputError, match="no adapted module is quantized"):
         adapt(make("bert"), "query", start="loftq")

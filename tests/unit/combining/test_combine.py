@@ -120,7 +120,7 @@ def test_what_is_no_product_of_factors_is_truncated_with_its_error(made: Made, t
 
 
 def test_scaled_outputs_are_truncated_to_a_rank_that_is_given(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no factors that would say to which rank to truncate"):
+    with pytest.raises(InputError, match="no low-rank factors whose rank could be used"):
         combined(tmp_path / "none", [made("ia3"), made("lora")], how=Combining.SVD)
     parts = {made("ia3"): 1.0, made("lora"): 1.0}
     combined(tmp_path / "sum", list(parts), how=Combining.SVD, rank=12)
@@ -139,7 +139,7 @@ def test_a_layer_that_changes_a_bias_is_refused_when_it_is_read(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(IA3Output, "changes_bias", True)
-    with pytest.raises(InputError, match="changes a bias, which a LoRA adapter does not hold"):
+    with pytest.raises(InputError, match="changes a bias, which a LoRA adapter cannot hold"):
         combined(tmp_path / "sum", [made("ia3")], how=Combining.SVD, rank=4)
 
 
@@ -153,7 +153,7 @@ def test_one_such_adapter_keeps_its_magnitudes(made: Made, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("adapters", [["dora", "lora"], ["dora"]])
 def test_its_sum_by_factors_is_refused(adapters: list[str], made: Made, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no product of two factors") as caught:
+    with pytest.raises(InputError, match="not a product of two factors") as caught:
         combined(tmp_path / "sum", [made(kind) for kind in adapters], weights=(0.5,) * len(adapters))
     assert "--how svd" in str(caught.value)
     assert not (tmp_path / "sum").exists()
@@ -254,6 +254,6 @@ def test_where_peft_is_wrong_this_is_right(way: str, kinds: tuple[str, str], tmp
 def test_virtual_tokens_are_refused_with_the_reason(kind: peft.PeftConfig, made: Made, tmp_path: Path) -> None:
     peft.get_peft_model(base(), kind).save_pretrained(tmp_path / "tokens")
     adapters = (str(made("lora")), str(tmp_path / "tokens"))
-    with pytest.raises(InputError, match="virtual tokens stand before every row, and in no weight"):
+    with pytest.raises(InputError, match="virtual tokens are put before every row and are part of no weight"):
         combine(CombineRequest(adapters, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -37,5 +37,5 @@ def test_weights_change_in_place_without_cross_terms(tmp_path: Path) -> None:
 def test_a_change_without_factors_is_refused(tmp_path: Path) -> None:
     adapter = make(tmp_path / "dora", 1, r=2, use_dora=True)
     readers = readers_of([read_source(str(adapter))], None, SILENT)
-    with pytest.raises(InputError, match="no product of two factors"):
+    with pytest.raises(InputError, match="not a product of two factors"):
         mixtures(readers, base())

@@ -84,7 +84,7 @@ def test_facts_and_errors_fit(console: Console) -> None:
     reporter.facts(
         "plan", {"an unusually long name of a fact that nobody reads": "123,456 of 184,422,912", "run": LONG}
     )
-    terminal.terminal_error("Wrong input", f"there is something already\n  found: {LONG}")
+    terminal.terminal_error("Wrong input", f"the file already exists\n  found: {LONG}")
     text = printed(console)
     for number in ("123,456", "184,422,912"):
         assert number in text

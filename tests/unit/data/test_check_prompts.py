@@ -139,5 +139,5 @@ class TestMixture:
 
     def test_one_file_for_a_list_of_tasks_is_an_error(self, tmp_path: Path) -> None:
         path = write(tmp_path / "train.json", [GOOD])
-        with pytest.raises(InputError, match="cannot be divided"):
+        with pytest.raises(InputError, match="not one file for all"):
             load_mixture(self.mixture(), str(path), None)

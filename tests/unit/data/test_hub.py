@@ -144,5 +144,5 @@ def test_out_of_reach_is_one_message() -> None:
 def test_one_data_set_is_not_divided_among_tasks() -> None:
     mixture = find_task("commonsense")
     assert isinstance(mixture, Mixture)
-    with pytest.raises(InputError, match="one data set cannot be divided"):
+    with pytest.raises(InputError, match="not one data set for all"):
         load_mixture(mixture, "hub:me/commonsense", None)

@@ -120,7 +120,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "role that is no text": ({"messages": [{"role": 1, "content": "a"}, ANSWER]}, "unknown role 1"),
     "no messages": ({"messages": []}, "has no messages"),
-    "ends with the user": ({"messages": [USER, ANSWER, USER]}, "ends with the user"),
+    "ends with a message of the user": ({"messages": [USER, ANSWER, USER]}, "ends with a message of the user"),
     "no content": ({"messages": [{"role": "user"}, ANSWER]}, "message 1 has no content"),
     "content without calls": ({"messages": [USER, {"role": "assistant", "content": None}]}, "message 2 has no content"),
     "content that is no text": (
@@ -151,14 +151,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two systems": (
         {"messages": [{"role": "system", "content": "a"}, USER, ANSWER], "system": "b"},
-        "a message of the system too",
+        "and a system message",
     ),
     "prompt and completion of two kinds": ({"prompt": "a", "completion": [ANSWER]}, "neither two texts nor two lists"),
     "system that is a number": ({"messages": [USER, ANSWER], "system": 3}, "'system' is not a text"),
     "empty text": ({"text": ""}, "'text' is missing"),
     "no layout": ({"question": "a", "answer": "b"}, "no known layout"),
     "misspelt column": ({"message": [USER, ANSWER]}, "is 'message' meant to be 'messages'?"),
-    "two layouts": ({"messages": [USER, ANSWER], "text": "a"}, "those of several layouts: messages | text"),
+    "two layouts": ({"messages": [USER, ANSWER], "text": "a"}, "match several layouts: messages | text"),
 }
 
 

@@ -29,7 +29,9 @@ def test_what_is_missing_has_its_commands(name: str, monkeypatch: pytest.MonkeyP
         with pytest.raises(InputError) as refused:
             refuse("the setting")
         (problem,) = refused.value.problems
-        assert problem.remedy == f"pip install {packages}, or pip install '.[{name}]' where reflora's source is"
+        assert (
+            problem.remedy == f"pip install {packages}, or pip install '.[{name}]' in the directory of reflora's source"
+        )
         assert problem.where == "the setting"
         assert extra.purpose in problem.what
 

@@ -154,20 +154,20 @@ def test_without_the_base_all_is_told_that_needs_no_weight(kind: str, made: Made
     (lost / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/nowhere/base"}))
     found, whole = looked_into(lost, base=None), looked_into(made(kind))
     assert found.base is None
-    (note,) = [note for note in found.notes if note.startswith("without the base's weights")]
+    (note,) = [note for note in found.notes if note.startswith("the base's weights are missing")]
     assert "/nowhere/base" in note
     assert "\n" not in note
     known = {own.module: own for own in whole.modules}
     if kind in ("vera", "ia3"):
         assert found.modules == ()
-        assert any("nothing is told" in note for note in found.notes)
+        assert any("cannot be inspected without the base" in note for note in found.notes)
         return
     for own in found.modules:
         before = known[own.module]
         assert (own.low_rank, own.balance, own.trained) == (before.low_rank, before.balance, before.trained)
         assert own.frobenius == (None if kind == "dora" else before.frobenius)
         assert (own.rows, own.weight, own.relative_frobenius) == (None, None, None)
-        assert any("not at hand" in reason for reason in own.missing)
+        assert any("the base's weight is missing" in reason for reason in own.missing)
     json.dumps(as_json(found), allow_nan=False)
 
 
@@ -267,7 +267,7 @@ def test_parameters_trained_in_place(tmp_path: Path) -> None:
 def test_an_adapter_that_changes_no_weights_is_refused(tmp_path: Path) -> None:
     made = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     peft.get_peft_model(base(), made).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="virtual tokens stand before every row"):
+    with pytest.raises(InputError, match="virtual tokens are put before every row"):
         looked_into(tmp_path)
 
 

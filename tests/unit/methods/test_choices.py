@@ -77,14 +77,16 @@ def test_settings_of_pairs_are_refused_for_a_layer_without(layer: str, key: str,
         assert Method.model_validate({"name": layer, key: value}).summary.endswith("scaling rslora, rank 8, alpha 8")
         return
     for preset in ({"name": layer}, {"name": "lora", "layer": layer}):
-        with pytest.raises(ValidationError, match=rf"{key} {value} is for pairs A, B, and layer {layer} trains none"):
+        with pytest.raises(
+            ValidationError, match=rf"{key}={value} is for pairs A, B, and method.layer={layer} trains none"
+        ):
             Method.model_validate({**preset, key: value})
         assert Method.model_validate(preset).layer.kind == layer
 
 
 @pytest.mark.parametrize("layer", WITHOUT_PAIRS)
 def test_the_default_preset_s_rule_is_refused_with_the_way_out(layer: str) -> None:
-    with pytest.raises(ValidationError, match=r"set method\.update=plain, or name the preset of this layer"):
+    with pytest.raises(ValidationError, match=r"set method\.update=plain, or method\.name to the preset of this layer"):
         Method.model_validate({"layer": layer})
 
 
@@ -94,7 +96,7 @@ def test_rules_of_frames_are_refused_without_any() -> None:
         if layer in WITH_FRAMES or LAYERS[layer].in_place:
             continue
         with pytest.raises(
-            ValidationError, match=rf"update stiefel is for orthonormal frames, and layer {layer} has none"
+            ValidationError, match=rf"update=stiefel is for orthonormal frames, and method.layer={layer} has none"
         ):
             Method.model_validate({"name": "lora", "layer": layer, "update": "stiefel"})
 
@@ -136,7 +138,7 @@ def test_warm_up_zero_is_refused_exactly_where_a_rule_is_stuck_at_zero(kind: str
     if not UPDATES[kind]().needs_warmup_at_zero:
         assert Method.model_validate(values).update.plain_steps == 0
         return
-    with pytest.raises(ValidationError, match=f"update {kind} with warmup_steps 0 cannot start: at B = 0"):
+    with pytest.raises(ValidationError, match=f"update={kind} cannot act with warmup_steps 0: at B = 0"):
         Method.model_validate(values)
     # The factors of an earlier adapter are not zero, or are refused when they are read.
     assert Method.model_validate({**values, "after": "runs/earlier"}).update.plain_steps == 0

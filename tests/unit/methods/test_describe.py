@@ -45,7 +45,9 @@ def test_it_says_what_it_goes_with_as_a_recipe_would_find_out(name: str, axis: s
 
 def test_refusals_are_reasons_in_words() -> None:
     own = described("lora-rite")
-    assert own.refusals["layer vera"] == "update lora-rite is for pairs A, B, and layer vera trains none"
+    assert own.refusals["layer vera"] == (
+        "method.update=lora-rite is for pairs A, B, and method.layer=vera trains none"
+    )
     assert "layer: lora, dora" in listed(own)
     assert "start: all" in listed(own)
 

@@ -59,9 +59,9 @@ def test_damping(damping: Any) -> None:
     ("values", "words"),
     [
         ({"name": "reflroa"}, "unknown method 'reflroa'; presets: lora,"),
-        ({"targets": []}, "targets is empty.*name modules, or write all-linear"),
+        ({"targets": []}, "targets is empty.*name modules, or set method.targets=all-linear"),
         ({"update": "reflora", "refactor": {"warmup_steps": 0}}, "at B = 0 .*; raise warmup_steps to at least 1"),
-        ({"name": "reflora", "refactor": {"warmup_steps": 0}}, "warmup_steps 0 cannot start"),
+        ({"name": "reflora", "refactor": {"warmup_steps": 0}}, "cannot act with warmup_steps 0"),
         ({"targets": "query_proj"}, "valid tuple"),
         ({"targets": [""]}, "at least 1 character"),
         ({"targets": [1]}, "valid string"),
@@ -81,12 +81,12 @@ def test_damping(damping: Any) -> None:
         ({"rnak": 3}, "Extra inputs"),
         ({"name": ["lora"]}, "valid string"),
         (["lora"], "valid dictionary"),
-        ({"name": "full", "rank": 4}, "rank 4 is for adapters, and layer full trains the base's own parameters"),
-        ({"name": "full", "dropout": 0.1}, "dropout 0.1 is for adapters"),
+        ({"name": "full", "rank": 4}, "rank=4 is for adapters, and method.layer=full trains the base's own parameters"),
+        ({"name": "full", "dropout": 0.1}, "dropout=0.1 is for adapters"),
         ({"name": "full", "lr_ratio": 2.0}, "leave method.lr_ratio out"),
-        ({"name": "bitfit", "update": "reflora"}, "update reflora is for adapters.*own biases"),
-        ({"name": "bitfit", "start": "gaussian"}, "start gaussian is for adapters"),
-        ({"name": "rslora", "layer": "bias"}, "scaling rslora is for adapters"),
+        ({"name": "bitfit", "update": "reflora"}, "update=reflora is for adapters.*own biases"),
+        ({"name": "bitfit", "start": "gaussian"}, "start=gaussian is for adapters"),
+        ({"name": "rslora", "layer": "bias"}, "scaling=rslora is for adapters"),
     ],
 )
 def test_refused(values: Any, words: str) -> None:
@@ -101,7 +101,7 @@ def test_warmup_zero_is_fine_where_it_can_start() -> None:
 
 @pytest.mark.parametrize("name", ["eva", "corda", "lora-ga", "lora-one"])
 def test_a_start_that_looks_at_rows_is_refused_where_an_adapter_is_the_start(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"start {name} has nothing to do where the factors begin as those of"):
+    with pytest.raises(ValidationError, match=f"start={name} would have no effect: A and B continue from method.after"):
         Method(name=name, after="run")
     update = {"kind": "scaled-gd", "warmup_steps": 1}
     assert Method(name=name, start="default", update=update, after="run").after == "run"

@@ -43,7 +43,7 @@ def test_other_files_than_those_that_were_loaded_are_noticed(tmp_path: Path) -> 
     model = load_language_model(section, None, torch.float32).model
     own = next(own for own in model.modules() if isinstance(own, QuantizedWeight))
     own.weight.zero_()
-    with pytest.raises(InputError, match="the weight that was quantized is needed"):
+    with pytest.raises(InputError, match="weights before their quantization are needed"):
         own.original()
 
 

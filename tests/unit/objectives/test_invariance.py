@@ -108,7 +108,7 @@ def test_a_head_of_zeros_hides_nothing_and_stays_as_it_is() -> None:
 
 
 def test_a_model_that_sees_what_is_to_come_is_refused() -> None:
-    with pytest.raises(InputError, match="sees the tokens that it is to predict"):
+    with pytest.raises(InputError, match="sees the tokens that it should predict"):
         causal_padding(Base(t.XLNetLMHeadModel(XLNET), tokenizer(), SOURCE, None, (), ()), CPU)
 
 

@@ -71,8 +71,8 @@ def test_the_way_to_hold_rows_out_of_one_file_works(task: tuple[str, ...], tmp_p
         recipe = load(put(tmp_path, GOOD), f"task.data={data}", *task, *more)
         return kind_of(task_of(recipe.task)).load_examples(recipe)
 
-    with pytest.raises(InputError, match="one file cannot be trained on and scored too") as refused:
+    with pytest.raises(InputError, match="the same file cannot be used for training and scoring") as refused:
         examples()
     held_out, nothing = refused.value.problems[0].remedy.split(", or score nothing with ")
-    assert {*examples(held_out.removeprefix("hold rows out with "))} == {"train", "validation"}
+    assert {*examples(held_out.removeprefix("hold out rows with "))} == {"train", "validation"}
     assert {*examples(*nothing.split())} == {"train"}

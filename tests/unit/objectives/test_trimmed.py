@@ -92,5 +92,5 @@ def test_a_head_that_reads_every_place_is_refused() -> None:
             return hidden.mean(dim=1)
 
     own.model.bert.pooler = Mean()
-    with pytest.raises(InputError, match="all places"):
+    with pytest.raises(InputError, match="all positions"):
         trim_last_block(objective(own))

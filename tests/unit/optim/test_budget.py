@@ -245,7 +245,7 @@ def test_value_and_gradients_are_those_of_the_definition() -> None:
 
 
 def test_what_leaves_nothing_to_give_up_in_is_refused() -> None:
-    with pytest.raises(ValidationError, match="target_rank 9 is more than the rank 8"):
+    with pytest.raises(ValidationError, match=r"target_rank=9 is more than the rank at the start, method\.rank=8"):
         Method(name="adalora", rank=8, layer={"kind": "adalora", "target_rank": 9})
     assert [Method(name="adalora", rank=rank).layer.target(rank) for rank in (1, 2, 3, 12)] == [1, 1, 2, 8]
 
@@ -256,5 +256,5 @@ def test_what_leaves_nothing_to_give_up_in_is_refused() -> None:
         )
 
     assert total_steps(recipe(), SAMPLER) == total_steps(recipe(initial_steps=2, final_steps=2), SAMPLER) == 5
-    with pytest.raises(InputError, match=r"too short for layer adalora[\s\S]*initial_steps 3 and final_steps 2"):
+    with pytest.raises(InputError, match=r"too short for method.layer=adalora[\s\S]*initial_steps 3 and final_steps 2"):
         total_steps(recipe(initial_steps=3, final_steps=2), SAMPLER)

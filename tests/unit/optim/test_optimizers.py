@@ -289,7 +289,9 @@ def test_what_is_no_pair_of_matrices_steps_plainly() -> None:
         "embedding.lora_embedding_B.default",
         "second.lora_B.default.weight",
     ]
-    with pytest.warns(UserWarning, match=r"5 factors are no pair of matrices and step plainly: .*lora_.*\.\.\."):
+    with pytest.warns(
+        UserWarning, match=r"5 factors have no partner to form a pair A, B and take plain steps: .*lora_.*\.\.\."
+    ):
         RefLoRA(model)
 
 

@@ -16,7 +16,7 @@ def test_the_nearest_existing_directory_is_found(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match="file is no directory"):
+    with pytest.raises(InputError, match="file is not a directory"):
         writable_parent(tmp_path / "file" / "run")
 
 

@@ -283,7 +283,7 @@ OVERRIDES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "field of a kind": (("method.layer.rank=0",), ("unknown key 'rank'", "mean 'method.rank'?")),
     "removed": (("model.name=",), ("wrong value for model.name", "override model.name=", "found: null")),
     "refused": (("method.refactor.warmup_steps=0",), ("B = 0", "where: override method.refactor.warmup_steps=0")),
-    "never": (("eval.every=never",), ("no best adapter", "where: override eval.every=never")),
+    "never": (("eval.every=never",), ("eval.every=never makes none", "where: override eval.every=never")),
     "task": (("task.name=cola",), ("no such task", "where: override task.name=cola", "did you mean 'glue/cola'?")),
     "extends": (("extends=glue/cola",), ("unknown key 'extends'",)),
     "yaml": (("method.targets=[a",), ("not readable YAML", "override method.targets=[a, line 1, column")),

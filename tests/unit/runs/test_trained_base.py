@@ -76,7 +76,7 @@ def test_lost_base_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: p
     place = model_in(tmp_path / "some" / "base")
     known = trained_on(record("some/base", place))
     moved = place.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"(?s)is gone.*some/base.*model\.name=PATH"):
+    with pytest.raises(InputError, match=r"(?s)cannot be found.*some/base.*model\.name=PATH"):
         found_again(ModelSection(name="some/base"), known)
     named = ModelSection(name=str(moved))
     assert found_again(named, known) == named

@@ -62,7 +62,7 @@ def test_a_damaged_line_is_refused(tmp_path: Path, line: bytes) -> None:
     part = begun(tmp_path / "a.jsonl")
     part.write_bytes(part.read_bytes() + line)
     with (
-        pytest.raises(InputError, match="no line of predictions"),
+        pytest.raises(InputError, match="not a prediction"),
         output_file(tmp_path / "a.jsonl", IDENTITY, QUESTIONS),
     ):
         pass
@@ -81,7 +81,10 @@ def test_a_finished_file_is_known_again_and_nothing_else_is_left(tmp_path: Path,
     with output_file(path, IDENTITY, QUESTIONS) as file:
         assert file.is_whole
     assert [own.name for own in tmp_path.iterdir()] == [name]
-    with pytest.raises(InputError, match="something else"), output_file(path, {"adapter": "abd"}, QUESTIONS):
+    with (
+        pytest.raises(InputError, match="does not hold the predictions of this model"),
+        output_file(path, {"adapter": "abd"}, QUESTIONS),
+    ):
         pass
 
 

@@ -33,7 +33,7 @@ def test_a_run_on_a_prompt_is_asked_by_it_whatever_template_there_is() -> None:
     found = prompting_of(tokenizer, INSTRUCT, has_prompt=True)
     assert isinstance(found, TaskPrompt)
     assert found.tokens([*ASKED, *ASKED]) == tokenizer(PLAIN.fill("What is a cup?", ""))["input_ids"]
-    assert "chat template was not trained" in found.note
+    assert "training did not use the tokenizer's chat template" in found.note
     assert (found.reads_history, found.reads_system) == (False, False)
     assert found.ends == ()
 
@@ -43,13 +43,13 @@ def test_a_model_that_tells_no_prompt_is_asked_by_its_template_if_it_has_one() -
     assert isinstance(prompting_of(tokenizer, INSTRUCT, has_prompt=False), ChatTemplate)
     tokenizer.chat_template = None
     without = prompting_of(tokenizer, INSTRUCT, has_prompt=False)
-    assert "its text as it is" in without.note
+    assert "alone and as it is" in without.note
     assert "no chat template" in prompting_of(tokenizer, INSTRUCT, has_prompt=True).note
 
 
 def test_a_template_that_takes_no_conversation_is_refused() -> None:
     template = "{{ raise_exception('no answers here') }}"
-    with pytest.raises(InputError, match="does not take these messages"):
+    with pytest.raises(InputError, match="refuses these messages"):
         prompting_of(family_tokenizer(Family(template, (), "")), TALKING, has_prompt=True)
 
 
@@ -57,5 +57,5 @@ def test_messages_on_which_a_template_fails_by_itself_are_refused() -> None:
     found = prompting_of(
         family_tokenizer(Family("{{ 1 // (4 - messages | length) }}", (), "")), TALKING, has_prompt=True
     )
-    with pytest.raises(InputError, match="does not take these messages"):
+    with pytest.raises(InputError, match="refuses these messages"):
         found.tokens([*ASKED, *ASKED, *ASKED, *ASKED])

@@ -16,5 +16,5 @@ def test_an_empty_text_is_a_text_and_no_directory(tmp_path: Path, monkeypatch: p
     assert file_among(["", "a cup"]) is None
     (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
     assert file_among(["rows.csv"]) == Path("rows.csv")
-    with pytest.raises(InputError, match="of no known kind"):
+    with pytest.raises(InputError, match="file type is not supported"):
         file_among(["."])

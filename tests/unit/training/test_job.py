@@ -29,7 +29,7 @@ def test_rules_are_found() -> None:
 @pytest.mark.parametrize("kind", WITH_WARMUP)
 def test_a_rule_that_would_begin_after_the_run_is_refused(kind: str) -> None:
     assert total_steps(recipe({"update": {"kind": kind, "warmup_steps": 4}}), SAMPLER) == 5
-    with pytest.raises(InputError, match=f"the run ends before {kind} begins") as caught:
+    with pytest.raises(InputError, match=f"the run ends before method.update={kind} first acts") as caught:
         total_steps(recipe({"update": {"kind": kind, "warmup_steps": 5}}), SAMPLER)
     (problem,) = caught.value.problems
     assert (problem.where, problem.found) == ("method.update.warmup_steps", "5 warm-up steps in a run of 5")
@@ -46,10 +46,14 @@ def test_a_rule_without_warm_up_is_not_refused_for_one(kind: str) -> None:
     ("method", "weight_decay", "told"),
     [
         ({"start": "pissa"}, 0.0, []),
-        ({"start": "pissa", "dropout": 0.1}, 0.0, ["method.dropout drops inputs of what start pissa has taken"]),
-        ({"start": "pissa"}, 0.01, ["train.weight_decay pulls what start pissa has taken"]),
-        ({"start": "pissa", "after": "runs/first", "dropout": 0.1}, 0.01, ["start pissa is not made"]),
-        ({"start": "gaussian", "after": "runs/first"}, 0.01, ["start gaussian is not made"]),
+        (
+            {"start": "pissa", "dropout": 0.1},
+            0.0,
+            ["method.dropout also applies to the part of the base's weights that method.start=pissa"],
+        ),
+        ({"start": "pissa"}, 0.01, ["train.weight_decay pulls the part of the base's weights that method.start=pissa"]),
+        ({"start": "pissa", "after": "runs/first", "dropout": 0.1}, 0.01, ["method.start=pissa has no effect"]),
+        ({"start": "gaussian", "after": "runs/first"}, 0.01, ["method.start=gaussian has no effect"]),
         ({"start": "default", "after": "runs/first", "dropout": 0.1}, 0.01, []),
     ],
 )
@@ -78,7 +82,7 @@ def test_a_cache_for_texts_that_nobody_writes_is_told(section: dict[str, Any], i
 
 
 def test_a_start_off_the_base_is_told() -> None:
-    assert any("begins with a random addition" in words for words in cautions(recipe({"name": "stella"})))
+    assert any("begins with a random change" in words for words in cautions(recipe({"name": "stella"})))
     assert not cautions(recipe({"name": "stella", "layer": {"s_initial": 0.0}}))
     assert not cautions(recipe({"name": "lora-xs"}))
     assert cautions(recipe({"name": "lora-xs", "layer": {"deviation": 0.1}}))
@@ -86,6 +90,10 @@ def test_a_start_off_the_base_is_told() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, own in UPDATES.items() if not own.of_frames and not own.holds_a])
 def test_two_corrections_of_the_balance_are_told(kind: str) -> None:
-    told = [words for words in cautions(recipe({"update": kind, "lr_ratio": 0.5})) if f"and {kind} both" in words]
+    told = [
+        words
+        for words in cautions(recipe({"update": kind, "lr_ratio": 0.5}))
+        if f"and method.update={kind} both" in words
+    ]
     assert len(told) == UPDATES[kind].corrects_balance
     assert not cautions(recipe({"update": kind, "lr_ratio": 1.0}))
