@@ -54,7 +54,7 @@ def test_a_model_computes_attention_as_asked(name: str, asked: Attention, taken:
 def test_a_model_that_cannot_is_refused(tmp_path: Path) -> None:
     place = saved("deberta-v2", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"damaged: no weight may be read before")
-    with pytest.raises(InputError, match="deberta-v2 model cannot") as refused:
+    with pytest.raises(InputError, match="deberta-v2 model does not support this attention") as refused:
         loaded_attention(place, Attention.SDPA)
     problem = refused.value.problems[0]
     assert (problem.where, problem.remedy) == ("model.attention", "set model.attention=auto")
