@@ -64,6 +64,11 @@ def draw_curve(axes: Axes, curve: Curve, look: Look, *, points: bool) -> None:
             )
 
 
+def draw_behind(axes: Axes, curve: Curve) -> None:
+    """Draw a line without a name in light grey, to compare other lines with."""
+    axes.plot(curve.x, curve.mean, color="0.85", linewidth=1.0, zorder=1)
+
+
 def legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
     """Put one legend for all panels below them, in as many columns as the names have room."""
     found: dict[str, Any] = {}

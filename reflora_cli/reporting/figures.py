@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from reflora_cli.console.pictures import Look, looks
 from reflora_cli.reporting.cells import SHARES, Group
+from reflora_cli.reporting.curve_panels import Labels, draw_panels, part_words
 from reflora_cli.reporting.curves import (
     Curve,
     device_of,
@@ -25,23 +23,13 @@ from reflora_cli.reporting.curves import (
     tasks_of,
 )
 from reflora_cli.reporting.document import Figure
-from reflora_cli.reporting.drawing import draw_curve, finished, legend, panels, styled
+from reflora_cli.reporting.drawing import finished, legend, panels, styled
 from reflora_cli.reporting.numbers import unit
 from reflora_cli.reporting.records import RunRecord
 from reflora_cli.reporting.settings import Column
 
-Curves = dict[str, list[Curve]]
-"""Curves by panel."""
 MOST_TICKS = 7
 """The most learning rates of which each has its tick."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What stands beside axes. x: empty where the names of panels have it. y: by panel."""
-
-    x: str
-    y: dict[str, str]
 
 
 def draw_figures(group: Group, prefix: str) -> tuple[Figure, ...]:
@@ -109,24 +97,24 @@ def draw_rates(group: Group, prefix: str) -> Figure | None:
     )
     look = looks([*rate_free_labels(group), *(curve.label for curves in found.values() for curve in curves)])
     labels = Labels("learning rate", {task: score_unit(group, task) for task in found})
-    drawn = draw_panels(found, look, labels, points=True)
+    drawn = draw_panels(found, look, labels, group.baseline, points=True)
     if drawn is None:
         return None
     canvas, axes = drawn
-    for one, curves in zip(axes, filter(None, found.values()), strict=True):
-        rates = sorted({x for curve in curves for x in curve.x})
+    for one, panel in axes:
+        rates = sorted({x for curve in found[panel.shown] for x in curve.x})
         one.set_xscale("log")
         if len(rates) <= MOST_TICKS:
             one.set_xticks(rates, [f"{rate:g}" for rate in rates])
             one.set_xticks([], minor=True)
-    return finished(f"{prefix}rates", caption, canvas)
+    return finished(f"{prefix}rates", caption + part_words(axes), canvas)
 
 
 def draw_losses(group: Group, prefix: str) -> Figure | None:
     """Draw training losses against steps and, of runs on one device, against seconds."""
     device = main_device(group.runs)
     span = span_of(group.runs)
-    found: Curves = {}
+    found: dict[str, list[Curve]] = {}
     for task in tasks_of(group):
         steps = curves_of(group, task, lambda label, runs: losses_by_step(label, runs, span))
         seconds = curves_of(group, task, lambda label, runs: losses_by_second(label, runs, span), device)
@@ -139,16 +127,18 @@ def draw_losses(group: Group, prefix: str) -> Figure | None:
         "Training loss against steps and against seconds of training: mean over seeds, band from the least to the "
         f"greatest.{smoothed} Seconds are those on {device}."
     )
-    drawn = draw_panels(found, row_looks(group), Labels("", dict.fromkeys(found, "training loss")))
-    return finished(f"{prefix}losses", caption, drawn[0]) if drawn else None
+    labels = Labels("", dict.fromkeys(found, "training loss"))
+    drawn = draw_panels(found, row_looks(group), labels, group.baseline)
+    return finished(f"{prefix}losses", caption + part_words(drawn[1]), drawn[0]) if drawn else None
 
 
 def draw_evaluations(group: Group, prefix: str) -> Figure | None:
     """Draw the main score of validation against steps."""
     found = {task: curves for task in tasks_of(group) if (curves := curves_of(group, task, scores_by_step))}
     caption = "Main score of validation against steps: mean over seeds, band from the least to the greatest."
-    drawn = draw_panels(found, row_looks(group), Labels("step", {task: score_unit(group, task) for task in found}))
-    return finished(f"{prefix}evaluations", caption, drawn[0]) if drawn else None
+    labels = Labels("step", {task: score_unit(group, task) for task in found})
+    drawn = draw_panels(found, row_looks(group), labels, group.baseline)
+    return finished(f"{prefix}evaluations", caption + part_words(drawn[1]), drawn[0]) if drawn else None
 
 
 def curves_of(
@@ -172,27 +162,6 @@ def score_unit(group: Group, task: str) -> str:
 def row_looks(group: Group) -> dict[str, Look]:
     """Return the look of each row, the same in all figures of a group."""
     return looks([row.label for row in group.rows])
-
-
-def draw_panels(
-    found: Curves, look: dict[str, Look], labels: Labels, *, points: bool = False
-) -> tuple[Canvas, list[Axes]] | None:
-    """Draw curves, a panel for each entry that has any; None without any."""
-    found = {title: curves for title, curves in found.items() if curves}
-    if not found:
-        return None
-    canvas, axes = panels(len(found), 3.0)
-    for one, (title, curves) in zip(axes, found.items(), strict=True):
-        for curve in curves:
-            draw_curve(one, curve, look[curve.label], points=points)
-        task, _, what = title.partition(" | ")
-        one.set_title(task, fontsize=9)
-        one.set_xlabel(labels.x or what)
-        one.set_ylabel(labels.y[title])
-        if (labels.x or what) == "step":
-            one.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    legend(canvas, axes)
-    return canvas, axes
 
 
 def draw_cost(group: Group, prefix: str) -> Figure | None:
