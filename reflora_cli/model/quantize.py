@@ -37,7 +37,8 @@ def refuse_quantized(section: ModelSection, config: Any) -> None:
         remedy = "use the unquantized original model, with model.quantization=nf4 to save memory"
         raise InputError(Problem(what, where, kind, expected, remedy))
     if section.quantization not in (Quantization.NONE, kind):
-        what, remedy = f"the base model is already quantized, as {kind}", f"set model.quantization to none or {kind}"
+        what = f"the base model is already quantized, as {kind}"
+        remedy = f"set model.quantization=none, or model.quantization={kind}"
         raise InputError(Problem(what, "model.quantization", section.quantization, kind, remedy))
 
 

@@ -30,6 +30,6 @@ def test_a_language_model_is_loaded_once_for_all_its_tasks(names: tuple[str, ...
 def test_a_classifier_has_no_protocol(tmp_path: Path) -> None:
     """The recipe's model does not exist: nothing is looked for."""
     request = Request(str(put(tmp_path, GOOD)), protocol=EvalProtocol.CHOICES)
-    with pytest.raises(InputError, match="only language models") as refused:
+    with pytest.raises(InputError, match="for language models, and this task has labels") as refused:
         next(evaluate(request, SilentReporter()))
     assert refused.value.problems[0].where == "--protocol"
