@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from reflora_cli.cli.guard import answering_json, tell
-from reflora_cli.ground.errors import InputError, Problem, RefloraError, nearest
+from reflora_cli.ground.errors import InputError, Problem, RefloraError, near
 
 UsageError: Any = typer.BadParameter.__base__
 """The parser's error for wrong usage: typer exports its subclasses only."""
@@ -90,5 +90,4 @@ def wrong_usage(error: Any) -> InputError:
 
 def suggestion(name: str, known: Iterable[str], path: str) -> str:
     """Return a remedy with the names most like one, or the help of a command where none is near."""
-    found = nearest(name, known)
-    return found if found.startswith("did you mean") else f"see {path} --help"
+    return near(name, known) or f"see {path} --help"

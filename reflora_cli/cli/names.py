@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, near
 
 
 class Sort(StrEnum):
@@ -61,9 +61,7 @@ def unknown(name: str, known: Mapping[Sort, tuple[str, ...]]) -> Problem:
         return Problem("there is no such file", "reflora show", name, "a recipe", "reflora list recipes")
     everything = [own for names in known.values() for own in names]
     ending = sorted({own for own in everything if name and name in own.replace(".", "/").split("/")}, key=len)
-    found = nearest(name, everything)
-    remedy = f"did you mean {' or '.join(map(repr, ending[:3]))}?" if ending else found
-    if not remedy.startswith("did you mean"):
-        remedy = "reflora list shows what there is"
+    question = f"did you mean {' or '.join(map(repr, ending[:3]))}?" if ending else near(name, everything)
+    remedy = question or "reflora list shows what there is"
     expected = "a method, a recipe, a task, a recipe key, an export format, or a base"
     return Problem("there is nothing with this name", "reflora show", name, expected, remedy)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reflora_cli.comparing.plan import SEED, Plan, checked_plan, is_comparison, plan_of_comparison, read_plan_file
-from reflora_cli.ground.errors import InputError, Problem, nearest
-from reflora_cli.ground.paths import expanded, is_file
+from reflora_cli.comparing.plan import Plan, checked_plan, is_comparison, plan_of_comparison, read_plan_file
+from reflora_cli.ground.errors import InputError, Problem, near
+from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.recipe.files import DOTTED_KEY, find_recipe
 from reflora_cli.recipe.library import bundled_plans, bundled_recipes
 from reflora_cli.recipe.problems import OVERRIDE
 from reflora_cli.recipe.yaml_lines import KeyPath, parse_yaml
+from reflora_cli.runs.comparison import SEED
 
 PLAN_KEYS = ("recipe", "recipes")
 """The keys by which a plan is told from a recipe: every plan has one of them, and no recipe does."""
@@ -56,12 +57,13 @@ def plan_of(source: str, arguments: Sequence[str]) -> NamedPlan:
 
 def refuse_unknown(source: str) -> None:
     """Raises InputError for what is neither a plan nor a recipe."""
-    known = [*bundled_plans(), *bundled_recipes()]
-    near = nearest(source, known, "reflora list recipes")
-    if not near.startswith("did you mean"):
+    plans = bundled_plans()
+    question = near(source, [*plans, *bundled_recipes()])
+    if not question and is_directory(expanded(source)):
         find_recipe(source)  # raises its own error for a directory
     expected = "a YAML file with a plan or a recipe, or a bundled one"
-    raise InputError(Problem("there is no such plan or recipe", source, expected=expected, remedy=near))
+    remedy = question or f"`reflora list recipes` shows the recipes; plans: {', '.join(sorted(plans))}"
+    raise InputError(Problem("there is no such plan or recipe", source, expected=expected, remedy=remedy))
 
 
 def with_arguments(values: Any, origins: dict[KeyPath, str], arguments: Sequence[str]) -> Any:

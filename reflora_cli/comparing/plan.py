@@ -20,8 +20,8 @@ from reflora_cli.recipe.files import DOTTED_KEY, LARGEST
 from reflora_cli.recipe.problems import Origins, place, shown
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.yaml_lines import parse_yaml
+from reflora_cli.runs.comparison import SEED
 
-SEED = "train.seed"
 RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 MOST_SEEDS = 1_000
 TUNE_WORDS = ("budget", "seeds", "by")

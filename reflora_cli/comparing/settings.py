@@ -10,12 +10,13 @@ from itertools import product
 from typing import Any
 
 from reflora_cli.comparing.command_line import NamedPlan
-from reflora_cli.comparing.plan import SEED, Plan, PlanRecipe, Values, path_of, without_name
+from reflora_cli.comparing.plan import Plan, PlanRecipe, Values, path_of, without_name
 from reflora_cli.comparing.tries import tries_of
 from reflora_cli.ground.errors import InputError, Problem, nearest
 from reflora_cli.recipe.files import Settings, combined, recipe_below, setting_of
 from reflora_cli.recipe.problems import OVERRIDE, place
 from reflora_cli.recipe.sections import Recipe
+from reflora_cli.runs.comparison import SEED
 
 MOST_PROBLEMS = 10
 """The number of problems that one message shows."""

@@ -22,6 +22,7 @@ from reflora_cli.ground.errors import InputError, Problem
 from reflora_cli.recipe.dotted import flattened
 from reflora_cli.recipe.section import Section
 from reflora_cli.recipe.yaml_lines import parse_yaml, write_yaml
+from reflora_cli.runs.comparison import SEED
 from reflora_cli.training.resume import MOST_SHOWN
 
 REMEDY = "undo the change, or start a new comparison with another --output"
@@ -89,7 +90,7 @@ def continued(known: StoredPlan, named: NamedPlan, settings: Sequence[Setting]) 
     where = f"{named.source}, compared with plan.yaml of the comparison"
     problems += changed_seeds("seeds", known.seeds, plan.seeds, where)
     problems += changed_tuning(known.tune, plan.tune, where)
-    ignored = {"train.seed", *(plan.tune.grid if plan.tune else ())}
+    ignored = {SEED, *(plan.tune.grid if plan.tune else ())}
     now = {own.name: comparable(resolved(plan, own), ignored) for own in settings}
     found: dict[str, str] = {}
     for name, stored in known.settings.items():

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from reflora_cli.data.read import Table
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, near
 from reflora_cli.tasks.base import SequenceTask
 from reflora_cli.tasks.examples import Example, Row, has_surrogates
 
@@ -70,8 +70,8 @@ def check_columns(
     found = ", ".join(table.names) or "no columns"
     problems = []
     for name in missing:
-        near = nearest_names.get(name)
-        remedy = f"did you mean {near!r}? Rename the column to {name!r}." if near else ""
+        like = nearest_names.get(name)
+        remedy = f"did you mean {like!r}? Rename the column to {name!r}." if like else ""
         problems.append(
             Problem(f"column {name!r} is missing", table.where, found, f"{listed} (task {task_name})", remedy)
         )
@@ -83,8 +83,8 @@ def similar(missing: Sequence[str], others: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in missing:
         free = [other for other in others if other not in found.values()]
-        if near := difflib.get_close_matches(name, free, n=1, cutoff=0.5):
-            found[name] = near[0]
+        if like := difflib.get_close_matches(name, free, n=1, cutoff=0.5):
+            found[name] = like[0]
     return found
 
 
@@ -141,8 +141,7 @@ def bad_label(value: Any, task: SequenceTask, where: str) -> Problem:
         what = f"{task.label!r} is not a finite number"
     else:
         what = f"{task.label!r} is neither a class id nor a class name"
-        near = nearest(value, task.label_names) if isinstance(value, str) else ""
-        remedy = near if near.startswith("did you mean") else ""
+        remedy = near(value, task.label_names) if isinstance(value, str) else ""
     return Problem(what, where, SHORT.repr(value), expected_label(task), remedy)
 
 

@@ -16,7 +16,7 @@ from reflora_cli.data.layouts import layout_of
 from reflora_cli.data.own import own_examples
 from reflora_cli.data.read import Table, read_file, table_of
 from reflora_cli.data.saved import is_saved, is_saved_rows, read_saved
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, near
 from reflora_cli.ground.paths import expanded, is_directory, is_file
 from reflora_cli.tasks.base import DataTask, LanguageTask, PromptTask, SequenceTask
 from reflora_cli.tasks.examples import Example, PromptExample
@@ -159,8 +159,7 @@ def find_file(path: Path, task: DataTask, split: str) -> Path:
     if not matches:
         names = [str(file.relative_to(path)) for file in there] or ["no data file"]
         expected = f"{split}.EXT or {task.short}/{split}.EXT, EXT being {kinds()}"
-        near = nearest(split, [stem_of(file) for file in there])
-        remedy = near if near.startswith("did you mean") else ""
+        remedy = near(split, [stem_of(file) for file in there])
         raise InputError(
             Problem(f"there is no file for split {split!r}", str(path), ", ".join(names), expected, remedy)
         )

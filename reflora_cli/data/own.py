@@ -10,10 +10,9 @@ from typing import Any
 
 from reflora_cli.data.check import SHORT, bad_text, label_of, similar, summary
 from reflora_cli.data.read import Table
-from reflora_cli.ground.errors import InputError, Problem
+from reflora_cli.ground.errors import InputError, Problem, near
 from reflora_cli.tasks.base import OwnLabels, SequenceTask
 from reflora_cli.tasks.examples import Example
-from reflora_cli.tasks.own import near
 
 MARKS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 """What a cell of a column for one label may be, as text."""

@@ -82,17 +82,23 @@ MOST_NAMED = 20
 """The most known names that one message lists."""
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """Return the question whether a known name was meant; empty if none is like `name`."""
+    names = sorted(set(known))
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    matches = matches or [own for own in names if len(name) >= 3 and own.startswith(name)]
+    return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
 def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
     """Return a remedy with the known names most like `name`. When none is near it has all of them, or of many the first
     ones, or the command that lists them. listing: that command, if there is one.
     """
     names = sorted(set(known))
-    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    matches = matches or [own for own in names if len(name) >= 3 and own.startswith(name)]
-    if matches:
-        return f"did you mean {' or '.join(repr(match) for match in matches)}?"
+    if question := near(name, names):
+        return question
     if len(names) <= MOST_NAMED:
         return f"known: {', '.join(names)}" if names else ""
     if listing:
-        return f"`{listing}` shows the {len(names)} that are known"
+        return f"`{listing}` shows the known ones"
     return f"known: {', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"

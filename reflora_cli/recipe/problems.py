@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from reflora_cli.ground.errors import Problem, nearest
+from reflora_cli.ground.errors import Problem, near, nearest
 from reflora_cli.methods.spelling import OLDER_KEYS
 from reflora_cli.recipe.sections import Recipe
 from reflora_cli.recipe.yaml_lines import KeyPath, shortened
@@ -194,9 +194,8 @@ def value_remedy(value: Any, schema: Schema) -> str:
     if isinstance(value, str):
         entries = [word for branch in branches if "items" in branch for word in choices(resolved(branch["items"]))]
         words = [*entries, *(word for branch in branches for word in choices(resolved(branch)))]
-        suggestion = nearest(value, words)
-        if suggestion.startswith("did you mean"):
-            return suggestion
+        if question := near(value, words):
+            return question
         is_list = any(branch.get("type") == "array" for branch in branches) and not entries
         return f"put it in brackets: [{shortened(value)}]" if is_list and value else ""
     is_text = any(branch.get("type") == "string" and not choices(branch) for branch in branches)
@@ -213,9 +212,9 @@ def nearest_key(spot: Spot) -> str:
     if same:
         return f"did you mean {' or '.join(map(repr, same))}?"
     if spot.choice:
-        near = difflib.get_close_matches(key, section["properties"], n=1, cutoff=0.5)
-        if near:
-            return f"did you mean {'.'.join((*spot.path[:-1], *near))!r}?"
+        like = difflib.get_close_matches(key, section["properties"], n=1, cutoff=0.5)
+        if like:
+            return f"did you mean {'.'.join((*spot.path[:-1], *like))!r}?"
     # A slip of the pen in a key of another section is nearer than what merely looks like it here.
     leaves = {full.rpartition(".")[2]: full for full in reversed(everywhere)}
     slip = next(iter(difflib.get_close_matches(key, leaves, n=1, cutoff=0.8)), None)

@@ -10,9 +10,7 @@ from typing import Any
 from reflora_cli.ground.errors import InputError
 from reflora_cli.recipe.dotted import keys_of
 from reflora_cli.recipe.yaml_lines import parse_yaml
-from reflora_cli.runs.comparison import PLAN, SETTLED
-
-SEED = "train.seed"
+from reflora_cli.runs.comparison import PLAN, SEED, SETTLED
 
 
 @dataclass(frozen=True)

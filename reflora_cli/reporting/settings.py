@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflora_cli.reporting.records import RunRecord
+from reflora_cli.runs.comparison import SEED
 from reflora_cli.tasks.metrics import LOWER_IS_BETTER
 
-SEED, RATE, RANK = "train.seed", "train.learning_rate", "method.rank"
+RATE, RANK = "train.learning_rate", "method.rank"
 IGNORED = (
     SEED, "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.health_every", "train.trackers",
     "eval.at_start", "eval.batch_size", "eval.samples", "task.data", "task.name", "model.name",

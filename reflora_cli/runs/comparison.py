@@ -12,6 +12,8 @@ from reflora_cli.ground.paths import is_file
 PLAN = "plan.yaml"
 TUNING, FINAL, ASIDE = "tuning", "runs", "superseded"
 """The folders of runs by which a method is tuned, of those that are compared, and of those that were."""
+SEED = "train.seed"
+"""The key of a recipe in which the runs of one setting differ."""
 SETTLED = ("task.labels", "task.separator", "task.class_weights", "task.template")
 """The keys of a recipe that a run fills in when it begins."""
 FRESH = "fresh.json"

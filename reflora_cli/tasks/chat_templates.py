@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, near
 from reflora_cli.ground.paths import expanded, is_file
 
 CHATML = """\
@@ -97,7 +97,7 @@ def file_text(setting: str) -> tuple[str, str]:
     """Return what a template's file holds, and how errors call the file."""
     path = expanded(setting)
     if not is_file(path):
-        remedy = near if (near := nearest(setting, TEMPLATES)).startswith("did you mean") else ""
+        remedy = near(setting, TEMPLATES)
         what = "there is no such chat template"
         raise InputError(Problem(what, "task.template", repr(setting), EXPECTED, remedy))
     where = f"task.template: {path}"

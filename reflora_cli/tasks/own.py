@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from reflora_cli.ground.errors import InputError, Problem, nearest
+from reflora_cli.ground.errors import InputError, Problem, near
 from reflora_cli.tasks.base import Metric, OwnLabels, PromptTask, SequenceTask
 from reflora_cli.tasks.metrics import (
     accuracy,
@@ -71,9 +71,3 @@ def own_generation(
         what = "generated texts are not scored so"
         raise InputError(Problem(what, "task.metric", repr(metric), ", ".join(metrics), near(metric, metrics)))
     return generation_task(name, wording, TextColumns(column, ""), metric or MAIN, held_out)
-
-
-def near(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """Return the question whether a known name was meant; empty if none is like it."""
-    remedy = nearest(name, known)
-    return remedy if remedy.startswith("did you mean") else ""
